@@ -1,0 +1,71 @@
+"""Options of a run as frozen dataclasses, checked on construction; each message names the flag at fault.
+
+Knows neither torch nor Typer: commands fill these in, everything below reads them.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from llava_mini_cli.errors import UsageError
+
+DecoderName = Literal["auto", "decord", "ffmpeg"]
+PromptLayout = Literal["trained", "reference"]
+DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """Which frames of a video are looked at, and how they are decoded."""
+
+    fps: float = 1.0  # frames sampled a second of video
+    max_frames: int | None = None  # upper bound on frames, spread over the span; None: no bound
+    start: float | None = None  # seconds from the beginning of the video
+    end: float | None = None  # seconds from the beginning of the video
+    decoder: DecoderName = "auto"
+    decode_timeout: float = 60.0  # seconds without a new frame before a decoder is killed
+
+    def __post_init__(self) -> None:
+        if not self.fps > 0:
+            raise UsageError(f"--fps must be above 0, not {self.fps:g}")
+        if self.max_frames is not None and self.max_frames < 1:
+            raise UsageError(f"--max-frames must be at least 1, not {self.max_frames}")
+        if self.start is not None and self.start < 0:
+            raise UsageError(f"--start must not be negative, not {self.start:g}")
+        if self.end is not None and self.end <= (self.start or 0.0):
+            raise UsageError(f"--end ({self.end:g} s) must come after --start ({self.start or 0.0:g} s)")
+        if not self.decode_timeout > 0:
+            raise UsageError(f"--decode-timeout must be above 0 seconds, not {self.decode_timeout:g}")
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How answers are generated. The default is greedy decoding."""
+
+    max_new_tokens: int = 512
+    temperature: float = 0.0  # 0: greedy
+    top_p: float = 1.0  # nucleus mass, read only when temperature > 0
+    seed: int = 0  # of each row's own generator, read only when temperature > 0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 1:
+            raise UsageError(f"--max-new-tokens must be at least 1, not {self.max_new_tokens}")
+        if self.temperature < 0:
+            raise UsageError(f"--temperature must not be negative, not {self.temperature:g}")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"--top-p must be in (0, 1], not {self.top_p:g}")
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which model answers, and where it runs."""
+
+    model: str  # directory or hub id
+    revision: str | None = None  # of a hub id
+    device: str = "auto"  # auto, cpu, cuda, cuda:N
+    dtype: DTypeName = "auto"  # bfloat16 on CUDA that has it, float32 on the CPU
+    prompt_layout: PromptLayout = "trained"
+    batch_size: int | None = None  # frames encoded at once; None: chosen by the engine
+
+    def __post_init__(self) -> None:
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UsageError(f"--batch-size must be at least 1, not {self.batch_size}")

@@ -1,0 +1,87 @@
+"""The exceptions of the package. One tree; `commands` alone turns it into words and an exit code.
+
+    LlavaMiniError                  exit 1
+    |-- UsageError                  exit 2    an option or argument that cannot be used
+    |-- ModelError                  exit 1    the model cannot be had
+    |   |-- ModelNotFound                     no such directory, hub id or cached snapshot
+    |   `-- CheckpointError                   files that are missing, damaged or misshapen
+    |-- ItemError                             one medium or prompt fails: becomes a row, not an exit
+    |   |-- MediaError                        the medium cannot be read or decoded
+    |   `-- PromptError                       the prompt cannot be asked of this medium
+    `-- OutputError                 exit 1    the output cannot be written
+        `-- OutputLocked            exit 75   another run holds it
+"""
+
+from typing import ClassVar, Literal, get_args
+
+MediaErrorKind = Literal[
+    "not_found",  # no such path
+    "unreadable",  # permissions, I/O error, or a format that no reader knows
+    "no_video",  # readable, but holds neither picture nor video stream
+    "unsupported_codec",
+    "truncated",  # cut short, and nothing or too little of it could be read
+    "corrupt",
+    "empty",  # zero bytes, or a stream without a frame
+    "too_large",  # absurd dimensions or a decompression bomb
+    "timeout",  # no frame within the decode deadline
+]
+MEDIA_ERROR_KINDS: tuple[str, ...] = get_args(MediaErrorKind)
+
+
+class LlavaMiniError(Exception):
+    """Base of every error that the package raises on purpose. Its text is one line for the user."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class UsageError(LlavaMiniError):
+    """An option or argument that cannot be used; the text names the flag."""
+
+    exit_code = 2
+
+
+class ModelError(LlavaMiniError):
+    """The model cannot be had."""
+
+
+class ModelNotFound(ModelError):
+    """No such directory, hub id or cached snapshot; the text says how to get it."""
+
+
+class CheckpointError(ModelError):
+    """A checkpoint whose files are missing, damaged or of the wrong shape."""
+
+
+class ItemError(LlavaMiniError):
+    """One medium, or one prompt about it, fails. Batch runs turn it into an error row."""
+
+    stage: ClassVar[str]
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class MediaError(ItemError):
+    """A medium that cannot be read or decoded. `kind` is one of `MEDIA_ERROR_KINDS`."""
+
+    stage = "decode"
+
+    def __init__(self, kind: MediaErrorKind, message: str) -> None:
+        super().__init__(kind, message)
+
+
+class PromptError(ItemError):
+    """A prompt that cannot be asked of this medium, such as one too long for the context."""
+
+    stage = "prompt"
+
+
+class OutputError(LlavaMiniError):
+    """The output cannot be written."""
+
+
+class OutputLocked(OutputError):
+    """Another run holds the output's lock."""
+
+    exit_code = 75

@@ -1,0 +1,61 @@
+"""The one type that every medium becomes: a clip, which gives frames in bounded chunks.
+
+Knows nothing of models; pixels are as the eye would see them (upright, RGB, 8 bits).
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+MediaKind = Literal["image", "video"]
+
+
+@dataclass(frozen=True)
+class ClipInfo:
+    """What is known of a medium before its first frame is decoded."""
+
+    path: str
+    kind: MediaKind
+    width: int  # pixels, as displayed (after rotation)
+    height: int
+    duration_s: float | None  # None for an image, or when the container does not say
+    frame_count: int | None  # frames that will be sampled; None when only decoding can tell
+    fps_sampled: float | None  # frames sampled a second; None for an image
+    codec: str | None = None
+
+
+@dataclass(frozen=True)
+class FrameChunk:
+    """Some consecutive sampled frames of one clip."""
+
+    pixels: NDArray[np.uint8]  # [n, height, width, 3] RGB; frames of a video are squashed to the asked size
+    times: NDArray[np.float64]  # [n] seconds from the beginning of the video; zeros for an image
+
+
+class Clip(Protocol):
+    """An opened medium. Iterate once; close (or leave the `with` block) to end its decoder."""
+
+    info: ClipInfo
+    warnings: list[str]  # one line each, complete once iteration ended ("read 8.0 of 13.0 s: ...")
+
+    def __iter__(self) -> Iterator[FrameChunk]:
+        """Chunks in time order; at least one frame in all. Raises `MediaError`."""
+        ...
+
+    def ready(self) -> bool:
+        """Whether the next chunk (or the end, or an error) can be had without waiting."""
+        ...
+
+    def close(self) -> None:
+        """Ends the decoder's process, if there is one. Safe to call twice, at any time."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
