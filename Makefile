@@ -1,0 +1,57 @@
+# Set-up, demo, tests and checks. Needs Python 3.11 or later; everything else is installed into .venv.
+
+# The first Python that is new enough and can make a virtual environment.
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13 python; do \
+	$$p -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints.txt
+DEMO := demo-output
+QUESTION ?= What is shown?
+
+.PHONY: demo install test check format clean
+
+demo: .venv/.stamp-run $(DEMO)/tiny-model/config.json $(DEMO)/demo.mp4
+	@echo '$$ llava-mini ask $(DEMO)/demo.mp4 "$(QUESTION)" --model $(DEMO)/tiny-model --max-new-tokens 24'
+	@$(BIN)/llava-mini ask $(DEMO)/demo.mp4 "$(QUESTION)" --model $(DEMO)/tiny-model --max-new-tokens 24
+	@echo "(This tiny model has random weights: its answer is noise. It shows that everything runs.)"
+
+install: .venv/.stamp-run
+
+test: .venv/.stamp-dev
+	$(BIN)/python -m pytest
+
+check: .venv/.stamp-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/python -m pytest --quiet tests/test_imports.py
+
+format: .venv/.stamp-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv $(DEMO)
+
+# Installation is stamped: a second call does nothing until pyproject.toml or constraints.txt changes.
+.venv/.stamp-venv:
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later with venv was found; set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+	@touch $@
+
+.venv/.stamp-run: .venv/.stamp-venv pyproject.toml constraints.txt
+	$(PIP) --editable .
+	@touch $@
+
+.venv/.stamp-dev: .venv/.stamp-run
+	$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(DEMO)/tiny-model/config.json: .venv/.stamp-run
+	@mkdir -p $(DEMO)/tiny-model
+	$(BIN)/python -c 'from llava_mini_cli.model.tiny import write_tiny_checkpoint as w; w("$(DEMO)/tiny-model")'
+
+$(DEMO)/demo.mp4: .venv/.stamp-run
+	@mkdir -p $(DEMO)
+	"$$($(BIN)/python -c 'import imageio_ffmpeg as f; print(f.get_ffmpeg_exe())')" -nostdin -loglevel error -y \
+		-f lavfi -i testsrc2=duration=8:size=640x360:rate=25 -pix_fmt yuv420p $@
