@@ -1,0 +1,103 @@
+"""From the name of a model to a directory on this disk. Knows file names and the hub's cache, nothing of tensors."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from llava_mini_cli.errors import ModelNotFound
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+CHECK_TIMEOUT_S = 3.0  # for the one question whether the hub can be reached at all
+CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
+TOWER_FILES = ("*.json", "*.safetensors", "*.txt")
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name has the form of a hub id, `owner/name`."""
+    return HUB_ID.fullmatch(name) is not None
+
+
+def find_model(name: str, revision: str | None = None, *, local_files_only: bool = False) -> Path:
+    """The directory of a LLaVA-Mini checkpoint: a path, `demo`, or a hub id, downloaded when it can be.
+
+    Raises:
+        ModelNotFound: within seconds when the hub cannot be reached; the text says how to get the model.
+    """
+    if name == "demo" and not Path(name).is_dir():
+        return _demo_directory()
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ModelNotFound(f"model {name}: a file, not a checkpoint directory")
+    if not is_hub_id(name):
+        raise ModelNotFound(f"model {name}: no such directory, and not a hub id of the form owner/name")
+    return _snapshot(name, revision, CHECKPOINT_FILES, local_files_only)
+
+
+def find_tower(name: str | None, checkpoint: Path, *, local_files_only: bool = False) -> Path:
+    """The directory of the CLIP tower that a checkpoint's `mm_vision_tower` names.
+
+    A relative directory is looked for in the checkpoint, in the working directory, then beside the
+    checkpoint; anything else is a hub id.
+
+    Raises:
+        ModelNotFound: it is nowhere.
+    """
+    if not name:
+        raise ModelNotFound(f"model {checkpoint}: config.json names no mm_vision_tower")
+    for place in (checkpoint / name, Path(name).expanduser(), checkpoint.parent / name):
+        if place.is_dir():
+            return place
+    if not is_hub_id(name):
+        raise ModelNotFound(f"model {checkpoint}: its vision tower {name!r} is no directory here and no hub id")
+    return _snapshot(name, None, TOWER_FILES, local_files_only)
+
+
+def _demo_directory() -> Path:
+    from llava_mini_cli.demo import model_dir
+
+    return model_dir()
+
+
+def _snapshot(repo: str, revision: str | None, patterns: Sequence[str], local_files_only: bool) -> Path:
+    """The cached snapshot of a hub repository, fetched first when it is not there and the hub answers."""
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns), local_files_only=True))
+    except LocalEntryNotFoundError:
+        pass
+    how = f"get it with: hf download {repo}" + (f" --revision {revision}" if revision else "")
+    if local_files_only or constants.HF_HUB_OFFLINE:
+        raise ModelNotFound(f"model {repo}: not in the cache, and offline; {how}")
+    wanted = _wanted_files(repo, revision, patterns, how)
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        raise ModelNotFound(f"model {repo}: download failed ({_first_line(error)}); {how}") from error
+
+
+def _wanted_files(repo: str, revision: str | None, patterns: Sequence[str], how: str) -> list[str]:
+    """Which files to fetch: torch pickles only where there are no safetensors. Asks the hub once, quickly."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import (
+        HfHubHTTPError,
+        HTTPError,  # pyright: ignore[reportPrivateImportUsage]  of whichever httpx the hub client uses
+        RepositoryNotFoundError,
+    )
+
+    try:
+        info = HfApi().model_info(repo, revision=revision, timeout=CHECK_TIMEOUT_S)
+    except RepositoryNotFoundError as error:
+        raise ModelNotFound(f"model {repo}: the hub has no such model, or it asks for a token (HF_TOKEN)") from error
+    except (HfHubHTTPError, HTTPError, OSError) as error:
+        raise ModelNotFound(f"model {repo}: not in the cache, and the hub cannot be reached; {how}") from error
+    names = [file.rfilename for file in info.siblings or []]
+    has_safetensors = any(name.endswith(".safetensors") for name in names)
+    return [*patterns] if has_safetensors else [*patterns, "*.bin"]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,42 @@
+"""The vision tower: CLIP's patch features from one of its hidden layers (paper, section 4.1).
+
+Knows nothing of text, frames or compression.
+"""
+
+import torch
+from torch import nn
+from transformers import CLIPVisionModel
+
+from llava_mini_cli.model.config import LlavaMiniConfig
+
+
+class VisionTower(nn.Module):
+    """CLIP ViT up to the selected hidden state; the layers behind it are never run.
+
+    The inner module keeps the published parameter names, `vision_tower.vision_model.*`, save for the
+    `vision_model.` that recent transformers dropped (`checkpoint.py` renames it).
+    """
+
+    def __init__(self, config: LlavaMiniConfig) -> None:
+        super().__init__()
+        self.vision_tower = CLIPVisionModel(config.vision)
+        layers = config.vision.num_hidden_layers
+        select = config.mm_vision_select_layer
+        self.layers_run = select if select >= 0 else layers + 1 + select
+        self.keep_cls = config.mm_vision_select_feature == "cls_patch"
+
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Patch features of normalised pictures.
+
+        Args:
+            pixels: float `[B, 3, H, W]`.
+
+        Returns:
+            `[B, N, mm_hidden_size]` in the dtype of `pixels`; N = patches (one more with `cls_patch`).
+        """
+        tower = self.vision_tower
+        hidden = tower.embeddings(pixels.to(tower.dtype))
+        hidden = tower.pre_layrnorm(hidden)
+        for layer in tower.encoder.layers[: self.layers_run]:
+            hidden = layer(hidden, None)
+        return (hidden if self.keep_cls else hidden[:, 1:]).to(pixels.dtype)
