@@ -246,7 +246,7 @@ class CheckpointMixin:
 
         Args:
             pretrained_model_name_or_path: a directory, a hub id, or `demo`.
-            config: in place of the checkpoint's own, its `vision_config` included.
+            config: in place of the checkpoint's own, but for `vision_config`, a fact of the weights.
             dtype: a torch dtype, its name, or `auto`: bfloat16 on CUDA that has it, float32 on the CPU
                 (whatever dtype the file has).
             device: `cpu` by default; `auto` is CUDA when there is one. `device_map` is read the same way.
@@ -259,8 +259,8 @@ class CheckpointMixin:
         if unknown:
             raise TypeError(f"from_pretrained() does not know {unknown[0]!r}")
         checkpoint = find_model(str(pretrained_model_name_or_path), revision, local_files_only=local_files_only)
-        if config is None:
-            config = load_config(checkpoint, local_files_only=local_files_only)
+        own = load_config(checkpoint, local_files_only=local_files_only)
+        config = own if config is None else LlavaMiniConfig(**{**config.to_dict(), "vision_config": own.vision.to_dict()})
         place = device if device is not None else device_map
         target = place if isinstance(place, torch.device) else pick_device(_device_name(place))
         number = pick_dtype(dtype or torch_dtype or "auto", target)
