@@ -23,7 +23,7 @@ test: .venv/.stamp-dev
 check: .venv/.stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest --quiet tests/test_imports.py
 
 format: .venv/.stamp-dev

@@ -1,0 +1,24 @@
+"""`llava-mini doctor`: what a bug report needs, and what is missing."""
+
+from llava_mini_cli.commands import options as opt
+from llava_mini_cli.commands.stderr import hush_libraries, one_line, say_error
+
+EXIT_UNFIT = 1
+
+
+def doctor(model: opt.Model = opt.DEFAULT_MODEL, verbose: opt.Verbose = False) -> int:
+    """Show versions, device, decoders and whether the model is here.
+
+    The exit code is 1 when something is missing that ask and caption need.
+    """
+    hush_libraries(verbose=verbose)
+    from llava_mini_cli.pipelines.health import examine
+
+    facts = examine(model)
+    width = max(len(fact.name) for fact in facts)
+    for fact in facts:
+        print(f"{fact.name:<{width}}  {one_line(fact.value)}")
+    problems = [fact.problem for fact in facts if fact.problem]
+    for problem in problems:
+        say_error(problem)
+    return EXIT_UNFIT if problems else 0

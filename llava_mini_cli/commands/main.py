@@ -1,0 +1,40 @@
+"""Wires the commands together; holds no logic of its own."""
+
+from typing import Annotated
+
+import typer
+
+from llava_mini_cli import __version__
+from llava_mini_cli.commands.ask import ask
+from llava_mini_cli.commands.caption import caption
+from llava_mini_cli.commands.cli import Cli
+from llava_mini_cli.commands.doctor import doctor
+from llava_mini_cli.errors import UsageError
+
+app = typer.Typer(
+    cls=Cli,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(ask)
+app.command()(caption)
+app.command()(doctor)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(f"llava-mini {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Understand videos and images: one vision token a frame, answers as text, JSON lines or Parquet."""
+    if context.invoked_subcommand is None:
+        raise UsageError("a command is missing; llava-mini --help lists them")

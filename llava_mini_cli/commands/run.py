@@ -1,0 +1,92 @@
+"""What `ask` and `caption` have in common: options in, one pipeline call, words and an exit code out."""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava_mini_cli.commands.options import FailOn, FormatName
+from llava_mini_cli.commands.stderr import hush_libraries
+from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
+from llava_mini_cli.errors import UsageError
+
+if TYPE_CHECKING:  # imported where they are used, so that --help is quick
+    from llava_mini_cli.commands.reporter import Reporter
+    from llava_mini_cli.formats.job import Prompt
+    from llava_mini_cli.formats.outputs import OutputOptions, RowWriter
+    from llava_mini_cli.pipelines.answer import AnswerEngine, Tally
+
+EXIT_ITEMS_FAILED = 3
+
+
+@dataclass(frozen=True)
+class TalkOptions:
+    """Where rows go, and what is said."""
+
+    output: str | None
+    format: FormatName | None
+    overwrite: bool
+    fail_on: FailOn
+    quiet: bool
+    verbose: bool
+
+    def __post_init__(self) -> None:
+        if self.quiet and self.verbose:
+            raise UsageError("-q and -v exclude each other")
+
+
+def run_questions(
+    media: list[str],
+    prompts: tuple["Prompt", ...],
+    model: ModelOptions,
+    sampling: SamplingOptions,
+    generation: GenerationOptions,
+    talk: TalkOptions,
+) -> int:
+    """Answers every prompt about every medium; returns the exit code."""
+    hush_libraries(verbose=talk.verbose)
+    from llava_mini_cli.commands.reporter import Reporter
+    from llava_mini_cli.formats.inputs import read_jobs
+    from llava_mini_cli.formats.outputs import OutputOptions
+    from llava_mini_cli.media.open import open_clip
+    from llava_mini_cli.pipelines.answer import Tools, answer_jobs
+    from llava_mini_cli.pipelines.interrupt import Interrupts
+    from llava_mini_cli.pipelines.settings import RunOptions
+
+    output = OutputOptions.parse(talk.output, talk.format, overwrite=talk.overwrite)
+    output.check()
+    jobs = read_jobs(media, prompts)
+    total = None if any(Path(medium).is_dir() for medium in media) else len(media)
+    options = RunOptions(model, sampling, generation)
+    with Interrupts() as interrupts, Reporter(total, quiet=talk.quiet, verbose=talk.verbose) as reporter:
+        writer = _writer_opener(output, talk, reporter, single=total == 1 and len(prompts) == 1, prompts=len(prompts))
+        tally = answer_jobs(jobs, options, Tools(_load_engine, open_clip, writer, reporter, interrupts))
+    if tally.answered + tally.failed > 1 or (output.path is not None and tally.answered):
+        reporter.summary(output.path)
+    return exit_code(tally, talk.fail_on)
+
+
+def exit_code(tally: "Tally", fail_on: FailOn) -> int:
+    """0, or 3 where enough items failed."""
+    failed = tally.failed > 0 and (fail_on == "any" or (fail_on == "all" and tally.answered == 0))
+    return EXIT_ITEMS_FAILED if failed else 0
+
+
+def _load_engine(options: ModelOptions) -> "AnswerEngine":
+    from llava_mini_cli.engine.load import load_engine
+
+    return load_engine(options)
+
+
+def _writer_opener(
+    output: "OutputOptions", talk: TalkOptions, reporter: "Reporter", *, single: bool, prompts: int
+) -> Callable[[], "RowWriter"]:
+    """Rows go to the output; a person at a terminal who asked for no format gets text instead."""
+    from llava_mini_cli.formats.outputs import open_writer
+
+    if talk.output is not None or talk.format is not None or not sys.stdout.isatty():
+        return lambda: open_writer(output)
+    from llava_mini_cli.commands.terminal import BlockWriter, PlainWriter
+
+    return lambda: PlainWriter(reporter) if single else BlockWriter(reporter, prompts)

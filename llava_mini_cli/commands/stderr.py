@@ -1,0 +1,39 @@
+"""What is said on stderr: one line a message, and silence from the libraries below unless -v is given."""
+
+import logging
+import os
+import sys
+import warnings
+
+
+def say(text: str) -> None:
+    """One line on stderr, whatever `text` holds; file names may hold newlines, terminal codes or broken UTF-8."""
+    print(one_line(text), file=sys.stderr, flush=True)
+
+
+def say_error(text: str) -> None:
+    """One line that names the program and the error."""
+    say(f"llava-mini: error: {text}")
+
+
+def one_line(text: str) -> str:
+    """`text` with runs of white space as one space and anything unprintable escaped."""
+    words = " ".join(text.split())
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in words)
+
+
+def hush_libraries(*, verbose: bool) -> None:
+    """Keeps warnings, logs and progress bars of the libraries off stderr. Call before they are imported.
+
+    With `verbose` they say what they say by default. A variable that the user has set stays as it is.
+    """
+    if verbose:
+        return
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
+    logging.getLogger().addHandler(logging.NullHandler())
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

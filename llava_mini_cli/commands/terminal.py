@@ -1,0 +1,68 @@
+"""Answers for a person at a terminal: one answer as plain text, several as a block each.
+
+Writers as in `formats.outputs`, for rows that go to no file.
+"""
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.text import Text
+
+from llava_mini_cli.commands.reporter import Reporter
+from llava_mini_cli.formats.row import Row
+
+
+class PlainWriter:
+    """The answer and nothing else, for one prompt about one medium."""
+
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
+
+    def write(self, row: Row) -> None:
+        """Prints the text of an answer; a failure was said on stderr."""
+        if row.status == "ok":
+            with self._reporter.aside():
+                print(row.text, flush=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return
+
+
+class BlockWriter:
+    """A heading for each medium, and each answer under its question."""
+
+    def __init__(self, reporter: Reporter, prompt_count: int) -> None:
+        self._reporter = reporter
+        self._prompt_count = prompt_count
+        self._console = Console(highlight=False)  # honours NO_COLOR and TERM=dumb
+        self._last: str | None = None
+
+    def write(self, row: Row) -> None:
+        """Prints one block; a failure was said on stderr."""
+        if row.status != "ok":
+            return
+        with self._reporter.aside():
+            if row.id != self._last:
+                if self._last is not None:
+                    self._console.print()
+                self._console.print(Text(row.id, style="bold"))
+            self._last = row.id
+            if self._prompt_count > 1:
+                self._console.print(Text(f"  {row.prompt_name or row.prompt}", style="cyan"))
+            indent = "    " if self._prompt_count > 1 else "  "
+            for line in (row.text or "").splitlines() or [""]:
+                self._console.print(Text(indent + line))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return

@@ -1,0 +1,83 @@
+"""The one definition of a row: what every output format writes for one prompt about one medium.
+
+Times are seconds, timestamps are UTC, and what is not known is null. An error row has the same columns.
+Knows nothing of files.
+"""
+
+from dataclasses import dataclass, fields
+from datetime import datetime
+from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+
+Status = Literal["ok", "error"]
+ColumnKind = type[str] | type[int] | type[float] | type[datetime] | type[dict[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One prompt about one medium, answered or failed. The fields are the columns, in order."""
+
+    id: str  # the medium, as the user named it
+    file_name: str  # relative to the folder that was given; the name that Hugging Face datasets read
+    media: str | None = None  # image or video; null when it could not be opened
+    segment: int | None = None  # number of the window within the medium; null: the whole medium was asked about
+    start: float | None = None  # seconds, the span asked for with --start and --end
+    end: float | None = None
+    prompt_name: str | None = None  # NAME of -p NAME=TEXT
+    prompt: str
+    text: str | None = None  # the answer
+    status: Status
+    error: str | None = None  # one line
+    error_type: str | None = None  # not_found, truncated, timeout, too_long, out_of_memory, ...
+    error_stage: str | None = None  # decode, prompt or generate
+    warning: str | None = None  # what was odd about a medium that was answered all the same
+    finish_reason: str | None = None  # stop, length or repetition
+    frame_count: int | None = None  # frames seen
+    fps_sampled: float | None = None  # frames sampled a second
+    duration_s: float | None = None
+    width: int | None = None  # pixels, as displayed
+    height: int | None = None
+    prompt_tokens: int | None = None
+    vision_tokens: int | None = None
+    completion_tokens: int | None = None
+    p_yes: float | None = None  # for yes-no questions
+    choice: str | None = None  # for questions with given choices
+    choice_probs: dict[str, float] | None = None
+    json: str | None = None  # for answers held to a schema
+    model: str
+    model_revision: str | None = None  # commit of a hub id
+    fingerprint: str  # digest of the item, the prompt, the model and the settings
+    created_at: datetime  # UTC
+
+    def as_dict(self) -> dict[str, Any]:
+        """The columns by name, in order."""
+        return {column.name: getattr(self, column.name) for column in COLUMNS}
+
+
+class Column(NamedTuple):
+    """One column of the row: its name, the type of its values and whether they may be null."""
+
+    name: str
+    kind: ColumnKind
+    nullable: bool
+
+
+def _column(name: str, hint: Any) -> Column:  # noqa: ANN401 - a type expression has no static type
+    if hint == Status:
+        return Column(name, str, nullable=False)
+    options: tuple[Any, ...] = get_args(hint)
+    if type(None) not in options:
+        return Column(name, hint, nullable=False)
+    return Column(name, options[0], nullable=True)
+
+
+def _columns() -> tuple[Column, ...]:
+    hints = get_type_hints(Row)
+    return tuple(_column(field.name, hints[field.name]) for field in fields(Row))
+
+
+COLUMNS = _columns()
+
+
+def printable(text: str) -> str:
+    """`text` as valid UTF-8: the bytes of a file name that are not are written as `\\xNN`."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

@@ -1,0 +1,125 @@
+"""What a bug report needs: versions, device, decoders, whether the model is at hand, and what is missing.
+
+Every part may be missing, torch included; nothing here loads a model or asks the network. Prints nothing.
+"""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava_mini_cli import __version__
+from llava_mini_cli.errors import ModelNotFound
+
+PACKAGES = ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy", "pillow", "pyarrow")
+DECODER_PACKAGES = ("decord", "ffmpeg-python", "imageio-ffmpeg")
+COMMAND_PACKAGES = ("typer", "rich", "tqdm")
+FFMPEG_TIMEOUT = 20  # seconds
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One line of the report."""
+
+    name: str
+    value: str
+    problem: str | None = None  # what it keeps from working, and the way out; None: all is well
+
+
+def examine(model: str) -> list[Fact]:
+    """All facts, in the order of the report."""
+    return [
+        Fact("llava-mini", __version__),
+        Fact("python", f"{platform.python_version()} ({sys.executable})"),
+        Fact("system", f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} cores"),
+        *(_package(name) for name in PACKAGES + COMMAND_PACKAGES),
+        *_devices(),
+        _decord(),
+        *(_package(name) for name in DECODER_PACKAGES if name != "decord"),
+        _ffmpeg(),
+        *_model(model),
+    ]
+
+
+def _package(name: str) -> Fact:
+    try:
+        return Fact(name, importlib.metadata.version(name))
+    except importlib.metadata.PackageNotFoundError:
+        return Fact(name, "missing", f"{name} is not installed: python -m pip install {name}")
+
+
+def _devices() -> list[Fact]:
+    """The device that `--device auto` takes and the memory of each."""
+    memory = Fact("memory", _host_memory())
+    try:
+        import torch
+    except (ImportError, OSError) as error:  # OSError: a shared library of torch cannot be loaded
+        return [memory, Fact("device", "none", f"torch cannot be imported: {error}")]
+    if not torch.cuda.is_available():
+        return [memory, Fact("device", f"cpu, {torch.get_num_threads()} threads (CUDA is not available)")]
+    return [memory, *(_cuda_device(index) for index in range(torch.cuda.device_count()))]
+
+
+def _cuda_device(index: int) -> Fact:
+    import torch
+
+    free, total = torch.cuda.mem_get_info(index)
+    bfloat16 = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16"
+    name = torch.cuda.get_device_name(index)
+    return Fact(f"cuda:{index}", f"{name}, {_gib(free)} free of {_gib(total)}, {bfloat16}")
+
+
+def _host_memory() -> str:
+    try:
+        page, pages, free = (os.sysconf(name) for name in ("SC_PAGE_SIZE", "SC_PHYS_PAGES", "SC_AVPHYS_PAGES"))
+    except (ValueError, OSError, AttributeError):  # not a POSIX system, or one without these names
+        return "unknown"
+    return f"{_gib(free * page)} free of {_gib(pages * page)}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
+
+
+def _decord() -> Fact:
+    """decord is optional: it has wheels for two platforms only."""
+    try:
+        return Fact("decord", importlib.metadata.version("decord"))
+    except importlib.metadata.PackageNotFoundError:
+        return Fact("decord", "not installed; ffmpeg decodes everything")
+
+
+def _ffmpeg() -> Fact:
+    try:
+        import imageio_ffmpeg
+
+        path = imageio_ffmpeg.get_ffmpeg_exe()
+        banner = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=FFMPEG_TIMEOUT, check=True)
+    except ImportError:
+        return Fact("ffmpeg", "missing", "there is no ffmpeg: python -m pip install imageio-ffmpeg")
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+        return Fact("ffmpeg", "broken", f"ffmpeg cannot be run: {error}")
+    return Fact("ffmpeg", f"{banner.stdout.split()[2]} ({path})")
+
+
+def _model(model: str) -> list[Fact]:
+    """Whether the model and its vision tower are here: a directory, or a snapshot in the cache."""
+    facts: list[Fact] = []
+    try:
+        from llava_mini_cli.model.hub import find_model, find_tower
+
+        path = find_model(model, local_files_only=True)
+        facts.append(Fact("model", f"{model} ({path})"))
+        config = json.loads((path / "config.json").read_text())
+        facts.append(Fact("vision tower", str(find_tower(config.get("mm_vision_tower"), path, local_files_only=True))))
+    except ImportError as error:
+        return [Fact("model", f"{model} (unknown)", f"cannot look for the model: {error}")]
+    except ModelNotFound as error:
+        return [*facts, Fact("vision tower" if facts else "model", "missing", str(error))]
+    except (OSError, ValueError) as error:
+        return [*facts, Fact("vision tower", "unknown", f"config.json of {model} cannot be read: {error}")]
+    return facts

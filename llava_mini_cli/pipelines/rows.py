@@ -1,0 +1,80 @@
+"""Answers and failures -> rows. The one place that fills in a row's columns; knows no output format."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from llava_mini_cli.engine.request import Answer
+from llava_mini_cli.formats.fingerprint import fingerprint, item_identity
+from llava_mini_cli.formats.job import Job
+from llava_mini_cli.formats.row import Row, printable
+from llava_mini_cli.media.clip import ClipInfo
+from llava_mini_cli.pipelines.settings import RunOptions
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Why there is no answer: the stage that failed, the kind of error and one line."""
+
+    stage: str
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class RowBuilder:
+    """Builds the rows of one run."""
+
+    options: RunOptions
+    model_revision: str | None = None  # known once the model is loaded
+
+    def answer(self, job: Job, answer: Answer, info: ClipInfo, warnings: list[str]) -> Row:
+        """The row of a prompt that was answered."""
+        return Row(
+            **self._common(job, answer.prompt_index, info),
+            text=answer.text,
+            status="ok",
+            warning=_one_line("; ".join(warnings)) or None,
+            finish_reason=answer.finish_reason,
+            frame_count=answer.frame_count,
+            prompt_tokens=answer.prompt_tokens,
+            vision_tokens=answer.vision_tokens,
+            completion_tokens=answer.completion_tokens,
+        )
+
+    def failure(self, job: Job, prompt_index: int, fault: Fault, info: ClipInfo | None = None) -> Row:
+        """The row of a prompt that has no answer; `info` is None when the medium was never opened."""
+        return Row(
+            **self._common(job, prompt_index, info),
+            status="error",
+            error=_one_line(fault.message),
+            error_type=fault.kind,
+            error_stage=fault.stage,
+        )
+
+    def _common(self, job: Job, prompt_index: int, info: ClipInfo | None) -> dict[str, Any]:
+        prompt = job.prompts[prompt_index]
+        model = self.options.model.model
+        return {
+            "id": printable(job.path),
+            "file_name": printable(job.file_name),
+            "start": self.options.sampling.start,
+            "end": self.options.sampling.end,
+            "prompt_name": prompt.name,
+            "prompt": prompt.text,
+            "model": printable(model),
+            "model_revision": self.model_revision,
+            "fingerprint": fingerprint(
+                item_identity(job.path), prompt, printable(model), self.options.answer_settings()
+            ),
+            "created_at": datetime.now(UTC),
+            "media": info and info.kind,
+            "fps_sampled": info and info.fps_sampled,
+            "duration_s": info and info.duration_s,
+            "width": info and info.width,
+            "height": info and info.height,
+        }
+
+
+def _one_line(text: str) -> str:
+    return " ".join(printable(text).split())

@@ -1,0 +1,32 @@
+"""The options of a run as one value, and the part of them that shapes its answers."""
+
+from dataclasses import dataclass
+
+from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
+from llava_mini_cli.formats.fingerprint import Settings
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run looks at media and answers; the same for each of its jobs."""
+
+    model: ModelOptions
+    sampling: SamplingOptions
+    generation: GenerationOptions
+
+    def answer_settings(self) -> Settings:
+        """What goes into a row's fingerprint; sampling of tokens counts only where it is on."""
+        greedy = self.generation.temperature == 0
+        return {
+            "revision": self.model.revision,
+            "dtype": self.model.dtype,
+            "prompt_layout": self.model.prompt_layout,
+            "fps": self.sampling.fps,
+            "max_frames": self.sampling.max_frames,
+            "start": self.sampling.start,
+            "end": self.sampling.end,
+            "max_new_tokens": self.generation.max_new_tokens,
+            "temperature": self.generation.temperature,
+            "top_p": None if greedy else self.generation.top_p,
+            "seed": None if greedy else self.generation.seed,
+        }
