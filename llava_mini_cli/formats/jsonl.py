@@ -26,12 +26,16 @@ def _encode(value: object) -> str:
 
 
 class JsonlWriter:
-    """Writes and flushes one line a row, so that a reader sees each answer as it comes."""
+    """Writes and flushes one line a row, so that a reader sees each answer as it comes.
+
+    A file must be opened unbuffered and empty, so that a line that did not fit can be cut off again.
+    """
 
     def __init__(self, stream: BinaryIO, name: str, *, owned: bool) -> None:
         self._stream = stream
         self._name = name  # for messages
         self._owned = owned  # whether the stream is ours to close
+        self._whole = 0  # bytes of whole lines written
 
     def write(self, row: Row) -> None:
         """Appends a row.
@@ -40,13 +44,25 @@ class JsonlWriter:
             OutputError: the disk is full, or the file cannot be written.
             BrokenPipeError: whoever read the stream went away.
         """
+        line = memoryview(to_line(row))
+        size = len(line)
         try:
-            self._stream.write(to_line(row))
+            while line:
+                line = line[self._stream.write(line) :]  # an unbuffered file may take less than all
             self._stream.flush()
+            self._whole += size
         except BrokenPipeError:
             raise
         except OSError as error:
+            self._cut_torn_line()
             raise OutputError(f"cannot write '{self._name}': {error.strerror}") from error
+
+    def _cut_torn_line(self) -> None:
+        if self._is_file():
+            self._stream.truncate(self._whole)
+
+    def _is_file(self) -> bool:
+        return self._owned and stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode)
 
     def __enter__(self) -> Self:
         return self
@@ -54,8 +70,7 @@ class JsonlWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if not self._owned:
-            return
-        if kind is None and stat.S_ISREG(os.fstat(self._stream.fileno()).st_mode):
+        if self._is_file():
             os.fsync(self._stream.fileno())
-        self._stream.close()
+        if self._owned:
+            self._stream.close()

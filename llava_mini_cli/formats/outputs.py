@@ -81,6 +81,6 @@ def open_writer(options: OutputOptions) -> RowWriter:
 
         return ParquetWriter(options.path)
     try:
-        return JsonlWriter(options.path.open("wb"), str(options.path), owned=True)
+        return JsonlWriter(options.path.open("wb", buffering=0), str(options.path), owned=True)
     except OSError as error:
         raise OutputError(f"cannot write '{options.path}': {error.strerror}") from error

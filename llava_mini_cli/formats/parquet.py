@@ -5,6 +5,7 @@ which is synced and renamed when the run ends. An interrupted run leaves the row
 """
 
 import os
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -89,5 +90,11 @@ class ParquetWriter:
             if not isinstance(error, OutputError) and (self._rows or self._wrote):
                 self._publish()
         finally:
-            self._stream.close()
-            self._temporary.unlink(missing_ok=True)
+            self._discard()
+
+    def _discard(self) -> None:
+        """Closes what is still open; on a full disk that fails, and there is nothing left to lose."""
+        for close in (self._parquet.close, self._stream.close):
+            with suppress(OSError):
+                close()
+        self._temporary.unlink(missing_ok=True)

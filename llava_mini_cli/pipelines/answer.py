@@ -168,12 +168,9 @@ class _Run:
             job = next(jobs, None)
             if job is None:
                 return
-            try:
-                clip = self._tools.open_clip(
-                    job.path, self._builder.options.sampling, frame_size=engine.frame_size, chunk_frames=CHUNK_FRAMES
-                )
-            except MediaError as error:
-                self.fail(job, Fault(error.stage, error.kind, str(error)))
+            clip = self._open(job, engine.frame_size)
+            if isinstance(clip, Fault):
+                self.fail(job, clip)
                 continue
             key = str(next(self._keys))
             self._flights[key] = _InFlight(job, clip, set(range(len(job.prompts))))
@@ -181,6 +178,16 @@ class _Run:
             frames = CountedFrames(clip, self._tools.progress)
             prompts = tuple(prompt.text for prompt in job.prompts)
             engine.add(Request(key, clip.info.kind, frames, prompts, self._builder.options.generation))
+
+    def _open(self, job: Job, frame_size: int) -> Clip | Fault:
+        fault = _fault_of_path(job.path)
+        if fault is not None:
+            return fault
+        sampling = self._builder.options.sampling
+        try:
+            return self._tools.open_clip(job.path, sampling, frame_size=frame_size, chunk_frames=CHUNK_FRAMES)
+        except MediaError as error:
+            return Fault(error.stage, error.kind, str(error))
 
     def _settle(self, result: Answer | Failure) -> None:
         """The row of one result; the last one of a medium closes its clip."""

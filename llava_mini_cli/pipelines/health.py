@@ -10,7 +10,6 @@ import platform
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from llava_mini_cli import __version__
 from llava_mini_cli.errors import ModelNotFound

@@ -1,0 +1,126 @@
+"""Doubles of the engine, of clips and of a run's progress, with the verbs of the real ones. No torch, no decoder."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from llava_mini_cli.config import ModelOptions, SamplingOptions
+from llava_mini_cli.engine.request import Answer, Failure, Request
+from llava_mini_cli.errors import MediaError
+from llava_mini_cli.formats.row import Row
+from llava_mini_cli.media.clip import ClipInfo, FrameChunk
+
+
+class MadeClip:
+    """A clip of as many grey frames as the number in its file; `broken` fails after the first chunk."""
+
+    opened: "list[MadeClip]" = []  # noqa: RUF012 - shared on purpose: tests ask which were left open
+
+    def __init__(self, path: str, frame_count: int, *, broken: bool) -> None:
+        self.info = ClipInfo(path, "video", 64, 48, float(frame_count), frame_count, 1.0, "made")
+        self.warnings: list[str] = []
+        self.closed = False
+        self._broken = broken
+        MadeClip.opened.append(self)
+
+    def __iter__(self) -> Iterator[FrameChunk]:
+        for second in range(self.info.frame_count or 0):
+            yield FrameChunk(np.zeros((1, 48, 64, 3), np.uint8), np.array([float(second)]))
+            if self._broken:
+                raise MediaError("corrupt", f"{self.info.path}: bad frame")
+        self.warnings.append(f"read {self.info.frame_count} frames")
+
+    def ready(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def open_made_clip(path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int) -> MadeClip:
+    """Opens a file that holds a number of frames, `broken` or `unopenable`."""
+    text = Path(path).read_text()
+    if text == "unopenable":
+        raise MediaError("no_video", f"{path}: holds no video")
+    return MadeClip(path, 3 if text == "broken" else int(text), broken=text == "broken")
+
+
+class EchoEngine:
+    """Answers each prompt with itself and the number of frames, one request a step."""
+
+    frame_size = 336
+    model_name = "echo"
+    model_revision = "abc123"
+    device = "cpu"
+    dtype = "float32"
+
+    def __init__(self, options: ModelOptions) -> None:
+        self.options = options
+        self.most_waiting = 0
+        self._waiting: list[Request] = []
+
+    @property
+    def is_idle(self) -> bool:
+        return not self._waiting
+
+    def has_room(self) -> bool:
+        return len(self._waiting) < 2
+
+    def add(self, request: Request) -> None:
+        self._waiting.append(request)
+        self.most_waiting = max(self.most_waiting, len(self._waiting))
+
+    def step(self) -> list[Answer | Failure]:
+        request = self._waiting.pop(0)
+        try:
+            frames = sum(len(chunk.times) for chunk in request.frames)
+        except MediaError as error:
+            return [
+                Failure(request.key, index, error.stage, error.kind, str(error))
+                for index in range(len(request.prompts))
+            ]
+        finally:
+            request.frames.close()
+        return [self._answer(request, index, frames) for index in range(len(request.prompts))]
+
+    def _answer(self, request: Request, index: int, frames: int) -> Answer | Failure:
+        prompt = request.prompts[index]
+        if "too long" in prompt:
+            return Failure(request.key, index, "prompt", "too_long", "the prompt leaves room for 7 frames")
+        text = f"{prompt} [{frames}]"
+        return Answer(request.key, index, text, (1, 2), "stop", frames, 5, frames, 2)
+
+
+@dataclass
+class ProgressLog:
+    """Remembers what a run said."""
+
+    events: list[str] = field(default_factory=list)
+    rows: list[Row] = field(default_factory=list)
+
+    def loading(self, model: str) -> None:
+        self.events.append(f"loading {model}")
+
+    def opened(self, info: ClipInfo) -> None:
+        self.events.append(f"opened {Path(info.path).name}")
+
+    def frames(self, count: int) -> None:
+        self.events.append(f"frames {count}")
+
+    def row(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def item_done(self) -> None:
+        self.events.append("item done")

@@ -1,0 +1,12 @@
+"""Settings that every test shares: no network, no colours, no model from the user's environment."""
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keeps the environment of whoever runs the tests out of them."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("TERM", "dumb")
+    for name in ("LLAVA_MINI_MODEL", "FORCE_COLOR", "NO_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)

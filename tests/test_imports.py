@@ -1,0 +1,115 @@
+"""The import table: which part of the package may import which, read from the sources."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "llava_mini_cli"
+COMMON = {"errors", "config", "geometry", ""}  # "" is the package itself, for its version
+
+MAY_IMPORT = {
+    "commands": {"pipelines", "formats", "media.open", "media.clip", "engine.load"},
+    "pipelines": {"formats", "media", "engine", "model.hub"},  # model.hub: paths only, for `doctor`
+    "engine": {"model", "media.clip"},
+    "formats": set[str](),
+    "media": set[str](),
+    "model": {"demo"},
+}
+ONLY_IN = {  # third-party packages and the parts that may know them
+    "typer": {"commands"},
+    "rich": {"commands"},
+    "tqdm": {"commands"},
+    "pyarrow": {"formats"},
+    "decord": {"media"},
+    "ffmpeg": {"media"},
+    "imageio_ffmpeg": {"media", "pipelines"},  # pipelines: `doctor` runs it for its version
+    "PIL": {"media", "model", "demo", "train"},
+    "torch": {"engine", "model", "pipelines", "train"},  # pipelines: `doctor` alone, inside functions
+    "transformers": {"engine", "model", "train"},
+}
+
+
+def modules_of(part: str) -> list[Path]:
+    return sorted((PACKAGE / part).rglob("*.py"))
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Dotted names of everything a module imports, wherever in it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def inner_name(name: str) -> str | None:
+    """The part within the package, or None for another package's module."""
+    if name == "llava_mini_cli":
+        return ""
+    return name.removeprefix("llava_mini_cli.") if name.startswith("llava_mini_cli.") else None
+
+
+def allowed(inner: str, part: str) -> bool:
+    names = MAY_IMPORT[part] | COMMON | {part, "__version__"}
+    return any(inner == name or inner.startswith(f"{name}.") for name in names if name) or inner == ""
+
+
+@pytest.mark.parametrize("part", MAY_IMPORT)
+def test_parts_import_one_way(part: str) -> None:
+    assert modules_of(part)
+    for path in modules_of(part):
+        # `from a.b import c` yields both a.b and a.b.c; a.b may be a bare package that holds an allowed module.
+        for name in imported(path):
+            inner = inner_name(name)
+            packages = {"media", "engine", "model"}
+            assert inner is None or inner in packages or allowed(inner, part), f"{path.name} imports {name}"
+
+
+@pytest.mark.parametrize("package", ONLY_IN)
+def test_third_party_packages_stay_in_their_part(package: str) -> None:
+    for path in PACKAGE.rglob("*.py"):
+        part = path.relative_to(PACKAGE).parts[0]
+        if any(name.split(".")[0] == package for name in imported(path)):
+            assert part in ONLY_IN[package], f"{path.relative_to(PACKAGE)} imports {package}"
+
+
+def test_pipelines_and_what_is_below_print_nothing() -> None:
+    for part in ("pipelines", "formats", "media", "engine", "model"):
+        for path in modules_of(part):
+            calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+            assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"], path
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["ask", "--help"], ["--version"]])
+def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from llava_mini_cli.__main__ import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "heavy = {'torch', 'transformers', 'pyarrow', 'numpy', 'PIL', 'huggingface_hub', 'decord', 'tqdm'}\n"
+        "loaded = sorted(heavy & set(sys.modules))\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert done.stdout
+
+
+def test_help_is_quick() -> None:
+    """Under 0.3 s of processor time; wall time would measure what else the machine does."""
+    code = (
+        "import resource, subprocess, sys\n"
+        "subprocess.run([sys.executable, '-m', 'llava_mini_cli', '--help'], check=True, capture_output=True)\n"
+        "used = resource.getrusage(resource.RUSAGE_CHILDREN)\n"
+        "print(used.ru_utime + used.ru_stime)\n"
+    )
+    seconds = min(float(subprocess.check_output([sys.executable, "-c", code])) for _ in range(3))
+    assert seconds < 0.3
