@@ -1,11 +1,12 @@
 """What goes into the engine and what comes out: requests, answers, failures. No torch.
 
-A request is one medium with all the questions about it. The engine gives exactly one `Answer` or one
-`Failure` for each of its prompts, in any order.
+A request is one medium with all the questions about it, asked of each of its windows. The engine gives
+exactly one `Answer` or one `Failure` for each window and prompt, in any order.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, Protocol
 
 from llava_mini_cli.config import GenerationOptions
@@ -25,6 +26,17 @@ class FrameSource(Protocol):
 
 
 @dataclass(frozen=True)
+class Window:
+    """A span of a video that is answered for by itself: the frames with start <= time < end."""
+
+    start: float = 0.0  # seconds from the beginning of the video
+    end: float = inf
+
+
+WHOLE = Window()
+
+
+@dataclass(frozen=True)
 class Request:
     """One medium and every question about it."""
 
@@ -33,6 +45,7 @@ class Request:
     frames: FrameSource  # closed by the engine when the last frame was read or the request failed
     prompts: tuple[str, ...]  # questions as the user typed them
     generation: GenerationOptions
+    windows: tuple[Window, ...] = (WHOLE,)
 
 
 @dataclass(frozen=True)
@@ -48,6 +61,7 @@ class Answer:
     prompt_tokens: int  # text tokens of the prompt, vision excluded
     vision_tokens: int
     completion_tokens: int
+    window_index: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,3 +73,4 @@ class Failure:
     stage: str  # decode, prompt or generate
     error_type: str  # `kind` of the ItemError, or "out_of_memory" / "internal"
     message: str  # one line
+    window_index: int = 0

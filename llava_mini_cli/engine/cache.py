@@ -1,0 +1,106 @@
+"""Keys and values of the rows being answered: one prefix a medium, shared by all of its questions.
+
+A `RowCache` belongs to one prefill batch of B media with up to R questions each. Nothing of the prefix is
+copied for a question; a row owns only its tail and what it generated. Knows nothing of tokens or text.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+
+GROWTH = 64  # positions by which the rows' own part grows
+
+
+@dataclass(eq=False)
+class RowCache:
+    """Keys and values of B media and B * R rows, layer by layer."""
+
+    prefix_lengths: torch.Tensor  # int64 [B]
+    own_lengths: torch.Tensor  # int64 [B, R]
+    prefix_keys: list[torch.Tensor] = field(default_factory=list[torch.Tensor])  # each [B, kv heads, P, d]
+    prefix_values: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
+    own_keys: list[torch.Tensor] = field(default_factory=list[torch.Tensor])  # each [B * R, kv heads, S, d]
+    own_values: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensors take."""
+        parts = (self.prefix_keys, self.prefix_values, self.own_keys, self.own_values)
+        return sum(tensor.nbytes for part in parts for tensor in part)
+
+    @property
+    def rows_per_medium(self) -> int:
+        """R."""
+        return self.own_lengths.shape[1]
+
+    def reserve(self) -> None:
+        """Makes room for one more position in every row."""
+        need = int(self.own_lengths.max()) + 1
+        if self.own_keys and need > self.own_keys[0].shape[2]:
+            for part in (self.own_keys, self.own_values):
+                for layer, tensor in enumerate(part):
+                    part[layer] = torch.nn.functional.pad(tensor, (0, 0, 0, GROWTH))
+
+    def positions(self, rows: torch.Tensor) -> torch.Tensor:
+        """The position in the sequence of the next token of each row, int64 `[n]`."""
+        prefix = self.prefix_lengths[:, None].expand_as(self.own_lengths)
+        return (prefix + self.own_lengths).flatten()[rows]
+
+    def attend(
+        self, layer: int, rows: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
+    ) -> torch.Tensor:
+        """Appends one position to some rows (call `advance` after the last layer) and attends from it.
+
+        Args:
+            rows: int64 `[n]` into the B * R rows.
+            queries: `[n, heads, d]`; keys, values: `[n, kv heads, d]`, rotated.
+
+        Returns:
+            `[n, heads, d]`.
+        """
+        own_k, own_v = self.own_keys[layer], self.own_values[layer]
+        place = self.own_lengths.flatten()[rows]
+        own_k[rows, :, place] = keys
+        own_v[rows, :, place] = values
+        media, per_medium = self.own_lengths.shape
+        kv_heads, dim = keys.shape[1:]
+        grouped = queries.new_zeros(media * per_medium, kv_heads, queries.shape[1] // kv_heads, dim)
+        grouped[rows] = queries.unflatten(1, (kv_heads, -1))
+        # The prefix is read once for all rows of a medium: [B, kv heads, R * group, P].
+        by_medium = grouped.unflatten(0, (media, per_medium)).transpose(1, 2).flatten(2, 3)
+        shared = by_medium @ self.prefix_keys[layer].transpose(2, 3)
+        shared = shared.masked_fill(self._beyond_prefix(layer), float("-inf"))
+        shared = shared.unflatten(2, (per_medium, -1)).transpose(1, 2).flatten(0, 1)
+        own = grouped @ own_k.transpose(2, 3)
+        span = torch.arange(own_k.shape[2], device=own.device)
+        own = own.masked_fill(span > self.own_lengths.flatten()[:, None, None, None], float("-inf"))
+        scores = torch.cat([shared, own], dim=-1) * dim**-0.5
+        weights = scores.softmax(-1, dtype=torch.float32).to(queries.dtype)
+        from_prefix, from_own = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
+        from_prefix = from_prefix.unflatten(0, (media, per_medium)).transpose(1, 2).flatten(2, 3)
+        seen = (from_prefix @ self.prefix_values[layer]).unflatten(2, (per_medium, -1)).transpose(1, 2).flatten(0, 1)
+        return (seen + from_own @ own_v)[rows].flatten(1, 2)
+
+    def advance(self, rows: torch.Tensor) -> None:
+        """Counts the position that `attend` appended to each of these rows."""
+        self.own_lengths.view(-1)[rows] += 1
+
+    def keep_media(self, media: torch.Tensor) -> None:
+        """Drops the keys and values of every medium not in `media`, int64 `[m]`."""
+        per_medium = self.rows_per_medium
+        rows = (media[:, None] * per_medium + torch.arange(per_medium, device=media.device)).flatten()
+        self.prefix_lengths = self.prefix_lengths[media]
+        self.own_lengths = self.own_lengths[media]
+        for part, index in (
+            (self.prefix_keys, media),
+            (self.prefix_values, media),
+            (self.own_keys, rows),
+            (self.own_values, rows),
+        ):
+            for layer, tensor in enumerate(part):
+                part[layer] = tensor[index]
+
+    def _beyond_prefix(self, layer: int) -> torch.Tensor:
+        """bool `[B, 1, 1, P]`: padding behind the shorter prefixes of the batch."""
+        span = torch.arange(self.prefix_keys[layer].shape[2], device=self.prefix_lengths.device)
+        return (span >= self.prefix_lengths[:, None])[:, None, None]

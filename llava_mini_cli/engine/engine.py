@@ -1,0 +1,386 @@
+"""The engine: requests in, answers out, by the verbs `add`, `step`, `has_room` and `is_idle`.
+
+    add -> [track: frames encoded chunk by chunk] -> [window: prefilled] -> [rows: one token a step] -> Answer
+
+Every question of a medium travels with it: its frames are decoded and encoded once, its prefix is
+prefilled once. Failures are values: what fails alone becomes a `Failure`, the rest goes on. Knows nothing
+of files or output formats.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, cast
+
+import torch
+
+from llava_mini_cli.engine.encode import encode
+from llava_mini_cli.engine.generate import DecodeBatch, PrefillItem, decode, prefill
+from llava_mini_cli.engine.pack import TextPack, pack_prompts
+from llava_mini_cli.engine.request import Answer, Failure, FinishReason, Request
+from llava_mini_cli.engine.sampling import is_looping, next_token, row_generator
+from llava_mini_cli.engine.scheduler import Limits, Load, choose
+from llava_mini_cli.engine.track import Row, Track, WindowSum
+from llava_mini_cli.errors import ItemError, MediaError, PromptError
+from llava_mini_cli.media.clip import FrameChunk
+from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration, LlavaMiniModel
+from llava_mini_cli.model.processor import LlavaMiniProcessor
+from llava_mini_cli.model.prompts import PromptBuilder
+
+Outcome = Answer | Failure
+SHORT_PREFIX = 512  # positions; prefixes up to this length are padded to one another and prefilled together
+
+
+class Engine:
+    """Answers requests in one streaming, batched pass."""
+
+    def __init__(
+        self,
+        model: LlavaMiniForConditionalGeneration,
+        processor: LlavaMiniProcessor,
+        prompts: PromptBuilder,
+        limits: Limits,
+        name: str = "",
+        revision: str | None = None,
+    ) -> None:
+        self.model = model
+        self.processor = processor
+        self.prompts = prompts
+        self.limits = limits
+        self.model_name = name
+        self.model_revision = revision
+        self.frame_size = model.config.video_frame_size  # pixels; what video frames are squashed to
+        self.frames_encoded = 0  # since the engine was made
+        self._chunk = limits.chunk_frames  # halves when memory runs out
+        self._tracks: list[Track] = []
+        self._windows: deque[tuple[Track, WindowSum]] = deque()  # complete, to be prefilled
+        self._rows: list[Row] = []
+        self._outbox: list[Outcome] = []
+        end = cast("int | list[int] | None", cast(Any, model.generation_config).eos_token_id)
+        self._end_ids = frozenset(end if isinstance(end, list) else [] if end is None else [end])
+
+    @property
+    def device(self) -> str:
+        """The model's device, as torch writes it."""
+        return str(self.model.device)
+
+    @property
+    def dtype(self) -> str:
+        """The model's number format, such as `float32`."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing in flight and nothing to hand out."""
+        return not (self._tracks or self._windows or self._rows or self._outbox)
+
+    def has_room(self) -> bool:
+        """Whether another request would be worked on soon."""
+        return len(self._tracks) + len(self._windows) < self.limits.media
+
+    def add(self, request: Request) -> None:
+        """Takes a request in. Prompts that cannot be laid out fail at once, the others go on."""
+        ids = [self._prompt_ids(request, index) for index in range(len(request.prompts))]
+        if not any(ids):
+            request.frames.close()
+            return
+        windows = [WindowSum(index, window) for index, window in enumerate(request.windows)]
+        self._tracks.append(Track(request, pack_prompts(ids), iter(request.frames), windows))
+
+    def run(self, requests: Iterable[Request]) -> Iterator[Outcome]:
+        """All outcomes of all requests, as they come; takes requests in as there is room."""
+        for request in requests:
+            while not self.has_room():
+                yield from self.step()
+            self.add(request)
+        while not self.is_idle:
+            yield from self.step()
+
+    @torch.inference_mode()
+    def step(self) -> list[Outcome]:
+        """Does the next piece of work: encodes a chunk, prefills, or decodes one token of every row."""
+        action = choose(self._load(), self.limits)
+        if action in ("encode", "wait"):
+            self._encode(wait=action == "wait")
+        elif action == "prefill":
+            self._prefill()
+        elif action == "decode":
+            self._decode(self._rows)
+        done, self._outbox = self._outbox, []
+        return done
+
+    def close(self) -> None:
+        """Ends every source in flight; what was in flight is not answered."""
+        for track in self._tracks:
+            track.request.frames.close()
+        self._tracks, self._rows = [], []
+        self._windows.clear()
+
+    # encode
+
+    def _load(self) -> Load:
+        caches = {id(row.cache): row.cache for row in self._rows}
+        first = self._windows[0][0] if self._windows else None
+        return Load(
+            frames_ready=any(track.frames_ready() for track in self._tracks),
+            frames_waiting=bool(self._tracks),
+            prefills=len(self._windows),
+            prefill_rows=len(first.request.prompts) if first else 0,
+            rows=len(self._rows),
+            cache_bytes=sum(cache.nbytes for cache in caches.values()),
+        )
+
+    def _prompt_ids(self, request: Request, index: int) -> list[int] | None:
+        try:
+            return self.prompts.question_ids(request.prompts[index])
+        except PromptError as error:
+            for window in range(len(request.windows)):
+                self._outbox.append(_failure(request, index, window, error))
+            return None
+
+    def _encode(self, wait: bool) -> None:
+        """One chunk of frames, of as many media as it takes; `wait` waits for the first medium's frames."""
+        chunk: list[tuple[Track, FrameChunk]] = []
+        room = self._chunk
+        for track in list(self._tracks):
+            while room > 0 and (track.frames_ready() or (wait and not chunk and not track.ended)):
+                try:
+                    frames = track.take(room)
+                except MediaError as error:
+                    self._drop(track, error)
+                    break
+                if frames is None:
+                    break
+                chunk.append((track, frames))
+                room -= len(frames.pixels)
+        self._encode_chunk([(track, frames) for track, frames in chunk if track in self._tracks])
+        for track in [t for t in self._tracks if t.ended]:
+            track.request.frames.close()
+            self._tracks.remove(track)
+            self._finish_windows(track, float("inf"))
+
+    def _encode_chunk(self, chunk: Sequence[tuple[Track, FrameChunk]]) -> None:
+        """Encodes frames and adds them to their windows; halves itself when memory runs out."""
+        if not chunk:
+            return
+        packs = [track.pack for track, frames in chunk for _ in range(len(frames.pixels))]
+        try:
+            pixels = torch.cat([self._pixels(track, frames) for track, frames in chunk]).to(self.model.dtype)
+            encoded = encode(cast(LlavaMiniModel, self.model.model), pixels, packs)
+        except torch.OutOfMemoryError:
+            self._retry_halves(chunk, len(packs))
+            return
+        self.frames_encoded += len(packs)
+        start = 0
+        for track, frames in chunk:
+            stop = start + len(frames.pixels)
+            size = len(track.pack)
+            track.add(encoded.tokens[start:stop], encoded.fused[start:stop, :size], frames.times)
+            start = stop
+        for track in {id(track): track for track, _ in chunk}.values():
+            self._check_context(track)
+        for track, frames in chunk:
+            if track in self._tracks:
+                self._finish_windows(track, float(frames.times[-1]))
+
+    def _retry_halves(self, chunk: Sequence[tuple[Track, FrameChunk]], size: int) -> None:
+        torch.cuda.empty_cache()
+        if size == 1:
+            track = chunk[0][0]
+            error = ItemError("out_of_memory", "one frame does not fit the memory; fewer prompts need less")
+            self._drop(track, error, "generate")
+            return
+        self._chunk = max(1, min(self._chunk, size) // 2)
+        half = size // 2
+        first: list[tuple[Track, FrameChunk]] = []
+        second: list[tuple[Track, FrameChunk]] = []
+        for track, frames in chunk:
+            first.append((track, FrameChunk(frames.pixels[:half], frames.times[:half])))
+            second.append((track, FrameChunk(frames.pixels[half:], frames.times[half:])))
+            half = max(0, half - len(frames.pixels))
+        for part in (first, second):
+            self._encode_chunk([(track, f) for track, f in part if len(f.pixels) and track in self._tracks])
+
+    def _pixels(self, track: Track, frames: FrameChunk) -> torch.Tensor:
+        """A medium's frames as the vision tower takes them, float32 `[n, parts, 3, H, W]` on the device."""
+        raw = torch.from_numpy(frames.pixels)
+        if self.model.device.type == "cuda":
+            raw = raw.pin_memory().to(self.model.device, non_blocking=True)
+        preprocessor = self.processor.preprocessor
+        if track.request.kind == "video":
+            return preprocessor.frames(raw)
+        return torch.stack([preprocessor.image(image) for image in raw])
+
+    def _check_context(self, track: Track) -> None:
+        """Fails a medium as soon as its longest prompt and its frames cannot fit the context."""
+        context = self.model.config.max_position_embeddings
+        text = max(_prompt_length(track.pack, group, tail) for group, tail in _tails(track.pack))
+        per_frame = self.model.config.vision_tokens_per_frame
+        most = (context - text - track.request.generation.max_new_tokens) // per_frame
+        frames = max((window.frame_count for window in track.windows), default=0)
+        if frames > most:
+            hint = f"at most {most} frames fit: use --max-frames {most} or a lower --fps" if most > 0 else "none fit"
+            self._drop(track, PromptError(
+                "too_long",
+                f"the prompt ({text} tokens), {track.request.generation.max_new_tokens} new tokens and {per_frame} for "
+                f"each frame exceed the model's context of {context}; {hint}",
+            ))  # fmt: skip
+
+    def _finish_windows(self, track: Track, now: float) -> None:
+        for window in track.complete(now):
+            if window.frame_count:
+                self._windows.append((track, window))
+            else:
+                error = MediaError("empty", f"no frame between {window.window.start:g} and {window.window.end:g} s")
+                self._fail_window(track, window, error)
+
+    # prefill
+
+    def _prefill(self) -> None:
+        """The next windows through the LLM: short prefixes together, a long one alone."""
+        per_frame = self.model.config.vision_tokens_per_frame
+        batch = [self._windows.popleft()]
+        rows = len(batch[0][0].request.prompts)
+        while self._windows and all(w.frame_count * per_frame <= SHORT_PREFIX for _, w in (batch[0], self._windows[0])):
+            rows += len(self._windows[0][0].request.prompts)
+            if rows + len(self._rows) > self.limits.rows:
+                break
+            batch.append(self._windows.popleft())
+        self._prefill_batch(batch)
+
+    def _prefill_batch(self, batch: Sequence[tuple[Track, WindowSum]]) -> None:
+        groups = [(track, window, number) for track, window in batch for number in range(len(track.pack.groups))]
+        try:
+            cache, logits = prefill(self.model, [_prefill_item(*group) for group in groups])
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            if len(batch) == 1:
+                error = ItemError("out_of_memory", "the frames and prompts do not fit the memory")
+                self._fail_window(*batch[0], error, "generate")
+                return
+            half = len(batch) // 2
+            self._prefill_batch(batch[:half])
+            self._prefill_batch(batch[half:])
+            return
+        rows: list[Row] = []
+        for medium, (track, window, number) in enumerate(groups):
+            for slot, prompt in enumerate(track.pack.groups[number].prompts):
+                generator = row_generator(track.request.generation)
+                at = medium * cache.rows_per_medium + slot
+                rows.append(Row(track, window, prompt, cache, at, generator))
+        self._advance(rows, logits[[row.number for row in rows]])
+        for _, window in batch:
+            window.tokens, window.total = [], None
+
+    # decode
+
+    def _decode(self, rows: Sequence[Row]) -> None:
+        """One more token for each row."""
+        by_cache: dict[int, list[Row]] = {}
+        for row in rows:
+            by_cache.setdefault(id(row.cache), []).append(row)
+        ordered = [row for group in by_cache.values() for row in group]
+        device = self.model.device
+        batches = [
+            DecodeBatch(group[0].cache, torch.tensor([row.number for row in group], device=device))
+            for group in by_cache.values()
+        ]
+        tokens = torch.tensor([row.tokens[-1] for row in ordered], device=device)
+        self._rows = [row for row in self._rows if row not in ordered]
+        self._advance(ordered, decode(self.model, batches, tokens))
+        for group in by_cache.values():
+            self._shrink(group[0].cache)
+
+    def _advance(self, rows: Sequence[Row], logits: torch.Tensor) -> None:
+        """Gives each row its next token; rows that are done are answered, the others go on."""
+        greedy = cast("list[int]", logits.argmax(-1).tolist())
+        for row, best, scores in zip(rows, greedy, logits, strict=True):
+            options = row.track.request.generation
+            token = best if row.generator is None else next_token(scores, options, row.generator)
+            reason = self._finish_reason(row, token, options.max_new_tokens)
+            if reason is None:
+                self._rows.append(row)
+            else:
+                self._outbox.append(self._answer(row, reason))
+
+    def _finish_reason(self, row: Row, token: int, max_new_tokens: int) -> FinishReason | None:
+        if token in self._end_ids:
+            return "stop"
+        row.tokens.append(token)
+        if len(row.tokens) >= max_new_tokens:
+            return "length"
+        return "repetition" if is_looping(row.tokens) else None
+
+    def _shrink(self, cache: Any) -> None:
+        """Frees the media of a cache that have no rows left, once they are half of it."""
+        live = [row for row in self._rows if row.cache is cache]
+        per_medium = cache.rows_per_medium
+        media = sorted({row.number // per_medium for row in live})
+        if not live or 2 * len(media) > cache.own_lengths.shape[0]:
+            return
+        cache.keep_media(torch.tensor(media, device=self.model.device))
+        for row in live:
+            row.number = media.index(row.number // per_medium) * per_medium + row.number % per_medium
+
+    # outcomes
+
+    def _answer(self, row: Row, reason: FinishReason) -> Answer:
+        request, pack = row.track.request, row.track.pack
+        group, tail = next(
+            (group, tail)
+            for group, tail in _tails(pack)
+            if pack.groups[group].prompts[pack.groups[group].tails.index(tail)] == row.prompt_index
+        )
+        return Answer(
+            key=request.key,
+            prompt_index=row.prompt_index,
+            text=self.prompts.answer_text(row.tokens),
+            token_ids=tuple(row.tokens),
+            finish_reason=reason,
+            frame_count=row.window.frame_count,
+            prompt_tokens=_prompt_length(pack, group, tail),
+            vision_tokens=row.window.frame_count * self.model.config.vision_tokens_per_frame,
+            completion_tokens=len(row.tokens),
+            window_index=row.window.index,
+        )
+
+    def _drop(self, track: Track, error: ItemError, stage: str | None = None) -> None:
+        """Fails whatever of a medium is not answered yet and is not being answered."""
+        track.request.frames.close()
+        self._tracks.remove(track)
+        for window in track.windows:
+            self._fail_window(track, window, error, stage)
+
+    def _fail_window(self, track: Track, window: WindowSum, error: ItemError, stage: str | None = None) -> None:
+        for group in track.pack.groups:
+            for prompt in group.prompts:
+                self._outbox.append(_failure(track.request, prompt, window.index, error, stage))
+
+
+def _failure(request: Request, prompt: int, window: int, error: ItemError, stage: str | None = None) -> Failure:
+    return Failure(request.key, prompt, stage or error.stage, error.kind, str(error), window)
+
+
+def _tails(pack: TextPack) -> Iterator[tuple[int, int]]:
+    """Every (group, tail segment) of a pack."""
+    for number, group in enumerate(pack.groups):
+        for tail in group.tails:
+            yield number, tail
+
+
+def _prompt_length(pack: TextPack, group: int, tail: int) -> int:
+    """Text tokens of one prompt, the placeholder not counted."""
+    shared = pack.segments[pack.groups[group].shared]
+    own = pack.segments[tail]
+    return shared.stop - shared.start - 1 + own.stop - own.start
+
+
+def _prefill_item(track: Track, window: WindowSum, group: int) -> PrefillItem:
+    """A window's frames and fused text as the LLM reads them: the mean of the text over the frames."""
+    assert window.total is not None
+    pack = track.pack
+    tokens = torch.cat(window.tokens)
+    text = (window.total / window.frame_count).to(tokens.dtype)
+    shared = pack.segments[pack.groups[group].shared]
+    prefix = torch.cat([text[shared.start : shared.stop - 1], tokens])
+    tails = (pack.segments[tail] for tail in pack.groups[group].tails)
+    return PrefillItem(prefix, tuple(text[tail.start : tail.stop] for tail in tails))

@@ -1,0 +1,203 @@
+"""The language model over embeddings: prefill of a batch of media, and one decoding step for any rows.
+
+Knows nothing of pixels, text or stopping.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch.nn import functional
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
+
+from llava_mini_cli.engine.cache import GROWTH, RowCache
+from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration, LlavaMiniModel
+
+PREFILL_POSITIONS = 2048  # positions of a prefix that go through the layers at once
+
+
+@dataclass(frozen=True)
+class PrefillItem:
+    """One medium (or window) on its way into the LLM, as embeddings."""
+
+    prefix: torch.Tensor  # [P, hidden], fused shared text and frame tokens
+    tails: tuple[torch.Tensor, ...]  # each [S, hidden], fused text behind the frames, one for each question
+
+
+@torch.inference_mode()
+def prefill(model: LlavaMiniForConditionalGeneration, items: Sequence[PrefillItem]) -> tuple[RowCache, torch.Tensor]:
+    """Runs a batch of media through the LLM: the prefix once each, then all tails at once.
+
+    Returns:
+        The cache of the batch and the logits behind each tail, `[B * R, vocab]` (rows that a medium with
+        fewer questions does not have hold nothing of meaning).
+    """
+    trunk = cast(LlavaMiniModel, model.model)
+    device = items[0].prefix.device
+    lengths = torch.tensor([item.prefix.shape[0] for item in items], device=device)
+    prefix = torch.nn.utils.rnn.pad_sequence([item.prefix for item in items], batch_first=True)
+    cache = _empty_cache(trunk, prefix, lengths)
+    for start in range(0, prefix.shape[1], PREFILL_POSITIONS):
+        _prefill_prefix(trunk, cache, prefix, start)
+    last = _prefill_tails(trunk, cache, items)
+    return cache, model.lm_head(trunk.norm(last))
+
+
+def _empty_cache(trunk: LlavaMiniModel, prefix: torch.Tensor, lengths: torch.Tensor) -> RowCache:
+    config = trunk.config
+    heads = config.num_key_value_heads or config.num_attention_heads
+    shape = (prefix.shape[0], heads, prefix.shape[1], config.head_dim or config.hidden_size // config.num_attention_heads)
+    layers = range(config.num_hidden_layers)
+    keys, values = ([prefix.new_empty(shape) for _ in layers] for _ in range(2))
+    return RowCache(lengths, lengths.new_zeros(len(lengths), 1), keys, values)
+
+
+def _prefill_prefix(trunk: LlavaMiniModel, cache: RowCache, prefix: torch.Tensor, start: int) -> None:
+    """One stretch of the prefix through every layer; it sees the stretches before it."""
+    hidden = prefix[:, start : start + PREFILL_POSITIONS]
+    stop = start + hidden.shape[1]
+    rotary = trunk.rotary_emb(hidden, torch.arange(start, stop, device=hidden.device)[None])
+    for number, layer in enumerate(_layers(trunk)):
+        queries, keys, values = project(layer, layer.input_layernorm(hidden), rotary)
+        cache.prefix_keys[number][:, :, start:stop] = keys
+        cache.prefix_values[number][:, :, start:stop] = values
+        keys, values = cache.prefix_keys[number][:, :, :stop], cache.prefix_values[number][:, :, :stop]
+        if start == 0:
+            out = functional.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
+        else:
+            mask = torch.ones(stop - start, stop, dtype=torch.bool, device=hidden.device).tril(start)
+            out = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)
+        hidden = _finish(layer, hidden, out.transpose(1, 2).flatten(2))
+
+
+def _prefill_tails(trunk: LlavaMiniModel, cache: RowCache, items: Sequence[PrefillItem]) -> torch.Tensor:
+    """All tails of a batch, packed medium by medium; fills the rows' own part.
+
+    Returns:
+        `[B * R, hidden]`, the last layer's output at the end of each tail.
+    """
+    device = cache.prefix_lengths.device
+    packed = torch.nn.utils.rnn.pad_sequence([torch.cat(item.tails) for item in items], batch_first=True)
+    layout = _tail_layout(cache, items, packed.shape[1])
+    hidden = packed
+    rotary = trunk.rotary_emb(hidden, layout.positions)
+    pick = layout.gather.to(device)  # [B, R * S]
+    for number, layer in enumerate(_layers(trunk)):
+        queries, keys, values = project(layer, layer.input_layernorm(hidden), rotary)
+        all_keys = torch.cat([cache.prefix_keys[number], keys], dim=2)
+        all_values = torch.cat([cache.prefix_values[number], values], dim=2)
+        out = functional.scaled_dot_product_attention(
+            queries, all_keys, all_values, attn_mask=layout.mask, enable_gqa=True
+        )
+        for part, own in ((cache.own_keys, keys), (cache.own_values, values)):
+            rows = torch.take_along_dim(own, pick[:, None, :, None], dim=2)  # [B, kv heads, R * S, d]
+            rows = rows.unflatten(2, (layout.rows, -1)).transpose(1, 2).flatten(0, 1)
+            part.append(functional.pad(rows, (0, 0, 0, GROWTH)))
+        hidden = _finish(layer, hidden, out.transpose(1, 2).flatten(2))
+    cache.own_lengths = layout.lengths
+    ends = layout.ends.to(device)[..., None].expand(-1, -1, hidden.shape[-1])
+    return torch.take_along_dim(hidden, ends, dim=1).flatten(0, 1)
+
+
+@dataclass(frozen=True)
+class _TailLayout:
+    """Where each tail lies in its medium's packed tails, and what it may see."""
+
+    rows: int  # R
+    lengths: torch.Tensor  # int64 [B, R]
+    positions: torch.Tensor  # int64 [B, T], in the sequence
+    mask: torch.Tensor  # bool [B, 1, T, P + T]
+    gather: torch.Tensor  # int64 [B, R * S], packed index of each row's positions
+    ends: torch.Tensor  # int64 [B, R], packed index of each tail's last position
+
+
+def _tail_layout(cache: RowCache, items: Sequence[PrefillItem], packed: int) -> _TailLayout:
+    device = cache.prefix_lengths.device
+    prefix = cache.prefix_keys[0].shape[2] if cache.prefix_keys else int(cache.prefix_lengths.max())
+    media, rows = len(items), max(len(item.tails) for item in items)
+    longest = max(tail.shape[0] for item in items for tail in item.tails)
+    lengths = torch.zeros(media, rows, dtype=torch.int64)
+    positions = torch.zeros(media, packed, dtype=torch.int64)
+    gather = torch.zeros(media, rows, longest, dtype=torch.int64)
+    own = torch.zeros(media, packed, packed, dtype=torch.bool)
+    ends = torch.zeros(media, rows, dtype=torch.int64)
+    for medium, item in enumerate(items):
+        start = 0
+        for row, tail in enumerate(item.tails):
+            size = tail.shape[0]
+            span = torch.arange(size)
+            lengths[medium, row] = size
+            positions[medium, start : start + size] = item.prefix.shape[0] + span
+            gather[medium, row, :size] = start + span
+            own[medium, start : start + size, start : start + size] = torch.ones(size, size, dtype=torch.bool).tril()
+            ends[medium, row] = start + size - 1
+            start += size
+    seen = torch.arange(prefix)[None] < cache.prefix_lengths.cpu()[:, None]
+    mask = torch.cat([seen[:, None].expand(-1, packed, -1), own], dim=2)[:, None]
+    return _TailLayout(
+        rows, lengths.to(device), positions.to(device), mask.to(device), gather.flatten(1), ends
+    )
+
+
+@dataclass(frozen=True)
+class DecodeBatch:
+    """Rows of one cache that take part in a decoding step."""
+
+    cache: RowCache
+    rows: torch.Tensor  # int64 [n]
+
+
+@torch.inference_mode()
+def decode(
+    model: LlavaMiniForConditionalGeneration, batches: Sequence[DecodeBatch], tokens: torch.Tensor
+) -> torch.Tensor:
+    """One token for every row of every batch, in one pass; attention alone goes cache by cache.
+
+    Args:
+        tokens: int64 `[n]`, the last token of each row, batch after batch.
+
+    Returns:
+        Logits `[n, vocab]`.
+    """
+    trunk = cast(LlavaMiniModel, model.model)
+    sizes = [len(batch.rows) for batch in batches]
+    hidden = trunk.embed_tokens(tokens)
+    positions = torch.cat([batch.cache.positions(batch.rows) for batch in batches])
+    rotary = trunk.rotary_emb(hidden, positions[:, None])
+    for batch in batches:
+        batch.cache.reserve()
+    for number, layer in enumerate(_layers(trunk)):
+        projected = project(layer, layer.input_layernorm(hidden)[:, None], rotary)
+        split = [states.squeeze(2).split(sizes) for states in projected]
+        out = [
+            batch.cache.attend(number, batch.rows, queries, keys, values)
+            for batch, queries, keys, values in zip(batches, *split, strict=True)
+        ]
+        hidden = _finish(layer, hidden, torch.cat(out).flatten(1))
+    for batch in batches:
+        batch.cache.advance(batch.rows)
+    return model.lm_head(trunk.norm(hidden))
+
+
+def project(
+    layer: LlamaDecoderLayer, normed: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Rotated queries and keys, and values: `[B, L, hidden]` to `[B, heads, L, d]` each."""
+    attention = layer.self_attn
+    queries, keys, values = (
+        linear(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+        for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    queries, keys = apply_rotary_pos_emb(queries, keys, *rotary)
+    return queries, keys, values
+
+
+def _finish(layer: LlamaDecoderLayer, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
+    """Output projection, residuals and MLP of a layer."""
+    hidden = hidden + layer.self_attn.o_proj(attended)
+    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+
+
+def _layers(trunk: LlavaMiniModel) -> list[LlamaDecoderLayer]:
+    return [cast(LlamaDecoderLayer, layer) for layer in trunk.layers]

@@ -1,0 +1,65 @@
+"""From options to a running engine: the model is found, loaded and put on its device."""
+
+import torch
+
+from llava_mini_cli.config import ModelOptions
+from llava_mini_cli.engine.engine import Engine
+from llava_mini_cli.engine.scheduler import Limits
+from llava_mini_cli.errors import UsageError
+from llava_mini_cli.model.checkpoint import pick_device
+from llava_mini_cli.model.hub import find_model
+from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
+from llava_mini_cli.model.processor import LlavaMiniProcessor
+
+CPU_CHUNK_FRAMES = 8
+CUDA_CHUNK_FRAMES = 32
+ROWS = 64
+MEDIA = 64
+CPU_CACHE_BYTES = 4 << 30
+CUDA_CACHE_SHARE = 0.5  # of the memory that is free once the model is loaded
+
+
+def load_engine(options: ModelOptions) -> Engine:
+    """Loads a model and makes an engine around it.
+
+    Raises:
+        UsageError: a device that is not there.
+        ModelNotFound, CheckpointError: the model cannot be had; one line says why.
+    """
+    device = _device(options.device)
+    model = LlavaMiniForConditionalGeneration.from_pretrained(
+        options.model, revision=options.revision, dtype=options.dtype, device=device
+    )
+    processor = LlavaMiniProcessor.from_pretrained(options.model, revision=options.revision)
+    return make_engine(model, processor, options)
+
+
+def make_engine(
+    model: LlavaMiniForConditionalGeneration, processor: LlavaMiniProcessor, options: ModelOptions
+) -> Engine:
+    """An engine around a loaded model, its bounds chosen for the device."""
+    on_cuda = model.device.type == "cuda"
+    chunk = options.batch_size or (CUDA_CHUNK_FRAMES if on_cuda else CPU_CHUNK_FRAMES)
+    limits = Limits(
+        chunk_frames=chunk,
+        rows=ROWS,
+        media=max(MEDIA, chunk),
+        cache_bytes=int(torch.cuda.mem_get_info(model.device)[0] * CUDA_CACHE_SHARE) if on_cuda else CPU_CACHE_BYTES,
+    )
+    prompts = processor.prompts(options.prompt_layout)
+    return Engine(model, processor, prompts, limits, options.model, _revision(options))
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = pick_device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    return device
+
+
+def _revision(options: ModelOptions) -> str | None:
+    """The commit of a hub snapshot; None for a directory."""
+    directory = find_model(options.model, options.revision)
+    return directory.name if directory.parent.name == "snapshots" else None

@@ -1,0 +1,41 @@
+"""From logits to the next token of each row, and when a row has said enough. Each row stands alone."""
+
+from collections.abc import Sequence
+
+import torch
+
+from llava_mini_cli.config import GenerationOptions
+
+LOOP_TOKENS = 96  # a loop is this many tokens of one repeated pattern ...
+LOOP_REPEATS = 4  # ... of at least this many repeats
+
+
+def row_generator(options: GenerationOptions) -> torch.Generator | None:
+    """A row's own random generator, on the CPU so that every device draws alike; None when greedy."""
+    if options.temperature == 0:
+        return None
+    return torch.Generator().manual_seed(options.seed)
+
+
+def next_token(logits: torch.Tensor, options: GenerationOptions, generator: torch.Generator | None) -> int:
+    """The next token of one row.
+
+    Args:
+        logits: `[vocab]`.
+    """
+    if generator is None:
+        return int(logits.argmax())
+    scores = (logits.float().cpu() / options.temperature).softmax(-1)
+    if options.top_p < 1:
+        ordered, order = scores.sort(descending=True)
+        outside = ordered.cumsum(-1) - ordered >= options.top_p
+        scores = scores.index_fill(0, order[outside], 0.0)
+    return int(torch.multinomial(scores, 1, generator=generator))
+
+
+def is_looping(tokens: Sequence[int]) -> bool:
+    """Whether the last `LOOP_TOKENS` tokens are one pattern, repeated `LOOP_REPEATS` times or more."""
+    if len(tokens) < LOOP_TOKENS:
+        return False
+    tail = list(tokens[-LOOP_TOKENS:])
+    return any(tail[period:] == tail[:-period] for period in range(1, LOOP_TOKENS // LOOP_REPEATS + 1))

@@ -1,0 +1,97 @@
+"""The state of one request on its way through the engine: frames to come, windows being summed, rows.
+
+Holds tensors but computes nothing beyond sums; the order of work is the engine's.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llava_mini_cli.engine.cache import RowCache
+from llava_mini_cli.engine.pack import TextPack
+from llava_mini_cli.engine.request import Request, Window
+from llava_mini_cli.media.clip import FrameChunk
+
+
+@dataclass(eq=False)
+class WindowSum:
+    """What is kept of a window's frames: one token each, and one float32 sum of the fused text.
+
+    Windows are summed one by one as their frames pass, not as differences of running sums over the whole
+    video: the same cost, no cancellation, and a window is answered as soon as it ends.
+    """
+
+    index: int
+    window: Window
+    tokens: list[torch.Tensor] = field(default_factory=list[torch.Tensor])  # each [n * C * C, hidden]
+    total: torch.Tensor | None = None  # float32 [T, hidden]
+    frame_count: int = 0
+
+    def add(self, tokens: torch.Tensor, fused: torch.Tensor) -> None:
+        """Some more frames: tokens `[n, C * C, hidden]`, fused text `[n, T, hidden]`."""
+        self.tokens.append(tokens.flatten(0, 1))
+        part = fused.sum(0, dtype=torch.float32)
+        self.total = part if self.total is None else self.total + part
+        self.frame_count += len(tokens)
+
+
+@dataclass(eq=False)
+class Track:
+    """One request whose frames are being encoded."""
+
+    request: Request
+    pack: TextPack
+    frames: Iterator[FrameChunk]
+    windows: list[WindowSum]  # not yet complete, in order of their start
+    buffer: FrameChunk | None = None  # decoded, not yet encoded
+    ended: bool = False  # the source has no more frames
+    frame_count: int = 0  # encoded so far
+
+    def frames_ready(self) -> bool:
+        """Whether `take` would not have to wait."""
+        return self.buffer is not None or (not self.ended and self.request.frames.ready())
+
+    def take(self, most: int) -> FrameChunk | None:
+        """Up to `most` next frames, waiting for them if need be; None at the end. Raises what the source raises."""
+        if self.buffer is None and not self.ended:
+            self.buffer = next(self.frames, None)
+            self.ended = self.buffer is None
+        if self.buffer is None:
+            return None
+        chunk = self.buffer
+        size = len(chunk.pixels)
+        self.buffer = FrameChunk(chunk.pixels[most:], chunk.times[most:]) if size > most else None
+        return FrameChunk(chunk.pixels[:most], chunk.times[:most])
+
+    def add(self, tokens: torch.Tensor, fused: torch.Tensor, times: NDArray[np.float64]) -> None:
+        """Adds encoded frames to every window that holds them."""
+        self.frame_count += len(times)
+        for window in self.windows:
+            inside = (times >= window.window.start) & (times < window.window.end)
+            if inside.all():
+                window.add(tokens, fused)
+            elif inside.any():
+                index = torch.from_numpy(np.flatnonzero(inside)).to(tokens.device)
+                window.add(tokens[index], fused[index])
+
+    def complete(self, now: float) -> list[WindowSum]:
+        """Takes out the windows that end at or before `now`, seconds; all of them once the source ended."""
+        done = [window for window in self.windows if self.ended or window.window.end <= now]
+        self.windows = [window for window in self.windows if window not in done]
+        return done
+
+
+@dataclass(eq=False)
+class Row:
+    """One question being answered."""
+
+    track: Track
+    window: WindowSum
+    prompt_index: int
+    cache: RowCache
+    number: int  # row of the cache
+    generator: torch.Generator | None
+    tokens: list[int] = field(default_factory=list[int])
