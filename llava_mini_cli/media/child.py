@@ -1,0 +1,195 @@
+"""One decoder process: started in its own session, read with a deadline, killed with all it started.
+
+A `Child` belongs to the thread that made it: that thread alone reads, and the kernel kills the process when the
+thread ends. `kill` may be called from any thread. Knows nothing of what the bytes mean.
+"""
+
+import contextlib
+import fcntl
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+_LAUNCHER = Path(__file__).with_name("launch.py")
+_PIPE_BYTES = 1 << 20  # fewer switches between decoder and reader than with the usual 64 KiB
+_KEPT_LINES = 4000  # of what a decoder says, from the beginning (a banner with many chapters is long); more is counted
+
+
+class DecodeTimeout(Exception):
+    """The decoder gave nothing within the deadline."""
+
+
+class Killed(Exception):
+    """The child was killed by `kill` while it was being read."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What to run: an argument vector with the absolute path of the program, and what it finds on stdin.
+
+    The child may write to a second pipe, its "notes"; the word `{notes}` in an argument becomes its descriptor.
+    """
+
+    argv: Sequence[str]
+    stdin: bytes = b""
+    pythonpath: str | None = None  # put before the child's own PYTHONPATH
+
+
+class Child:
+    """A running decoder process with three pipes: stdout, stderr and notes."""
+
+    def __init__(self, command: Command, timeout: float) -> None:
+        self.timeout = timeout
+        self.said: list[str] = []  # the first lines of stderr
+        self.unsaid = 0  # lines of stderr beyond those
+        self._killed = False
+        notes_read, notes_write = os.pipe()
+        try:
+            self._process = _start(command, notes_write)
+        except BaseException:
+            os.close(notes_read)
+            raise
+        finally:
+            os.close(notes_write)
+        assert self._process.stdout is not None and self._process.stderr is not None
+        self._notes = os.fdopen(notes_read, "rb", buffering=0)
+        self._stdout: IO[bytes] = self._process.stdout
+        self._stderr: IO[bytes] = self._process.stderr
+        self._selector = selectors.DefaultSelector()
+        for pipe in (self._stdout, self._stderr, self._notes):
+            os.set_blocking(pipe.fileno(), False)
+            self._selector.register(pipe, selectors.EVENT_READ)
+        self._note_bytes = b""
+        self._error_bytes = b""
+        self._deadline = time.monotonic() + timeout
+
+    def expect(self) -> None:
+        """Starts the deadline anew: from now on the child has `timeout` seconds for what is read next."""
+        self._deadline = time.monotonic() + self.timeout
+
+    def read_some(self) -> bytes:
+        """Whatever is on stdout, at least one byte; b"" at its end."""
+        while True:
+            self._wait_for(self._stdout)
+            data = _read(self._stdout, 1 << 20)
+            if data is not None:
+                return data
+
+    def read_into(self, buffer: memoryview) -> int:
+        """Fills `buffer` from stdout; gives fewer bytes only at its end."""
+        filled = 0
+        while filled < len(buffer):
+            self._wait_for(self._stdout)
+            try:
+                count = os.readv(self._stdout.fileno(), [buffer[filled:]])
+            except BlockingIOError:
+                continue
+            if count == 0:
+                break
+            filled += count
+        return filled
+
+    def read_note(self) -> str | None:
+        """The next line of the notes, or None at their end."""
+        while b"\n" not in self._note_bytes:
+            self._wait_for(self._notes)
+            data = _read(self._notes, 1 << 16)
+            if data == b"":
+                return None
+            self._note_bytes += data or b""
+        line, _, self._note_bytes = self._note_bytes.partition(b"\n")
+        return line.decode("ascii", "replace")
+
+    def finish(self) -> int:
+        """Reads stderr to its end, reaps the child and gives its exit status (negative: killed by that signal)."""
+        while self._stderr in (key.fileobj for key in self._selector.get_map().values()):
+            self._wait_for(self._stderr)
+            self._drain_stderr()
+        remaining = max(0.0, self._deadline - time.monotonic())
+        try:
+            return self._process.wait(remaining)
+        except subprocess.TimeoutExpired:
+            raise DecodeTimeout from None
+
+    def kill(self) -> None:
+        """Ends the child and everything it started. Safe at any time, from any thread, more than once."""
+        self._killed = True
+        if self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """Kills and reaps the child and closes the pipes. Only for the thread that reads."""
+        self.kill()
+        self._process.wait()
+        self._selector.close()
+        for pipe in (self._stdout, self._stderr, self._notes):
+            pipe.close()
+
+    def _wait_for(self, pipe: IO[bytes]) -> None:
+        """Returns when `pipe` has bytes or has ended; drains stderr meanwhile."""
+        while True:
+            if self._killed:
+                raise Killed
+            remaining = self._deadline - time.monotonic()
+            ready = {key.fileobj for key, _ in self._selector.select(max(0.0, remaining))}
+            if self._stderr in ready and pipe is not self._stderr:
+                self._drain_stderr()
+            if pipe in ready:
+                return
+            if remaining <= 0:
+                raise DecodeTimeout
+
+    def _drain_stderr(self) -> None:
+        data = _read(self._stderr, 1 << 16)
+        if data == b"":
+            self._selector.unregister(self._stderr)
+        *lines, self._error_bytes = (self._error_bytes + (data or b"\n")).split(b"\n")
+        for line in lines:
+            text = line[:500].decode("utf-8", "replace").strip()
+            if text and len(self.said) < _KEPT_LINES:
+                self.said.append(text)
+            elif text:
+                self.unsaid += 1
+
+
+def _start(command: Command, notes: int) -> "subprocess.Popen[bytes]":
+    argv = [word.replace("{notes}", str(notes)) for word in command.argv]
+    launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
+    environment = dict(os.environ)
+    if command.pythonpath is not None:
+        inherited = environment.get("PYTHONPATH")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (command.pythonpath, inherited)))
+    with tempfile.TemporaryFile() as stdin:
+        stdin.write(command.stdin)
+        stdin.seek(0)
+        process = subprocess.Popen(
+            [*launcher, *argv],
+            stdin=stdin,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=(notes,),
+            env=environment,
+            start_new_session=True,
+            bufsize=0,
+        )
+    if sys.platform == "linux" and process.stdout is not None:
+        with contextlib.suppress(OSError):  # above the user's limit: the usual size serves too
+            fcntl.fcntl(process.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+    return process
+
+
+def _read(pipe: IO[bytes], size: int) -> bytes | None:
+    """Bytes, b"" at the end, None when there are none yet."""
+    try:
+        return os.read(pipe.fileno(), size)
+    except BlockingIOError:
+        return None

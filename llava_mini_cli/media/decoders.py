@@ -1,0 +1,151 @@
+"""The two decoders of video frames, each a child process that writes the asked frames to a pipe.
+
+A decoder is two functions: the command that decodes a plan, and the reading of what it writes. Both give the same
+frames: chosen by timestamp, upright, RGB, squashed to a square by nearest-neighbour sampling of the full-size frame.
+Knows nothing of threads, queues or retries.
+"""
+
+import bisect
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llava_mini_cli.geometry import nearest_index
+from llava_mini_cli.media.child import Child, Command
+from llava_mini_cli.media.scan import clean, ffmpeg_command, timestamps_as_notes
+
+Name = Literal["decord", "ffmpeg"]
+Pixels = NDArray[np.uint8]
+
+_HEARTBEAT = 900  # frames after which ffmpeg gives one that nobody asked for, to show that it is alive
+_DECORD_THREADS = 2  # 0 (automatic) fails on some VP9 files
+_INEXACT = 3  # exit status of decord's child: its index disagrees with the plan
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The frames that a decoder shall give, each once."""
+
+    path: Path
+    stream: int  # among all streams of the file
+    width: int  # pixels of the upright frame
+    height: int
+    frame_size: int  # edge of the square to which frames are squashed
+    time_base: Fraction  # seconds a tick
+    pts: tuple[int, ...]  # [k] ticks, strictly increasing
+    indices: tuple[int, ...]  # [k] positions of these frames among all
+    total: int  # frames of the stream
+    timeline: NDArray[np.int64]  # [total] ticks
+    keys: NDArray[np.int64]  # [m] ticks of the frames at which decoding can begin; empty where not known
+
+    def rest(self, given: int) -> "Plan":
+        """What is left after the first `given` frames."""
+        return replace(self, pts=self.pts[given:], indices=self.indices[given:])
+
+
+class DecoderFailed(Exception):
+    """The decoder ended early or gave what it should not; the text is one line."""
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """How to run one decoder and read it. Tests put others in `DECODERS`' place."""
+
+    command: Callable[[Plan], Command]
+    read: Callable[[Child, Plan], Iterator[tuple[int, Pixels]]]  # (pts, [frame_size, frame_size, 3]) in time order
+
+
+def _ffmpeg_decode(plan: Plan) -> Command:
+    base = f"{plan.time_base.numerator}/{plan.time_base.denominator}"
+    chain = f"settb={base},select='{_choose(_with_heartbeats(plan))}',scale={plan.width}:{plan.height}"
+    options: dict[str, str | None] = {
+        "map": f"0:{plan.stream}",
+        "/filter:v": "/dev/stdin",
+        "f": "rawvideo",
+        "pix_fmt": "rgb24",
+        **timestamps_as_notes(plan.time_base),
+    }
+    return ffmpeg_command(plan.path, "pipe:1", options, level="repeat+level+error", stdin=chain.encode())
+
+
+def _with_heartbeats(plan: Plan) -> list[int]:
+    first = bisect.bisect_left(plan.timeline, plan.pts[0])
+    last = bisect.bisect_right(plan.timeline, plan.pts[-1])
+    return sorted({*plan.pts, *plan.timeline[:last:_HEARTBEAT].tolist(), *plan.timeline[first:last:_HEARTBEAT].tolist()})
+
+
+def _choose(pts: list[int]) -> str:
+    """An expression of ffmpeg's that is true for exactly these timestamps: a search tree, so 14 steps for 3 hours."""
+    if len(pts) == 1:
+        return f"eq(pts,{pts[0]})"
+    middle = len(pts) // 2
+    return f"if(lt(pts,{pts[middle]}),{_choose(pts[:middle])},{_choose(pts[middle:])})"
+
+
+def _ffmpeg_read(child: Child, plan: Plan) -> Iterator[tuple[int, Pixels]]:
+    rows, columns = nearest_index(plan.height, plan.frame_size), nearest_index(plan.width, plan.frame_size)
+    frame = np.empty((plan.height, plan.width, 3), np.uint8)
+    bytes_of_frame = memoryview(frame).cast("B")
+    wanted = set(plan.pts)
+    child.expect()
+    while (note := child.read_note()) is not None:
+        if child.read_into(bytes_of_frame) < len(bytes_of_frame):
+            break
+        pts = int(note)
+        if pts in wanted:
+            yield pts, frame[rows][:, columns]
+            if pts == plan.pts[-1]:
+                return  # what follows is not asked for
+        child.expect()
+    status = child.finish()
+    if status != 0:
+        raise DecoderFailed(clean(child.said[0]) if child.said else f"ffmpeg ended with status {status}")
+
+
+def _decord_decode(plan: Plan) -> Command:
+    asked = {
+        "path": str(plan.path.absolute()),
+        "threads": _DECORD_THREADS,
+        "total": plan.total,
+        "frame_size": plan.frame_size,
+        "height": plan.height,
+        "width": plan.width,
+        "tick": float(plan.time_base),
+        "origin": int(plan.timeline[0]),
+        "pts": plan.pts,
+        "indices": plan.indices,
+    }
+    package = Path(__file__).parents[1]
+    argv = (sys.executable, "-P", "-m", "llava_mini_cli.media.decord_child")
+    return Command(argv, stdin=json.dumps(asked).encode(), pythonpath=str(package.parent))
+
+
+def _decord_read(child: Child, plan: Plan) -> Iterator[tuple[int, Pixels]]:
+    child.expect()
+    for pts in plan.pts:
+        pixels = np.empty((plan.frame_size, plan.frame_size, 3), np.uint8)
+        buffer = memoryview(pixels).cast("B")
+        if child.read_into(buffer) < len(buffer):
+            status = child.finish()
+            raise DecoderFailed(child.said[-1] if child.said else f"decord ended with status {status}")
+        yield pts, pixels
+        child.expect()
+
+
+DECODERS: Mapping[Name, Decoder] = {
+    "decord": Decoder(_decord_decode, _decord_read),
+    "ffmpeg": Decoder(_ffmpeg_decode, _ffmpeg_read),
+}
+
+
+def decord_installed() -> bool:
+    """Whether decord can be found; does not import it."""
+    return find_spec("decord") is not None

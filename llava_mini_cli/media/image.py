@@ -1,0 +1,217 @@
+"""Pictures and animations as clips, through Pillow, in this process: upright RGB with 8 bits a channel.
+
+A still picture is given at its own size. An animated GIF, WebP, PNG or AVIF is a short video whose frames are decoded
+as they are read. Knows nothing of video containers.
+"""
+
+import struct
+import warnings
+import zlib
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from llava_mini_cli.errors import MediaError
+from llava_mini_cli.geometry import nearest_index
+from llava_mini_cli.media.clip import ClipInfo, FrameChunk
+from llava_mini_cli.media.timeline import Selection, Timeline
+
+FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # with a signature
+MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb: 537 MB as RGB
+
+_ANIMATED = frozenset({"GIF", "WEBP", "PNG", "AVIF"})  # TIFF and MPO have pages, not frames: the first one is taken
+_MILLISECOND = Fraction(1, 1000)
+_DEFAULT_MS = 100  # on display for a frame that says 0, as browsers do
+_ORIENTATION_TAG = 0x0112
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)  # from Pillow
+
+
+def open_picture(path: Path) -> Image.Image | None:
+    """The picture's header, or None where the content is no picture. Raises `MediaError`."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
+            picture = Image.open(path, formats=FORMATS)
+    except UnidentifiedImageError:
+        return None
+    except Image.DecompressionBombError:
+        raise _too_large("the picture") from None
+    except _BROKEN as error:
+        raise _broken(error) from None
+    if picture.width * picture.height > MAX_PIXELS:
+        picture.close()
+        raise _too_large(f"a picture of {picture.width}x{picture.height} pixels")
+    return picture
+
+
+def is_animation(picture: Image.Image) -> bool:
+    """Whether it has several frames that are shown one after the other."""
+    return picture.format in _ANIMATED and bool(getattr(picture, "is_animated", False))
+
+
+def upright_size(picture: Image.Image) -> tuple[int, int]:
+    """Width and height as displayed."""
+    turned = _orientation(picture) in (5, 6, 7, 8)
+    return (picture.height, picture.width) if turned else (picture.width, picture.height)
+
+
+def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
+    """Upright RGB `[height, width, 3]`.
+
+    The result of Pillow's `convert("RGB")`, which the reference uses (transparency is dropped, not laid over white),
+    except where that clips: grey of 16 or 32 bits and floats are scaled to 8 bits.
+    """
+    picture.load()
+    orientation = _orientation(picture)  # after loading, since Pillow turns TIFF by itself
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")  # the same colours as directly, without Pillow's complaint
+    plain = Image.fromarray(_eight_bits(picture)) if picture.mode.startswith(("I", "F")) else picture
+    rgb = plain.convert("RGB")
+    if orientation in _TURN:
+        rgb = rgb.transpose(_TURN[orientation])
+    return np.array(rgb)
+
+
+def _eight_bits(picture: Image.Image) -> NDArray[np.uint8]:
+    """Deep grey as 8 bits: 16-bit values (and 32-bit ones in that range) lose their low byte, floats up to 1 are
+    multiplied by 255."""
+    values = np.asarray(picture).astype(np.float64)
+    if picture.mode == "F":
+        scale = 255.0 if np.nanmax(values, initial=0.0) <= 1.0 else 1.0
+        return np.clip(np.nan_to_num(values * scale), 0, 255).astype(np.uint8)
+    high = values.max(initial=0.0)
+    divisor = 256.0 if high <= 0xFFFF else (high + 1) / 256.0
+    shallow = picture.mode == "I" and high <= 0xFF
+    return np.clip(values if shallow else values // divisor, 0, 255).astype(np.uint8)
+
+
+def _orientation(picture: Image.Image) -> int:
+    return int(picture.getexif().get(_ORIENTATION_TAG, 1))
+
+
+class PictureClip:
+    """One still picture; a `Clip` whose only chunk is `[1, height, width, 3]`."""
+
+    def __init__(self, path: Path, picture: Image.Image) -> None:
+        with picture:
+            try:
+                self._pixels = to_rgb(picture)
+            except MemoryError:
+                raise _too_large("the picture") from None
+            except _BROKEN as error:
+                raise _broken(error) from None
+        height, width = self._pixels.shape[:2]
+        self.info = ClipInfo(str(path), "image", width, height, None, 1, None, (picture.format or "").lower())
+        self.warnings: list[str] = []
+
+    def __iter__(self) -> Iterator[FrameChunk]:
+        yield FrameChunk(self._pixels[None], np.zeros(1))
+
+    def ready(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def animation_timeline(picture: Image.Image) -> tuple[Timeline, str | None]:
+    """When each frame is shown, and why later frames cannot be had, if so. Raises `MediaError` without a first one."""
+    starts: list[int] = []
+    now, duration, trouble = 0, 0, None
+    for index in range(getattr(picture, "n_frames", 1)):
+        try:
+            picture.seek(index)
+            picture.load()
+        except _BROKEN as error:
+            if not starts:
+                raise _broken(error) from None
+            trouble = f"{index} of {getattr(picture, 'n_frames', 1)} frames could be read: {_line(error)}"
+            break
+        starts.append(now)
+        duration = round(float(picture.info.get("duration") or 0)) or _DEFAULT_MS
+        now += duration
+    return Timeline(np.array(starts, np.int64), _MILLISECOND, duration), trouble
+
+
+class AnimationClip:
+    """The sampled frames of an animation, squashed like those of a video; a `Clip`."""
+
+    def __init__(
+        self, info: ClipInfo, picture: Image.Image, selection: Selection, frame_size: int, chunk_frames: int
+    ) -> None:
+        self.info = info
+        self.warnings: list[str] = []
+        self._picture = picture
+        self._selection = selection
+        self._frame_size = frame_size
+        self._chunk_frames = chunk_frames
+
+    def __iter__(self) -> Iterator[FrameChunk]:
+        for begin in range(0, len(self._selection), self._chunk_frames):
+            part = slice(begin, begin + self._chunk_frames)
+            pixels = [self._frame(int(index)) for index in self._selection.indices[part]]
+            yield FrameChunk(np.stack(pixels), self._selection.times[part])
+        self.close()
+
+    def _frame(self, index: int) -> NDArray[np.uint8]:
+        try:
+            self._picture.seek(index)
+            frame = to_rgb(self._picture)
+        except _BROKEN as error:
+            raise _broken(error) from None
+        rows, columns = (nearest_index(edge, self._frame_size) for edge in frame.shape[:2])
+        return frame[rows][:, columns]
+
+    def ready(self) -> bool:
+        """Always: frames are decoded by whoever reads them."""
+        return True
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._picture.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _too_large(what: str) -> MediaError:
+    return MediaError("too_large", f"{what} is larger than {MAX_PIXELS // 10**6} megapixels")
+
+
+def _broken(error: Exception) -> MediaError:
+    text = _line(error)
+    cut = any(word in text.lower() for word in ("truncated", "premature", "end of", "unexpected eof", "not enough"))
+    if isinstance(error, EOFError) or cut:
+        return MediaError("truncated", f"the picture is cut short ({text})")
+    return MediaError("corrupt", f"the picture is damaged ({text})")
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,213 @@
+"""Opens a file as a clip: looks at its content, settles which frames are wanted and which decoder gives them.
+
+Knows nothing of models. Whether a file is a picture or a video is told by its bytes, not by its name.
+"""
+
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from PIL import Image
+
+from llava_mini_cli.config import SamplingOptions
+from llava_mini_cli.errors import MediaError
+from llava_mini_cli.media.clip import Clip, ClipInfo
+from llava_mini_cli.media.decoders import DECODERS, Decoder, Name, Plan, decord_installed
+from llava_mini_cli.media.image import (
+    AnimationClip,
+    PictureClip,
+    animation_timeline,
+    is_animation,
+    open_picture,
+    upright_size,
+)
+from llava_mini_cli.media.probe import display_size
+from llava_mini_cli.media.scan import Scan, clean, header_of, scan
+from llava_mini_cli.media.timeline import Selection, Timeline, select_frames
+from llava_mini_cli.media.video import Decoding, VideoClip
+
+IMAGE_SUFFIXES = frozenset(
+    ".avif .bmp .gif .ico .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .ppm .tif .tiff .webp".split()
+)
+VIDEO_SUFFIXES = frozenset(
+    ".3g2 .3gp .asf .avi .divx .flv .h264 .h265 .hevc .ivf .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut "
+    ".ogv .rm .rmvb .ts .vob .webm .wmv .y4m".split()
+)
+
+DECORD_SECONDS = 600.0  # beyond this length `auto` begins with ffmpeg: see docs/decoding.md
+_DECORD_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
+_DECORD_CODECS = frozenset({"h264", "hevc", "vp9"})
+
+
+def is_media_path(path: str | Path) -> bool:
+    """Whether a file's name ends as pictures' and videos' names do. For folders; a named file is always tried."""
+    return Path(path).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+
+
+def probe(path: str | Path, timeout: float = 10.0) -> ClipInfo:
+    """What a file's header says; decodes and counts nothing. Raises `MediaError`."""
+    path = Path(path)
+    picture = _picture(path)
+    if picture is not None:
+        with picture:
+            return _picture_info(path, picture)
+    header = header_of(path, timeout)
+    stream = header.stream()
+    return ClipInfo(str(path), "video", *display_size(stream), header.duration_s, None, None, stream.codec)
+
+
+def open_clip(
+    path: str | Path,
+    options: SamplingOptions,
+    *,
+    frame_size: int = 336,
+    chunk_frames: int = 32,
+    decoders: Mapping[Name, Decoder] = DECODERS,
+) -> Clip:
+    """Opens a picture or a video.
+
+    Returns:
+        A clip whose chunks hold up to `chunk_frames` frames: `[n, frame_size, frame_size, 3]` for a video or an
+        animation, `[1, height, width, 3]` for a picture. A video's decoder is running when this returns.
+
+    Raises:
+        MediaError: The file cannot be read at all, or holds no frame to look at. What is found later is raised by
+            the clip's iterator.
+    """
+    path = Path(path)
+    picture = _picture(path)
+    if picture is None:
+        return _open_video(path, options, frame_size, chunk_frames, decoders)
+    if is_animation(picture):
+        return _open_animation(path, picture, options, frame_size, chunk_frames)
+    return PictureClip(path, picture)
+
+
+def _picture(path: Path) -> Image.Image | None:
+    """The picture's header, or None for what ffmpeg has to look at. Raises `MediaError` for what nothing can read."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise MediaError("unreadable", "is a directory")
+        if not stat.S_ISREG(status.st_mode):
+            return None  # a pipe or a device: opening it here could wait for ever, so a child does
+        if status.st_size == 0:
+            raise MediaError("empty", "the file is empty")
+        return open_picture(path)
+    except FileNotFoundError:
+        raise MediaError("not_found", "no such file") from None
+    except PermissionError:
+        raise MediaError("unreadable", "permission denied") from None
+    except OSError as error:
+        raise MediaError("unreadable", (error.strerror or str(error)).lower()) from None
+
+
+def _picture_info(path: Path, picture: Image.Image) -> ClipInfo:
+    width, height = upright_size(picture)
+    codec = (picture.format or "").lower()
+    if is_animation(picture):
+        return ClipInfo(str(path), "video", width, height, None, None, None, codec)
+    return ClipInfo(str(path), "image", width, height, None, 1, None, codec)
+
+
+def _open_animation(
+    path: Path, picture: Image.Image, options: SamplingOptions, frame_size: int, chunk_frames: int
+) -> Clip:
+    width, height = upright_size(picture)
+    timeline, trouble = animation_timeline(picture)
+    selection = _select(timeline, options)
+    info = _video_info(path, (width, height), timeline, selection, options, (picture.format or "").lower())
+    clip = AnimationClip(info, picture, selection, frame_size, chunk_frames)
+    if trouble is not None:
+        clip.warnings.append(trouble)
+    return clip
+
+
+def _open_video(
+    path: Path, options: SamplingOptions, frame_size: int, chunk_frames: int, decoders: Mapping[Name, Decoder]
+) -> Clip:
+    found = scan(path, options.decode_timeout)
+    timeline = found.timeline
+    selection = _select(timeline, options)
+    distinct, where = np.unique(selection.pts, return_index=True)
+    width, height = display_size(found.stream)
+    plan = Plan(
+        path=path,
+        stream=found.stream.index,
+        width=width,
+        height=height,
+        frame_size=frame_size,
+        time_base=timeline.time_base,
+        pts=tuple(distinct.tolist()),
+        indices=tuple(selection.indices[where].tolist()),
+        total=len(timeline),
+        timeline=timeline.pts,
+        keys=found.keys,
+    )
+    decoding = Decoding(
+        plan=plan,
+        selection=selection,
+        order=_order(found, options),
+        decoders=decoders,
+        timeout=options.decode_timeout,
+        chunk_frames=chunk_frames,
+        suspicion=_suspicion(found),
+    )
+    info = _video_info(path, (width, height), timeline, selection, options, found.stream.codec)
+    return VideoClip(info, decoding)
+
+
+def _select(timeline: Timeline, options: SamplingOptions) -> Selection:
+    selection = select_frames(timeline, options)
+    if selection is None:
+        span = f"from {options.start or 0.0:g} s" + ("" if options.end is None else f" to {options.end:g} s")
+        raise MediaError("empty", f"no frame {span}: the video lasts {float(timeline.duration):.1f} s")
+    return selection
+
+
+def _video_info(
+    path: Path,
+    size: tuple[int, int],
+    timeline: Timeline,
+    selection: Selection,
+    options: SamplingOptions,
+    codec: str,
+) -> ClipInfo:
+    duration = float(timeline.duration)
+    span = min(duration, options.end or duration) - (options.start or 0.0)
+    sampled = round(len(selection) / span, 3) if span > 0 else None
+    return ClipInfo(str(path), "video", *size, duration, len(selection), sampled, codec)
+
+
+def _order(found: Scan, options: SamplingOptions) -> tuple[Name, ...]:
+    """Which decoders to try: decord first where it is exact and the video is not long."""
+    if options.decoder != "auto":
+        return (cast("Name", options.decoder),)
+    if not (decord_installed() and _decord_is_exact(found)):
+        return ("ffmpeg",)
+    return ("decord", "ffmpeg") if found.timeline.duration <= DECORD_SECONDS else ("ffmpeg", "decord")
+
+
+def _decord_is_exact(found: Scan) -> bool:
+    return (
+        found.header.container in _DECORD_CONTAINERS
+        and found.stream.codec in _DECORD_CODECS
+        and found.stream.rotation is None  # it knows rotation, but not mirroring
+        and not found.oddities
+        and not found.header.complaints
+    )
+
+
+def _suspicion(found: Scan) -> str | None:
+    """What the header promises and the packets do not hold."""
+    promised, seen = found.header.duration_s, float(found.timeline.duration)
+    if promised is None or seen > 0.98 * promised - 0.5:
+        return None
+    complaints = found.header.complaints
+    if complaints:
+        return f"read {seen:.1f} of {promised:.1f} s: the file is cut or damaged ({clean(complaints[0])})"
+    if found.header.stream_count == 1 and seen < 0.9 * promised - 1.0:
+        return f"read {seen:.1f} of {promised:.1f} s"
+    return None

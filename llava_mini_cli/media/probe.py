@@ -1,0 +1,96 @@
+"""What a video file holds, as ffmpeg's own banner tells it: container, streams, size, rotation, duration.
+
+Reads text only: runs nothing and knows nothing of frames.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from llava_mini_cli.errors import MediaError
+
+MAX_PIXELS = 8192 * 8192  # a frame of 200 MB as RGB; beyond that a file is an attack or an accident
+
+_INPUT = re.compile(r"Input #0, ([\w,]+), from")
+_DURATION = re.compile(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)")
+_STREAM = re.compile(r"Stream #0:(\d+)\S*: (Video|Audio|Subtitle|Data|Attachment)(?:: (\w+))?")
+_SIZE = re.compile(r", (\d+)x(\d+)[ ,\n]")
+_ROTATION = re.compile(r"rotation of (-?[\d.]+|-?nan) degrees")
+_MAPPED = re.compile(r"Stream #0:(\d+) -> #0:0")
+_OUTPUT = re.compile(r"^Output #0")
+_LEVEL = re.compile(r"\[(info|warning|error|fatal|panic|verbose)\] ")
+
+
+@dataclass(frozen=True)
+class VideoStream:
+    """One video stream of a file."""
+
+    index: int  # among all streams of the file
+    codec: str  # ffmpeg's name: h264, hevc, vp9, ...
+    width: int  # pixels, as coded (before rotation); 0 when unknown
+    height: int
+    rotation: float | None = None  # degrees of the display matrix (which may also mirror); None: no matrix
+    is_cover: bool = False  # a picture attached to a sound file
+
+
+@dataclass(frozen=True)
+class Header:
+    """What the banner says of a file."""
+
+    container: str  # ffmpeg's names, such as "mov,mp4,m4a,3gp,3g2,mj2"
+    duration_s: float | None
+    videos: tuple[VideoStream, ...]
+    stream_count: int
+    mapped: int | None  # the stream that ffmpeg chose, where it was asked to choose
+    complaints: tuple[str, ...]  # error lines
+
+    def stream(self) -> VideoStream:
+        """The stream that ffmpeg chose, or the largest. Raises `MediaError` when there is none to look at."""
+        moving = [video for video in self.videos if not video.is_cover]
+        if not moving:
+            raise MediaError("no_video", "no video stream" + (", only sound" if self.stream_count else ""))
+        chosen = [video for video in moving if video.index == self.mapped]
+        stream = (chosen or sorted(moving, key=lambda video: -video.width * video.height))[0]
+        if stream.width * stream.height > MAX_PIXELS:
+            raise MediaError("too_large", f"frames of {stream.width}x{stream.height} pixels are too large to decode")
+        return stream
+
+
+def display_size(stream: VideoStream) -> tuple[int, int]:
+    """Width and height of the upright frame, pixels."""
+    turned = stream.rotation is not None and 45 < abs(stream.rotation) % 180 < 135
+    return (stream.height, stream.width) if turned else (stream.width, stream.height)
+
+
+def read_header(lines: Iterable[str]) -> Header:
+    """Parses what ffmpeg wrote to stderr under `-loglevel level+info` (or without `level+`)."""
+    container, duration, mapped, count = "", None, None, 0
+    videos: list[VideoStream] = []
+    complaints: list[str] = []
+    in_input, last_is_video = True, False
+    for raw in lines:
+        level = _LEVEL.search(raw)
+        line = _LEVEL.sub("", raw, count=1)
+        if level is not None and level[1] in ("error", "fatal", "panic"):
+            complaints.append(line.strip())
+        in_input = in_input and not _OUTPUT.match(line)
+        if match := _INPUT.search(line):
+            container = match[1]
+        elif match := _DURATION.search(line):
+            duration = int(match[1]) * 3600 + int(match[2]) * 60 + float(match[3])
+        elif match := _MAPPED.search(line):
+            mapped = int(match[1])
+        elif in_input and (match := _STREAM.search(line)):
+            count += 1
+            last_is_video = match[2] == "Video"
+            if last_is_video:
+                videos.append(_video(int(match[1]), match[3] or "none", line))
+        elif in_input and last_is_video and (match := _ROTATION.search(line)):
+            videos[-1] = replace(videos[-1], rotation=0.0 if "nan" in match[1] else float(match[1]))
+    return Header(container, duration, tuple(videos), count, mapped, tuple(complaints))
+
+
+def _video(index: int, codec: str, line: str) -> VideoStream:
+    size = _SIZE.search(line + "\n")
+    width, height = (int(size[1]), int(size[2])) if size else (0, 0)
+    return VideoStream(index, codec, width, height, is_cover="(attached pic)" in line)

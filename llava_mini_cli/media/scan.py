@@ -1,0 +1,247 @@
+"""Reads a video's header and the timestamp of every frame through ffmpeg, before anything is decoded.
+
+Demultiplexing alone costs about a second for an hour of video. Where the packets do not tell when frames are shown
+(AVI, raw streams, VP8 with its hidden frames) the stream is decoded once for its timestamps. Knows nothing of pixels.
+"""
+
+from array import array
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, cast
+
+import ffmpeg  # pyright: ignore[reportMissingTypeStubs]
+import imageio_ffmpeg  # pyright: ignore[reportMissingTypeStubs]
+import numpy as np
+
+from llava_mini_cli.errors import MediaError
+from llava_mini_cli.media.child import Child, Command, DecodeTimeout
+from llava_mini_cli.media.probe import Header, VideoStream, read_header
+from llava_mini_cli.media.timeline import Timeline
+
+_KEY, _DISCARD = 0x1, 0x4  # packet flags of libavcodec
+_UNSET = -(1 << 63)  # its "no timestamp"
+_HIDDEN_FRAMES = frozenset({"vp8"})  # codecs whose packets need not be frames that are shown
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What is known of a video before a frame of it is decoded."""
+
+    header: Header
+    stream: VideoStream
+    timeline: Timeline
+    keys: "np.ndarray[Any, np.dtype[np.int64]]"  # [m] timestamps of the key frames, ticks; empty when not known
+    oddities: tuple[str, ...]  # why frames cannot be found by counting packets; empty for a plain file
+
+
+def input_options(path: Path) -> tuple[str, dict[str, str]]:
+    """The name and options under which ffmpeg opens a local file, and nothing but that file."""
+    return f"file:{path.absolute()}", {"protocol_whitelist": "file"}
+
+
+def ffmpeg_command(path: Path, output: str, options: dict[str, str | None], **kwargs: Any) -> Command:
+    """An ffmpeg run over one file: `options` are those of the output (a value of None is a bare flag)."""
+    name, opening = input_options(path)
+    stream = ffmpeg.input(name, **{**opening, **kwargs.pop("opening", {})})  # pyright: ignore
+    # Bare flags are added by hand, because an input's None would be taken for one as well.
+    built: Any = ffmpeg.output(stream, output, **options)  # pyright: ignore
+    level = kwargs.pop("level", "repeat+level+info")
+    built = built.global_args("-hide_banner", "-nostdin", "-nostats", "-loglevel", level)
+    return Command(cast("list[str]", built.compile(cmd=ffmpeg_binary())), **kwargs)
+
+
+def ffmpeg_binary() -> str:
+    """Absolute path of ffmpeg: the one of imageio-ffmpeg, or what IMAGEIO_FFMPEG_EXE names."""
+    return str(Path(imageio_ffmpeg.get_ffmpeg_exe()).absolute())
+
+
+_VIDEO_ONLY: dict[str, str | None] = {"an": None, "sn": None, "dn": None}
+
+
+def header_of(path: Path, timeout: float) -> Header:
+    """The file's header alone. Raises `MediaError`."""
+    command = ffmpeg_command(path, "-", {**_VIDEO_ONLY, "c": "copy", "t": "0", "f": "null"})
+    with closing(Child(command, timeout)) as child:
+        _finish(child)
+        header = read_header(child.said)
+    if not header.container:
+        raise open_error(header, child.said)
+    return header
+
+
+def scan(path: Path, timeout: float) -> Scan:
+    """Header and timestamps. Raises `MediaError`, of kind timeout when ffmpeg tells nothing for `timeout` seconds."""
+    command = ffmpeg_command(path, "-", {**_VIDEO_ONLY, "c": "copy", "f": "framecrc"})
+    with closing(Child(command, timeout)) as child:
+        try:
+            packets = _Packets.read(_lines(child))
+        except DecodeTimeout:
+            raise _stalled(timeout) from None
+        _finish(child)
+        header = read_header(child.said)
+    if not header.container:
+        raise open_error(header, child.said)
+    stream = header.stream()
+    if stream.codec == "none":
+        raise MediaError("unsupported_codec", "the video's codec is not known to ffmpeg")
+    oddities = packets.oddities(stream.codec)
+    timeline = packets.timeline() if packets.countable(stream.codec) else None
+    if timeline is None:
+        timeline = _decoded_timeline(path, stream, packets.time_base, timeout)
+    if timeline is None:
+        raise _no_frames(header, bool(packets.pts))
+    return Scan(header, stream, timeline, packets.keys(), oddities)
+
+
+class _Packets:
+    """The packets of one stream, in decoding order."""
+
+    def __init__(self) -> None:
+        self.time_base = Fraction(1)
+        self.pts, self.durations, self.flags = array("q"), array("q"), array("q")
+
+    @classmethod
+    def read(cls, lines: Iterator[bytes]) -> "_Packets":
+        """Parses ffmpeg's framecrc format: `stream, dts, pts, duration, size, crc[, F=flags][, side data]`."""
+        packets = cls()
+        for line in lines:
+            if line.startswith(b"#tb 0:"):
+                packets.time_base = Fraction(line[6:].decode().strip())
+            elif line.startswith(b"0,"):
+                fields = line.split(b",", 7)
+                flag = fields[6].strip() if len(fields) > 6 else b""
+                packets.pts.append(int(fields[2]))
+                packets.durations.append(int(fields[3]))
+                packets.flags.append(int(flag[2:], 16) if flag.startswith(b"F=") else _KEY)
+        return packets
+
+    def countable(self, codec: str) -> bool:
+        """Whether each packet that is not discarded is one shown frame with a timestamp of its own."""
+        shown = [pts for pts, flags in zip(self.pts, self.flags, strict=True) if not flags & _DISCARD]
+        return bool(shown) and codec not in _HIDDEN_FRAMES and _UNSET not in shown and len(set(shown)) == len(shown)
+
+    def timeline(self) -> Timeline:
+        """The shown frames; only where `countable`."""
+        shown = (np.frombuffer(self.flags, np.int64) & _DISCARD) == 0
+        pts = np.frombuffer(self.pts, np.int64)[shown]
+        order = np.argsort(pts)
+        last = int(np.frombuffer(self.durations, np.int64)[shown][order[-1]])
+        return Timeline(pts[order], self.time_base, max(last, 0))
+
+    def keys(self) -> "np.ndarray[Any, np.dtype[np.int64]]":
+        """Timestamps of the key frames that are shown, ascending."""
+        keys = [p for p, f in zip(self.pts, self.flags, strict=True) if f & (_KEY | _DISCARD) == _KEY and p != _UNSET]
+        return np.array(sorted(keys), np.int64)
+
+    def oddities(self, codec: str) -> tuple[str, ...]:
+        """What makes a decoder that counts packets, or seeks by them, give another frame than the one asked for."""
+        found: list[str] = []
+        if not self.countable(codec):
+            found.append("packets without timestamps of their own")
+        if any(flags & _DISCARD for flags in self.flags):
+            found.append("edit list")
+        if any(pts < 0 for pts in self.pts):
+            found.append("negative timestamps")
+        if self._open_groups():
+            found.append("open groups of pictures")
+        return tuple(found)
+
+    def _open_groups(self) -> bool:
+        """Whether a packet is shown before the key frame that it follows."""
+        key = None
+        for pts, flags in zip(self.pts, self.flags, strict=True):
+            if flags & _KEY:
+                key = pts
+            elif key is not None and pts < key:
+                return True
+        return False
+
+
+def timestamps_as_notes(time_base: Fraction) -> dict[str, str | None]:
+    """Options of an output that make ffmpeg note each frame's timestamp, in ticks of `time_base`, one a line."""
+    return {
+        "fps_mode": "passthrough",
+        "enc_time_base": f"{time_base.numerator}/{time_base.denominator}",
+        "stats_enc_pre": "pipe:{notes}",
+        "stats_enc_pre_fmt": "{pts}",
+    }
+
+
+def _decoded_timeline(path: Path, stream: VideoStream, time_base: Fraction, timeout: float) -> Timeline | None:
+    options: dict[str, str | None] = {
+        "map": f"0:{stream.index}",
+        "c:v": "wrapped_avframe",
+        "f": "null",
+        **timestamps_as_notes(time_base),
+    }
+    times: list[int] = []
+    with closing(Child(ffmpeg_command(path, "-", options), timeout)) as child:
+        try:
+            while (note := child.read_note()) is not None:
+                child.expect()
+                times.append(int(note))
+        except DecodeTimeout:
+            raise _stalled(timeout) from None
+        _finish(child)
+    if not times:
+        return None
+    pts = np.unique(np.array(times, np.int64))
+    step = int(np.median(np.diff(pts))) if len(pts) > 1 else 0
+    return Timeline(pts, time_base, step)
+
+
+def _lines(child: Child) -> Iterator[bytes]:
+    rest = b""
+    while data := child.read_some():
+        child.expect()
+        *lines, rest = (rest + data).split(b"\n")
+        yield from lines
+
+
+def _finish(child: Child) -> int:
+    try:
+        return child.finish()
+    except DecodeTimeout:
+        raise _stalled(child.timeout) from None
+
+
+def _stalled(timeout: float) -> MediaError:
+    return MediaError("timeout", f"the file gave nothing for {timeout:g} s while its frames were being counted")
+
+
+def _no_frames(header: Header, has_packets: bool) -> MediaError:
+    if has_packets:
+        return MediaError("corrupt", f"no frame could be decoded{because(header.complaints)}")
+    if header.complaints:
+        return MediaError("truncated", f"the video ends before its first frame{because(header.complaints)}")
+    return MediaError("empty", "the video stream holds no frame")
+
+
+def open_error(header: Header, said: list[str]) -> MediaError:
+    """Why ffmpeg could not open a file."""
+    text = "\n".join(said)
+    guessed = "misdetection possible" in text  # nothing in the file but its name says what it is
+    if "moov atom not found" in text and not guessed:
+        return MediaError("truncated", "the file is cut short: its index (moov) is missing")
+    if "Permission denied" in text:
+        return MediaError("unreadable", "permission denied")
+    if "Input/output error" in text:
+        return MediaError("unreadable", "input/output error while reading")
+    if "Invalid data found" in text or guessed:
+        return MediaError("unreadable", "neither a picture nor a video in any known format")
+    return MediaError("unreadable", f"cannot be opened{because(header.complaints)}")
+
+
+def because(complaints: tuple[str, ...]) -> str:
+    """The first complaint of a decoder, without its addresses, as the end of a sentence."""
+    return f" ({clean(complaints[0])})" if complaints else ""
+
+
+def clean(complaint: str) -> str:
+    """One line of ffmpeg without the `[name @ 0x1234]` that begins it."""
+    while complaint.startswith("[") and "]" in complaint:
+        complaint = complaint.partition("]")[2].strip()
+    return complaint.rstrip(". ") or "no reason given"

@@ -1,0 +1,111 @@
+"""When each frame of a video is shown, and which of them are looked at.
+
+Arithmetic on timestamps only: knows neither decoders nor files.
+"""
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llava_mini_cli.config import SamplingOptions
+from llava_mini_cli.geometry import segment_middles
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The shown frames of one video stream, in the order in which they are shown."""
+
+    pts: NDArray[np.int64]  # [n] presentation timestamps in ticks, strictly increasing
+    time_base: Fraction  # seconds a tick
+    last_duration: int  # ticks for which the last frame is shown
+
+    def __len__(self) -> int:
+        return len(self.pts)
+
+    @property
+    def seconds(self) -> NDArray[np.float64]:
+        """Seconds from the first frame, `[n]`."""
+        return (self.pts - self.pts[0]) * self.time_base.numerator / self.time_base.denominator
+
+    @property
+    def duration(self) -> Fraction:
+        """Seconds from the first frame to the end of the last."""
+        return (int(self.pts[-1] - self.pts[0]) + self.last_duration) * self.time_base
+
+
+@dataclass(frozen=True)
+class Selection:
+    """The sampled frames of a video. Where a frame is sampled twice it appears twice."""
+
+    indices: NDArray[np.int64]  # [k] positions in the timeline, non-decreasing
+    pts: NDArray[np.int64]  # [k] ticks
+    times: NDArray[np.float64]  # [k] seconds from the first frame of the video
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+
+def constant_rate(timeline: Timeline) -> float | None:
+    """Frames a second of a video whose frames are evenly spaced, else None.
+
+    Evenly spaced: no frame is half a frame away from where its index puts it, so that choosing by index and by time
+    cannot differ by a frame. Rates near a common one are given as that one, since containers round their timestamps.
+    """
+    n = len(timeline)
+    if n < 2:
+        return None
+    ticks = int(timeline.pts[-1] - timeline.pts[0])
+    even = timeline.pts[0] + np.arange(n) * (ticks / (n - 1))
+    if np.abs(timeline.pts - even).max() > max(1.0, 0.5 * ticks / (n - 1)):
+        return None
+    rate = (n - 1) / (ticks * timeline.time_base)
+    slack = Fraction(2, ticks) + Fraction(1, 100_000)  # relative: two timestamps, each off by up to a tick
+    common = [Fraction(round(rate)), Fraction(round(rate * Fraction(1001, 1000)) * 1000, 1001)]
+    near = [c for c in common if abs(c - rate) <= slack * rate]
+    return float(min(near, key=lambda c: abs(c - rate), default=rate))
+
+
+def sample_count(total: int, native_fps: float, fps: float) -> int:
+    """Frames sampled of `total` evenly spaced ones; at 1 fps the reference's `min(total, int(total // native_fps))`.
+
+    At least 1, where the reference fails on videos under a second.
+    """
+    return max(1, min(total, int(total * fps // native_fps)))
+
+
+def select_frames(timeline: Timeline, options: SamplingOptions) -> Selection | None:
+    """The frames to look at, or None where no frame lies between `options.start` and `options.end`.
+
+    Evenly spaced frames are chosen by index, by the reference's rule; others by time: for the middle of each of
+    equal segments the frame that is on display then, once.
+    """
+    seconds = timeline.seconds
+    first = int(np.searchsorted(seconds, options.start or 0.0, side="left"))
+    last = len(seconds) if options.end is None else int(np.searchsorted(seconds, options.end, side="left"))
+    total = last - first
+    if total <= 0:
+        return None
+    rate = constant_rate(timeline)
+    if rate is not None or total == 1:
+        count = sample_count(total, rate or 1.0, options.fps)
+        chosen = segment_middles(total, _capped(count, options))
+    else:
+        chosen = _by_time(timeline, first, last, options)
+    indices = first + chosen
+    return Selection(indices, timeline.pts[indices], seconds[indices])
+
+
+def _by_time(timeline: Timeline, first: int, last: int, options: SamplingOptions) -> NDArray[np.int64]:
+    pts = timeline.pts[first:last]
+    after = int(timeline.pts[last]) if last < len(timeline) else int(timeline.pts[-1]) + timeline.last_duration
+    span = after - int(pts[0])
+    count = max(1, min(len(pts), int(span * timeline.time_base * Fraction(options.fps))))
+    count = _capped(count, options)
+    middles = pts[0] + (np.arange(count) + 0.5) * (span / count)
+    return np.unique(np.searchsorted(pts, middles, side="right") - 1)
+
+
+def _capped(count: int, options: SamplingOptions) -> int:
+    return count if options.max_frames is None else min(count, options.max_frames)

@@ -1,0 +1,170 @@
+"""A video as a clip: one thread reads a decoder's child process, turns to the other decoder when the first fails, and
+says what could not be read.
+
+Knows how to go on after a failure; knows nothing of containers or of the decoders' commands.
+"""
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from llava_mini_cli.errors import MediaError
+from llava_mini_cli.media.child import Child, DecodeTimeout, Killed
+from llava_mini_cli.media.clip import ClipInfo, FrameChunk
+from llava_mini_cli.media.decoders import Decoder, DecoderFailed, Name, Pixels, Plan
+from llava_mini_cli.media.feed import Feed, Stopped
+from llava_mini_cli.media.scan import clean
+from llava_mini_cli.media.timeline import Selection
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """Everything that is settled before a video's first frame is decoded."""
+
+    plan: Plan
+    selection: Selection
+    order: Sequence[Name]  # decoders to try, first first
+    decoders: Mapping[Name, Decoder]
+    timeout: float  # seconds without a frame
+    chunk_frames: int
+    suspicion: str | None  # what is known to be wrong with the file; None: nothing
+
+
+class VideoClip:
+    """The sampled frames of a video; a `Clip`. Its decoder starts at once and waits when nobody takes its frames."""
+
+    def __init__(self, info: ClipInfo, decoding: Decoding) -> None:
+        self.info = info
+        self.warnings: list[str] = []
+        self._decoding = decoding
+        self._lock = threading.Lock()
+        self._child: Child | None = None
+        self._closed = False
+        self._feed = Feed(self._produce)
+
+    def __iter__(self) -> Iterator[FrameChunk]:
+        """Chunks in time order. Raises `MediaError` where not a single frame can be had."""
+        try:
+            yield from self._feed
+        finally:
+            self.close()
+
+    def ready(self) -> bool:
+        """Whether the next chunk (or the end, or an error) can be had without waiting."""
+        return self._feed.ready()
+
+    def close(self) -> None:
+        """Kills the decoder's process and waits for the thread that reads it."""
+        with self._lock:
+            self._closed = True
+            if self._child is not None:
+                self._child.kill()
+        self._feed.stop()
+        self._feed.join()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _produce(self, feed: Feed) -> None:
+        packer = _Packer(self._decoding.selection, self._decoding.chunk_frames, feed)
+        failure: MediaError | None = None
+        for name in self._decoding.order:
+            failure = self._decode(name, packer)
+            if failure is None or packer.passed == len(self._decoding.plan.pts):
+                break
+        if failure is not None and packer.given == 0:
+            raise failure
+        packer.flush()
+        self._account(packer, failure)
+
+    def _decode(self, name: Name, packer: "_Packer") -> MediaError | None:
+        """Runs one decoder over what is still to be had; gives the failure that the next one may mend."""
+        decoding = self._decoding
+        decoder = decoding.decoders[name]
+        plan = decoding.plan.rest(packer.passed)
+        child = self._start(decoder, plan)
+        try:
+            for pts, pixels in decoder.read(child, plan):
+                packer.add(pts, pixels)
+        except DecodeTimeout:
+            self.warnings.append(f"{name} gave no frame for {decoding.timeout:g} s and was stopped")
+            return MediaError("timeout", f"{name} gave no frame for {decoding.timeout:g} s")
+        except DecoderFailed as error:
+            return MediaError("corrupt", str(error))
+        except Killed:
+            raise Stopped from None
+        finally:
+            self._end(child)
+        if child.said:
+            packer.complaints.extend(child.said)
+        if packer.given == 0:
+            return MediaError("corrupt", f"no frame could be decoded{_reason(child)}")
+        return None
+
+    def _start(self, decoder: Decoder, plan: Plan) -> Child:
+        with self._lock:
+            if self._closed:
+                raise Stopped
+            self._child = Child(decoder.command(plan), self._decoding.timeout)
+            return self._child
+
+    def _end(self, child: Child) -> None:
+        with self._lock:
+            self._child = None
+            child.close()
+
+    def _account(self, packer: "_Packer", failure: MediaError | None) -> None:
+        """Says what is missing, and why."""
+        decoding = self._decoding
+        wanted = len(decoding.plan.pts)
+        if packer.given < wanted:
+            reason = f": {failure}" if failure else f": {clean(packer.complaints[0])}" if packer.complaints else ""
+            self.warnings.append(f"{packer.given} of {wanted} frames could be decoded{reason}")
+        elif packer.complaints:
+            self.warnings.append(f"the video is damaged; frames may be, too ({clean(packer.complaints[0])})")
+        if decoding.suspicion is not None:
+            self.warnings.append(decoding.suspicion)
+
+
+class _Packer:
+    """Puts frames, each as often as it was sampled, into chunks."""
+
+    def __init__(self, selection: Selection, chunk_frames: int, feed: Feed) -> None:
+        self._selection = selection
+        self._chunk_frames = chunk_frames
+        self._feed = feed
+        self._frames: list[Pixels] = []
+        self._times: list[float] = []
+        self._distinct = np.unique(selection.pts)
+        self.given = 0  # distinct frames that were had
+        self.passed = 0  # distinct frames that were had or are behind those that were
+        self.complaints: list[str] = []
+
+    def add(self, pts: int, pixels: Pixels) -> None:
+        first = int(np.searchsorted(self._selection.pts, pts, side="left"))
+        last = int(np.searchsorted(self._selection.pts, pts, side="right"))
+        self.given += 1
+        self.passed = int(np.searchsorted(self._distinct, pts, side="right"))
+        for time in self._selection.times[first:last]:
+            self._frames.append(pixels)
+            self._times.append(float(time))
+            if len(self._frames) == self._chunk_frames:
+                self.flush()
+
+    def flush(self) -> None:
+        if self._frames:
+            self._feed.put(FrameChunk(np.stack(self._frames), np.array(self._times)))
+            self._frames, self._times = [], []
+
+
+def _reason(child: Child) -> str:
+    return f" ({clean(child.said[0])})" if child.said else ""
