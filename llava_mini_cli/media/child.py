@@ -23,11 +23,11 @@ _PIPE_BYTES = 1 << 20  # fewer switches between decoder and reader than with the
 _KEPT_LINES = 4000  # of what a decoder says, from the beginning (a banner with many chapters is long); more is counted
 
 
-class DecodeTimeout(Exception):
+class StalledError(Exception):
     """The decoder gave nothing within the deadline."""
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """The child was killed by `kill` while it was being read."""
 
 
@@ -59,7 +59,8 @@ class Child:
             raise
         finally:
             os.close(notes_write)
-        assert self._process.stdout is not None and self._process.stderr is not None
+        assert self._process.stdout is not None
+        assert self._process.stderr is not None
         self._notes = os.fdopen(notes_read, "rb", buffering=0)
         self._stdout: IO[bytes] = self._process.stdout
         self._stderr: IO[bytes] = self._process.stderr
@@ -117,7 +118,7 @@ class Child:
         try:
             return self._process.wait(remaining)
         except subprocess.TimeoutExpired:
-            raise DecodeTimeout from None
+            raise StalledError from None
 
     def kill(self) -> None:
         """Ends the child and everything it started. Safe at any time, from any thread, more than once."""
@@ -138,7 +139,7 @@ class Child:
         """Returns when `pipe` has bytes or has ended; drains stderr meanwhile."""
         while True:
             if self._killed:
-                raise Killed
+                raise KilledError
             remaining = self._deadline - time.monotonic()
             ready = {key.fileobj for key, _ in self._selector.select(max(0.0, remaining))}
             if self._stderr in ready and pipe is not self._stderr:
@@ -146,7 +147,7 @@ class Child:
             if pipe in ready:
                 return
             if remaining <= 0:
-                raise DecodeTimeout
+                raise StalledError
 
     def _drain_stderr(self) -> None:
         data = _read(self._stderr, 1 << 16)

@@ -5,13 +5,13 @@ frames: chosen by timestamp, upright, RGB, squashed to a square by nearest-neigh
 Knows nothing of threads, queues or retries.
 """
 
-import bisect
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib.util import find_spec
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -27,7 +27,7 @@ Pixels = NDArray[np.uint8]
 
 _HEARTBEAT = 900  # frames after which ffmpeg gives one that nobody asked for, to show that it is alive
 _DECORD_THREADS = 2  # 0 (automatic) fails on some VP9 files
-_INEXACT = 3  # exit status of decord's child: its index disagrees with the plan
+_SEEK_FRAMES = 600  # decoding so many frames for nothing costs more than starting ffmpeg anew behind them
 
 
 @dataclass(frozen=True)
@@ -44,14 +44,19 @@ class Plan:
     indices: tuple[int, ...]  # [k] positions of these frames among all
     total: int  # frames of the stream
     timeline: NDArray[np.int64]  # [total] ticks
-    keys: NDArray[np.int64]  # [m] ticks of the frames at which decoding can begin; empty where not known
+    keys: NDArray[np.int64]  # [m] ticks of the frames at which decoding can begin; empty where seeking is not exact
+    seek: int = 0  # whole seconds after which decoding begins; ffmpeg counts time from there
 
     def rest(self, given: int) -> "Plan":
         """What is left after the first `given` frames."""
-        return replace(self, pts=self.pts[given:], indices=self.indices[given:])
+        return self.part(given, len(self.pts))
+
+    def part(self, first: int, last: int) -> "Plan":
+        """The frames from `first` to before `last` of those asked for."""
+        return replace(self, pts=self.pts[first:last], indices=self.indices[first:last])
 
 
-class DecoderFailed(Exception):
+class DecoderError(Exception):
     """The decoder ended early or gave what it should not; the text is one line."""
 
 
@@ -59,13 +64,36 @@ class DecoderFailed(Exception):
 class Decoder:
     """How to run one decoder and read it. Tests put others in `DECODERS`' place."""
 
+    parts: Callable[[Plan], list[Plan]]  # each is one run of the command
     command: Callable[[Plan], Command]
     read: Callable[[Child, Plan], Iterator[tuple[int, Pixels]]]  # (pts, [frame_size, frame_size, 3]) in time order
 
 
+def _ffmpeg_parts(plan: Plan) -> list[Plan]:
+    """Cuts a plan where frames lie so far apart that seeking is cheaper than decoding what lies between."""
+    if not len(plan.keys) or plan.time_base.numerator != 1 or plan.timeline[0] < 0:
+        return [plan]
+    target = np.searchsorted(plan.timeline, plan.pts)
+    keys = np.maximum(np.searchsorted(plan.keys, plan.pts, side="right") - 1, 0)
+    begin = np.searchsorted(plan.timeline, plan.keys)[keys]  # where decoding has to begin for each frame
+    previous = np.concatenate(([0], target[:-1]))
+    cuts = [0, *(np.flatnonzero(begin[1:] - previous[1:] > _SEEK_FRAMES) + 1).tolist(), len(plan.pts)]
+    parts = [plan.part(first, last) for first, last in pairwise(cuts)]
+    return [
+        replace(part, seek=_seek(part) if begin[cut] > _SEEK_FRAMES else 0)
+        for part, cut in zip(parts, cuts[:-1], strict=True)
+    ]
+
+
+def _seek(part: Plan) -> int:
+    return max(0, int(part.pts[0] * part.time_base) - 1)
+
+
 def _ffmpeg_decode(plan: Plan) -> Command:
     base = f"{plan.time_base.numerator}/{plan.time_base.denominator}"
-    chain = f"settb={base},select='{_choose(_with_heartbeats(plan))}',scale={plan.width}:{plan.height}"
+    offset = _offset(plan)
+    chosen = _choose([pts - offset for pts in _with_heartbeats(plan)])
+    chain = f"settb={base},select='{chosen}',scale={plan.width}:{plan.height}"
     options: dict[str, str | None] = {
         "map": f"0:{plan.stream}",
         "/filter:v": "/dev/stdin",
@@ -73,13 +101,18 @@ def _ffmpeg_decode(plan: Plan) -> Command:
         "pix_fmt": "rgb24",
         **timestamps_as_notes(plan.time_base),
     }
-    return ffmpeg_command(plan.path, "pipe:1", options, level="repeat+level+error", stdin=chain.encode())
+    return ffmpeg_command(plan.path, options, seek=plan.seek, level="error", stdin=chain.encode())
+
+
+def _offset(plan: Plan) -> int:
+    """Ticks by which ffmpeg's clock is behind after seeking; whole seconds are whole ticks."""
+    return plan.seek * plan.time_base.denominator
 
 
 def _with_heartbeats(plan: Plan) -> list[int]:
-    first = bisect.bisect_left(plan.timeline, plan.pts[0])
-    last = bisect.bisect_right(plan.timeline, plan.pts[-1])
-    return sorted({*plan.pts, *plan.timeline[:last:_HEARTBEAT].tolist(), *plan.timeline[first:last:_HEARTBEAT].tolist()})
+    first = int(np.searchsorted(plan.timeline, _offset(plan)))
+    last = int(np.searchsorted(plan.timeline, plan.pts[-1]))
+    return sorted({*plan.pts, *plan.timeline[first:last:_HEARTBEAT].tolist()})
 
 
 def _choose(pts: list[int]) -> str:
@@ -93,13 +126,13 @@ def _choose(pts: list[int]) -> str:
 def _ffmpeg_read(child: Child, plan: Plan) -> Iterator[tuple[int, Pixels]]:
     rows, columns = nearest_index(plan.height, plan.frame_size), nearest_index(plan.width, plan.frame_size)
     frame = np.empty((plan.height, plan.width, 3), np.uint8)
-    bytes_of_frame = memoryview(frame).cast("B")
+    bytes_of_frame = frame.data.cast("B")
     wanted = set(plan.pts)
     child.expect()
     while (note := child.read_note()) is not None:
         if child.read_into(bytes_of_frame) < len(bytes_of_frame):
             break
-        pts = int(note)
+        pts = int(note) + _offset(plan)
         if pts in wanted:
             yield pts, frame[rows][:, columns]
             if pts == plan.pts[-1]:
@@ -107,7 +140,11 @@ def _ffmpeg_read(child: Child, plan: Plan) -> Iterator[tuple[int, Pixels]]:
         child.expect()
     status = child.finish()
     if status != 0:
-        raise DecoderFailed(clean(child.said[0]) if child.said else f"ffmpeg ended with status {status}")
+        raise DecoderError(clean(child.said[0]) if child.said else f"ffmpeg ended with status {status}")
+
+
+def _in_one(plan: Plan) -> list[Plan]:
+    return [plan]
 
 
 def _decord_decode(plan: Plan) -> Command:
@@ -132,17 +169,17 @@ def _decord_read(child: Child, plan: Plan) -> Iterator[tuple[int, Pixels]]:
     child.expect()
     for pts in plan.pts:
         pixels = np.empty((plan.frame_size, plan.frame_size, 3), np.uint8)
-        buffer = memoryview(pixels).cast("B")
+        buffer = pixels.data.cast("B")
         if child.read_into(buffer) < len(buffer):
             status = child.finish()
-            raise DecoderFailed(child.said[-1] if child.said else f"decord ended with status {status}")
+            raise DecoderError(child.said[-1] if child.said else f"decord ended with status {status}")
         yield pts, pixels
         child.expect()
 
 
 DECODERS: Mapping[Name, Decoder] = {
-    "decord": Decoder(_decord_decode, _decord_read),
-    "ffmpeg": Decoder(_ffmpeg_decode, _ffmpeg_read),
+    "decord": Decoder(_in_one, _decord_decode, _decord_read),
+    "ffmpeg": Decoder(_ffmpeg_parts, _ffmpeg_decode, _ffmpeg_read),
 }
 
 

@@ -6,6 +6,7 @@ refuses where it does not. Imports neither torch nor Pillow; the only module of 
 
 import json
 import os
+import re
 import sys
 from typing import Any
 
@@ -14,8 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_mini_cli.geometry import nearest_index
-
-_FAILED = 1
 
 
 def _checked_reader(plan: dict[str, Any]) -> Any:
@@ -37,6 +36,12 @@ def _write(data: memoryview) -> None:
         data = data[os.write(1, data) :]
 
 
+def _last_reason(text: str) -> str:
+    """What decord's C++ says went wrong, without the time and source line that it puts before it."""
+    first = next(iter(text.strip().splitlines()), "no reason given")
+    return re.split(r"\.cc:\d+: ", first)[-1]
+
+
 def main() -> None:
     """Writes the frames of the plan on stdin, `[frame_size, frame_size, 3]` uint8 each, in order."""
     plan: dict[str, Any] = json.load(sys.stdin)
@@ -47,12 +52,12 @@ def main() -> None:
         frame: NDArray[np.uint8] = reader[index].asnumpy()
         if frame.shape != (plan["height"], plan["width"], 3):
             sys.exit(f"decord gives {frame.shape[1]}x{frame.shape[0]} where the container has another size")
-        _write(memoryview(np.ascontiguousarray(frame[rows][:, columns])).cast("B"))
+        _write(np.ascontiguousarray(frame[rows][:, columns]).data.cast("B"))
 
 
 if __name__ == "__main__":
     try:
         main()
     except (decord.DECORDError, RuntimeError, IndexError) as error:
-        print(str(error).strip().splitlines()[0], file=sys.stderr)
-        sys.exit(_FAILED)
+        print(_last_reason(str(error)), file=sys.stderr)
+        sys.exit(1)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from llava_mini_cli.media.clip import FrameChunk
 
 
-class Stopped(Exception):
+class StoppedError(Exception):
     """Raised in the producing thread when nobody wants its frames any more."""
 
 
@@ -30,11 +30,11 @@ class Feed:
         self._thread.start()
 
     def put(self, chunk: FrameChunk) -> None:
-        """Hands a chunk over, when there is room. Raises `Stopped` when it is no longer wanted."""
+        """Hands a chunk over, when there is room. Raises `StoppedError` when it is no longer wanted."""
         with self._changed:
             self._changed.wait_for(lambda: self._stopped or len(self._chunks) < self._capacity)
             if self._stopped:
-                raise Stopped
+                raise StoppedError
             self._chunks.append(chunk)
             self._changed.notify_all()
 
@@ -69,7 +69,7 @@ class Feed:
     def _run(self) -> None:
         try:
             self._produce(self)
-        except Stopped:
+        except StoppedError:
             pass
         except BaseException as error:  # noqa: BLE001 - carried to the consumer's thread, where it is raised
             self._error = error

@@ -6,7 +6,6 @@ Knows nothing of models. Whether a file is a picture or a video is told by its b
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
 import numpy as np
 from PIL import Image
@@ -28,16 +27,16 @@ from llava_mini_cli.media.scan import Scan, clean, header_of, scan
 from llava_mini_cli.media.timeline import Selection, Timeline, select_frames
 from llava_mini_cli.media.video import Decoding, VideoClip
 
-IMAGE_SUFFIXES = frozenset(
-    ".avif .bmp .gif .ico .jfif .jp2 .jpe .jpeg .jpg .mpo .pbm .pgm .png .ppm .tif .tiff .webp".split()
+_IMAGES = "avif bmp gif ico jfif jp2 jpe jpeg jpg mpo pbm pgm png ppm tif tiff webp"
+_VIDEOS = (
+    "3g2 3gp asf avi divx flv h264 h265 hevc ivf m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf nut ogv rm rmvb ts vob webm "
+    "wmv y4m"
 )
-VIDEO_SUFFIXES = frozenset(
-    ".3g2 .3gp .asf .avi .divx .flv .h264 .h265 .hevc .ivf .m2ts .m2v .m4v .mkv .mov .mp4 .mpeg .mpg .mts .mxf .nut "
-    ".ogv .rm .rmvb .ts .vob .webm .wmv .y4m".split()
-)
+IMAGE_SUFFIXES = frozenset(f".{name}" for name in _IMAGES.split())
+VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEOS.split())
 
 DECORD_SECONDS = 600.0  # beyond this length `auto` begins with ffmpeg: see docs/decoding.md
-_DECORD_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
+_INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 _DECORD_CODECS = frozenset({"h264", "hevc", "vp9"})
 
 
@@ -133,6 +132,7 @@ def _open_video(
     selection = _select(timeline, options)
     distinct, where = np.unique(selection.pts, return_index=True)
     width, height = display_size(found.stream)
+    seekable = found.header.container in _INDEXED_CONTAINERS and not found.oddities
     plan = Plan(
         path=path,
         stream=found.stream.index,
@@ -144,7 +144,7 @@ def _open_video(
         indices=tuple(selection.indices[where].tolist()),
         total=len(timeline),
         timeline=timeline.pts,
-        keys=found.keys,
+        keys=found.keys if seekable else found.keys[:0],
     )
     decoding = Decoding(
         plan=plan,
@@ -154,6 +154,7 @@ def _open_video(
         timeout=options.decode_timeout,
         chunk_frames=chunk_frames,
         suspicion=_suspicion(found),
+        doubt=_doubt(found, options),
     )
     info = _video_info(path, (width, height), timeline, selection, options, found.stream.codec)
     return VideoClip(info, decoding)
@@ -184,20 +185,24 @@ def _video_info(
 def _order(found: Scan, options: SamplingOptions) -> tuple[Name, ...]:
     """Which decoders to try: decord first where it is exact and the video is not long."""
     if options.decoder != "auto":
-        return (cast("Name", options.decoder),)
-    if not (decord_installed() and _decord_is_exact(found)):
-        return ("ffmpeg",)
+        return (options.decoder,)
+    if not decord_installed() or _decord_doubt(found) or found.stream.rotation is not None or found.header.complaints:
+        return ("ffmpeg",)  # decord turns frames as rotation metadata says, but knows no mirroring
     return ("decord", "ffmpeg") if found.timeline.duration <= DECORD_SECONDS else ("ffmpeg", "decord")
 
 
-def _decord_is_exact(found: Scan) -> bool:
-    return (
-        found.header.container in _DECORD_CONTAINERS
-        and found.stream.codec in _DECORD_CODECS
-        and found.stream.rotation is None  # it knows rotation, but not mirroring
-        and not found.oddities
-        and not found.header.complaints
-    )
+def _decord_doubt(found: Scan) -> str | None:
+    """Why decord may give other frames than those asked for."""
+    if found.header.container not in _INDEXED_CONTAINERS:
+        return f"container {found.header.container}"
+    if found.stream.codec not in _DECORD_CODECS:
+        return f"codec {found.stream.codec}"
+    return found.oddities[0] if found.oddities else None
+
+
+def _doubt(found: Scan, options: SamplingOptions) -> str | None:
+    doubt = _decord_doubt(found) if options.decoder == "decord" else None
+    return doubt and f"decord may have given the wrong frames ({doubt}); --decoder auto avoids it"
 
 
 def _suspicion(found: Scan) -> str | None:

@@ -16,13 +16,14 @@ import ffmpeg  # pyright: ignore[reportMissingTypeStubs]
 import imageio_ffmpeg  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 
-from llava_mini_cli.errors import MediaError
-from llava_mini_cli.media.child import Child, Command, DecodeTimeout
+from llava_mini_cli.errors import LlavaMiniError, MediaError
+from llava_mini_cli.media.child import Child, Command, StalledError
 from llava_mini_cli.media.probe import Header, VideoStream, read_header
 from llava_mini_cli.media.timeline import Timeline
 
 _KEY, _DISCARD = 0x1, 0x4  # packet flags of libavcodec
 _UNSET = -(1 << 63)  # its "no timestamp"
+_NOT_VIDEO = frozenset({"tty", "concat", "hls", "lavfi"})  # what ffmpeg makes of texts
 _HIDDEN_FRAMES = frozenset({"vp8"})  # codecs whose packets need not be frames that are shown
 
 
@@ -37,25 +38,35 @@ class Scan:
     oddities: tuple[str, ...]  # why frames cannot be found by counting packets; empty for a plain file
 
 
-def input_options(path: Path) -> tuple[str, dict[str, str]]:
-    """The name and options under which ffmpeg opens a local file, and nothing but that file."""
-    return f"file:{path.absolute()}", {"protocol_whitelist": "file"}
+def ffmpeg_command(
+    path: Path,
+    output: dict[str, str | None],
+    *,
+    seek: int = 0,
+    level: str = "info",
+    stdin: bytes = b"",
+) -> Command:
+    """An ffmpeg run over one local file, writing to its stdout.
 
-
-def ffmpeg_command(path: Path, output: str, options: dict[str, str | None], **kwargs: Any) -> Command:
-    """An ffmpeg run over one file: `options` are those of the output (a value of None is a bare flag)."""
-    name, opening = input_options(path)
-    stream = ffmpeg.input(name, **{**opening, **kwargs.pop("opening", {})})  # pyright: ignore
-    # Bare flags are added by hand, because an input's None would be taken for one as well.
-    built: Any = ffmpeg.output(stream, output, **options)  # pyright: ignore
-    level = kwargs.pop("level", "repeat+level+info")
-    built = built.global_args("-hide_banner", "-nostdin", "-nostats", "-loglevel", level)
-    return Command(cast("list[str]", built.compile(cmd=ffmpeg_binary())), **kwargs)
+    Args:
+        output: Options of the output; a value of None makes a bare flag.
+        seek: Whole seconds from the beginning at which to begin.
+        level: How much ffmpeg says on stderr; each line names its own level.
+    """
+    # Other protocols are closed to the file, so that a playlist in disguise opens nothing else.
+    opening = {"protocol_whitelist": "file", **({"ss": str(seek)} if seek else {})}
+    run: Any = ffmpeg.input(f"file:{path.absolute()}", **opening)  # pyright: ignore
+    run = ffmpeg.output(run, "pipe:1", **output)  # pyright: ignore
+    run = run.global_args("-hide_banner", "-nostdin", "-nostats", "-loglevel", f"repeat+level+{level}")  # pyright: ignore
+    return Command(cast("list[str]", run.compile(cmd=ffmpeg_binary())), stdin)  # pyright: ignore
 
 
 def ffmpeg_binary() -> str:
     """Absolute path of ffmpeg: the one of imageio-ffmpeg, or what IMAGEIO_FFMPEG_EXE names."""
-    return str(Path(imageio_ffmpeg.get_ffmpeg_exe()).absolute())
+    try:
+        return str(Path(imageio_ffmpeg.get_ffmpeg_exe()).absolute())
+    except RuntimeError as error:
+        raise LlavaMiniError(f"there is no ffmpeg to decode videos with: {error}") from None
 
 
 _VIDEO_ONLY: dict[str, str | None] = {"an": None, "sn": None, "dn": None}
@@ -63,27 +74,25 @@ _VIDEO_ONLY: dict[str, str | None] = {"an": None, "sn": None, "dn": None}
 
 def header_of(path: Path, timeout: float) -> Header:
     """The file's header alone. Raises `MediaError`."""
-    command = ffmpeg_command(path, "-", {**_VIDEO_ONLY, "c": "copy", "t": "0", "f": "null"})
+    command = ffmpeg_command(path, {**_VIDEO_ONLY, "c": "copy", "t": "0", "f": "null"})
     with closing(Child(command, timeout)) as child:
         _finish(child)
         header = read_header(child.said)
-    if not header.container:
-        raise open_error(header, child.said)
+    _check_container(header, child.said)
     return header
 
 
 def scan(path: Path, timeout: float) -> Scan:
     """Header and timestamps. Raises `MediaError`, of kind timeout when ffmpeg tells nothing for `timeout` seconds."""
-    command = ffmpeg_command(path, "-", {**_VIDEO_ONLY, "c": "copy", "f": "framecrc"})
+    command = ffmpeg_command(path, {**_VIDEO_ONLY, "c": "copy", "f": "framecrc"})
     with closing(Child(command, timeout)) as child:
         try:
             packets = _Packets.read(_lines(child))
-        except DecodeTimeout:
+        except StalledError:
             raise _stalled(timeout) from None
         _finish(child)
         header = read_header(child.said)
-    if not header.container:
-        raise open_error(header, child.said)
+    _check_container(header, child.said)
     stream = header.stream()
     if stream.codec == "none":
         raise MediaError("unsupported_codec", "the video's codec is not known to ffmpeg")
@@ -178,12 +187,12 @@ def _decoded_timeline(path: Path, stream: VideoStream, time_base: Fraction, time
         **timestamps_as_notes(time_base),
     }
     times: list[int] = []
-    with closing(Child(ffmpeg_command(path, "-", options), timeout)) as child:
+    with closing(Child(ffmpeg_command(path, options), timeout)) as child:
         try:
             while (note := child.read_note()) is not None:
                 child.expect()
                 times.append(int(note))
-        except DecodeTimeout:
+        except StalledError:
             raise _stalled(timeout) from None
         _finish(child)
     if not times:
@@ -204,7 +213,7 @@ def _lines(child: Child) -> Iterator[bytes]:
 def _finish(child: Child) -> int:
     try:
         return child.finish()
-    except DecodeTimeout:
+    except StalledError:
         raise _stalled(child.timeout) from None
 
 
@@ -220,7 +229,14 @@ def _no_frames(header: Header, has_packets: bool) -> MediaError:
     return MediaError("empty", "the video stream holds no frame")
 
 
-def open_error(header: Header, said: list[str]) -> MediaError:
+def _check_container(header: Header, said: list[str]) -> None:
+    if not header.container:
+        raise _open_error(header, said)
+    if header.container in _NOT_VIDEO:
+        raise MediaError("unreadable", "neither a picture nor a video in any known format")
+
+
+def _open_error(header: Header, said: list[str]) -> MediaError:
     """Why ffmpeg could not open a file."""
     text = "\n".join(said)
     guessed = "misdetection possible" in text  # nothing in the file but its name says what it is

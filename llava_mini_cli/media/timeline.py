@@ -104,7 +104,8 @@ def _by_time(timeline: Timeline, first: int, last: int, options: SamplingOptions
     count = max(1, min(len(pts), int(span * timeline.time_base * Fraction(options.fps))))
     count = _capped(count, options)
     middles = pts[0] + (np.arange(count) + 0.5) * (span / count)
-    return np.unique(np.searchsorted(pts, middles, side="right") - 1)
+    shown: NDArray[np.int64] = np.searchsorted(pts, middles, side="right") - 1
+    return shown[np.diff(shown, prepend=-1) > 0]
 
 
 def _capped(count: int, options: SamplingOptions) -> int:

@@ -13,12 +13,15 @@ from typing import Self
 import numpy as np
 
 from llava_mini_cli.errors import MediaError
-from llava_mini_cli.media.child import Child, DecodeTimeout, Killed
+from llava_mini_cli.media.child import Child, KilledError, StalledError
 from llava_mini_cli.media.clip import ClipInfo, FrameChunk
-from llava_mini_cli.media.decoders import Decoder, DecoderFailed, Name, Pixels, Plan
-from llava_mini_cli.media.feed import Feed, Stopped
+from llava_mini_cli.media.decoders import Decoder, DecoderError, Name, Pixels, Plan
+from llava_mini_cli.media.feed import Feed, StoppedError
 from llava_mini_cli.media.scan import clean
 from llava_mini_cli.media.timeline import Selection
+
+# The last is what decord says of AV1.
+_UNKNOWN_CODEC = ("Unknown decoder", "Decoder not found", "no decoder found", "cannot find video stream")
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class Decoding:
     decoders: Mapping[Name, Decoder]
     timeout: float  # seconds without a frame
     chunk_frames: int
-    suspicion: str | None  # what is known to be wrong with the file; None: nothing
+    suspicion: str | None  # what is known to be missing from the file; None: nothing
+    doubt: str | None  # why the asked decoder may be wrong about this file; None: no reason
 
 
 class VideoClip:
@@ -88,32 +92,36 @@ class VideoClip:
 
     def _decode(self, name: Name, packer: "_Packer") -> MediaError | None:
         """Runs one decoder over what is still to be had; gives the failure that the next one may mend."""
-        decoding = self._decoding
-        decoder = decoding.decoders[name]
-        plan = decoding.plan.rest(packer.passed)
-        child = self._start(decoder, plan)
+        decoder = self._decoding.decoders[name]
         try:
-            for pts, pixels in decoder.read(child, plan):
-                packer.add(pts, pixels)
-        except DecodeTimeout:
-            self.warnings.append(f"{name} gave no frame for {decoding.timeout:g} s and was stopped")
-            return MediaError("timeout", f"{name} gave no frame for {decoding.timeout:g} s")
-        except DecoderFailed as error:
-            return MediaError("corrupt", str(error))
-        except Killed:
-            raise Stopped from None
-        finally:
-            self._end(child)
-        if child.said:
-            packer.complaints.extend(child.said)
+            for part in decoder.parts(self._decoding.plan.rest(packer.passed)):
+                self._read(decoder, part, packer)
+        except StalledError:
+            waited = f"{name} gave no frame for {self._decoding.timeout:g} s"
+            self.warnings.append(f"{waited} and was stopped")
+            return MediaError("timeout", waited)
+        except DecoderError as error:
+            return _failure(str(error))
+        except KilledError:
+            raise StoppedError from None
         if packer.given == 0:
-            return MediaError("corrupt", f"no frame could be decoded{_reason(child)}")
+            reason = f" ({clean(packer.complaints[0])})" if packer.complaints else ""
+            return MediaError("corrupt", f"no frame could be decoded{reason}")
         return None
+
+    def _read(self, decoder: Decoder, part: Plan, packer: "_Packer") -> None:
+        child = self._start(decoder, part)
+        try:
+            for pts, pixels in decoder.read(child, part):
+                packer.add(pts, pixels)
+        finally:
+            packer.complaints.extend(child.said)
+            self._end(child)
 
     def _start(self, decoder: Decoder, plan: Plan) -> Child:
         with self._lock:
             if self._closed:
-                raise Stopped
+                raise StoppedError
             self._child = Child(decoder.command(plan), self._decoding.timeout)
             return self._child
 
@@ -129,10 +137,9 @@ class VideoClip:
         if packer.given < wanted:
             reason = f": {failure}" if failure else f": {clean(packer.complaints[0])}" if packer.complaints else ""
             self.warnings.append(f"{packer.given} of {wanted} frames could be decoded{reason}")
-        elif packer.complaints:
+        elif packer.complaints and decoding.suspicion is None:
             self.warnings.append(f"the video is damaged; frames may be, too ({clean(packer.complaints[0])})")
-        if decoding.suspicion is not None:
-            self.warnings.append(decoding.suspicion)
+        self.warnings += filter(None, (decoding.suspicion, decoding.doubt))
 
 
 class _Packer:
@@ -166,5 +173,8 @@ class _Packer:
             self._frames, self._times = [], []
 
 
-def _reason(child: Child) -> str:
-    return f" ({clean(child.said[0])})" if child.said else ""
+def _failure(text: str) -> MediaError:
+    """A decoder's last words as an error of the right kind."""
+    if any(sign in text for sign in _UNKNOWN_CODEC):
+        return MediaError("unsupported_codec", f"the video's codec cannot be decoded ({text})")
+    return MediaError("corrupt", text)
