@@ -31,7 +31,7 @@ class MadeClip:
         for second in range(self.info.frame_count or 0):
             yield FrameChunk(np.zeros((1, 48, 64, 3), np.uint8), np.array([float(second)]))
             if self._broken:
-                raise MediaError("corrupt", f"{self.info.path}: bad frame")
+                raise MediaError("corrupt", "bad frame")
         self.warnings.append(f"read {self.info.frame_count} frames")
 
     def ready(self) -> bool:
@@ -53,7 +53,7 @@ def open_made_clip(path: str, options: SamplingOptions, *, frame_size: int, chun
     """Opens a file that holds a number of frames, `broken` or `unopenable`."""
     text = Path(path).read_text()
     if text == "unopenable":
-        raise MediaError("no_video", f"{path}: holds no video")
+        raise MediaError("no_video", "holds no video")
     return MadeClip(path, 3 if text == "broken" else int(text), broken=text == "broken")
 
 
@@ -69,6 +69,7 @@ class EchoEngine:
     def __init__(self, options: ModelOptions) -> None:
         self.options = options
         self.most_waiting = 0
+        self.requests: list[Request] = []
         self._waiting: list[Request] = []
 
     @property
@@ -80,6 +81,7 @@ class EchoEngine:
 
     def add(self, request: Request) -> None:
         self._waiting.append(request)
+        self.requests.append(request)
         self.most_waiting = max(self.most_waiting, len(self._waiting))
 
     def step(self) -> list[Answer | Failure]:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs import read_jobs
 from llava_mini_cli.formats.job import Prompt, parse_prompts
+from llava_mini_cli.media.open import is_media_path
 
 WHAT = (Prompt("What?"),)
 
@@ -45,7 +46,7 @@ def test_a_folder_gives_its_media_sorted_and_a_file_gives_itself(tmp_path: Path)
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / "in" / name).touch()
     folder = str(tmp_path / "in")
-    jobs = list(read_jobs([folder, f"{folder}/notes.txt", "gone.mp4", folder], WHAT))
+    jobs = list(read_jobs([folder, f"{folder}/notes.txt", "gone.mp4", folder], WHAT, is_media_path))
     assert [job.file_name for job in jobs] == [
         "a.mp4", "b.JPG", "sub/c.webm", "notes.txt", "gone.mp4", "a.mp4", "b.JPG", "sub/c.webm",
     ]  # fmt: skip
@@ -55,7 +56,7 @@ def test_a_folder_gives_its_media_sorted_and_a_file_gives_itself(tmp_path: Path)
 
 def test_folders_are_walked_only_when_reached(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").touch()
-    jobs = read_jobs([str(tmp_path)], WHAT)
+    jobs = read_jobs([str(tmp_path)], WHAT, is_media_path)
     (tmp_path / "a.jpg").rename(tmp_path / "b.jpg")
     assert [job.file_name for job in jobs] == ["b.jpg"]
 
@@ -63,4 +64,4 @@ def test_folders_are_walked_only_when_reached(tmp_path: Path) -> None:
 def test_a_folder_without_media_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UsageError, match="no images or videos"):
-        read_jobs(["gone.mp4", str(tmp_path)], WHAT)
+        read_jobs(["gone.mp4", str(tmp_path)], WHAT, is_media_path)

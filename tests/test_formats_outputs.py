@@ -152,7 +152,7 @@ def test_what_is_there_is_not_overwritten_unasked(tmp_path: Path) -> None:
 
 def test_outputs_that_cannot_be_made(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a folder"):
-        OutputOptions(tmp_path, "jsonl").check()
+        OutputOptions.parse(str(tmp_path), "jsonl")
     with pytest.raises(OutputError, match="no folder"):
         OutputOptions(tmp_path / "gone" / "a.jsonl", "jsonl").check()
 

@@ -12,8 +12,8 @@ PACKAGE = Path(__file__).parents[1] / "llava_mini_cli"
 COMMON = {"errors", "config", "geometry", ""}  # "" is the package itself, for its version
 
 MAY_IMPORT = {
-    "commands": {"pipelines", "formats", "media.open", "media.clip", "engine.load"},
-    "pipelines": {"formats", "media", "engine", "model.hub"},  # model.hub: paths only, for `doctor`
+    "commands": {"pipelines", "formats", "media.open", "media.clip"},
+    "pipelines": {"formats", "media", "engine", "model.hub"},  # model.hub: where a model lies
     "engine": {"model", "media.clip"},
     "formats": set[str](),
     "media": set[str](),

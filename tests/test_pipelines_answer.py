@@ -17,6 +17,7 @@ from llava_mini_cli.errors import ModelNotFound, OutputError
 from llava_mini_cli.formats.inputs import read_jobs
 from llava_mini_cli.formats.job import Job, Prompt
 from llava_mini_cli.formats.row import Row
+from llava_mini_cli.media.open import is_media_path
 from llava_mini_cli.pipelines.answer import AnswerEngine, Tally, Tools, answer_jobs
 from llava_mini_cli.pipelines.interrupt import Interrupted, Interrupts
 from llava_mini_cli.pipelines.settings import RunOptions
@@ -77,7 +78,7 @@ def test_every_prompt_of_every_medium_gets_one_row(tmp_path: Path) -> None:
     media = write_media(tmp_path, a="4", b="broken", c="unopenable", d="", e="2")
     media.insert(2, str(tmp_path / "gone.mp4"))
     writer = RowList()
-    tally = run(read_jobs(media, PROMPTS), writer)
+    tally = run(read_jobs(media, PROMPTS, is_media_path), writer)
     assert tally == Tally(answered=2, failed=10)
     got = {(row.file_name, row.prompt): (row.status, row.error_stage, row.error_type) for row in writer.rows}
     assert len(writer.rows) == len(got) == 12
@@ -93,7 +94,7 @@ def test_every_prompt_of_every_medium_gets_one_row(tmp_path: Path) -> None:
 def test_an_answered_row_says_all_that_is_known(tmp_path: Path) -> None:
     media = write_media(tmp_path, a="4")
     writer = RowList()
-    run(read_jobs(media, PROMPTS), writer)
+    run(read_jobs(media, PROMPTS, is_media_path), writer)
     row = writer.rows[0].as_dict()
     assert len(row.pop("fingerprint")) == 32
     assert row.pop("created_at").tzinfo is not None
@@ -112,7 +113,7 @@ def test_few_clips_are_open_at_once_and_folders_stream(tmp_path: Path) -> None:
     seen: list[int] = []
 
     def jobs() -> Iterator[Job]:
-        for job in read_jobs(media, PROMPTS[:1]):
+        for job in read_jobs(media, PROMPTS[:1], is_media_path):
             seen.append(sum(not clip.closed for clip in MadeClip.opened))
             yield job
 
@@ -130,7 +131,7 @@ def test_the_model_is_not_loaded_for_media_that_are_not_there(tmp_path: Path) ->
     writer = RowList()
     with Interrupts() as interrupts:
         tools = Tools(load, open_made_clip, lambda: writer, ProgressLog(), interrupts)
-        tally = answer_jobs(read_jobs([str(tmp_path / "gone.mp4")], PROMPTS), OPTIONS, tools)
+        tally = answer_jobs(read_jobs([str(tmp_path / "gone.mp4")], PROMPTS, is_media_path), OPTIONS, tools)
     assert tally == Tally(answered=0, failed=2)
     assert writer.rows[0].model_revision is None
 
@@ -144,19 +145,19 @@ def test_a_model_that_cannot_be_had_leaves_the_output_alone(tmp_path: Path) -> N
 
     with Interrupts() as interrupts, pytest.raises(ModelNotFound):
         tools = Tools(load, open_made_clip, open_writer, ProgressLog(), interrupts)
-        answer_jobs(read_jobs(write_media(tmp_path, a="1"), PROMPTS), OPTIONS, tools)
+        answer_jobs(read_jobs(write_media(tmp_path, a="1"), PROMPTS, is_media_path), OPTIONS, tools)
 
 
 def test_a_full_disk_ends_the_run_and_closes_clips(tmp_path: Path) -> None:
     writer = RowList(broken=True)
     with pytest.raises(OutputError, match="disk full"):
-        run(read_jobs(write_media(tmp_path, a="1", b="1", c="1"), PROMPTS), writer)
+        run(read_jobs(write_media(tmp_path, a="1", b="1", c="1"), PROMPTS, is_media_path), writer)
     assert not writer.open
 
 
 def test_progress_hears_of_everything(tmp_path: Path) -> None:
     progress = ProgressLog()
-    run(read_jobs(write_media(tmp_path, a="2"), PROMPTS[:1]), RowList(), progress)
+    run(read_jobs(write_media(tmp_path, a="2"), PROMPTS[:1], is_media_path), RowList(), progress)
     assert progress.events == ["loading echo", "opened a.mp4", "frames 1", "frames 1", "item done"]
     assert [row.text for row in progress.rows] == ["What? [2]"]
 
@@ -183,7 +184,7 @@ def test_a_signal_ends_a_wait_closes_clips_and_keeps_rows(tmp_path: Path, number
     engine.number = number
     writer = RowList()
     with pytest.raises(Interrupted) as stop:
-        run(read_jobs(write_media(tmp_path, a="1", b="1", c="1"), PROMPTS), writer, engine=engine)
+        run(read_jobs(write_media(tmp_path, a="1", b="1", c="1"), PROMPTS, is_media_path), writer, engine=engine)
     assert stop.value.exit_code == 128 + number
     assert len(writer.rows) == 2
     assert not writer.open

@@ -70,10 +70,11 @@ def split_arguments(arguments: list[str], prompts: list[str]) -> tuple[list[str]
     if prompts:
         return arguments, parse_prompts(prompts)
     *media, question = arguments
+    prompt = Prompt(question)
     if Path(question).is_dir():
         raise UsageError(f"'{question}' is a folder, not a question: the question comes last, or with -p")
     if not media and not Path(question).exists():
         raise UsageError(f"there is no medium: llava-mini ask MEDIA... QUESTION (got only '{question}')")
     if Path(question).exists():
         raise UsageError(f"'{question}' is a file, not a question: the question comes last, or with -p")
-    return media, (Prompt(question),)
+    return media, (prompt,)

@@ -22,7 +22,7 @@ class Cli(TyperGroup):
         complete_var: str | None = None,
         standalone_mode: bool = True,
         windows_expand_args: bool = True,
-        **extra: Any,  # noqa: ANN401 - as in the class above
+        **extra: Any,
     ) -> None:
         """Ends the process with the exit code of the command."""
         sys.exit(self._run(args, prog_name or "llava-mini", complete_var, windows_expand_args, extra))
@@ -41,7 +41,7 @@ class Cli(TyperGroup):
             say_error(str(error))
             return error.exit_code
         except typer.TyperException as error:  # an option that Typer itself refused
-            say_error(error.format_message())
+            say_error(error.format_message().replace("Value error, ", ""))
             return error.exit_code
         except Interrupted as stop:
             say_error(str(stop))

@@ -72,7 +72,7 @@ class Reporter:
         else:
             self.failed += 1
             with self.aside():
-                say_error(row.error or "unknown error")
+                say_error(f"{row.id}: {row.error}")
         if row.warning and not self._quiet:
             self._say(f"llava-mini: warning: {row.id}: {row.warning}")
 

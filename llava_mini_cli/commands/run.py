@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.commands.reporter import Reporter
     from llava_mini_cli.formats.job import Prompt
     from llava_mini_cli.formats.outputs import OutputOptions, RowWriter
-    from llava_mini_cli.pipelines.answer import AnswerEngine, Tally
+    from llava_mini_cli.pipelines.answer import Tally
 
 EXIT_ITEMS_FAILED = 3
 
@@ -49,19 +49,20 @@ def run_questions(
     from llava_mini_cli.commands.reporter import Reporter
     from llava_mini_cli.formats.inputs import read_jobs
     from llava_mini_cli.formats.outputs import OutputOptions
-    from llava_mini_cli.media.open import open_clip
+    from llava_mini_cli.media.open import is_media_path, open_clip
     from llava_mini_cli.pipelines.answer import Tools, answer_jobs
     from llava_mini_cli.pipelines.interrupt import Interrupts
+    from llava_mini_cli.pipelines.load import load_engine
     from llava_mini_cli.pipelines.settings import RunOptions
 
     output = OutputOptions.parse(talk.output, talk.format, overwrite=talk.overwrite)
     output.check()
-    jobs = read_jobs(media, prompts)
+    jobs = read_jobs(media, prompts, is_media_path)
     total = None if any(Path(medium).is_dir() for medium in media) else len(media)
     options = RunOptions(model, sampling, generation)
     with Interrupts() as interrupts, Reporter(total, quiet=talk.quiet, verbose=talk.verbose) as reporter:
         writer = _writer_opener(output, talk, reporter, single=total == 1 and len(prompts) == 1, prompts=len(prompts))
-        tally = answer_jobs(jobs, options, Tools(_load_engine, open_clip, writer, reporter, interrupts))
+        tally = answer_jobs(jobs, options, Tools(load_engine, open_clip, writer, reporter, interrupts))
     if tally.answered + tally.failed > 1 or (output.path is not None and tally.answered):
         reporter.summary(output.path)
     return exit_code(tally, talk.fail_on)
@@ -71,12 +72,6 @@ def exit_code(tally: "Tally", fail_on: FailOn) -> int:
     """0, or 3 where enough items failed."""
     failed = tally.failed > 0 and (fail_on == "any" or (fail_on == "all" and tally.answered == 0))
     return EXIT_ITEMS_FAILED if failed else 0
-
-
-def _load_engine(options: ModelOptions) -> "AnswerEngine":
-    from llava_mini_cli.engine.load import load_engine
-
-    return load_engine(options)
 
 
 def _writer_opener(

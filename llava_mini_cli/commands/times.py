@@ -8,8 +8,10 @@ _CLOCK = re.compile(r"(?:(?:(\d+):)?([0-5]?\d|\d+):)?(\d+(?:\.\d*)?)")
 _UNITS = re.compile(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d*)?)s)?")
 
 
-def parse_time(text: str) -> float:
-    """Seconds. Raises Typer's error for a bad parameter, which names the option."""
+def parse_time(text: str | float) -> float:
+    """Seconds; a default is a number already. Raises Typer's error for a bad parameter, which names the option."""
+    if not isinstance(text, str):
+        return text
     match = _CLOCK.fullmatch(text) or _UNITS.fullmatch(text)
     if not match or not any(match.groups()):
         raise typer.BadParameter(f"'{text}' is not a time such as 90, 1:30 or 1m30s")

@@ -47,14 +47,14 @@ class OutputOptions:
                 raise UsageError("--format parquet needs a file: -o FILE.parquet")
             return cls(None, "jsonl", overwrite)
         path = Path(output)
+        if path.is_dir():
+            raise UsageError(f"-o '{path}' is a folder; name a file, such as {path / 'out.parquet'}")
         return cls(path, format or _format_of(path), overwrite)
 
     def check(self) -> None:
         """Raises `UsageError` or `OutputError` where the output cannot be made; writes nothing."""
         if self.path is None:
             return
-        if self.path.is_dir():
-            raise UsageError(f"-o '{self.path}' is a folder; name a file, such as {self.path / 'out.parquet'}")
         if self.path.is_file() and not self.overwrite:
             raise UsageError(f"-o '{self.path}' exists; --overwrite replaces it")
         parent = self.path.parent

@@ -61,7 +61,7 @@ class Column(NamedTuple):
     nullable: bool
 
 
-def _column(name: str, hint: Any) -> Column:  # noqa: ANN401 - a type expression has no static type
+def _column(name: str, hint: Any) -> Column:
     if hint == Status:
         return Column(name, str, nullable=False)
     options: tuple[Any, ...] = get_args(hint)

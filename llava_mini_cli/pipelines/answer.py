@@ -28,7 +28,8 @@ from llava_mini_cli.pipelines.rows import Fault, RowBuilder
 from llava_mini_cli.pipelines.settings import RunOptions
 
 CHUNK_FRAMES = 32
-MAX_OPEN_CLIPS = 4  # each may hold a decoder's process and a chunk or two of frames
+MAX_OPEN_VIDEOS = 2  # each holds a decoder's process and a chunk or two of frames
+MAX_OPEN_MEDIA = 16  # pictures are cheap, and the engine encodes several at once
 
 
 class AnswerEngine(Protocol):
@@ -112,13 +113,13 @@ def _fault_of_path(path: str) -> Fault | None:
     try:
         status = Path(path).stat()
     except FileNotFoundError:
-        return Fault("decode", "not_found", f"{path}: no such file")
+        return Fault("decode", "not_found", "no such file")
     except OSError as error:
-        return Fault("decode", "unreadable", f"{path}: {(error.strerror or str(error)).lower()}")
+        return Fault("decode", "unreadable", (error.strerror or str(error)).lower())
     if not os.access(path, os.R_OK):
-        return Fault("decode", "unreadable", f"{path}: permission denied")
+        return Fault("decode", "unreadable", "permission denied")
     if stat.S_ISREG(status.st_mode) and status.st_size == 0:
-        return Fault("decode", "empty", f"{path}: the file is empty")
+        return Fault("decode", "empty", "the file is empty")
     return None
 
 
@@ -128,6 +129,7 @@ class _InFlight:
 
     job: Job
     clip: Clip
+    frames: "CountedFrames"
     waiting: set[int]  # prompts without a row yet
 
 
@@ -164,7 +166,7 @@ class _Run:
 
     def _admit(self, engine: AnswerEngine, jobs: Iterator[Job]) -> None:
         """Opens media while the engine has room and few enough are open."""
-        while len(self._flights) < MAX_OPEN_CLIPS and engine.has_room():
+        while self._may_open() and engine.has_room():
             job = next(jobs, None)
             if job is None:
                 return
@@ -172,12 +174,15 @@ class _Run:
             if isinstance(clip, Fault):
                 self.fail(job, clip)
                 continue
-            key = str(next(self._keys))
-            self._flights[key] = _InFlight(job, clip, set(range(len(job.prompts))))
             self._tools.progress.opened(clip.info)
-            frames = CountedFrames(clip, self._tools.progress)
+            key, frames = str(next(self._keys)), CountedFrames(clip, self._tools.progress)
+            self._flights[key] = _InFlight(job, clip, frames, set(range(len(job.prompts))))
             prompts = tuple(prompt.text for prompt in job.prompts)
             engine.add(Request(key, clip.info.kind, frames, prompts, self._builder.options.generation))
+
+    def _may_open(self) -> bool:
+        open_kinds = [flight.clip.info.kind for flight in self._flights.values() if not flight.frames.closed]
+        return len(open_kinds) < MAX_OPEN_MEDIA and open_kinds.count("video") < MAX_OPEN_VIDEOS
 
     def _open(self, job: Job, frame_size: int) -> Clip | Fault:
         fault = _fault_of_path(job.path)
@@ -200,7 +205,7 @@ class _Run:
         self._write(row)
         flight.waiting.remove(result.prompt_index)
         if not flight.waiting:
-            flight.clip.close()
+            flight.frames.close()
             del self._flights[result.key]
             self._tools.progress.item_done()
 
@@ -218,6 +223,7 @@ class CountedFrames:
     """The frames of a clip, reported to the run's progress as they are read."""
 
     def __init__(self, clip: Clip, progress: Progress) -> None:
+        self.closed = False
         self._clip = clip
         self._progress = progress
 
@@ -232,4 +238,5 @@ class CountedFrames:
 
     def close(self) -> None:
         """Closes the clip."""
+        self.closed = True
         self._clip.close()
