@@ -99,6 +99,8 @@ def _ffmpeg_decode(plan: Plan) -> Command:
         "/filter:v": "/dev/stdin",
         "f": "rawvideo",
         "pix_fmt": "rgb24",
+        "threads": "1",  # of the "encoder" that only copies: with more, each frame would wait for later ones
+        "flush_packets": "1",  # or the end of each frame would wait for the next one
         **timestamps_as_notes(plan.time_base),
     }
     return ffmpeg_command(plan.path, options, seek=plan.seek, level="error", stdin=chain.encode())

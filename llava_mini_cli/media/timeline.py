@@ -103,7 +103,7 @@ def _by_time(timeline: Timeline, first: int, last: int, options: SamplingOptions
     span = after - int(pts[0])
     count = max(1, min(len(pts), int(span * timeline.time_base * Fraction(options.fps))))
     count = _capped(count, options)
-    middles = pts[0] + (np.arange(count) + 0.5) * (span / count)
+    middles: NDArray[np.float64] = pts[0] + (np.arange(count) + 0.5) * (span / count)
     shown: NDArray[np.int64] = np.searchsorted(pts, middles, side="right") - 1
     return shown[np.diff(shown, prepend=-1) > 0]
 
