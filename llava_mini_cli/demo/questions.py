@@ -1,0 +1,228 @@
+"""Questions with true answers about one scene, and its caption. Yes and no are equally frequent.
+
+Knows nothing of pixels or of the model; the wording itself stands in `wording`.
+"""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+
+from llava_mini_cli.demo.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Split, Thing, pick
+from llava_mini_cli.demo.wording import worded
+
+IMAGE_KINDS = ("colour", "shape", "size", "place", "count", "relation", "background", "yesno", "json", "caption")
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question with its true answer. `kind` is what figures are reported by."""
+
+    kind: str
+    text: str
+    answer: str
+
+
+def numbered(items: list[str]) -> str:
+    """`a, b and c`."""
+    return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
+
+
+def article(noun: str) -> str:
+    """The noun with its indefinite article."""
+    return ("an " if noun[0] in "aeiou" else "a ") + noun
+
+
+def at_place(place: str) -> str:
+    return f"in the {place}" if place == "centre" else f"at the {place}"
+
+
+def caption(scene: Scene) -> str:
+    """One sentence that holds the whole truth of a scene but the background, in reading order."""
+    parts = [f"{article(f'{t.size} {t.colour} {t.shape}')} {at_place(t.place)}" for t in scene.things]
+    text = numbered(parts)
+    return text[0].upper() + text[1:] + "."
+
+
+def references(scene: Scene, thing: Thing, without: str) -> list[str]:
+    """Ways to name a thing that fit no other, none of which mentions the attribute `without`."""
+    others = [t for t in scene.things if t is not thing]
+    found: list[str] = []
+    if without != "shape" and all(t.shape != thing.shape for t in others):
+        found.append(f"the {thing.shape}")
+    if without not in ("shape", "colour"):
+        found.append(f"the {thing.colour} {thing.shape}")
+    if without != "colour" and all(t.colour != thing.colour for t in others):
+        found.append(f"the {thing.colour} shape")
+    if without not in ("shape", "size") and all((t.size, t.shape) != (thing.size, thing.shape) for t in others):
+        found.append(f"the {thing.size} {thing.shape}")
+    if without != "place":
+        found.append(f"the shape {at_place(thing.place)}")
+    if not others:
+        found.append("the shape")
+    return found
+
+
+def reference(rng: np.random.Generator, scene: Scene, without: str) -> tuple[Thing, str] | None:
+    """A thing and a way to name it, or None where no thing has an unambiguous name."""
+    for index in rng.permutation(len(scene.things)):
+        thing = scene.things[int(index)]
+        names = references(scene, thing, without)
+        if names:
+            return thing, names[int(rng.integers(len(names)))]
+    return None
+
+
+def attribute(rng: np.random.Generator, scene: Scene, split: Split, kind: str) -> Question | None:
+    """Colour, shape, size or place of one thing."""
+    chosen = reference(rng, scene, kind)
+    if chosen is None:
+        return None
+    thing, name = chosen
+    return Question(kind, worded(rng, split, kind, ref=name), getattr(thing, kind))
+
+
+def count(rng: np.random.Generator, scene: Scene, split: Split) -> Question:
+    """How many shapes there are in all, of a colour, or of a shape."""
+    draw = rng.random()
+    if draw < 0.4:
+        group, number = "shapes", len(scene.things)
+    elif draw < 0.7:
+        colour = _often_present(rng, tuple(t.colour for t in scene.things), COLOURS)
+        group, number = f"{colour} shapes", sum(t.colour == colour for t in scene.things)
+    else:
+        shape = _often_present(rng, tuple(t.shape for t in scene.things), SHAPES)
+        plural = "crosses" if shape == "cross" else f"{shape}s"
+        group, number = plural, sum(t.shape == shape for t in scene.things)
+    return Question("count", worded(rng, split, "count", group=group), str(number))
+
+
+def _often_present(rng: np.random.Generator, present: tuple[str, ...], every: tuple[str, ...]) -> str:
+    return pick(rng, present if rng.random() < 0.7 else every)
+
+
+def relation_of(thing: Thing, other: Thing, axis: str) -> str | None:
+    """`left`, `right`, `above` or `below`, None when they share the column (axis x) or row (axis y)."""
+    if axis == "x":
+        return None if thing.column == other.column else ("left" if thing.column < other.column else "right")
+    return None if thing.row == other.row else ("above" if thing.row < other.row else "below")
+
+
+def _pair(rng: np.random.Generator, scene: Scene) -> tuple[str, str, str, str] | None:
+    """Names of two things, the axis and the true relation of the first to the second."""
+    if len(scene.things) < 2:
+        return None
+    first, second = (scene.things[int(i)] for i in rng.choice(len(scene.things), 2, replace=False))
+    axes = [axis for axis in ("x", "y") if relation_of(first, second, axis)]
+    axis = axes[int(rng.integers(len(axes)))]
+    relation = relation_of(first, second, axis)
+    if relation is None:
+        return None
+    names: list[str] = []
+    for thing in (first, second):
+        options = references(scene, thing, "place")
+        names.append(options[int(rng.integers(len(options)))])
+    return names[0], names[1], axis, relation
+
+
+def relation(rng: np.random.Generator, scene: Scene, split: Split) -> Question | None:
+    """On which side of another thing a thing is."""
+    pair = _pair(rng, scene)
+    if pair is None:
+        return None
+    name, other, axis, true = pair
+    return Question("relation", worded(rng, split, f"relation_{axis}", ref=name, other=other), true)
+
+
+def background(rng: np.random.Generator, scene: Scene, split: Split) -> Question:
+    if scene.background not in BACKGROUNDS:
+        raise ValueError(f"unknown background {scene.background}")
+    return Question("background", worded(rng, split, "background"), scene.background)
+
+
+def yes(flag: bool) -> str:
+    return "yes" if flag else "no"
+
+
+def absent_thing(rng: np.random.Generator, present: list[tuple[str, str]]) -> str:
+    """A `colour shape` that is not there; usually its colour, its shape, or both are."""
+    colours = tuple(c for c, _ in present) if rng.random() < 0.6 and present else COLOURS
+    shapes = tuple(s for _, s in present) if rng.random() < 0.6 and present else SHAPES
+    while True:
+        colour, shape = pick(rng, colours), pick(rng, shapes)
+        if (colour, shape) not in present:
+            return f"{colour} {shape}"
+        colours, shapes = COLOURS, SHAPES
+
+
+def exists(rng: np.random.Generator, scene: Scene, split: Split) -> Question:
+    """Is there a red circle (or a circle)?"""
+    truth = rng.random() < 0.5
+    present = [(t.colour, t.shape) for t in scene.things]
+    missing = tuple(s for s in SHAPES if all(s != t.shape for t in scene.things))
+    if rng.random() < 0.3 and (truth or missing):
+        name = pick(rng, tuple(t.shape for t in scene.things)) if truth else pick(rng, missing)
+    elif truth:
+        name = " ".join(present[int(rng.integers(len(present)))])
+    else:
+        name = absent_thing(rng, present)
+    return Question("yesno", article_fixed(worded(rng, split, "exists", thing=name)), yes(truth))
+
+
+def article_fixed(text: str) -> str:
+    """`a orange` -> `an orange`; no other demo word begins with a vowel after an article."""
+    return text.replace(" a orange", " an orange")
+
+
+def is_colour(rng: np.random.Generator, scene: Scene, split: Split) -> Question | None:
+    """Is the circle red?"""
+    chosen = reference(rng, scene, "colour")
+    if chosen is None:
+        return None
+    thing, name = chosen
+    truth = rng.random() < 0.5
+    others = tuple(c for c in COLOURS if c != thing.colour)
+    nearby = tuple(t.colour for t in scene.things if t.colour != thing.colour)
+    wrong = pick(rng, nearby if nearby and rng.random() < 0.5 else others)
+    colour = thing.colour if truth else wrong
+    return Question("yesno", worded(rng, split, "is_colour", ref=name, colour=colour), yes(truth))
+
+
+def is_related(rng: np.random.Generator, scene: Scene, split: Split) -> Question | None:
+    """Is the circle left of the square?"""
+    pair = _pair(rng, scene)
+    if pair is None:
+        return None
+    name, other, _, true = pair
+    truth = rng.random() < 0.5
+    opposite = {"left": "right", "right": "left", "above": "below", "below": "above"}
+    said = true if truth else opposite[true]
+    phrase = said if said in ("above", "below") else f"{said} of"
+    return Question("yesno", worded(rng, split, "is_related", ref=name, other=other, relation=phrase), yes(truth))
+
+
+def yesno(rng: np.random.Generator, scene: Scene, split: Split) -> Question:
+    """One of the three kinds of yes/no question."""
+    draw = rng.random()
+    asked = is_colour(rng, scene, split) if draw < 0.3 else is_related(rng, scene, split) if draw < 0.6 else None
+    return asked or exists(rng, scene, split)
+
+
+def as_json(rng: np.random.Generator, scene: Scene, split: Split) -> Question | None:
+    """Shape, colour and size of one thing as a JSON object."""
+    chosen = reference(rng, scene, "size")
+    if chosen is None:
+        return None
+    thing, name = chosen
+    answer = json.dumps({"shape": thing.shape, "colour": thing.colour, "size": thing.size})
+    return Question("json", worded(rng, split, "json", ref=name), answer)
+
+
+def image_question(rng: np.random.Generator, scene: Scene, split: Split, kind: str) -> Question | None:
+    """A question of one of `IMAGE_KINDS`, or None when the scene does not allow one."""
+    if kind in ("colour", "shape", "size", "place"):
+        return attribute(rng, scene, split, kind)
+    if kind == "caption":
+        return Question("caption", worded(rng, split, "caption"), caption(scene))
+    makers = {"count": count, "relation": relation, "background": background, "yesno": yesno, "json": as_json}
+    return makers[kind](rng, scene, split)

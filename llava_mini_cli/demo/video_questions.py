@@ -1,0 +1,136 @@
+"""Questions with true answers about one video, and its caption. Yes and no are equally frequent.
+
+Knows nothing of pixels or of the model; the wording itself stands in `wording`.
+"""
+
+import numpy as np
+
+from llava_mini_cli.demo.questions import Question, absent_thing, article, article_fixed, numbered, yes
+from llava_mini_cli.demo.scenes import Split, Thing, pick
+from llava_mini_cli.demo.videos import DIRECTIONS, Actor, Video
+from llava_mini_cli.demo.wording import worded
+
+VIDEO_KINDS = (
+    "direction",
+    "order",
+    "event_count",
+    "appears",
+    "vanishes",
+    "brief",
+    "moving",
+    "video_yesno",
+    "video_caption",
+)
+
+
+def kind_name(thing: Thing) -> str:
+    return f"{thing.colour} {thing.shape}"
+
+
+def seen_name(rng: np.random.Generator, video: Video, actor: Actor) -> str:
+    """A way to name an actor that fits no other actor of the video."""
+    thing, others = actor.thing, [a.thing for a in video.actors if a is not actor]
+    names = [f"the {kind_name(thing)}"]
+    if all(o.shape != thing.shape for o in others):
+        names.append(f"the {thing.shape}")
+    if all(o.colour != thing.colour for o in others):
+        names.append(f"the {thing.colour} shape")
+    if not others:
+        names.append("the shape")
+    return names[int(rng.integers(len(names)))]
+
+
+def video_caption(video: Video) -> str:
+    """One or two clauses that say what happens in a video."""
+    main = [article(kind_name(actor.thing)) for actor in video.main]
+    aside = [article(kind_name(actor.thing)) for actor in video.actors if actor not in video.main]
+    text = {
+        "move": f"{main[0]} moves {video.direction}",
+        "still": f"{numbered(main)} {'stay' if len(main) > 1 else 'stays'} still",
+        "parade": f"{main[0]} appears" + "".join(f", then {name}" for name in main[1:]),
+        "arrive": f"{main[0]} appears",
+        "vanish": f"{main[0]} disappears",
+        "blink": f"{main[0]} appears {times(len(video.main[0].spans))}",
+        "brief": f"{main[0]} appears briefly",
+    }[video.story]
+    if aside:
+        text += f" beside {aside[0]}"
+    return text[0].upper() + text[1:] + "."
+
+
+def times(number: int) -> str:
+    return "1 time" if number == 1 else f"{number} times"
+
+
+def direction(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
+    if video.direction is None:
+        return None
+    name = seen_name(rng, video, video.main[0])
+    return Question("direction", worded(rng, split, "direction", ref=name), video.direction)
+
+
+def order(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
+    """What appears first, second or last, or which of two comes first."""
+    if video.story != "parade" or len(video.main) < 2:
+        return None
+    if rng.random() < 0.35:
+        early, late = sorted(int(i) for i in rng.choice(len(video.main), 2, replace=False))
+        names = [f"the {kind_name(video.main[i].thing)}" for i in (early, late)]
+        asked = names if rng.random() < 0.5 else names[::-1]
+        text = worded(rng, split, "before", ref=asked[0], other=asked[1])
+        return Question("order", text, kind_name(video.main[early].thing))
+    which = pick(rng, ("first", "last") if len(video.main) == 2 else ("first", "second", "last"))
+    actor = video.main[{"first": 0, "second": 1, "last": -1}[which]]
+    return Question("order", worded(rng, split, which), kind_name(actor.thing))
+
+
+def event_count(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
+    """How many shapes appear one after another, or how many times one shape appears."""
+    if video.story == "parade":
+        return Question("event_count", worded(rng, split, "count_shown"), str(len(video.main)))
+    if video.story == "blink":
+        actor = video.main[0]
+        text = worded(rng, split, "count_blinks", ref=seen_name(rng, video, actor))
+        return Question("event_count", text, str(len(actor.spans)))
+    return None
+
+
+def event(rng: np.random.Generator, video: Video, split: Split, kind: str) -> Question | None:
+    """What appears, disappears, appears briefly or moves."""
+    story = {"appears": "arrive", "vanishes": "vanish", "brief": "brief", "moving": "move"}[kind]
+    if video.story != story:
+        return None
+    return Question(kind, worded(rng, split, kind), kind_name(video.main[0].thing))
+
+
+def does_move(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
+    """Does the circle move left? Half of the false ones name the opposite direction."""
+    if video.direction is None:
+        return None
+    truth = rng.random() < 0.5
+    said = video.direction if truth else pick(rng, tuple(d for d in DIRECTIONS if d != video.direction))
+    name = seen_name(rng, video, video.main[0])
+    return Question("video_yesno", worded(rng, split, "does_move", ref=name, direction=said), yes(truth))
+
+
+def does_appear(rng: np.random.Generator, video: Video, split: Split) -> Question:
+    """Is there a red circle in the video?"""
+    truth = rng.random() < 0.5
+    present = [(a.thing.colour, a.thing.shape) for a in video.actors]
+    name = " ".join(present[int(rng.integers(len(present)))]) if truth else absent_thing(rng, present)
+    return Question("video_yesno", article_fixed(worded(rng, split, "does_appear", thing=name)), yes(truth))
+
+
+def video_yesno(rng: np.random.Generator, video: Video, split: Split) -> Question:
+    asked = does_move(rng, video, split) if rng.random() < 0.6 else None
+    return asked or does_appear(rng, video, split)
+
+
+def video_question(rng: np.random.Generator, video: Video, split: Split, kind: str) -> Question | None:
+    """A question of one of `VIDEO_KINDS`, or None when the video does not allow one."""
+    if kind in ("appears", "vanishes", "brief", "moving"):
+        return event(rng, video, split, kind)
+    if kind == "video_caption":
+        return Question(kind, worded(rng, split, kind), video_caption(video))
+    makers = {"direction": direction, "order": order, "event_count": event_count, "video_yesno": video_yesno}
+    return makers[kind](rng, video, split)

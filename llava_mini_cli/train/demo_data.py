@@ -1,0 +1,144 @@
+"""Rendered media with several questions each: what stage 2 of the demo preset is trained on, made on demand.
+
+A video's frames repeat while nothing changes, so it holds each different frame once, and the order of frames.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from llava_mini_cli.demo.questions import IMAGE_KINDS, Question, image_question
+from llava_mini_cli.demo.render import Look, random_look, render
+from llava_mini_cli.demo.scenes import CANVAS, Scene, Split, Thing, generator, random_scene
+from llava_mini_cli.demo.video_questions import VIDEO_KINDS, video_question
+from llava_mini_cli.demo.videos import Story, Video, random_video
+from llava_mini_cli.train.pixels import resized, squashed
+
+IMAGE_WEIGHTS = {  # how often a kind is asked about an image, before ambiguous ones are left out
+    "colour": 1.0,
+    "shape": 1.0,
+    "size": 1.0,
+    "place": 1.2,
+    "count": 1.0,
+    "relation": 1.3,
+    "background": 0.3,
+    "yesno": 2.2,
+    "json": 0.6,
+    "caption": 0.8,
+}
+STORY_WEIGHTS: dict[Story, float] = {
+    "move": 3.0,
+    "still": 0.5,
+    "parade": 3.0,
+    "arrive": 1.0,
+    "vanish": 1.0,
+    "blink": 1.7,
+    "brief": 1.8,
+}
+VIDEO_ASK = {"order": 2, "video_yesno": 2, "event_count": 1}  # questions of a kind about one video; others: 1
+IMAGE_QUESTIONS = 8
+VIDEO_QUESTIONS = 5
+TEXT_FRAMES = 3  # frames of a moving thing that the text is fused with in training; every different one otherwise
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One image or video with its questions."""
+
+    frames: NDArray[np.uint8]  # [U, 72, 72, 3] different frames
+    order: tuple[int, ...]  # [T] which of them is seen at each second
+    text_frames: dict[int, float]  # frames that the text is fused with, and their shares of its mean (sum 1)
+    questions: tuple[Question, ...]
+
+
+def ask_about_image(rng: np.random.Generator, scene: Scene, split: Split, number: int) -> tuple[Question, ...]:
+    """Different questions about a scene, kinds drawn by `IMAGE_WEIGHTS`."""
+    shares = np.array([IMAGE_WEIGHTS[kind] for kind in IMAGE_KINDS])
+    found: dict[str, Question] = {}
+    for index in rng.choice(len(IMAGE_KINDS), number * 2, p=shares / shares.sum()):
+        question = image_question(rng, scene, split, IMAGE_KINDS[int(index)])
+        if question is not None and len(found) < number:
+            found.setdefault(question.text, question)
+    return tuple(found.values())
+
+
+def ask_about_video(rng: np.random.Generator, video: Video, split: Split, number: int) -> tuple[Question, ...]:
+    """Different questions about a video, of every kind that it allows."""
+    found: dict[str, Question] = {}
+    kinds = [kind for kind in VIDEO_KINDS for _ in range(VIDEO_ASK.get(kind, 1))]
+    for index in rng.permutation(len(kinds)):
+        question = video_question(rng, video, split, kinds[int(index)])
+        if question is not None and len(found) < number:
+            found.setdefault(question.text, question)
+    return tuple(found.values())
+
+
+def picture(rng: np.random.Generator, scene: Scene, look: Look, edge: int, squash: bool) -> NDArray[np.uint8]:
+    """A scene as the tower sees it, uint8 `[72, 72, 3]`."""
+    pixels = render(scene, look, edge, rng)
+    return resized(squashed(pixels) if squash else pixels)
+
+
+def image_medium(rng: np.random.Generator, split: Split, captions_only: bool = False) -> Medium:
+    """A scene with its questions, or with one for its caption."""
+    scene = random_scene(rng, split)
+    edge, look = int(rng.choice(CANVAS[split])), random_look(rng, scene.background)
+    pixels = picture(rng, scene, look, edge, squash=rng.random() < 0.2)
+    asked = image_question(rng, scene, split, "caption") if captions_only else None
+    return Medium(pixels[None], (0,), {0: 1.0}, (asked,) if asked else ask_about_image(rng, scene, split, IMAGE_QUESTIONS))
+
+
+def text_shares(rng: np.random.Generator, order: tuple[int, ...], moving: bool) -> dict[int, float]:
+    """Each different frame by how long it is seen; of a moving thing, one frame from each part of the video."""
+    if not moving or len(order) <= TEXT_FRAMES:
+        return {frame: order.count(frame) / len(order) for frame in dict.fromkeys(order)}
+    parts = np.array_split(np.array(order), TEXT_FRAMES)
+    return {int(rng.choice(part)): len(part) / len(order) for part in parts}
+
+
+def video_medium(rng: np.random.Generator, split: Split, story: Story | None = None) -> Medium:
+    """A video with its questions, one frame for each second."""
+    if story is None:
+        stories = list(STORY_WEIGHTS)
+        shares = np.array(list(STORY_WEIGHTS.values()))
+        story = stories[int(rng.choice(len(stories), p=shares / shares.sum()))]
+    video = random_video(rng, split, story)
+    edge, look = int(rng.choice(CANVAS[split])), random_look(rng, video.background)
+    seen: dict[tuple[Thing, ...], int] = {}
+    frames: list[NDArray[np.uint8]] = []
+    order: list[int] = []
+    late = float(rng.uniform(0.35, 0.65))  # when in each second the frame is taken
+    for second in range(video.seconds):
+        scene = video.scene(second + late)
+        if scene.things not in seen:
+            seen[scene.things] = len(frames)
+            frames.append(picture(rng, scene, look, edge, squash=True))
+        order.append(seen[scene.things])
+    shares = text_shares(rng, tuple(order), video.story == "move")
+    return Medium(np.stack(frames), tuple(order), shares, ask_about_video(rng, video, split, VIDEO_QUESTIONS))
+
+
+class DemoData(Dataset[Medium]):
+    """Endless media: `images` of every `period` are images and the rest videos. The same index gives the same one."""
+
+    def __init__(
+        self, split: Split, length: int, images: int = 10, period: int = 16, first: int = 0, captions_only: bool = False
+    ) -> None:
+        self.split: Split = split
+        self.length = length
+        self.images = images
+        self.period = period
+        self.first = first
+        self.captions_only = captions_only
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Medium:
+        rng = generator(self.split, self.first + index)
+        if index % self.period < self.images:
+            return image_medium(rng, self.split, self.captions_only)
+        return video_medium(rng, self.split)

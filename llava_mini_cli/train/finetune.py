@@ -1,0 +1,205 @@
+"""The paper's two stages for real models: which parts are trained, at which rates, from which checkpoint.
+
+Stage 1 trains the projector on captions while the language model reads every patch; stage 2 trains projector,
+compressor, pre-fusion and language model on instructions. The vision tower is never trained.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from llava_mini_cli.config import SamplingOptions
+from llava_mini_cli.errors import UsageError
+from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
+from llava_mini_cli.model.prefusion import IMAGE_TOKEN_ID
+from llava_mini_cli.train.answers_loss import NO_TARGET, Average, answer_loss
+from llava_mini_cli.train.conversations import ConversationCollator, ConversationData
+from llava_mini_cli.train.loop import StageSettings, train_stage
+from llava_mini_cli.train.records import Record, read_records, usable
+
+Stage = Literal[1, 2]
+PARTS: dict[Stage, tuple[str, ...]] = {
+    1: ("mm_projector",),
+    2: ("mm_projector", "compressor", "prefusion_layers", "layers", "norm", "embed_tokens", "lm_head"),
+}
+LORA_TARGETS = r"model\.(layers|prefusion_layers)\.\d+\.(self_attn|mlp)\.\w+_proj"
+PAPER_RATES: dict[Stage, float] = {1: 1e-3, 2: 1e-4}  # LLaVA-Mini, Table 9
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `llava-mini train` was asked for. Defaults are the paper's (Table 9)."""
+
+    data: Path
+    model: str
+    output: Path
+    stage: Stage = 2
+    media_root: Path | None = None
+    skip_bad: bool = False
+    learning_rate: float | None = None  # None: the paper's, 1e-3 in stage 1 and 1e-4 in stage 2
+    batch: int = 256  # examples an update
+    device_batch: int = 4  # examples in memory at once; the rest is accumulated
+    epochs: float = 1.0
+    warmup: float = 0.03  # share of the updates
+    average: Average = "token"
+    lora_rank: int = 0  # 0: the whole language model is trained
+    gradient_checkpointing: bool = False
+    bf16: bool = False
+    workers: int = 0
+    save_every: int = 200
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.stage not in PARTS:
+            raise UsageError(f"--stage must be 1 or 2, not {self.stage}")
+        if self.batch < 1 or self.device_batch < 1:
+            raise UsageError("--batch and --device-batch must be at least 1")
+        if not self.epochs > 0:
+            raise UsageError(f"--epochs must be above 0, not {self.epochs:g}")
+        if self.lora_rank and self.stage == 1:
+            raise UsageError("--lora-rank has no meaning in stage 1, which trains the projector alone")
+
+
+class ConversationTrainer(nn.Module):
+    """The model under training on ordinary batches; `forward` gives the loss.
+
+    Args:
+        model: the model; stage: 1 or 2; average: how the loss is averaged.
+    """
+
+    def __init__(self, model: LlavaMiniForConditionalGeneration, stage: Stage, average: Average) -> None:
+        super().__init__()
+        self.model = model
+        self.stage: Stage = stage
+        self.average: Average = average
+        for name, parameter in model.named_parameters():
+            part = name.removeprefix("model.").split(".")[0]
+            parameter.requires_grad_(part in PARTS[stage] and not name.endswith("pos_embed"))
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
+        """What Trainer calls under `gradient_checkpointing`."""
+        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        labels: torch.Tensor,
+        pixel_values: torch.Tensor | None = None,
+        frame_counts: torch.Tensor | None = None,
+    ) -> dict[str, torch.Tensor]:
+        """The loss of one batch of `ConversationCollator`."""
+        model = self.model
+        if pixel_values is None or frame_counts is None:
+            embeddings, mask, targets = model.model.embed_text(input_ids), attention_mask.bool(), labels
+        elif self.stage == 1:
+            embeddings, mask, targets = self._all_patches(input_ids, attention_mask, labels, pixel_values, frame_counts)
+        else:
+            embeddings, mask, targets = model.prepare_embeddings(
+                input_ids, attention_mask, pixel_values, frame_counts, labels, "right"
+            )
+        logits = model(inputs_embeds=embeddings, attention_mask=mask.long()).logits
+        return {"loss": answer_loss(logits, targets, self.average)}
+
+    def _all_patches(
+        self, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor, pixels: torch.Tensor, counts: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Plain text with every projected patch of every frame in place of the placeholder."""
+        inner = self.model.model
+        patches = inner.encode_vision(pixels.to(self.model.dtype)).patches.split(counts.tolist())
+        embeddings: list[torch.Tensor] = []
+        targets: list[torch.Tensor] = []
+        for row, frames in enumerate(patches):
+            keep = mask[row].bool()
+            own, target = ids[row][keep], labels[row][keep]
+            text = inner.embed_text(own)
+            places = (own == IMAGE_TOKEN_ID).nonzero().flatten().tolist()
+            if places:
+                at = places[0]
+                flat = frames.flatten(0, 1)
+                text = torch.cat([text[:at], flat, text[at + 1 :]])
+                target = torch.cat([target[:at], target.new_full((len(flat),), NO_TARGET), target[at + 1 :]])
+            embeddings.append(text)
+            targets.append(target)
+        fill = nn.utils.rnn.pad_sequence
+        masks = [torch.ones(len(e), dtype=torch.bool, device=e.device) for e in embeddings]
+        return (
+            fill(embeddings, batch_first=True),
+            fill(masks, batch_first=True),
+            fill(targets, batch_first=True, padding_value=NO_TARGET),
+        )
+
+
+def add_lora(module: ConversationTrainer, rank: int) -> Any:
+    """Freezes the Llama layers and puts low-rank adapters on them; projector and compressor stay trained whole."""
+    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS)
+    whole = {n for n, p in module.model.named_parameters() if p.requires_grad and n.startswith(WHOLE_UNDER_LORA)}
+    adapted = get_peft_model(module.model, config)
+    for name, parameter in adapted.named_parameters():
+        if name.removeprefix("base_model.model.") in whole:
+            parameter.requires_grad_(True)
+    return adapted
+
+
+WHOLE_UNDER_LORA = ("model.mm_projector", "model.compressor")
+
+
+def finetune(options: TrainOptions, say: Callable[[str], None]) -> Path:
+    """Trains a model on a data file, or goes on with it; returns the checkpoint directory.
+
+    Raises:
+        UsageError: the data cannot be used.
+        ModelError: the model cannot be had.
+    """
+    records = usable(read_records(options.data, options.media_root), options.skip_bad, say)
+    processor = LlavaMiniProcessor.from_pretrained(options.model)
+    model = LlavaMiniForConditionalGeneration.from_pretrained(options.model)
+    module = ConversationTrainer(model, options.stage, options.average)
+    adapted = add_lora(module, options.lora_rank) if options.lora_rank else None
+    trained = sum(p.numel() for p in module.parameters() if p.requires_grad)
+    say(f"{len(records)} records, {trained:,} parameters trained")
+    _train(module, records, processor, options)
+    if adapted is not None:
+        model = adapted.merge_and_unload()
+    target = options.output / "model"
+    save(model, processor, target)
+    return target
+
+
+def _train(
+    module: ConversationTrainer, records: Sequence[Record], processor: LlavaMiniProcessor, options: TrainOptions
+) -> None:
+    device_batch = min(options.device_batch, options.batch)
+    accumulate = max(1, options.batch // device_batch)
+    settings = StageSettings(
+        name=f"stage{options.stage}",
+        steps=max(1, math.ceil(len(records) * options.epochs / (device_batch * accumulate))),
+        batch=device_batch,
+        accumulate=accumulate,
+        learning_rate=PAPER_RATES[options.stage] if options.learning_rate is None else options.learning_rate,
+        warmup=options.warmup,
+        bf16=options.bf16,
+        gradient_checkpointing=options.gradient_checkpointing,
+        log_every=1,
+        save_every=options.save_every,
+        seed=options.seed,
+        workers=options.workers,
+        shuffle=True,
+    )
+    data = ConversationData(records, processor, SamplingOptions())
+    collator = ConversationCollator(processor.pad_token_id)
+    train_stage(module, data, collator, options.output / settings.name, settings)
+
+
+def save(model: LlavaMiniForConditionalGeneration, processor: LlavaMiniProcessor, target: Path) -> None:
+    """A checkpoint directory that `--model` takes, with the tower's weights in it."""
+    model.config.unfreeze_mm_vision_tower = True  # the tower in the checkpoint counts, wherever the directory goes
+    model.save_pretrained(target)
+    processor.save_pretrained(target)
+

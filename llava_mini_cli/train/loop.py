@@ -1,0 +1,110 @@
+"""One stage of training on transformers' Trainer: resumes, logs curves, and takes the demo's optimiser if asked.
+
+Knows nothing of the model or the data; every module that returns a `loss` can be trained.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.data import Dataset
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from llava_mini_cli.train.curves import CurveWriter
+from llava_mini_cli.train.optimizer import build_optimizer
+
+
+@dataclass(frozen=True)
+class StageSettings:
+    """How one stage is trained."""
+
+    name: str
+    steps: int
+    batch: int  # examples a step
+    learning_rate: float  # of AdamW's parameters
+    muon_rate: float | None = None  # of matrices; None: AdamW for all (`learning_rate`)
+    warmup: float = 0.03  # share of the steps
+    clip: float = 1.0  # greatest norm of the gradient
+    bf16: bool = False  # matrix products in bfloat16
+    log_every: int = 10
+    save_every: int = 200
+    keep: int = 2  # checkpoints kept
+    seed: int = 0
+    workers: int = 0  # processes that make examples
+    accumulate: int = 1  # batches an update
+    gradient_checkpointing: bool = False  # less memory, more time
+    shuffle: bool = False  # False: examples come in their own order, which is random already
+
+
+class StageTrainer(Trainer):
+    """A Trainer that reports a module's own measures beside the loss, and may use Muon."""
+
+    def __init__(self, settings: StageSettings, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.settings = settings
+        self.sums: dict[str, float] = {}
+        self.seen = 0
+
+    def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
+        if self.settings.muon_rate is None:
+            return super().create_optimizer()
+        if self.optimizer is None:
+            self.optimizer = build_optimizer(self.model, self.settings.muon_rate, self.settings.learning_rate)
+        return self.optimizer
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.settings.bf16):
+            output = model(**inputs)
+        for name, value in output.items():
+            if name != "loss" and value.ndim == 0:
+                self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.seen += 1
+        return (output["loss"], output) if return_outputs else output["loss"]
+
+    def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
+        if "loss" in logs and self.seen:
+            logs |= {name: round(total / self.seen, 4) for name, total in self.sums.items()}
+            self.sums, self.seen = {}, 0
+        super().log(logs, *args, **kwargs)
+
+
+def train_stage(
+    module: nn.Module, data: Dataset[Any], collator: Any, directory: Path, settings: StageSettings
+) -> StageTrainer:
+    """Trains (or goes on training) a module; checkpoints and curves go to `directory`."""
+    arguments = TrainingArguments(
+        output_dir=str(directory),
+        max_steps=settings.steps,
+        per_device_train_batch_size=settings.batch,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=max(1, int(settings.warmup * settings.steps)),
+        max_grad_norm=settings.clip,
+        logging_steps=settings.log_every,
+        save_steps=settings.save_every,
+        save_total_limit=settings.keep,
+        train_sampling_strategy="random" if settings.shuffle else "sequential",
+        gradient_accumulation_steps=settings.accumulate,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        remove_unused_columns=False,
+        report_to=[],
+        seed=settings.seed,
+        dataloader_num_workers=settings.workers,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+    )
+    trainer = StageTrainer(
+        settings,
+        model=module,
+        args=arguments,
+        train_dataset=data,
+        data_collator=collator,
+        callbacks=[CurveWriter(directory, settings.name)],
+    )
+    last = get_last_checkpoint(str(directory)) if directory.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    return trainer

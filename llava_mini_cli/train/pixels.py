@@ -1,0 +1,35 @@
+"""Rendered demo frames -> what the demo tower sees: 72 px, CLIP-normalised, by the roads that real media take.
+
+An image is resized by CLIP's bicubic step; a video frame is first squashed to a square by nearest sampling.
+"""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from llava_mini_cli.geometry import nearest_index
+
+EDGE = 72  # pixels of the demo tower's input
+FRAME_EDGE = 336  # pixels of the square to which video frames are squashed
+MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
+STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
+
+
+def squashed(pixels: NDArray[np.uint8], edge: int = FRAME_EDGE) -> NDArray[np.uint8]:
+    """A frame `[h, w, 3]` brought to `[edge, edge, 3]` by nearest sampling, as video frames are."""
+    rows, columns = nearest_index(pixels.shape[0], edge), nearest_index(pixels.shape[1], edge)
+    return pixels[rows][:, columns]
+
+
+def resized(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A square picture at the tower's size, uint8 `[72, 72, 3]`."""
+    if pixels.shape[0] == EDGE:
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((EDGE, EDGE), Image.Resampling.BICUBIC))
+
+
+def normalised(pictures: NDArray[np.uint8]) -> torch.Tensor:
+    """uint8 `[n, 72, 72, 3]` to float32 `[n, 3, 72, 72]` with CLIP's mean and standard deviation."""
+    scaled = (pictures.astype(np.float32) / 255 - MEAN) / STD
+    return torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
