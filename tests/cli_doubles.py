@@ -1,9 +1,14 @@
-"""Doubles of the engine, of clips and of a run's progress, with the verbs of the real ones. No torch, no decoder."""
+"""Doubles of the engine, of clips and of a run's progress, with the verbs of the real ones. No torch, no decoder.
 
+`python cli_doubles.py ask ...` is the command line with them in place, for tests that need a process of their own.
+"""
+
+import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Self
 
 import numpy as np
@@ -16,21 +21,27 @@ from llava_mini_cli.media.clip import ClipInfo, FrameChunk
 
 
 class MadeClip:
-    """A clip of as many grey frames as the number in its file; `broken` fails after the first chunk."""
+    """A clip of as many grey frames as the number in its file.
+
+    `broken` fails after the first frame; `slow` gives a frame every 20 ms for a minute.
+    """
 
     opened: "list[MadeClip]" = []  # noqa: RUF012 - shared on purpose: tests ask which were left open
 
-    def __init__(self, path: str, frame_count: int, *, broken: bool) -> None:
+    def __init__(self, path: str, text: str) -> None:
+        frame_count = {"broken": 3, "slow": 3000}.get(text) or int(text)
         self.info = ClipInfo(path, "video", 64, 48, float(frame_count), frame_count, 1.0, "made")
         self.warnings: list[str] = []
         self.closed = False
-        self._broken = broken
+        self._text = text
         MadeClip.opened.append(self)
 
     def __iter__(self) -> Iterator[FrameChunk]:
         for second in range(self.info.frame_count or 0):
             yield FrameChunk(np.zeros((1, 48, 64, 3), np.uint8), np.array([float(second)]))
-            if self._broken:
+            if self._text == "slow":
+                time.sleep(0.02)
+            if self._text == "broken":
                 raise MediaError("corrupt", "bad frame")
         self.warnings.append(f"read {self.info.frame_count} frames")
 
@@ -50,11 +61,11 @@ class MadeClip:
 
 
 def open_made_clip(path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int) -> MadeClip:
-    """Opens a file that holds a number of frames, `broken` or `unopenable`."""
+    """Opens a file that holds a number of frames, `slow`, `broken` or `unopenable`."""
     text = Path(path).read_text()
     if text == "unopenable":
         raise MediaError("no_video", "holds no video")
-    return MadeClip(path, 3 if text == "broken" else int(text), broken=text == "broken")
+    return MadeClip(path, text)
 
 
 class EchoEngine:
@@ -126,3 +137,19 @@ class ProgressLog:
 
     def item_done(self) -> None:
         self.events.append("item done")
+
+
+def main() -> None:
+    """The command line with doubles; the module that would import torch is replaced before anything imports it."""
+    load = ModuleType("llava_mini_cli.pipelines.load")
+    load.load_engine = EchoEngine  # pyright: ignore[reportAttributeAccessIssue]
+    sys.modules[load.__name__] = load
+    from llava_mini_cli.commands.main import app
+    from llava_mini_cli.media import open as media_open
+
+    media_open.open_clip = open_made_clip  # pyright: ignore[reportAttributeAccessIssue]
+    app()
+
+
+if __name__ == "__main__":
+    main()

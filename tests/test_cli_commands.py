@@ -78,7 +78,7 @@ def test_ask_many_questions_about_many_media() -> None:
         ("gone.jpg", "topic", None, "not_found"),
         ("gone.jpg", None, None, "not_found"),
     ]  # fmt: skip
-    assert result.stderr == "llava-mini: error: gone.jpg: no such file\n" * 2
+    assert result.stderr == "llava-mini: error: gone.jpg: no such file\n"  # once for both questions
 
 
 def test_caption_asks_the_built_in_prompt_unless_told_otherwise() -> None:

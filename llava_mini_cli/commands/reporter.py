@@ -14,10 +14,11 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from llava_mini_cli.commands.stderr import one_line, say, say_error
+from llava_mini_cli.commands.stderr import one_line, say
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import ClipInfo
 
+LABEL_WIDTH = 32  # characters before a bar
 PLAIN_INTERVAL = 10.0  # seconds between lines when stderr is not a terminal
 
 
@@ -34,6 +35,7 @@ class Reporter:
         self._verbose = verbose
         self._began = time.monotonic()
         self._said = self._began
+        self._last_said = ""
         self._bar: tqdm[Any] | None = None
         # tqdm's own lock would be shared between processes, which nothing here needs.
         tqdm.set_lock(threading.RLock())  # pyright: ignore[reportUnknownMemberType]
@@ -53,7 +55,7 @@ class Reporter:
 
     def opened(self, info: ClipInfo) -> None:
         if self._bar is not None:
-            self._bar.set_description_str(info.path)
+            self._bar.set_description_str(shortened(info.path))
             if self._total == 1:
                 self._bar.total = info.frame_count
         if self._verbose:
@@ -71,10 +73,9 @@ class Reporter:
             self.answered += 1
         else:
             self.failed += 1
-            with self.aside():
-                say_error(f"{row.id}: {row.error}")
+            self._say_once(f"llava-mini: error: {row.id}: {row.error}")
         if row.warning and not self._quiet:
-            self._say(f"llava-mini: warning: {row.id}: {row.warning}")
+            self._say_once(f"llava-mini: warning: {row.id}: {row.warning}")
 
     def item_done(self) -> None:
         self.media += 1
@@ -118,10 +119,22 @@ class Reporter:
 
     def _note(self, text: str) -> None:
         if self._bar is not None:
-            self._bar.set_description_str(one_line(text))
+            self._bar.set_description_str(shortened(text))
         elif self._verbose:
             say(f"llava-mini: {text}")
+
+    def _say_once(self, text: str) -> None:
+        """Says what the prompts of one medium have in common only once."""
+        if text != self._last_said:
+            self._last_said = text
+            self._say(text)
 
     def _say(self, text: str) -> None:
         with self.aside():
             say(text)
+
+
+def shortened(text: str) -> str:
+    """The end of `text`, as much of it as a bar has room for."""
+    line = one_line(text)
+    return line if len(line) <= LABEL_WIDTH else "…" + line[1 - LABEL_WIDTH :]
