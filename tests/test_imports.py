@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "llava_mini_cli"
 COMMON = {"errors", "config", "geometry", ""}  # "" is the package itself, for its version
 
 MAY_IMPORT = {
-    "commands": {"pipelines", "formats", "media.open", "media.clip"},
+    "commands": {"pipelines", "formats", "media.open", "media.clip", "train"},
     "pipelines": {"formats", "media", "engine", "model.hub"},  # model.hub: where a model lies
     "engine": {"model", "media.clip"},
     "formats": set[str](),

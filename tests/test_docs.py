@@ -1,0 +1,83 @@
+"""The README and the docs: shell blocks run, paths exist, exit codes and columns are the real ones."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import imageio_ffmpeg
+import pytest
+from PIL import Image
+
+from llava_mini_cli.formats.row import COLUMNS
+
+ROOT = Path(__file__).parents[1]
+DOUBLES = Path(__file__).parent / "cli_doubles.py"
+
+
+def shell_blocks(path: Path) -> list[str]:
+    return re.findall(r"^```sh\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def run_block(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", block], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, f"{block}\n{done.stderr}"
+
+
+def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a tiny model in place of the published one, and media of these names."""
+    from llava_mini_cli.model.tiny import write_tiny_checkpoint
+
+    write_tiny_checkpoint(tmp_path / "tiny")
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (40, 30), "red").save(tmp_path / "photos" / "red.png")
+    source = "testsrc2=duration=2:size=160x120:rate=10"
+    ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-f", "lavfi", "-i", source]
+    subprocess.run([*ffmpeg, "-pix_fmt", "yuv420p", str(tmp_path / "clip.mp4")], check=True)
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    for block in shell_blocks(ROOT / "README.md"):
+        run_block(block, tmp_path, monkeypatch, PATH=path, LLAVA_MINI_MODEL=str(tmp_path / "tiny"))
+    assert {"answers.parquet", "first.jsonl"} <= {entry.name for entry in tmp_path.iterdir()}
+
+
+def test_the_commands_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With doubles of the engine and of clips."""
+    binary = tmp_path / "bin" / "llava-mini"
+    (tmp_path / "photos").mkdir()
+    binary.parent.mkdir()
+    binary.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(DOUBLES))} "$@"\n')
+    binary.chmod(0o755)
+    for name in ("a.mp4", "b.mp4", "photos/c.jpg"):
+        (tmp_path / name).write_text("3")
+    for block in shell_blocks(ROOT / "docs" / "commands.md"):
+        run_block(block, tmp_path, monkeypatch, PATH=f"{binary.parent}:/usr/bin:/bin")
+    assert (tmp_path / "rows.parquet").exists()
+
+
+def test_the_tree_of_the_readme_is_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    tree = text[text.index("llava_mini_cli/\n") :]
+    for part in ("commands", "pipelines", "formats"):
+        section = re.search(rf"^  {part}/.*?\n((?:    .*\n)+)", tree, re.MULTILINE)
+        assert section is not None
+        listed = {line.split()[0] for line in section[1].splitlines()}
+        assert listed <= {path.name for path in (ROOT / "llava_mini_cli" / part).iterdir()}
+        assert (ROOT / part).resolve() == (ROOT / "llava_mini_cli" / part).resolve()
+
+
+def test_links_lead_somewhere() -> None:
+    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            assert link.startswith("https://") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_column_is_documented() -> None:
+    documented = re.findall(
+        r"`(\w+)`", "".join(re.findall(r"^\| `.*?\|", (ROOT / "docs" / "commands.md").read_text(), re.M))
+    )
+    assert documented == [column.name for column in COLUMNS]
