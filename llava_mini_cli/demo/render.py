@@ -60,7 +60,20 @@ def outline(thing: Thing, edge: float) -> list[tuple[float, float]]:
     if thing.shape == "triangle":
         return [(cx, cy - r), (cx + r, cy + r * 0.85), (cx - r, cy + r * 0.85)]
     a = r * 0.34  # half the width of the cross's arms
-    corners = [(-a, -r), (a, -r), (a, -a), (r, -a), (r, a), (a, a), (a, r), (-a, r), (-a, a), (-r, a), (-r, -a), (-a, -a)]
+    corners = [
+        (-a, -r),
+        (a, -r),
+        (a, -a),
+        (r, -a),
+        (r, a),
+        (a, a),
+        (a, r),
+        (-a, r),
+        (-a, a),
+        (-r, a),
+        (-r, -a),
+        (-a, -a),
+    ]
     return [(cx + x, cy + y) for x, y in corners]
 
 

@@ -73,7 +73,9 @@ def is_held_out(cells: tuple[int, ...]) -> bool:
     return len(cells) > 1 and crc32(bytes(cells)) % HELD_OUT_SHARE == 0
 
 
-LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {n: tuple(combinations(range(9), n)) for n in range(1, MAX_THINGS + 1)}
+LAYOUTS: dict[int, tuple[tuple[int, ...], ...]] = {
+    n: tuple(combinations(range(9), n)) for n in range(1, MAX_THINGS + 1)
+}
 TRAIN_LAYOUTS = {n: tuple(c for c in all_ if not is_held_out(c)) for n, all_ in LAYOUTS.items()}
 HELD_OUT_LAYOUTS = {n: tuple(c for c in all_ if is_held_out(c)) or all_ for n, all_ in LAYOUTS.items()}
 

@@ -1,4 +1,4 @@
-"""The demo model's tokenizer: byte-level BPE over the demo's own words, with the Llama 3 special tokens and chat layout.
+"""The demo model's tokenizer: byte-level BPE over the demo's own words, with Llama 3's special tokens and chat layout.
 
 Every byte has a token, so any text can be encoded; words of the demo world are single tokens.
 """
@@ -46,9 +46,9 @@ CHAT_TEMPLATE = (  # Llama 3's layout without a system turn: so small a model ha
     "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
 )
 SYSTEM_WORDS = (
-    "You are a helpful language and vision assistant. You are able to understand the visual content that the user provides, "
-    "and assist the user with a variety of tasks using natural language. A chat between a curious user and an artificial "
-    "intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions.\n\n"
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
+    "provides, and assist the user with a variety of tasks using natural language. A chat between a curious user and an "
+    "artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions.\n\n"
     "system user assistant Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
 )
 
@@ -83,7 +83,9 @@ def make_tokenizer() -> Tokenizer:
     tokenizer.post_processor = processors.Sequence(
         [
             processors.ByteLevel(trim_offsets=True),
-            processors.TemplateProcessing(single=f"{BOS} $A", pair=f"{BOS} $A {BOS}:1 $B:1", special_tokens=[(BOS, bos)]),
+            processors.TemplateProcessing(
+                single=f"{BOS} $A", pair=f"{BOS} $A {BOS}:1 $B:1", special_tokens=[(BOS, bos)]
+            ),
         ]
     )
     return tokenizer

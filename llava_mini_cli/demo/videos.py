@@ -138,7 +138,9 @@ def _brief(rng: np.random.Generator, split: Split, background: str, seconds: int
     return Video("brief", (*_always(things[1:], length), main), (main,), background, length)
 
 
-def random_video(rng: np.random.Generator, split: Split, story: Story | None = None, seconds: int | None = None) -> Video:
+def random_video(
+    rng: np.random.Generator, split: Split, story: Story | None = None, seconds: int | None = None
+) -> Video:
     """A video of the given story (any, if None). `seconds` sets the length of a brief one."""
     chosen = STORIES[int(rng.integers(len(STORIES)))] if story is None else story
     background = pick(rng, BACKGROUNDS)

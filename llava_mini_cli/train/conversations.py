@@ -32,7 +32,7 @@ class TurnIds:
         targets: list[int] = []
         for number, turn in enumerate(turns):
             asked = self._first(turn.question, has_medium) if number == 0 else self._later(turn.question)
-            said = self._piece(turn.answer) + [self._end()]
+            said = [*self._piece(turn.answer), self._end()]
             ids += asked + said
             targets += [NO_TARGET] * len(asked) + said
         return ids, targets

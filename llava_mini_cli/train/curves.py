@@ -12,7 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 matplotlib.use("Agg")
 
-import matplotlib.pyplot as plt  # noqa: E402  the backend has to be chosen first
+import matplotlib.pyplot as plt
 
 
 def rows_of(history: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,16 @@ TOWER = StageSettings("tower", steps=1200, batch=96, learning_rate=2e-3, muon_ra
 LANGUAGE = StageSettings("language", steps=80, batch=16, learning_rate=3e-3, muon_rate=0.02, bf16=True)
 STAGE1 = StageSettings("stage1", steps=120, batch=16, learning_rate=2e-3, muon_rate=0.02, bf16=True)
 STAGE2 = StageSettings(
-    "stage2", steps=6000, batch=16, learning_rate=2e-3, muon_rate=0.015, bf16=True, log_every=20, workers=1
+    "stage2",
+    steps=5000,
+    batch=16,
+    learning_rate=2e-3,
+    muon_rate=0.015,
+    decay=0.3,
+    bf16=True,
+    log_every=20,
+    save_every=100,
+    workers=1,
 )
 ANSWER_WEIGHTS = {"yesno": 1.3, "relation": 1.3, "video_yesno": 1.3, "direction": 1.3, "order": 1.3, "event_count": 1.3}
 PATCHES = (EDGE // 12) ** 2
@@ -146,9 +156,20 @@ def write_checkpoint(model: LlavaMiniForConditionalGeneration, work: Path, targe
     (target / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
     write_tokenizer(target)
     (target / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
-    ids = {"bos_token_id": fields["bos_token_id"], "eos_token_id": fields["eos_token_id"], "pad_token_id": fields["pad_token_id"]}
+    ids = {
+        "bos_token_id": fields["bos_token_id"],
+        "eos_token_id": fields["eos_token_id"],
+        "pad_token_id": fields["pad_token_id"],
+    }
     (target / "generation_config.json").write_text(json.dumps({"do_sample": False, **ids}, indent=2) + "\n")
     clip = CLIPModel.from_pretrained(work / "clip").to(torch.float16)
     clip.save_pretrained(target / "clip")
     write_tokenizer(target / "clip")
     (target / "clip" / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+
+
+def train_demo_model(work: Path, say: Callable[[str], None]) -> Path:
+    """The demo preset from nothing, or on from where an earlier run stopped; returns the checkpoint directory."""
+    say("training the demo model: vision tower, language, stage 1, stage 2 (hours on a CPU)")
+    write_checkpoint(train_demo(work), work, work / "model")
+    return work / "model"

@@ -4,7 +4,6 @@ A video's frames repeat while nothing changes, so it holds each different frame 
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -88,7 +87,9 @@ def image_medium(rng: np.random.Generator, split: Split, captions_only: bool = F
     edge, look = int(rng.choice(CANVAS[split])), random_look(rng, scene.background)
     pixels = picture(rng, scene, look, edge, squash=rng.random() < 0.2)
     asked = image_question(rng, scene, split, "caption") if captions_only else None
-    return Medium(pixels[None], (0,), {0: 1.0}, (asked,) if asked else ask_about_image(rng, scene, split, IMAGE_QUESTIONS))
+    return Medium(
+        pixels[None], (0,), {0: 1.0}, (asked,) if asked else ask_about_image(rng, scene, split, IMAGE_QUESTIONS)
+    )
 
 
 def text_shares(rng: np.random.Generator, order: tuple[int, ...], moving: bool) -> dict[int, float]:

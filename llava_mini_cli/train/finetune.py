@@ -17,7 +17,7 @@ from torch import nn
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
-from llava_mini_cli.model.prefusion import IMAGE_TOKEN_ID
+from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID
 from llava_mini_cli.train.answers_loss import NO_TARGET, Average, answer_loss
 from llava_mini_cli.train.conversations import ConversationCollator, ConversationData
 from llava_mini_cli.train.loop import StageSettings, train_stage
@@ -202,4 +202,3 @@ def save(model: LlavaMiniForConditionalGeneration, processor: LlavaMiniProcessor
     model.config.unfreeze_mm_vision_tower = True  # the tower in the checkpoint counts, wherever the directory goes
     model.save_pretrained(target)
     processor.save_pretrained(target)
-

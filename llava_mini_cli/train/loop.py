@@ -28,6 +28,7 @@ class StageSettings:
     learning_rate: float  # of AdamW's parameters
     muon_rate: float | None = None  # of matrices; None: AdamW for all (`learning_rate`)
     warmup: float = 0.03  # share of the steps
+    decay: float | None = None  # share of the steps, at the end, in which the rate falls; None: cosine from the start
     clip: float = 1.0  # greatest norm of the gradient
     bf16: bool = False  # matrix products in bfloat16
     log_every: int = 10
@@ -72,6 +73,16 @@ class StageTrainer(Trainer):
         super().log(logs, *args, **kwargs)
 
 
+def _schedule(settings: StageSettings) -> dict[str, Any]:
+    """Trainer's arguments for the learning rate over time."""
+    warmup = max(1, int(settings.warmup * settings.steps))
+    if settings.decay is None:
+        return {"lr_scheduler_type": "cosine", "warmup_steps": warmup}
+    decay = int(settings.decay * settings.steps)
+    shape = {"num_decay_steps": decay, "decay_type": "linear"}
+    return {"lr_scheduler_type": "warmup_stable_decay", "lr_scheduler_kwargs": shape, "warmup_steps": warmup}
+
+
 def train_stage(
     module: nn.Module, data: Dataset[Any], collator: Any, directory: Path, settings: StageSettings
 ) -> StageTrainer:
@@ -81,8 +92,7 @@ def train_stage(
         max_steps=settings.steps,
         per_device_train_batch_size=settings.batch,
         learning_rate=settings.learning_rate,
-        lr_scheduler_type="cosine",
-        warmup_steps=max(1, int(settings.warmup * settings.steps)),
+        **_schedule(settings),
         max_grad_norm=settings.clip,
         logging_steps=settings.log_every,
         save_steps=settings.save_every,

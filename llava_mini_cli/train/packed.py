@@ -12,7 +12,6 @@ from torch.nn import functional
 
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
 
-
 Mode = Literal["language", "patches", "fused"]
 
 
@@ -101,7 +100,9 @@ class PackedTrainer(nn.Module):
         vision = self.vision(pixels)[:, : -self.model.config.vision_tokens_per_frame]
         texts = vision.new_zeros(count, vision.shape[2], dtype=torch.float32)
         for block in blocks:
-            texts = texts.index_copy(0, block["target"].flatten(), inner.embed_tokens(block["ids"]).float().flatten(0, 1))
+            texts = texts.index_copy(
+                0, block["target"].flatten(), inner.embed_tokens(block["ids"]).float().flatten(0, 1)
+            )
         return texts, vision if self.mode == "patches" else torch.zeros_like(vision[:, :1])
 
     def fused(
@@ -123,23 +124,20 @@ class PackedTrainer(nn.Module):
         pixel_values: torch.Tensor,
         blocks: list[dict[str, torch.Tensor]],
         text_count: torch.Tensor,
-        source: torch.Tensor,
-        segment: torch.Tensor,
-        position: torch.Tensor,
         answer_ids: torch.Tensor,
-        target_row: torch.Tensor,
-        target_column: torch.Tensor,
-        target_id: torch.Tensor,
-        target_weight: torch.Tensor,
+        rows: list[dict[str, torch.Tensor]],
     ) -> dict[str, torch.Tensor]:
         """The loss per answer, and the weighted share of answer tokens that are right; shapes in `packing`."""
         inner = self.model.model
         encode = self.fused if self.mode == "fused" else self.plain
         texts, tokens = encode(pixel_values, blocks, int(text_count))
         answers = inner.embed_tokens(answer_ids).float()
-        hidden = torch.cat([texts, tokens.float().flatten(0, 1), answers])[source]
-        hidden = inner.norm(self.run(inner.layers, hidden, segment, position)[target_row, target_column])
-        logits = self.model.lm_head(hidden).float()
-        each = functional.cross_entropy(logits, target_id, reduction="none")
-        right = (logits.argmax(-1) == target_id).float()
-        return {"loss": (each * target_weight).sum(), "right": (right * target_weight).sum().detach()}
+        embeddings = torch.cat([texts, tokens.float().flatten(0, 1), answers])
+        loss, right = texts.new_zeros(()), texts.new_zeros(())
+        for group in rows:
+            hidden = self.run(inner.layers, embeddings[group["source"]], group["segment"], group["position"])
+            logits = self.model.lm_head(inner.norm(hidden[group["row"], group["column"]])).float()
+            each = functional.cross_entropy(logits, group["token"], reduction="none")
+            loss = loss + (each * group["weight"]).sum()
+            right = right + ((logits.argmax(-1) == group["token"]) * group["weight"]).sum().detach()
+        return {"loss": loss, "right": right}

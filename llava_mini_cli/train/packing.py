@@ -16,6 +16,7 @@ from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID, PromptBuilder
 from llava_mini_cli.train.demo_data import Medium
 from llava_mini_cli.train.pixels import normalised
 
+LENGTH_RATIO = 1.25  # of the longest to the shortest row of one batch of the LLM
 PADDING = -1  # segment of a padded position; 0 is what all questions share, 1, 2, ... are the questions
 
 
@@ -26,6 +27,10 @@ class Row:
     source: list[int] = field(default_factory=list)
     segment: list[int] = field(default_factory=list)
     position: list[int] = field(default_factory=list)
+
+    column: list[int] = field(default_factory=list)  # where a token is predicted ...
+    token: list[int] = field(default_factory=list)  # ... which one ...
+    weight: list[float] = field(default_factory=list)  # ... and how much it counts
 
     def extend(self, source: Sequence[int], segment: int, first: int) -> None:
         self.source += source
@@ -63,6 +68,16 @@ class PromptIds:
     def _answer(self, answer: str) -> tuple[int, ...]:
         ids = self.tokenizer(answer, add_special_tokens=False).input_ids
         return (*ids, self.tokenizer.eos_token_id)
+
+
+def by_length(rows: Sequence[Row]) -> list[list[Row]]:
+    """Rows in groups of similar length, so that little is padded."""
+    groups: list[list[Row]] = []
+    for row in sorted(rows, key=lambda row: len(row.source)):
+        if not groups or len(row.source) > LENGTH_RATIO * len(groups[-1][0].source):
+            groups.append([])
+        groups[-1].append(row)
+    return groups
 
 
 def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
@@ -105,11 +120,15 @@ class Packer:
                 blocks.append(self._block(ordered, texts, frames_before, texts_before, group))
         first_token = texts_before[-1]
         first_target = first_token + frames_before[-1] * self.frame_tokens
-        packed = self._llm_rows(ordered, texts_before, frames_before, first_token, first_target)
-        packed["blocks"] = [vars(block) for block in blocks]
-        packed["pixel_values"] = normalised(np.concatenate([m.frames for m in ordered]))
-        packed["text_count"] = torch.tensor(first_token)
-        return packed
+        rows, answers = self._llm_rows(ordered, texts_before, frames_before, first_token, first_target)
+        total = sum(sum(row.weight) for row in rows)
+        return {
+            "pixel_values": normalised(np.concatenate([m.frames for m in ordered])),
+            "blocks": [vars(block) for block in blocks],
+            "text_count": torch.tensor(first_token),
+            "answer_ids": torch.tensor(answers, dtype=torch.int64),
+            "rows": [self._group(group, total) for group in by_length(rows)],
+        }
 
     def _text_row(self, medium: Medium) -> Row:
         """The prompt's beginning and every question, as pre-fusion reads them; `source` holds ids."""
@@ -140,11 +159,10 @@ class Packer:
 
     def _llm_rows(
         self, media: list[Medium], texts: list[int], frames: list[int], first_token: int, first_target: int
-    ) -> dict[str, Any]:
-        """The LLM's sequences as indices into [padding, fused texts, frame tokens, answers' embeddings]."""
+    ) -> tuple[list[Row], list[int]]:
+        """The LLM's sequences as indices into [padding, fused texts, frame tokens, answers], and the answers' ids."""
         rows: list[Row] = []
         answers: list[int] = []
-        places: list[tuple[int, int, int, float]] = []  # row, column that predicts, token, weight
         for index, medium in enumerate(media):
             row = Row()
             begin = len(self.prompts.before)
@@ -155,21 +173,24 @@ class Packer:
             for number, question in enumerate(medium.questions, start=1):
                 asked, answer = self.prompts.after(question.text), self.prompts.answer(question.answer)
                 row.extend(range(text, text + len(asked)), number, first)
-                weight = self.weights.get(question.kind, 1.0) / len(answer)
-                places += [(index, len(row.source) - 1 + i, token, weight) for i, token in enumerate(answer)]
+                row.column += range(len(row.source) - 1, len(row.source) - 1 + len(answer))
+                row.token += answer
+                row.weight += [self.weights.get(question.kind, 1.0) / len(answer)] * len(answer)
                 said = first_target + len(answers)
                 row.extend(range(said, said + len(answer) - 1), number, first + len(asked))
                 answers += answer[:-1]
                 text += len(asked)
             rows.append(row)
-        weight = torch.tensor([place[3] for place in places], dtype=torch.float32)
+        return rows, answers
+
+    def _group(self, rows: list[Row], total: float) -> dict[str, torch.Tensor]:
+        """Rows as one padded batch, with its targets; weights of the whole batch (`total`) sum to 1."""
         return {
             "source": padded([row.source for row in rows], 0),
             "segment": padded([row.segment for row in rows], PADDING),
             "position": padded([row.position for row in rows], 0),
-            "answer_ids": torch.tensor(answers, dtype=torch.int64),
-            "target_row": torch.tensor([place[0] for place in places]),
-            "target_column": torch.tensor([place[1] for place in places]),
-            "target_id": torch.tensor([place[2] for place in places]),
-            "target_weight": weight / weight.sum(),
+            "row": torch.tensor([number for number, row in enumerate(rows) for _ in row.column]),
+            "column": torch.tensor([column for row in rows for column in row.column]),
+            "token": torch.tensor([token for row in rows for token in row.token]),
+            "weight": torch.tensor([weight / total for row in rows for weight in row.weight]),
         }

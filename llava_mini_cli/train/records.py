@@ -60,7 +60,7 @@ class RecordSet:
     bad: tuple[BadRecord, ...]
 
 
-class _Wrong(Exception):
+class _UnusableRecordError(Exception):
     """Why one record cannot be used."""
 
 
@@ -87,9 +87,9 @@ def read_records(file: Path, media_root: Path | None = None, *, check_media: boo
                     seen[record.path] = medium_trouble(record.path)
                 trouble = seen[record.path]
                 if trouble is not None:
-                    raise _Wrong(trouble)
+                    raise _UnusableRecordError(trouble)
             good.append(record)
-        except _Wrong as why:
+        except _UnusableRecordError as why:
             bad.append(BadRecord(file, number, str(why)))
     return RecordSet(tuple(good), tuple(bad))
 
@@ -149,9 +149,9 @@ def _records_before(text: str) -> int:
 
 def _record(number: int, value: Any, root: Path) -> Record:
     if isinstance(value, json.JSONDecodeError):
-        raise _Wrong(f"not JSON at column {value.colno}: {value.msg}")
+        raise _UnusableRecordError(f"not JSON at column {value.colno}: {value.msg}")
     if not isinstance(value, dict):
-        raise _Wrong("not a JSON object")
+        raise _UnusableRecordError("not a JSON object")
     fields = cast(dict[str, Any], value)
     kind, path = _medium(fields, root)
     turns = _turns(fields.get("conversations"))
@@ -161,43 +161,43 @@ def _record(number: int, value: Any, root: Path) -> Record:
 def _medium(fields: dict[str, Any], root: Path) -> tuple[MediaKind | None, Path | None]:
     kinds: list[MediaKind] = [kind for kind in ("image", "video") if fields.get(kind) is not None]
     if len(kinds) > 1:
-        raise _Wrong("both an image and a video")
+        raise _UnusableRecordError("both an image and a video")
     if not kinds:
         return None, None
     name = fields[kinds[0]]
     if not isinstance(name, str) or not name:
-        raise _Wrong(f"{kinds[0]} is not a path")
+        raise _UnusableRecordError(f"{kinds[0]} is not a path")
     path = root / name
     if not path.is_file():
-        raise _Wrong(f"{path}: no such file")
+        raise _UnusableRecordError(f"{path}: no such file")
     return kinds[0], path
 
 
 def _turns(value: Any) -> tuple[Turn, ...]:
     if not isinstance(value, list) or not value:
-        raise _Wrong("no conversations")
+        raise _UnusableRecordError("no conversations")
     said = [_utterance(entry) for entry in cast(list[Any], value)]
     if said and not said[0][0]:  # LLaVA's own data has a few that begin with an answer
         said = said[1:]
     if not any(not asks for asks, _ in said):
-        raise _Wrong("a conversation with no answer")
+        raise _UnusableRecordError("a conversation with no answer")
     if len(said) % 2 or any(asks is bool(place % 2) for place, (asks, _) in enumerate(said)):
-        raise _Wrong("questions and answers do not take turns")
+        raise _UnusableRecordError("questions and answers do not take turns")
     turns = tuple(Turn(said[i][1], said[i + 1][1]) for i in range(0, len(said), 2))
     for turn in turns:
         if not turn.answer:
-            raise _Wrong("a conversation with an empty answer")
+            raise _UnusableRecordError("a conversation with an empty answer")
     return turns
 
 
 def _utterance(entry: Any) -> tuple[bool, str]:
     """Whether the speaker asks, and what is said without the place of the medium."""
     if not isinstance(entry, dict):
-        raise _Wrong("a conversation with an entry that is no object")
+        raise _UnusableRecordError("a conversation with an entry that is no object")
     fields = cast(dict[str, Any], entry)
     speaker, text = fields.get("from"), fields.get("value")
     if not isinstance(text, str) or not isinstance(speaker, str) or speaker not in SPEAKERS:
-        raise _Wrong("a conversation with an entry without 'from' (human or gpt) or 'value'")
+        raise _UnusableRecordError("a conversation with an entry without 'from' (human or gpt) or 'value'")
     return SPEAKERS[speaker], text.replace("<video>", IMAGE).replace(IMAGE, "").strip()
 
 

@@ -55,7 +55,8 @@ class Score:
 
     def line(self) -> str:
         low, high = self.interval
-        return f"{self.kind:14s} {100 * self.share:6.1f} %  [{100 * low:5.1f}, {100 * high:5.1f}]  {self.right}/{self.asked}"
+        spread = f"[{100 * low:5.1f}, {100 * high:5.1f}]"
+        return f"{self.kind:14s} {100 * self.share:6.1f} %  {spread}  {self.right}/{self.asked}"
 
 
 def image_item(rng: np.random.Generator, split: Split, kind: str) -> Item | None:
