@@ -40,6 +40,7 @@ clean:
 	@touch $@
 
 .venv/.stamp-run: .venv/.stamp-venv pyproject.toml constraints.txt
+	@echo "Installing into .venv; the first time takes some minutes."
 	$(PIP) --editable .
 	@touch $@
 

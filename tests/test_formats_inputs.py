@@ -1,5 +1,6 @@
 """Arguments -> prompts and jobs."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -65,3 +66,20 @@ def test_a_folder_without_media_is_refused_at_once(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
     with pytest.raises(UsageError, match="no images or videos"):
         read_jobs(["gone.mp4", str(tmp_path)], WHAT, is_media_path)
+
+
+def test_a_folder_inside_that_cannot_be_read_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "a.jpg").touch()
+    scandir = os.scandir
+
+    def refuse(path: str) -> object:
+        if path.endswith("closed"):
+            raise PermissionError(13, "Permission denied", path)
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    jobs = read_jobs([str(tmp_path)], WHAT, is_media_path)
+    assert [job.file_name for job in jobs] == ["a.jpg", "closed"]

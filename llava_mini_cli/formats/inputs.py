@@ -46,9 +46,14 @@ def _expand(medium: str, is_media: IsMedia) -> Iterator[tuple[str, str]]:
 
 
 def _walk(folder: str, is_media: IsMedia) -> Iterator[str]:
-    """Media below a folder, sorted within each folder; hidden files and folders are passed over."""
-    for parent, folders, files in os.walk(folder):
+    """Media below a folder, sorted within each folder; hidden files and folders and links to folders are passed over.
+
+    A folder that cannot be read is given as if it were a medium: it becomes an error row, not a silent gap.
+    """
+    unreadable: list[OSError] = []
+    for parent, folders, files in os.walk(folder, onerror=unreadable.append):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
             if not name.startswith(".") and is_media(name):
                 yield os.path.join(parent, name)  # noqa: PTH118 - keeps the folder as the user wrote it
+    yield from (str(error.filename) for error in unreadable)

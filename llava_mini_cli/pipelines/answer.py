@@ -118,6 +118,8 @@ def _fault_of_path(path: str) -> Fault | None:
         return Fault("decode", "unreadable", (error.strerror or str(error)).lower())
     if not os.access(path, os.R_OK):
         return Fault("decode", "unreadable", "permission denied")
+    if stat.S_ISDIR(status.st_mode):
+        return Fault("decode", "unreadable", "a folder, not a file")
     if stat.S_ISREG(status.st_mode) and status.st_size == 0:
         return Fault("decode", "empty", "the file is empty")
     return None
