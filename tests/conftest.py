@@ -1,6 +1,11 @@
 """Settings that every test shares: no network, no colours, no model from the user's environment."""
 
+import os
+
 import pytest
+
+# Tiny models are quickest on one thread, and tests then do not fight over the cores with their subprocesses.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(autouse=True)

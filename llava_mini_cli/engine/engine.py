@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import torch
 
+from llava_mini_cli.engine.cache import RowCache
 from llava_mini_cli.engine.encode import encode
 from llava_mini_cli.engine.generate import DecodeBatch, PrefillItem, decode, prefill
 from llava_mini_cli.engine.pack import TextPack, pack_prompts
@@ -22,7 +23,7 @@ from llava_mini_cli.engine.scheduler import Limits, Load, choose
 from llava_mini_cli.engine.track import Row, Track, WindowSum
 from llava_mini_cli.errors import ItemError, MediaError, PromptError
 from llava_mini_cli.media.clip import FrameChunk
-from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration, LlavaMiniModel
+from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
 from llava_mini_cli.model.prompts import PromptBuilder
 
@@ -165,7 +166,7 @@ class Engine:
         packs = [track.pack for track, frames in chunk for _ in range(len(frames.pixels))]
         try:
             pixels = torch.cat([self._pixels(track, frames) for track, frames in chunk]).to(self.model.dtype)
-            encoded = encode(cast(LlavaMiniModel, self.model.model), pixels, packs)
+            encoded = encode(self.model.model, pixels, packs)
         except torch.OutOfMemoryError:
             self._retry_halves(chunk, len(packs))
             return
@@ -310,7 +311,7 @@ class Engine:
             return "length"
         return "repetition" if is_looping(row.tokens) else None
 
-    def _shrink(self, cache: Any) -> None:
+    def _shrink(self, cache: RowCache) -> None:
         """Frees the media of a cache that have no rows left, once they are half of it."""
         live = [row for row in self._rows if row.cache is cache]
         per_medium = cache.rows_per_medium

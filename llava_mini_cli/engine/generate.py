@@ -33,7 +33,7 @@ def prefill(model: LlavaMiniForConditionalGeneration, items: Sequence[PrefillIte
         The cache of the batch and the logits behind each tail, `[B * R, vocab]` (rows that a medium with
         fewer questions does not have hold nothing of meaning).
     """
-    trunk = cast(LlavaMiniModel, model.model)
+    trunk = model.model
     device = items[0].prefix.device
     lengths = torch.tensor([item.prefix.shape[0] for item in items], device=device)
     prefix = torch.nn.utils.rnn.pad_sequence([item.prefix for item in items], batch_first=True)
@@ -47,7 +47,8 @@ def prefill(model: LlavaMiniForConditionalGeneration, items: Sequence[PrefillIte
 def _empty_cache(trunk: LlavaMiniModel, prefix: torch.Tensor, lengths: torch.Tensor) -> RowCache:
     config = trunk.config
     heads = config.num_key_value_heads or config.num_attention_heads
-    shape = (prefix.shape[0], heads, prefix.shape[1], config.head_dim or config.hidden_size // config.num_attention_heads)
+    dim = config.head_dim or config.hidden_size // config.num_attention_heads
+    shape = (prefix.shape[0], heads, prefix.shape[1], dim)
     layers = range(config.num_hidden_layers)
     keys, values = ([prefix.new_empty(shape) for _ in layers] for _ in range(2))
     return RowCache(lengths, lengths.new_zeros(len(lengths), 1), keys, values)
@@ -135,9 +136,7 @@ def _tail_layout(cache: RowCache, items: Sequence[PrefillItem], packed: int) -> 
             start += size
     seen = torch.arange(prefix)[None] < cache.prefix_lengths.cpu()[:, None]
     mask = torch.cat([seen[:, None].expand(-1, packed, -1), own], dim=2)[:, None]
-    return _TailLayout(
-        rows, lengths.to(device), positions.to(device), mask.to(device), gather.flatten(1), ends
-    )
+    return _TailLayout(rows, lengths.to(device), positions.to(device), mask.to(device), gather.flatten(1), ends)
 
 
 @dataclass(frozen=True)
@@ -160,7 +159,7 @@ def decode(
     Returns:
         Logits `[n, vocab]`.
     """
-    trunk = cast(LlavaMiniModel, model.model)
+    trunk = model.model
     sizes = [len(batch.rows) for batch in batches]
     hidden = trunk.embed_tokens(tokens)
     positions = torch.cat([batch.cache.positions(batch.rows) for batch in batches])

@@ -31,11 +31,14 @@ def load_engine(options: ModelOptions) -> Engine:
         options.model, revision=options.revision, dtype=options.dtype, device=device
     )
     processor = LlavaMiniProcessor.from_pretrained(options.model, revision=options.revision)
-    return make_engine(model, processor, options)
+    return make_engine(model, processor, options, _revision(options))
 
 
 def make_engine(
-    model: LlavaMiniForConditionalGeneration, processor: LlavaMiniProcessor, options: ModelOptions
+    model: LlavaMiniForConditionalGeneration,
+    processor: LlavaMiniProcessor,
+    options: ModelOptions,
+    revision: str | None = None,
 ) -> Engine:
     """An engine around a loaded model, its bounds chosen for the device."""
     on_cuda = model.device.type == "cuda"
@@ -47,7 +50,7 @@ def make_engine(
         cache_bytes=int(torch.cuda.mem_get_info(model.device)[0] * CUDA_CACHE_SHARE) if on_cuda else CPU_CACHE_BYTES,
     )
     prompts = processor.prompts(options.prompt_layout)
-    return Engine(model, processor, prompts, limits, options.model, _revision(options))
+    return Engine(model, processor, prompts, limits, options.model, revision)
 
 
 def _device(name: str) -> torch.device:

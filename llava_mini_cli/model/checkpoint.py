@@ -67,7 +67,7 @@ def load_config(checkpoint: Path, *, local_files_only: bool = False) -> LlavaMin
         tower = find_tower(fields.get("mm_vision_tower"), checkpoint, local_files_only=local_files_only)
         fields["vision_config"] = _tower_config(tower)
     try:
-        return LlavaMiniConfig(**fields)
+        return LlavaMiniConfig.from_fields(fields)
     except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
         raise CheckpointError(f"{checkpoint / 'config.json'}: {' '.join(str(error).split())}") from error
 
@@ -157,7 +157,8 @@ class _Loader:
                 f"{missing[0]} {list(self.wanted[missing[0]].shape)}"
             )
         if self.unexpected:
-            logger.warning("%s: %d tensors not used, among them %s", checkpoint, len(self.unexpected), self.unexpected[0])
+            count, first = len(self.unexpected), self.unexpected[0]
+            logger.warning("%s: %d tensors not used, among them %s", checkpoint, count, first)
 
 
 def _our_tower_name(key: str) -> str | None:
@@ -260,7 +261,10 @@ class CheckpointMixin:
             raise TypeError(f"from_pretrained() does not know {unknown[0]!r}")
         checkpoint = find_model(str(pretrained_model_name_or_path), revision, local_files_only=local_files_only)
         own = load_config(checkpoint, local_files_only=local_files_only)
-        config = own if config is None else LlavaMiniConfig(**{**config.to_dict(), "vision_config": own.vision.to_dict()})
+        if config is None:
+            config = own
+        else:
+            config = LlavaMiniConfig.from_fields({**config.to_dict(), "vision_config": own.vision.to_dict()})
         place = device if device is not None else device_map
         target = place if isinstance(place, torch.device) else pick_device(_device_name(place))
         number = pick_dtype(dtype or torch_dtype or "auto", target)
@@ -282,7 +286,7 @@ class CheckpointMixin:
         model: Any = self
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
-        config = LlavaMiniConfig(**{**model.config.to_dict(), "unfreeze_mm_vision_tower": True})
+        config = LlavaMiniConfig.from_fields({**model.config.to_dict(), "unfreeze_mm_vision_tower": True})
         config.architectures = ["LlavaMiniLlamaForCausalLM"]
         config.dtype = model.dtype
         config.save_pretrained(directory)
@@ -302,7 +306,8 @@ def _device_name(place: Any) -> str:
 
 def _generation_config(checkpoint: Path, config: LlavaMiniConfig) -> GenerationConfig:
     """End-of-sequence ids from the checkpoint; sampling settings reset, as greedy is the default here."""
-    fields = read_json(checkpoint / "generation_config.json") if (checkpoint / "generation_config.json").exists() else {}
+    path = checkpoint / "generation_config.json"
+    fields = read_json(path) if path.exists() else {}
     end = fields.get("eos_token_id", config.eos_token_id)
     first = end[0] if isinstance(end, list) else end
     pad = fields.get("pad_token_id", config.pad_token_id)

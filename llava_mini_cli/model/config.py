@@ -4,7 +4,7 @@ Two ablations of the paper are configuration: `compressor_type="average"` (pooli
 queries, Table 8) and `prefusion_layer_num=0` (no pre-fusion, Table 7).
 """
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from huggingface_hub.dataclasses import strict
 from transformers import CLIPVisionConfig, LlamaConfig
@@ -32,7 +32,7 @@ class LlavaMiniConfig(LlamaConfig):
     """
 
     model_type = "llava_mini_llama"
-    sub_configs: ClassVar[dict[str, type]] = {"vision_config": CLIPVisionConfig}
+    sub_configs: ClassVar[dict[str, type]] = {"vision_config": CLIPVisionConfig}  # pyright: ignore[reportIncompatibleMethodOverride]
 
     vision_config: dict[str, Any] | CLIPVisionConfig | None = None
     mm_vision_tower: str | None = None
@@ -59,6 +59,11 @@ class LlavaMiniConfig(LlamaConfig):
             self.vision_config = CLIPVisionConfig(**fields)
         super().__post_init__(**kwargs)
 
+    @classmethod
+    def from_fields(cls, fields: dict[str, Any]) -> Self:
+        """From the fields of a `config.json`, whatever version of transformers wrote it."""
+        return cls(**fields)
+
     @property
     def vision(self) -> CLIPVisionConfig:
         """The CLIP tower's configuration."""
@@ -78,4 +83,7 @@ class LlavaMiniConfig(LlamaConfig):
     @property
     def patch_grid(self) -> int:
         """Patches along one edge of one picture."""
-        return self.vision.image_size // self.vision.patch_size
+        size, patch = self.vision.image_size, self.vision.patch_size
+        assert isinstance(size, int)
+        assert isinstance(patch, int)
+        return size // patch

@@ -21,8 +21,8 @@ from llava_mini_cli.model.checkpoint import CheckpointMixin
 from llava_mini_cli.model.compressor import build_compressor
 from llava_mini_cli.model.config import LlavaMiniConfig
 from llava_mini_cli.model.prefusion import is_padding, prefuse
-from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID
 from llava_mini_cli.model.projector import build_projector
+from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID
 from llava_mini_cli.model.vision import VisionTower
 
 FRAMES_AT_ONCE = 16  # frames the plain path encodes as one batch
@@ -58,7 +58,7 @@ def stitch(pieces: torch.Tensor, grid: int) -> torch.Tensor:
 class LlavaMiniModel(LlamaModel):
     """Vision tower, compressor, projector, pre-fusion and the Llama trunk, under the published names."""
 
-    config: LlavaMiniConfig
+    config: LlavaMiniConfig  # pyright: ignore[reportIncompatibleVariableOverride]
 
     def __init__(self, config: LlavaMiniConfig) -> None:
         super().__init__(config)
@@ -95,18 +95,18 @@ class LlavaMiniModel(LlamaModel):
         """Token embeddings `[..., hidden]`; an id below 0 takes that of id 0, as in the reference."""
         return self.embed_tokens(ids.clamp(min=0))
 
-    def fuse(self, pixels: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def fuse(self, pixels: torch.Tensor, text: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """One frame and one text each: frame tokens and fused text.
 
         Args:
             pixels: float `[F, parts, 3, H, W]`.
-            ids: int64 `[F, S]`, ids <= 0 are padding for pre-fusion.
+            text: `[F, S, hidden]`, raw embeddings.
+            ids: int64 `[F, S]`; text at ids <= 0 is padding for pre-fusion and comes back raw.
 
         Returns:
             `[F, C * C, hidden]` and `[F, S, hidden]`.
         """
         vision = self.encode_vision(pixels).sequence()
-        text = self.embed_text(ids)
         vision, fused = prefuse(self.prefusion_layers, self.rotary_emb, vision, text.to(vision.dtype), ids)
         return vision[:, -self.config.vision_tokens_per_frame :], fused
 
@@ -124,13 +124,14 @@ class LlavaMiniModel(LlamaModel):
             `[S - 1 + F * C * C, hidden]`, or `[S, hidden]` without a placeholder.
         """
         fusion_ids = ids.masked_fill(plain & (ids > 0), 0)
+        raw = self.embed_text(ids)
         tokens: list[torch.Tensor] = []
         total = torch.zeros(ids.shape[0], self.config.hidden_size, device=ids.device)
         for frames in pixels.split(FRAMES_AT_ONCE):
-            token, fused = self.fuse(frames, fusion_ids.expand(frames.shape[0], -1))
+            count = frames.shape[0]
+            token, fused = self.fuse(frames, raw.expand(count, -1, -1), fusion_ids.expand(count, -1))
             tokens.append(token.flatten(0, 1))
             total = total + fused.float().sum(0)
-        raw = self.embed_text(ids)
         text = torch.where(is_padding(fusion_ids)[:, None], raw, (total / pixels.shape[0]).to(raw.dtype))
         places = (ids == IMAGE_TOKEN_ID).nonzero().flatten().tolist()
         if not places:
@@ -140,10 +141,10 @@ class LlavaMiniModel(LlamaModel):
         return torch.cat([text[: places[0]], *tokens, text[places[0] + 1 :]])
 
 
-class LlavaMiniForConditionalGeneration(CheckpointMixin, LlamaForCausalLM):
+class LlavaMiniForConditionalGeneration(CheckpointMixin, LlamaForCausalLM):  # pyright: ignore[reportIncompatibleMethodOverride]
     """LLaVA-Mini with its language-model head; `generate` returns new tokens only."""
 
-    config: LlavaMiniConfig
+    config: LlavaMiniConfig  # pyright: ignore[reportIncompatibleVariableOverride]
     config_class = LlavaMiniConfig
 
     def __init__(self, config: LlavaMiniConfig) -> None:
@@ -189,7 +190,7 @@ class LlavaMiniForConditionalGeneration(CheckpointMixin, LlamaForCausalLM):
             pad(targets, batch_first=True, padding_value=-100, padding_side=padding_side),
         )
 
-    def forward(  # noqa: PLR0913  the signature that transformers' generation and Trainer expect
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]  ids and pixels come together
         self,
         input_ids: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
@@ -218,17 +219,16 @@ class LlavaMiniForConditionalGeneration(CheckpointMixin, LlamaForCausalLM):
                 input_ids, attention_mask, pixel_values, frame_counts, labels, self.config.tokenizer_padding_side
             )
             input_ids, labels = None, spread if labels is not None else None
-        output = super().forward(  # pyright: ignore[reportUnknownMemberType]
+        return super().forward(
             input_ids=cast(Any, input_ids),
             attention_mask=attention_mask,
             inputs_embeds=cast(Any, inputs_embeds),
             labels=cast(Any, labels),
             **kwargs,
         )
-        return cast(CausalLMOutputWithPast, output)
 
     @torch.no_grad()
-    def generate(
+    def generate(  # pyright: ignore[reportIncompatibleMethodOverride]  ids and pixels come together
         self,
         input_ids: torch.Tensor,
         pixel_values: torch.Tensor | None = None,
@@ -249,7 +249,7 @@ class LlavaMiniForConditionalGeneration(CheckpointMixin, LlamaForCausalLM):
             embeddings, mask, _ = self.prepare_embeddings(
                 input_ids, attention_mask, pixel_values, frame_counts, None, "left"
             )
-        return super().generate(inputs_embeds=embeddings, attention_mask=mask.long(), **kwargs)
+        return cast(Any, super()).generate(inputs_embeds=embeddings, attention_mask=mask.long(), **kwargs)
 
 
 def _spread_labels(ids: torch.Tensor, labels: torch.Tensor, length: int) -> torch.Tensor:

@@ -38,7 +38,9 @@ def resize_bicubic(images: torch.Tensor, height: int, width: int) -> torch.Tenso
 
 
 def _resize_pillow(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    resized = Image.fromarray(image.numpy()).resize((width, height), Image.Resampling.BICUBIC)
+    # Columns and rows in two calls: which comes first shows in the last bit, and Pillow 13 chooses by size.
+    columns = Image.fromarray(image.numpy()).resize((width, image.shape[0]), Image.Resampling.BICUBIC)
+    resized = columns.resize((width, height), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized))
 
 

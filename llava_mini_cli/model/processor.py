@@ -169,9 +169,10 @@ def load_tokenizer(checkpoint: Path) -> Any:
     if not any((checkpoint / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise CheckpointError(f"{checkpoint}: no tokenizer (tokenizer.json or tokenizer.model)")
     try:
-        return AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
+        tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
         raise CheckpointError(f"{checkpoint}: the tokenizer cannot be read ({str(error).splitlines()[0]})") from error
+    return tokenizer
 
 
 def pixels_of(picture: Picture) -> torch.Tensor:
@@ -213,5 +214,3 @@ def _pad(rows: list[list[int]], pad: int, side: str) -> dict[str, torch.Tensor]:
         "input_ids": fill(tensors, batch_first=True, padding_value=pad, padding_side=side),
         "attention_mask": fill(ones, batch_first=True, padding_side=side),
     }
-
-

@@ -8,7 +8,7 @@ Two families, told apart by the tokenizer: Llama 3.1's chat template, and Vicuna
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 from llava_mini_cli.config import PromptLayout
 from llava_mini_cli.errors import PromptError, UsageError
@@ -68,9 +68,7 @@ class PromptBuilder:
         if self.family == "vicuna":
             return f"{VICUNA_SYSTEM} USER: {message} ASSISTANT:"
         turns = [{"role": "system", "content": LLAMA_3_SYSTEM}, {"role": "user", "content": message}]
-        return self.tokenizer.apply_chat_template(
-            turns, tokenize=False, add_generation_prompt=self.layout == "trained"
-        )
+        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=self.layout == "trained")
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Ids of a complete prompt text, the placeholder for each `<image>`.
@@ -87,7 +85,8 @@ class PromptBuilder:
 
     def _tokenise(self, text: str, first: bool) -> list[int]:
         bos = self.tokenizer.bos_token_id
-        ids: list[int] = list(self.tokenizer(text).input_ids)
+        pieces = self._sentencepiece() if text.startswith(" ") else None
+        ids: list[int] = list(self.tokenizer(text).input_ids) if pieces is None else [bos, *pieces.encode(text)]
         if bos is None or not ids or ids[0] != bos:
             return ids
         if not first:
@@ -95,9 +94,25 @@ class PromptBuilder:
         doubled = len(ids) > 1 and ids[1] == bos
         return ids[1:] if doubled and self.layout == "trained" else ids
 
+    def _sentencepiece(self) -> Any:
+        """The tokenizer's own sentencepiece model, if it has one.
+
+        It keeps a stretch's leading space behind the one that it puts in front of every text, as the reference
+        does; transformers 5 merges the two.
+        """
+        path = str(getattr(self.tokenizer, "vocab_file", None) or "")
+        if not path.endswith(".model"):
+            return None
+        from sentencepiece import SentencePieceProcessor
+
+        return cast(Any, SentencePieceProcessor)(model_file=path)
+
     def answer_text(self, ids: list[int]) -> str:
         """Generated ids as the user reads them: no special tokens, no assistant header, stripped."""
-        return self.tokenizer.decode(self._without_header(ids), skip_special_tokens=True).strip()
+        text = self.tokenizer.decode(self._without_header(ids), skip_special_tokens=True)
+        # The tokenizer's own setting; transformers 5 no longer acts on it for byte-pair encodings by itself.
+        tidy = self.family == "llama3" and self.tokenizer.clean_up_tokenization_spaces
+        return (self.tokenizer.clean_up_tokenization(text) if tidy else text).strip()
 
     def _without_header(self, ids: list[int]) -> list[int]:
         """Drops `<|start_header_id|>assistant<|end_header_id|>`, which the reference layout lets the model write."""

@@ -34,8 +34,9 @@ SPECIAL_TOKENS = (
 )
 CHAT_TEMPLATE = (
     "{{- bos_token }}{%- for message in messages %}"
-    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' + message['content'] | trim + '<|eot_id|>' }}"
-    "{%- endfor %}{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
+    "{{- '<|start_header_id|>' + message['role'] + '<|end_header_id|>\n\n' }}"
+    "{{- message['content'] | trim + '<|eot_id|>' }}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
 )
 CLIP_PREPROCESSING = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073],
@@ -51,18 +52,18 @@ def recipe_value(key: str, shape: tuple[int, ...], seed: int) -> NDArray[np.floa
     module, _, name = key.rpartition(".")
     owner = module.rpartition(".")[2]
     if name == "weight" and ("norm" in owner or owner.startswith("ln_")):
-        return 1 + integers / 32
+        return (1 + integers / 32).astype(np.float32)
     if key.endswith("bias"):
-        return integers / 64
+        return (integers / 64).astype(np.float32)
     if owner in ("embed_tokens", "position_embedding") or name in ("class_embedding", "query"):
-        return integers / 4
+        return (integers / 4).astype(np.float32)
     gain = 1.0
     if owner == "lm_head":
         gain = 4.0
     elif (owner in ("q_proj", "o_proj") and "vision" not in key) or name == "in_proj_weight":
         gain = 2.0
     exponent = round(math.log2(gain / (2 * math.sqrt(math.prod(shape[1:])))))
-    return integers * np.float32(2.0**exponent)
+    return (integers * 2.0**exponent).astype(np.float32)
 
 
 def recipe_state(config: LlavaMiniConfig, seed: int) -> dict[str, torch.Tensor]:
@@ -116,7 +117,7 @@ def tiny_config(**changes: Any) -> LlavaMiniConfig:
             "projection_dim": 32,
         },
     }
-    return LlavaMiniConfig(**{**fields, **changes})
+    return LlavaMiniConfig.from_fields({**fields, **changes})
 
 
 def byte_tokenizer() -> PreTrainedTokenizerFast:
@@ -158,7 +159,8 @@ def write_tiny_checkpoint(directory: str | Path, seed: int = 1, **changes: Any) 
     save_file(recipe_tower(config, seed + 1), directory / "clip" / "model.safetensors", metadata={"format": "pt"})
     _write_json(directory / "clip" / "config.json", config.vision.to_dict())
     size = config.vision.image_size
-    _write_json(directory / "clip" / "preprocessor_config.json", {"size": size, "crop_size": size, **CLIP_PREPROCESSING})
+    fields = {"size": size, "crop_size": size, **CLIP_PREPROCESSING}
+    _write_json(directory / "clip" / "preprocessor_config.json", fields)
     byte_tokenizer().save_pretrained(directory)
     return directory
 

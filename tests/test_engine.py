@@ -1,0 +1,236 @@
+"""The engine gives each question the tokens that the plain path gives it alone, whatever is around it."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from engine_doubles import ArrayFrames, noise_video
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from llava_mini_cli.config import GenerationOptions
+from llava_mini_cli.engine.engine import Engine, Outcome
+from llava_mini_cli.engine.request import Answer, Failure, Request, Window
+from llava_mini_cli.engine.scheduler import Limits
+from llava_mini_cli.errors import MediaError
+from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
+from llava_mini_cli.model.tiny import write_tiny_checkpoint
+
+QUESTIONS = (
+    "What is shown?",
+    "How many are there! Count them one by one, please.",
+    "Red?",
+    "Compare <image-placeholder> with a cat.",
+    "Where does the ball go at the end?",
+)
+GREEDY = GenerationOptions(max_new_tokens=8)
+
+
+class Oracle:
+    """The plain path: one question about one medium through `generate`, remembered."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        self.model = LlavaMiniForConditionalGeneration.from_pretrained(checkpoint)
+        self.processor = LlavaMiniProcessor.from_pretrained(checkpoint)
+        self.known: dict[tuple[int, int, str], list[int]] = {}
+
+    def video(self, frames: int, seed: int) -> np.ndarray:
+        return noise_video(frames, seed)
+
+    def ids(self, frames: int, seed: int, question: str) -> list[int]:
+        key = (frames, seed, question)
+        if key not in self.known:
+            self.known[key] = self.answer(self.video(frames, seed), question)
+        return self.known[key]
+
+    def answer(self, pixels: np.ndarray, question: str) -> list[int]:
+        one = len(pixels) == 1
+        batch = self.processor(images=pixels[0], text=question) if one else self.processor(videos=pixels, text=question)
+        ids = self.model.generate(**batch, max_new_tokens=GREEDY.max_new_tokens)[0].tolist()
+        ends = self.model.generation_config.eos_token_id
+        return [token for token in ids if token not in ends]
+
+    def engine(self, limits: Limits) -> Engine:
+        return Engine(self.model, self.processor, self.processor.prompts(), limits, "tiny")
+
+
+@pytest.fixture(scope="module")
+def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
+    changes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "prefusion_layer_num": 2}
+    vision = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    vision = {**vision, "image_size": 56, "patch_size": 14, "projection_dim": 8}
+    path = tmp_path_factory.mktemp("tiny")
+    return Oracle(write_tiny_checkpoint(path, vision_config=vision, video_frame_size=56, **changes))
+
+
+def limits(chunk: int = 8, rows: int = 64, media: int = 64, cache_bytes: int = 1 << 30) -> Limits:
+    return Limits(chunk, rows, media, cache_bytes)
+
+
+def request(key: str, pixels: np.ndarray, prompts: Sequence[str], **settings: object) -> Request:
+    kind = "image" if len(pixels) == 1 else "video"
+    return Request(key, kind, ArrayFrames(pixels), tuple(prompts), GREEDY, **settings)  # pyright: ignore
+
+
+def by_prompt(outcomes: Sequence[Outcome]) -> dict[tuple[str, int, int], Outcome]:
+    found = {(one.key, one.window_index, one.prompt_index): one for one in outcomes}
+    assert len(found) == len(outcomes)
+    return found
+
+
+media = st.tuples(
+    st.sampled_from((1, 1, 1, 2, 5, 17)),
+    st.integers(0, 2),
+    st.lists(st.sampled_from(QUESTIONS), min_size=1, max_size=5),
+)
+
+
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.lists(media, min_size=1, max_size=6),
+    st.integers(1, 20),
+    st.integers(1, 20),
+    st.integers(1, 6),
+    st.sampled_from((1, 1 << 30)),
+    st.integers(1, 9),
+    st.integers(0, 3),
+)
+def test_an_answer_does_not_depend_on_its_neighbours(
+    oracle: Oracle,
+    wanted: list[tuple[int, int, list[str]]],
+    chunk: int,
+    rows: int,
+    room: int,
+    cache_bytes: int,
+    source_size: int,
+    not_ready: int,
+) -> None:
+    engine = oracle.engine(limits(chunk, rows, room, cache_bytes))
+    requests: list[Request] = []
+    for number, (frames, seed, prompts) in enumerate(wanted):
+        source = ArrayFrames(oracle.video(frames, seed), source_size, not_ready=not_ready)
+        kind = "image" if frames == 1 else "video"
+        requests.append(Request(str(number), kind, source, tuple(prompts), GREEDY))
+    outcomes = by_prompt(list(engine.run(requests)))
+    for number, (frames, seed, prompts) in enumerate(wanted):
+        for index, question in enumerate(prompts):
+            answer = outcomes.pop((str(number), 0, index))
+            assert isinstance(answer, Answer)
+            assert list(answer.token_ids) == oracle.ids(frames, seed, question)
+            assert answer.frame_count == answer.vision_tokens == frames
+    assert not outcomes
+    assert all(one.frames.closed for one in requests)  # pyright: ignore[reportAttributeAccessIssue]
+    assert engine.is_idle
+
+
+def test_sixteen_questions_about_300_frames(oracle: Oracle) -> None:
+    questions = [f"{question} ({number})" for number in range(4) for question in QUESTIONS[:4]]
+    outcomes = by_prompt(list(oracle.engine(limits(32)).run([request("v", oracle.video(300, 9), questions)])))
+    for index in (0, 3, 15):
+        answer = outcomes["v", 0, index]
+        assert isinstance(answer, Answer)
+        assert list(answer.token_ids) == oracle.answer(oracle.video(300, 9), questions[index])
+
+
+def test_a_window_is_answered_like_a_video_of_its_frames(oracle: Oracle) -> None:
+    pixels = oracle.video(17, 1)
+    windows = (Window(0, 5), Window(3, 9.5), Window(), Window(12, 14), Window(30, 40))
+    outcomes = by_prompt(list(oracle.engine(limits(4)).run([request("v", pixels, QUESTIONS[:2], windows=windows)])))
+    assert len(outcomes) == 10
+    for number, part in enumerate((pixels[:5], pixels[3:10], pixels, pixels[12:14])):
+        for index in range(2):
+            answer = outcomes["v", number, index]
+            assert isinstance(answer, Answer)
+            assert list(answer.token_ids) == oracle.answer(part, QUESTIONS[index])
+    empty = outcomes["v", 4, 0]
+    assert isinstance(empty, Failure)
+    assert empty.error_type == "empty"
+
+
+def test_a_failing_medium_fails_alone(oracle: Oracle) -> None:
+    broken = ArrayFrames(oracle.video(5, 0), 2, error=MediaError("corrupt", "damaged at 5.0 s"))
+    good = request("good", oracle.video(2, 1), QUESTIONS[:1])
+    outcomes = by_prompt(
+        list(oracle.engine(limits()).run([Request("bad", "video", broken, QUESTIONS[:2], GREEDY), good]))
+    )
+    for index in range(2):
+        failure = outcomes["bad", 0, index]
+        assert failure == Failure("bad", index, "decode", "corrupt", "damaged at 5.0 s")
+    assert isinstance(outcomes["good", 0, 0], Answer)
+    assert broken.closed
+
+
+def test_a_bad_prompt_fails_alone(oracle: Oracle) -> None:
+    outcomes = by_prompt(list(oracle.engine(limits()).run([request("v", oracle.video(1, 0), (" ", QUESTIONS[0]))])))
+    assert isinstance(outcomes["v", 0, 0], Failure)
+    assert isinstance(outcomes["v", 0, 1], Answer)
+    source = ArrayFrames(oracle.video(1, 0))
+    (only,) = oracle.engine(limits()).run([Request("v", "image", source, ("",), GREEDY)])
+    assert isinstance(only, Failure)
+    assert source.closed
+
+
+def test_too_many_frames_say_how_many_fit(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle.model.config, "max_position_embeddings", 260)
+    (failure,) = oracle.engine(limits()).run([request("v", oracle.video(40, 0), ("Red?",))])
+    assert isinstance(failure, Failure)
+    assert failure.error_type == "too_long"
+    most = int(failure.message.rpartition("--max-frames ")[2].split()[0])
+    (answer,) = oracle.engine(limits()).run([request("v", oracle.video(most, 0), ("Red?",))])
+    assert isinstance(answer, Answer)
+    (failure,) = oracle.engine(limits()).run([request("v", oracle.video(most + 1, 0), ("Red?",))])
+    assert isinstance(failure, Failure)
+
+
+def test_sampling_depends_on_the_seed_alone(oracle: Oracle) -> None:
+    def run(seed: int, others: int) -> tuple[int, ...]:
+        options = GenerationOptions(max_new_tokens=12, temperature=1.5, top_p=0.95, seed=seed)
+        crowd = [
+            Request(str(number), "image", ArrayFrames(oracle.video(1, number)), QUESTIONS[:2], options)
+            for number in range(others + 1)
+        ]
+        return by_prompt(list(oracle.engine(limits(3)).run(crowd)))["0", 0, 0].token_ids  # pyright: ignore
+
+    assert run(1, 0) == run(1, 4)
+    assert run(1, 0) != run(2, 0)
+
+
+def test_a_loop_ends_as_repetition_and_the_rest_as_length(oracle: Oracle) -> None:
+    engine = oracle.engine(limits())
+    engine._end_ids = frozenset()  # pyright: ignore[reportPrivateUsage]
+    options = GenerationOptions(max_new_tokens=400)
+    source = ArrayFrames(oracle.video(1, 0))
+    (answer,) = engine.run([Request("v", "image", source, QUESTIONS[:1], options)])
+    assert isinstance(answer, Answer)
+    assert (answer.finish_reason == "repetition") == (answer.completion_tokens < 400)
+
+
+def test_memory_running_out_halves_the_chunk(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llava_mini_cli.engine import engine as module
+
+    real = module.encode
+
+    def small(model: torch.nn.Module, pixels: torch.Tensor, packs: Sequence[object]) -> object:
+        if len(pixels) > 3:
+            raise torch.OutOfMemoryError("too much")
+        return real(model, pixels, packs)  # pyright: ignore
+
+    monkeypatch.setattr(module, "encode", small)
+    wanted = [request(str(number), oracle.video(frames, 1), QUESTIONS[:1]) for number, frames in enumerate((17, 1, 5))]
+    outcomes = by_prompt(list(oracle.engine(limits(16)).run(wanted)))
+    for number, frames in enumerate((17, 1, 5)):
+        answer = outcomes[str(number), 0, 0]
+        assert isinstance(answer, Answer)
+        assert list(answer.token_ids) == oracle.ids(frames, 1, QUESTIONS[0])
+
+
+def test_close_ends_every_source(oracle: Oracle) -> None:
+    engine = oracle.engine(limits(1))
+    source = ArrayFrames(oracle.video(5, 0))
+    engine.add(Request("v", "video", source, QUESTIONS[:1], GREEDY))
+    engine.step()
+    engine.close()
+    assert source.closed
+    assert engine.is_idle
