@@ -4,6 +4,7 @@ Knows neither torch nor Typer: commands fill these in, everything below reads th
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Literal
 
 from llava_mini_cli.errors import UsageError
@@ -25,8 +26,8 @@ class SamplingOptions:
     decode_timeout: float = 60.0  # seconds without a new frame before a decoder is killed
 
     def __post_init__(self) -> None:
-        if not self.fps > 0:
-            raise UsageError(f"--fps must be above 0, not {self.fps:g}")
+        if not 0 < self.fps < inf:
+            raise UsageError(f"--fps must be above 0 and finite, not {self.fps:g}")
         if self.max_frames is not None and self.max_frames < 1:
             raise UsageError(f"--max-frames must be at least 1, not {self.max_frames}")
         if self.start is not None and self.start < 0:
@@ -49,10 +50,12 @@ class GenerationOptions:
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
             raise UsageError(f"--max-new-tokens must be at least 1, not {self.max_new_tokens}")
-        if self.temperature < 0:
-            raise UsageError(f"--temperature must not be negative, not {self.temperature:g}")
+        if not 0 <= self.temperature < inf:
+            raise UsageError(f"--temperature must be 0 or above and finite, not {self.temperature:g}")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"--top-p must be in (0, 1], not {self.top_p:g}")
+        if not 0 <= self.seed < 2**63:
+            raise UsageError(f"--seed must be at least 0 and below 2**63, not {self.seed}")
 
 
 @dataclass(frozen=True)
