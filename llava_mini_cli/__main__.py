@@ -1,15 +1,15 @@
 """`python -m llava_mini_cli`, and the `llava-mini` script."""
 
 import sys
-from io import TextIOWrapper
 
 from llava_mini_cli.commands.main import app
 
 
 def main() -> None:
     """Runs the command line; ends the process with the exit code of the command."""
-    if isinstance(sys.stdout, TextIOWrapper):  # an answer may hold what the terminal's encoding has not
-        sys.stdout.reconfigure(errors="backslashreplace")
+    reconfigure = getattr(sys.stdout, "reconfigure", None)
+    if reconfigure is not None:  # an answer may hold what the terminal's encoding has not
+        reconfigure(errors="backslashreplace")
     app()
 
 
