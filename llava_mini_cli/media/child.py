@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+NOTES = "pipe:{notes}"
+
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _PIPE_BYTES = 1 << 20  # fewer switches between decoder and reader than with the usual 64 KiB
 _KEPT_LINES = 4000  # of what a decoder says, from the beginning (a banner with many chapters is long); more is counted
@@ -35,7 +37,7 @@ class KilledError(Exception):
 class Command:
     """What to run: an argument vector with the absolute path of the program, and what it finds on stdin.
 
-    The child may write to a second pipe, its "notes"; the word `{notes}` in an argument becomes its descriptor.
+    The child may write to a second pipe, its "notes"; the argument `NOTES` becomes the address of that.
     """
 
     argv: Sequence[str]
@@ -116,9 +118,12 @@ class Child:
             self._drain_stderr()
         remaining = max(0.0, self._deadline - time.monotonic())
         try:
-            return self._process.wait(remaining)
+            status = self._process.wait(remaining)
         except subprocess.TimeoutExpired:
             raise StalledError from None
+        if self._killed:
+            raise KilledError
+        return status
 
     def kill(self) -> None:
         """Ends the child and everything it started. Safe at any time, from any thread, more than once."""
@@ -163,7 +168,7 @@ class Child:
 
 
 def _start(command: Command, notes: int) -> "subprocess.Popen[bytes]":
-    argv = [word.replace("{notes}", str(notes)) for word in command.argv]
+    argv = [f"pipe:{notes}" if word == NOTES else word for word in command.argv]
     launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
     environment = dict(os.environ)
     if command.pythonpath is not None:

@@ -37,9 +37,9 @@ def _write(data: memoryview) -> None:
 
 
 def _last_reason(text: str) -> str:
-    """What decord's C++ says went wrong, without the time and source line that it puts before it."""
+    """What decord's C++ says went wrong, without the time, source line and path that it puts before it."""
     first = next(iter(text.strip().splitlines()), "no reason given")
-    return re.split(r"\.cc:\d+: ", first)[-1]
+    return re.sub(r"^\[.*?\] (?=[A-Z])", "", re.split(r"\.cc:\d+: ", first)[-1])
 
 
 def main() -> None:

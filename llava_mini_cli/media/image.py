@@ -9,6 +9,7 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -61,12 +62,15 @@ def open_picture(path: Path) -> Image.Image | None:
 
 def is_animation(picture: Image.Image) -> bool:
     """Whether it has several frames that are shown one after the other."""
-    return picture.format in _ANIMATED and bool(getattr(picture, "is_animated", False))
+    try:
+        return picture.format in _ANIMATED and bool(getattr(picture, "is_animated", False))
+    except _BROKEN:
+        return False  # the file ends within its first frame; reading that one tells how
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
     """Width and height as displayed."""
-    turned = _orientation(picture) in (5, 6, 7, 8)
+    turned = _orientation(picture) in (5, 6, 7, 8) and picture.format != "TIFF"  # whose size Pillow has swapped already
     return (picture.height, picture.width) if turned else (picture.width, picture.height)
 
 
@@ -140,18 +144,22 @@ def animation_timeline(picture: Image.Image) -> tuple[Timeline, str | None]:
     """When each frame is shown, and why later frames cannot be had, if so. Raises `MediaError` without a first one."""
     starts: list[int] = []
     now, duration, trouble = 0, 0, None
-    for index in range(getattr(picture, "n_frames", 1)):
+    for index in count():
         try:
             picture.seek(index)
             picture.load()
+        except EOFError:
+            break  # how Pillow says that there are no more
         except _BROKEN as error:
             if not starts:
                 raise _broken(error) from None
-            trouble = f"{index} of {getattr(picture, 'n_frames', 1)} frames could be read: {_line(error)}"
+            trouble = f"the animation is damaged after {index} frames, which are all that was read ({_line(error)})"
             break
         starts.append(now)
         duration = round(float(picture.info.get("duration") or 0)) or _DEFAULT_MS
         now += duration
+    if not starts:
+        raise MediaError("empty", "the animation holds no frame")
     return Timeline(np.array(starts, np.int64), _MILLISECOND, duration), trouble
 
 

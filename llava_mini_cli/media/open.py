@@ -35,7 +35,7 @@ _VIDEOS = (
 IMAGE_SUFFIXES = frozenset(f".{name}" for name in _IMAGES.split())
 VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEOS.split())
 
-DECORD_SECONDS = 600.0  # beyond this length `auto` begins with ffmpeg: see docs/decoding.md
+DECORD_SECONDS = 300.0  # beyond this length `auto` begins with ffmpeg: see docs/decoding.md
 _INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 _DECORD_CODECS = frozenset({"h264", "hevc", "vp9"})
 
@@ -115,8 +115,12 @@ def _open_animation(
     path: Path, picture: Image.Image, options: SamplingOptions, frame_size: int, chunk_frames: int
 ) -> Clip:
     width, height = upright_size(picture)
-    timeline, trouble = animation_timeline(picture)
-    selection = _select(timeline, options)
+    try:
+        timeline, trouble = animation_timeline(picture)
+        selection = _select(timeline, options)
+    except MediaError:
+        picture.close()
+        raise
     info = _video_info(path, (width, height), timeline, selection, options, (picture.format or "").lower())
     clip = AnimationClip(info, picture, selection, frame_size, chunk_frames)
     if trouble is not None:

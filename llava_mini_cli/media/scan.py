@@ -15,9 +15,10 @@ from typing import Any, cast
 import ffmpeg  # pyright: ignore[reportMissingTypeStubs]
 import imageio_ffmpeg  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
+from numpy.typing import NDArray
 
 from llava_mini_cli.errors import LlavaMiniError, MediaError
-from llava_mini_cli.media.child import Child, Command, StalledError
+from llava_mini_cli.media.child import NOTES, Child, Command, StalledError
 from llava_mini_cli.media.probe import Header, VideoStream, read_header
 from llava_mini_cli.media.timeline import Timeline
 
@@ -34,7 +35,7 @@ class Scan:
     header: Header
     stream: VideoStream
     timeline: Timeline
-    keys: "np.ndarray[Any, np.dtype[np.int64]]"  # [m] timestamps of the key frames, ticks; empty when not known
+    keys: NDArray[np.int64]  # [m] timestamps of the key frames, ticks; empty when not known
     oddities: tuple[str, ...]  # why frames cannot be found by counting packets; empty for a plain file
 
 
@@ -94,6 +95,8 @@ def scan(path: Path, timeout: float) -> Scan:
         header = read_header(child.said)
     _check_container(header, child.said)
     stream = header.stream()
+    if not stream.width * stream.height:  # what a picture's name alone gives, too
+        raise MediaError("unreadable", "neither a picture nor a video in any known format")
     if stream.codec == "none":
         raise MediaError("unsupported_codec", "the video's codec is not known to ffmpeg")
     oddities = packets.oddities(stream.codec)
@@ -129,34 +132,42 @@ class _Packets:
 
     def countable(self, codec: str) -> bool:
         """Whether each packet that is not discarded is one shown frame with a timestamp of its own."""
-        shown = [pts for pts, flags in zip(self.pts, self.flags, strict=True) if not flags & _DISCARD]
-        return bool(shown) and codec not in _HIDDEN_FRAMES and _UNSET not in shown and len(set(shown)) == len(shown)
+        shown = self._pts[self._shown]
+        own = len(shown) > 0 and shown.min() != _UNSET and len(np.unique(shown)) == len(shown)
+        return own and codec not in _HIDDEN_FRAMES
 
     def timeline(self) -> Timeline:
         """The shown frames; only where `countable`."""
-        shown = (np.frombuffer(self.flags, np.int64) & _DISCARD) == 0
-        pts = np.frombuffer(self.pts, np.int64)[shown]
+        pts, durations = self._pts[self._shown], np.frombuffer(self.durations, np.int64)[self._shown]
         order = np.argsort(pts)
-        last = int(np.frombuffer(self.durations, np.int64)[shown][order[-1]])
-        return Timeline(pts[order], self.time_base, max(last, 0))
+        return Timeline(pts[order], self.time_base, max(int(durations[order[-1]]), 0))
 
-    def keys(self) -> "np.ndarray[Any, np.dtype[np.int64]]":
+    def keys(self) -> NDArray[np.int64]:
         """Timestamps of the key frames that are shown, ascending."""
-        keys = [p for p, f in zip(self.pts, self.flags, strict=True) if f & (_KEY | _DISCARD) == _KEY and p != _UNSET]
-        return np.array(sorted(keys), np.int64)
+        keys = self._pts[self._shown & (self._flags & _KEY != 0)]
+        return np.sort(keys[keys != _UNSET])
 
     def oddities(self, codec: str) -> tuple[str, ...]:
         """What makes a decoder that counts packets, or seeks by them, give another frame than the one asked for."""
-        found: list[str] = []
-        if not self.countable(codec):
-            found.append("packets without timestamps of their own")
-        if any(flags & _DISCARD for flags in self.flags):
-            found.append("edit list")
-        if any(pts < 0 for pts in self.pts):
-            found.append("negative timestamps")
-        if self._open_groups():
-            found.append("open groups of pictures")
-        return tuple(found)
+        signs = {
+            "packets without timestamps of their own": not self.countable(codec),
+            "edit list": not self._shown.all(),
+            "negative timestamps": bool((self._pts < 0).any()),
+            "open groups of pictures": self._open_groups(),
+        }
+        return tuple(name for name, found in signs.items() if found)
+
+    @property
+    def _pts(self) -> NDArray[np.int64]:
+        return np.frombuffer(self.pts, np.int64)
+
+    @property
+    def _flags(self) -> NDArray[np.int64]:
+        return np.frombuffer(self.flags, np.int64)
+
+    @property
+    def _shown(self) -> NDArray[np.bool_]:
+        return self._flags & _DISCARD == 0
 
     def _open_groups(self) -> bool:
         """Whether a packet is shown before the key frame that it follows."""
@@ -174,7 +185,7 @@ def timestamps_as_notes(time_base: Fraction) -> dict[str, str | None]:
     return {
         "fps_mode": "passthrough",
         "enc_time_base": f"{time_base.numerator}/{time_base.denominator}",
-        "stats_enc_pre": "pipe:{notes}",
+        "stats_enc_pre": NOTES,
         "stats_enc_pre_fmt": "{pts}",
     }
 

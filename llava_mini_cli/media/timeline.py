@@ -57,8 +57,9 @@ def constant_rate(timeline: Timeline) -> float | None:
     if n < 2:
         return None
     ticks = int(timeline.pts[-1] - timeline.pts[0])
-    even = timeline.pts[0] + np.arange(n) * (ticks / (n - 1))
-    if np.abs(timeline.pts - even).max() > max(1.0, 0.5 * ticks / (n - 1)):
+    step = ticks / (n - 1)
+    even = timeline.pts[0] + np.arange(n) * step
+    if np.abs(timeline.pts - even).max() > max(1.0, 0.5 * step) or timeline.last_duration > 2 * step + 1:
         return None
     rate = (n - 1) / (ticks * timeline.time_base)
     slack = Fraction(2, ticks) + Fraction(1, 100_000)  # relative: two timestamps, each off by up to a tick

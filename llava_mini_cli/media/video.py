@@ -114,8 +114,8 @@ class VideoClip:
         try:
             for pts, pixels in decoder.read(child, part):
                 packer.add(pts, pixels)
-        finally:
             packer.complaints.extend(child.said)
+        finally:
             self._end(child)
 
     def _start(self, decoder: Decoder, plan: Plan) -> Child:

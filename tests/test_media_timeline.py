@@ -1,0 +1,123 @@
+"""Which frames are looked at: the reference's rule for evenly spaced frames, time for others."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llava_mini_cli.config import SamplingOptions
+from llava_mini_cli.media.timeline import Timeline, constant_rate, sample_count, select_frames
+
+GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "preprocess" / "manifest.json"
+# total, fps, indices of the reference's script
+REFERENCE = [
+    (76, 25.0, [12, 37, 62]),
+    (24, 24.0, [11]),
+    (47, 24.0, [23]),
+    (48, 24.0, [12, 35]),
+]
+
+
+def evenly(total: int, fps: Fraction, time_base: Fraction = Fraction(1, 90_000)) -> Timeline:
+    step = 1 / (fps * time_base)
+    pts = np.array([round(index * step) for index in range(total)], np.int64)
+    return Timeline(pts, time_base, round(step))
+
+
+def indices(timeline: Timeline, options: SamplingOptions | None = None) -> list[int]:
+    selection = select_frames(timeline, options or SamplingOptions())
+    assert selection is not None
+    assert selection.times.tolist() == timeline.seconds[selection.indices].tolist()
+    return selection.indices.tolist()
+
+
+@pytest.mark.parametrize(("total", "fps", "expected"), REFERENCE)
+@pytest.mark.parametrize("time_base", [Fraction(1, 1000), Fraction(1, 90_000), Fraction(1, 15_360)])
+def test_even_frames_are_chosen_by_the_references_rule(
+    total: int, fps: float, expected: list[int], time_base: Fraction
+) -> None:
+    assert indices(evenly(total, Fraction(fps).limit_denominator(1001), time_base)) == expected
+
+
+@pytest.mark.skipif(not GOLDEN.exists(), reason="the reference's full table is not here")
+def test_the_references_whole_table() -> None:
+    table = json.loads(GOLDEN.read_text())["frame_index_table"]
+    assert table
+    for row in table:
+        timeline = evenly(row["total"], Fraction(row["fps"]).limit_denominator(1001))
+        if row["error"] is None:
+            assert indices(timeline) == row["idx"]
+            assert sample_count(row["total"], row["fps"], 1.0) == row["picked"]
+        else:  # the reference fails for want of a frame; we look at one
+            assert len(indices(timeline)) == 1
+
+
+@given(
+    st.integers(1, 5000),
+    st.sampled_from([12, 15, 24, 25, 30, 50, 60]),
+    st.booleans(),
+    st.sampled_from([1000, 90_000]),
+)
+def test_the_rate_is_found_from_rounded_timestamps(total: int, rate: int, ntsc: bool, ticks: int) -> None:
+    fps = Fraction(rate * 1000, 1001) if ntsc else Fraction(rate)
+    timeline = evenly(total, fps, Fraction(1, ticks))
+    found = constant_rate(timeline)
+    if total < 2:
+        assert found is None
+    else:
+        assert found is not None
+        assert sample_count(total, found, 1.0) == sample_count(total, float(fps), 1.0)
+
+
+def test_a_video_under_a_second_gives_one_frame() -> None:
+    assert indices(evenly(10, Fraction(30))) == [4]
+    assert indices(evenly(1, Fraction(30))) == [0]
+
+
+def test_more_frames_a_second_than_there_are_gives_repeated_indices() -> None:
+    assert indices(evenly(3, Fraction(1)), SamplingOptions(fps=10)) == [0, 1, 1]
+
+
+def test_fps_scales_the_count() -> None:
+    timeline = evenly(300, Fraction(30))
+    assert len(indices(timeline, SamplingOptions(fps=2))) == 20
+    assert len(indices(timeline, SamplingOptions(fps=0.5))) == 5
+
+
+def test_max_frames_spreads_over_the_whole_span() -> None:
+    assert indices(evenly(300, Fraction(30)), SamplingOptions(max_frames=2)) == [75, 224]
+
+
+def test_start_and_end_restrict_the_span() -> None:
+    timeline = evenly(300, Fraction(30))
+    chosen = indices(timeline, SamplingOptions(start=2.0, end=5.0))
+    assert len(chosen) == 3
+    assert 60 <= chosen[0] < chosen[-1] < 150
+    assert select_frames(timeline, SamplingOptions(start=10.0)) is None
+
+
+def test_uneven_frames_are_chosen_by_time_and_once_each() -> None:
+    """30 frames in the first second, then one frame held for nine seconds."""
+    pts = np.concatenate([np.arange(30) * 100 // 30, [100]]).astype(np.int64)
+    timeline = Timeline(pts, Fraction(1, 100), 900)
+    assert constant_rate(timeline) is None
+    assert indices(timeline) == [15, 30]
+
+
+@given(
+    st.lists(st.integers(1, 5000), min_size=1, max_size=300),
+    st.floats(0.05, 60),
+    st.one_of(st.none(), st.integers(1, 50)),
+)
+def test_any_timeline_gives_at_least_one_real_frame_in_order(
+    gaps: list[int], fps: float, max_frames: int | None
+) -> None:
+    timeline = Timeline(np.cumsum(gaps).astype(np.int64), Fraction(1, 1000), gaps[-1])
+    chosen = indices(timeline, SamplingOptions(fps=fps, max_frames=max_frames))
+    assert 1 <= len(chosen) <= (max_frames or len(gaps))
+    assert chosen == sorted(chosen)
+    assert 0 <= chosen[0] <= chosen[-1] < len(gaps)
