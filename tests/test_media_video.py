@@ -1,5 +1,6 @@
 """Films of every kind give the frames that their timestamps promise, by both decoders, upright."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,7 @@ def test_both_decoders_give_the_same_pixels_and_times(folder: Path, make: Callab
     one, two = read(path, decoder="ffmpeg"), read(path, decoder="decord")
     assert one[1].tolist() == two[1].tolist()
     np.testing.assert_array_equal(one[0], two[0])
+    assert "decord" not in sys.modules  # it stays in its own process
 
 
 @pytest.mark.parametrize("decoder", EXACT)
@@ -191,6 +193,17 @@ def test_what_decord_cannot_read_exactly_is_read_by_ffmpeg(folder: Path, name: s
     pixels, times, _ = read(films.film(folder / name, 150, *arguments, fps=rate))
     assert numbers(pixels) == np.rint(times * int(rate)).astype(int).tolist()
     assert len(times) in (5, 6)
+
+
+@pytest.mark.skipif(not decord_installed(), reason="decord is not installed")
+@pytest.mark.parametrize("depth", ["yuv420p", "yuv420p10le"])
+def test_deep_colour_goes_to_ffmpeg(folder: Path, depth: str) -> None:
+    arguments = ("-c:v", "libx265", "-preset", "ultrafast", "-x265-params", "log-level=none:open-gop=0")
+    path = films.film(folder / f"{depth}.mp4", 30, *arguments, "-pix_fmt", depth)
+    with open_clip(path, SamplingOptions(decoder="decord")) as clip:
+        assert list(clip)
+    assert [("more than 8 bits" in warning) for warning in clip.warnings] == ([True] if "10" in depth else [])
+    np.testing.assert_array_equal(read(path)[0], read(path, decoder="ffmpeg")[0])
 
 
 def test_a_single_frame_is_enough(folder: Path) -> None:

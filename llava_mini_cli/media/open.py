@@ -201,6 +201,8 @@ def _decord_doubt(found: Scan) -> str | None:
         return f"container {found.header.container}"
     if found.stream.codec not in _DECORD_CODECS:
         return f"codec {found.stream.codec}"
+    if found.stream.is_deep:
+        return "more than 8 bits a channel"  # its older libraries convert 4:2:0 of 10 bits to RGB otherwise
     return found.oddities[0] if found.oddities else None
 
 

@@ -15,6 +15,7 @@ _INPUT = re.compile(r"Input #0, ([\w,]+), from")
 _DURATION = re.compile(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)")
 _STREAM = re.compile(r"Stream #0:(\d+)\S*: (Video|Audio|Subtitle|Data|Attachment)(?:: (\w+))?")
 _SIZE = re.compile(r", (\d+)x(\d+)[ ,\n]")
+_DEEP = re.compile(r", \w+?(?:9|1[0-6])(?:le|be)\b")  # a pixel format such as yuv420p10le
 _ROTATION = re.compile(r"rotation of (-?[\d.]+|-?nan) degrees")
 _MAPPED = re.compile(r"Stream #0:(\d+) -> #0:0")
 _OUTPUT = re.compile(r"^Output #0")
@@ -30,6 +31,7 @@ class VideoStream:
     width: int  # pixels, as coded (before rotation); 0 when unknown
     height: int
     rotation: float | None = None  # degrees of the display matrix (which may also mirror); None: no matrix
+    is_deep: bool = False  # more than 8 bits a channel
     is_cover: bool = False  # a picture attached to a sound file
 
 
@@ -93,4 +95,5 @@ def read_header(lines: Iterable[str]) -> Header:
 def _video(index: int, codec: str, line: str) -> VideoStream:
     size = _SIZE.search(line + "\n")
     width, height = (int(size[1]), int(size[2])) if size else (0, 0)
-    return VideoStream(index, codec, width, height, is_cover="(attached pic)" in line)
+    deep, cover = _DEEP.search(line) is not None, "(attached pic)" in line
+    return VideoStream(index, codec, width, height, is_deep=deep, is_cover=cover)
