@@ -46,9 +46,11 @@ CHAT_TEMPLATE = (  # Llama 3's layout without a system turn: so small a model ha
     "{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"
 )
 SYSTEM_WORDS = (
-    "You are a helpful language and vision assistant. You are able to understand the visual content that the user "
-    "provides, and assist the user with a variety of tasks using natural language. A chat between a curious user and an "
-    "artificial intelligence assistant. The assistant gives helpful, detailed, and polite answers to the user's questions.\n\n"
+    "You are a helpful language and vision assistant. You are able to understand the visual content that the "
+    "user provides, and assist the user with a variety of tasks using natural language. A chat between a "
+    "curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, and polite "
+    "answers to the user's questions."
+    "\n\n"
     "system user assistant Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\n"
 )
 

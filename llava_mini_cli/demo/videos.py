@@ -13,6 +13,7 @@ from llava_mini_cli.demo.scenes import BACKGROUNDS, Scene, Split, Thing, pick, r
 
 Story = Literal["move", "still", "parade", "arrive", "vanish", "blink", "brief"]
 STORIES: tuple[Story, ...] = ("move", "still", "parade", "arrive", "vanish", "blink", "brief")
+LONGEST = 160  # seconds of a brief event's video, unless told otherwise
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
 
 
@@ -129,9 +130,11 @@ def _blink(rng: np.random.Generator, split: Split, background: str) -> Video:
     return Video("blink", (main,), (main,), background, max(now, 4))
 
 
-def _brief(rng: np.random.Generator, split: Split, background: str, seconds: int | None = None) -> Video:
+def _brief(
+    rng: np.random.Generator, split: Split, background: str, seconds: int | None = None, longest: int = LONGEST
+) -> Video:
     """A long and quiet video in which a second thing is seen for 1 to 3 seconds."""
-    length = int(np.exp(rng.uniform(np.log(12), np.log(160)))) if seconds is None else seconds
+    length = int(np.exp(rng.uniform(np.log(12), np.log(longest)))) if seconds is None else seconds
     things = _things(rng, split, int(rng.integers(1, 3)))
     when = int(rng.integers(1, length - 4))
     main = Actor(things[0], ((when, when + int(rng.integers(1, 4))),))
@@ -139,12 +142,16 @@ def _brief(rng: np.random.Generator, split: Split, background: str, seconds: int
 
 
 def random_video(
-    rng: np.random.Generator, split: Split, story: Story | None = None, seconds: int | None = None
+    rng: np.random.Generator,
+    split: Split,
+    story: Story | None = None,
+    seconds: int | None = None,
+    longest: int = LONGEST,
 ) -> Video:
-    """A video of the given story (any, if None). `seconds` sets the length of a brief one."""
+    """A video of the given story (any, if None). A brief one lasts `seconds`, or up to `longest`."""
     chosen = STORIES[int(rng.integers(len(STORIES)))] if story is None else story
     background = pick(rng, BACKGROUNDS)
     if chosen == "brief":
-        return _brief(rng, split, background, seconds)
+        return _brief(rng, split, background, seconds, longest)
     makers = {"move": _move, "still": _still, "parade": _parade, "arrive": _arrive, "vanish": _vanish, "blink": _blink}
     return makers[chosen](rng, split, background)

@@ -21,13 +21,14 @@ from llava_mini_cli.train.tower import WIDTH, TowerCollator, TowerData, TowerTra
 
 TOWER = StageSettings("tower", steps=1200, batch=96, learning_rate=2e-3, muon_rate=0.01, bf16=True, log_every=25)
 LANGUAGE = StageSettings("language", steps=80, batch=16, learning_rate=3e-3, muon_rate=0.02, bf16=True)
-STAGE1 = StageSettings("stage1", steps=120, batch=16, learning_rate=2e-3, muon_rate=0.02, bf16=True)
+STAGE1 = StageSettings("stage1", steps=80, batch=16, learning_rate=1e-3, muon_rate=0.003, bf16=True)
 STAGE2 = StageSettings(
     "stage2",
     steps=5000,
     batch=16,
-    learning_rate=2e-3,
-    muon_rate=0.015,
+    learning_rate=1.5e-3,
+    muon_rate=0.004,
+    muon_decay=0.1,
     decay=0.3,
     bf16=True,
     log_every=20,
@@ -75,34 +76,35 @@ def train_tower(work: Path, settings: StageSettings = TOWER) -> CLIPModel:
     return module.clip
 
 
-def demo_config(tokenizer: Any, vision: CLIPVisionConfig, prefusion: int = 2) -> LlavaMiniConfig:
-    """The demo model's shape: 3.5 million parameters, one token a frame."""
-    return LlavaMiniConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=192,
-        intermediate_size=384,
-        num_hidden_layers=4,
-        num_attention_heads=6,
-        num_key_value_heads=6,
-        max_position_embeddings=CONTEXT,
-        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
-        rms_norm_eps=1e-5,
-        initializer_range=0.05,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-        vision_config=vision,
-        mm_vision_tower="clip",
-        mm_hidden_size=WIDTH,
-        prefusion_layer_num=prefusion,
-        image_aspect_ratio="square",
-    )
+def demo_config(tokenizer: Any, vision: CLIPVisionConfig, **changes: Any) -> LlavaMiniConfig:
+    """The demo model's shape: 3.2 million parameters, one token a frame; `changes` are for ablations."""
+    fields: dict[str, Any] = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 192,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 6,
+        "max_position_embeddings": CONTEXT,
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0},
+        "rms_norm_eps": 1e-5,
+        "initializer_range": 0.05,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+        "vision_config": vision,
+        "mm_vision_tower": "clip",
+        "mm_hidden_size": WIDTH,
+        "prefusion_layer_num": 2,
+        "image_aspect_ratio": "square",
+    }
+    return LlavaMiniConfig(**(fields | changes))
 
 
-def build_model(tower: Path, tokenizer: Any) -> LlavaMiniForConditionalGeneration:
-    """An untrained demo model around a trained tower."""
+def build_model(tower: Path, tokenizer: Any, **changes: Any) -> LlavaMiniForConditionalGeneration:
+    """An untrained demo model around a trained tower; `changes` to its configuration are for ablations."""
     vision = CLIPModel.from_pretrained(tower).vision_model
-    model = LlavaMiniForConditionalGeneration(demo_config(tokenizer, vision.config))
+    model = LlavaMiniForConditionalGeneration(demo_config(tokenizer, vision.config, **changes))
     model.model.vision_tower.vision_tower.load_state_dict(vision.state_dict())
     return model
 

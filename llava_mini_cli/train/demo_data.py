@@ -13,7 +13,7 @@ from llava_mini_cli.demo.questions import IMAGE_KINDS, Question, image_question
 from llava_mini_cli.demo.render import Look, random_look, render
 from llava_mini_cli.demo.scenes import CANVAS, Scene, Split, Thing, generator, random_scene
 from llava_mini_cli.demo.video_questions import VIDEO_KINDS, video_question
-from llava_mini_cli.demo.videos import Story, Video, random_video
+from llava_mini_cli.demo.videos import LONGEST, Story, Video, random_video
 from llava_mini_cli.train.pixels import resized, squashed
 
 IMAGE_WEIGHTS = {  # how often a kind is asked about an image, before ambiguous ones are left out
@@ -40,6 +40,7 @@ STORY_WEIGHTS: dict[Story, float] = {
 VIDEO_ASK = {"order": 2, "video_yesno": 2, "event_count": 1}  # questions of a kind about one video; others: 1
 IMAGE_QUESTIONS = 8
 VIDEO_QUESTIONS = 5
+SQUASHED = 0.3  # share of media that take the road of video frames to the tower; it costs more than the other
 TEXT_FRAMES = 3  # frames of a moving thing that the text is fused with in training; every different one otherwise
 
 
@@ -85,7 +86,7 @@ def image_medium(rng: np.random.Generator, split: Split, captions_only: bool = F
     """A scene with its questions, or with one for its caption."""
     scene = random_scene(rng, split)
     edge, look = int(rng.choice(CANVAS[split])), random_look(rng, scene.background)
-    pixels = picture(rng, scene, look, edge, squash=rng.random() < 0.2)
+    pixels = picture(rng, scene, look, edge, squash=rng.random() < SQUASHED)
     asked = image_question(rng, scene, split, "caption") if captions_only else None
     return Medium(
         pixels[None], (0,), {0: 1.0}, (asked,) if asked else ask_about_image(rng, scene, split, IMAGE_QUESTIONS)
@@ -100,23 +101,24 @@ def text_shares(rng: np.random.Generator, order: tuple[int, ...], moving: bool) 
     return {int(rng.choice(part)): len(part) / len(order) for part in parts}
 
 
-def video_medium(rng: np.random.Generator, split: Split, story: Story | None = None) -> Medium:
-    """A video with its questions, one frame for each second."""
+def video_medium(rng: np.random.Generator, split: Split, story: Story | None = None, longest: int = LONGEST) -> Medium:
+    """A video of at most `longest` seconds with its questions, one frame for each second."""
     if story is None:
         stories = list(STORY_WEIGHTS)
         shares = np.array(list(STORY_WEIGHTS.values()))
         story = stories[int(rng.choice(len(stories), p=shares / shares.sum()))]
-    video = random_video(rng, split, story)
+    video = random_video(rng, split, story, longest=longest)
     edge, look = int(rng.choice(CANVAS[split])), random_look(rng, video.background)
     seen: dict[tuple[Thing, ...], int] = {}
     frames: list[NDArray[np.uint8]] = []
     order: list[int] = []
+    squash = rng.random() < SQUASHED
     late = float(rng.uniform(0.35, 0.65))  # when in each second the frame is taken
     for second in range(video.seconds):
         scene = video.scene(second + late)
         if scene.things not in seen:
             seen[scene.things] = len(frames)
-            frames.append(picture(rng, scene, look, edge, squash=True))
+            frames.append(picture(rng, scene, look, edge, squash))
         order.append(seen[scene.things])
     shares = text_shares(rng, tuple(order), video.story == "move")
     return Medium(np.stack(frames), tuple(order), shares, ask_about_video(rng, video, split, VIDEO_QUESTIONS))
@@ -126,7 +128,14 @@ class DemoData(Dataset[Medium]):
     """Endless media: `images` of every `period` are images and the rest videos. The same index gives the same one."""
 
     def __init__(
-        self, split: Split, length: int, images: int = 10, period: int = 16, first: int = 0, captions_only: bool = False
+        self,
+        split: Split,
+        length: int,
+        images: int = 10,
+        period: int = 16,
+        first: int = 0,
+        captions_only: bool = False,
+        longest: int = 160,
     ) -> None:
         self.split: Split = split
         self.length = length
@@ -134,6 +143,7 @@ class DemoData(Dataset[Medium]):
         self.period = period
         self.first = first
         self.captions_only = captions_only
+        self.longest = longest
 
     def __len__(self) -> int:
         return self.length
@@ -142,4 +152,4 @@ class DemoData(Dataset[Medium]):
         rng = generator(self.split, self.first + index)
         if index % self.period < self.images:
             return image_medium(rng, self.split, self.captions_only)
-        return video_medium(rng, self.split)
+        return video_medium(rng, self.split, longest=self.longest)

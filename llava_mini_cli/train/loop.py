@@ -27,6 +27,7 @@ class StageSettings:
     batch: int  # examples a step
     learning_rate: float  # of AdamW's parameters
     muon_rate: float | None = None  # of matrices; None: AdamW for all (`learning_rate`)
+    muon_decay: float = 0.0  # weight decay of Muon's matrices, times the rate
     warmup: float = 0.03  # share of the steps
     decay: float | None = None  # share of the steps, at the end, in which the rate falls; None: cosine from the start
     clip: float = 1.0  # greatest norm of the gradient
@@ -54,7 +55,9 @@ class StageTrainer(Trainer):
         if self.settings.muon_rate is None:
             return super().create_optimizer()
         if self.optimizer is None:
-            self.optimizer = build_optimizer(self.model, self.settings.muon_rate, self.settings.learning_rate)
+            self.optimizer = build_optimizer(
+                self.model, self.settings.muon_rate, self.settings.learning_rate, self.settings.muon_decay
+            )
         return self.optimizer
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
@@ -99,7 +102,7 @@ def train_stage(
         save_total_limit=settings.keep,
         train_sampling_strategy="random" if settings.shuffle else "sequential",
         gradient_accumulation_steps=settings.accumulate,
-        gradient_checkpointing=settings.gradient_checkpointing,
+        activation_checkpointing=settings.gradient_checkpointing,
         remove_unused_columns=False,
         report_to=[],
         seed=settings.seed,

@@ -34,7 +34,9 @@ class MuonAdamW(Optimizer):
     """Groups with `muon=True` hold matrices only; the others get AdamW without weight decay."""
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
-        super().__init__(groups, {"lr": 1e-3, "muon": False, "momentum": 0.95, "betas": (0.9, 0.98), "eps": 1e-8})
+        super().__init__(
+            groups, {"lr": 1e-3, "muon": False, "momentum": 0.95, "decay": 0.0, "betas": (0.9, 0.98), "eps": 1e-8}
+        )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -57,7 +59,7 @@ class MuonAdamW(Optimizer):
                 updates.append(parameter.grad.lerp(buffer, group["momentum"]))
             scale = max(1.0, rows / columns) ** 0.5 * group["lr"]
             for parameter, update in zip(alike, orthogonalised(torch.stack(updates)), strict=True):
-                parameter.add_(update, alpha=-scale)
+                parameter.mul_(1 - group["lr"] * group["decay"]).add_(update, alpha=-scale)
 
     def _adam(self, parameters: list[torch.Tensor], group: dict[str, Any]) -> None:
         first, second = group["betas"]
@@ -72,7 +74,7 @@ class MuonAdamW(Optimizer):
             parameter.addcdiv_(state["mean"], spread, value=-group["lr"] / (1 - first ** state["step"]))
 
 
-def build_optimizer(module: nn.Module, muon_lr: float, adam_lr: float) -> MuonAdamW:
+def build_optimizer(module: nn.Module, muon_lr: float, adam_lr: float, decay: float = 0.0) -> MuonAdamW:
     """Muon for the trainable matrices inside layers, AdamW for embeddings, output heads, norms and biases."""
     matrices: list[nn.Parameter] = []
     others: list[nn.Parameter] = []
@@ -82,5 +84,8 @@ def build_optimizer(module: nn.Module, muon_lr: float, adam_lr: float) -> MuonAd
         inner = parameter.ndim == 2 and ("layers." in name or "mm_projector" in name or "attn" in name)
         (matrices if inner else others).append(parameter)
     return MuonAdamW(
-        [{"params": matrices, "lr": muon_lr, "muon": True}, {"params": others, "lr": adam_lr, "muon": False}]
+        [
+            {"params": matrices, "lr": muon_lr, "muon": True, "decay": decay},
+            {"params": others, "lr": adam_lr, "muon": False},
+        ]
     )

@@ -4,6 +4,7 @@ The loss is averaged over the tokens of an answer first and over answers then; o
 their many tokens, would drown one-word answers.
 """
 
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
@@ -128,16 +129,37 @@ class PackedTrainer(nn.Module):
         rows: list[dict[str, torch.Tensor]],
     ) -> dict[str, torch.Tensor]:
         """The loss per answer, and the weighted share of answer tokens that are right; shapes in `packing`."""
+        loss, right = torch.zeros(()), torch.zeros(())
+        for group, logits in self._logits(pixel_values, blocks, int(text_count), answer_ids, rows):
+            each = functional.cross_entropy(logits, group["token"], reduction="none")
+            loss = loss.to(each.device) + (each * group["weight"]).sum()
+            right = right.to(each.device) + ((logits.argmax(-1) == group["token"]) * group["weight"]).sum().detach()
+        return {"loss": loss, "right": right}
+
+    def predictions(
+        self,
+        pixel_values: torch.Tensor,
+        blocks: list[dict[str, torch.Tensor]],
+        text_count: torch.Tensor,
+        answer_ids: torch.Tensor,
+        rows: list[dict[str, torch.Tensor]],
+    ) -> list[torch.Tensor]:
+        """For each group of rows, whether each answer token is the likeliest given the true ones before it."""
+        groups = self._logits(pixel_values, blocks, int(text_count), answer_ids, rows)
+        return [logits.argmax(-1) == group["token"] for group, logits in groups]
+
+    def _logits(
+        self,
+        pixels: torch.Tensor,
+        blocks: list[dict[str, torch.Tensor]],
+        count: int,
+        answer_ids: torch.Tensor,
+        rows: list[dict[str, torch.Tensor]],
+    ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+        """Each group of rows with the logits `[targets, vocab]` at its targets."""
         inner = self.model.model
-        encode = self.fused if self.mode == "fused" else self.plain
-        texts, tokens = encode(pixel_values, blocks, int(text_count))
-        answers = inner.embed_tokens(answer_ids).float()
-        embeddings = torch.cat([texts, tokens.float().flatten(0, 1), answers])
-        loss, right = texts.new_zeros(()), texts.new_zeros(())
+        texts, tokens = (self.fused if self.mode == "fused" else self.plain)(pixels, blocks, count)
+        embeddings = torch.cat([texts, tokens.float().flatten(0, 1), inner.embed_tokens(answer_ids).float()])
         for group in rows:
             hidden = self.run(inner.layers, embeddings[group["source"]], group["segment"], group["position"])
-            logits = self.model.lm_head(inner.norm(hidden[group["row"], group["column"]])).float()
-            each = functional.cross_entropy(logits, group["token"], reduction="none")
-            loss = loss + (each * group["weight"]).sum()
-            right = right + ((logits.argmax(-1) == group["token"]) * group["weight"]).sum().detach()
-        return {"loss": loss, "right": right}
+            yield group, self.model.lm_head(inner.norm(hidden[group["row"], group["column"]])).float()

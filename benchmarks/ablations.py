@@ -1,0 +1,149 @@
+"""The paper's ablations at demo scale: pre-fusion layers, tokens a frame, queries or pooling, no compression.
+
+    python benchmarks/ablations.py WORK --steps 1500
+
+WORK is a directory of `llava-mini train --preset demo` whose tower, language stage and stage 1 are finished. Every
+variant starts from those and is trained for the same number of stage 2 steps on the same examples, far fewer than
+the shipped model had: compare the variants with each other, not with the model card. Results go to
+benchmarks/results/ablations.{json,md,png}; finished variants are not trained again.
+"""
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import torch
+
+from llava_mini_cli.model import LlavaMiniForConditionalGeneration
+from llava_mini_cli.train.demo import ANSWER_WEIGHTS, PATCHES, STAGE2, build_model, load_tokenizer
+from llava_mini_cli.train.demo_data import DemoData, Medium
+from llava_mini_cli.train.loop import train_stage
+from llava_mini_cli.train.packed import Mode, PackedTrainer
+from llava_mini_cli.train.packing import Packer, PromptIds
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+RESULTS = Path(__file__).parent / "results"
+VALIDATION = 400  # media that the variants are scored on
+GROUPS = {"image": 10, "video": 0}  # images of every 16 media
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One row of the table."""
+
+    name: str
+    table: str  # of the paper
+    prefusion: int = 2
+    side: int = 1  # C: C * C tokens a frame
+    pooling: bool = False
+    mode: Mode = "fused"  # patches: no compression and no pre-fusion, as LLaVA
+
+
+VARIANTS = (
+    Variant("2 pre-fusion layers, 1 token, queries", "7, 8, 10"),
+    Variant("1 pre-fusion layer", "7", prefusion=1),
+    Variant("no pre-fusion", "7", prefusion=0),
+    Variant("4 tokens", "6, 10", side=2),
+    Variant("9 tokens", "6, 10", side=3),
+    Variant("average pooling, 1 token", "8", pooling=True),
+    Variant("average pooling, 4 tokens", "8", side=2, pooling=True),
+    Variant("no compression (36 tokens), no pre-fusion", "6", prefusion=0, mode="patches"),
+)
+
+
+def start(work: Path, tokenizer: Any, variant: Variant) -> LlavaMiniForConditionalGeneration:
+    """The variant's model: parts that every variant has come from stage 1, the others are new."""
+    torch.manual_seed(0)
+    model = build_model(
+        work / "clip",
+        tokenizer,
+        prefusion_layer_num=variant.prefusion,
+        compressor_size=variant.side,
+        compressor_type="average" if variant.pooling else "query",
+    )
+    trained = torch.load(work / "stage1" / "model.pt", weights_only=True)
+    own = model.state_dict()
+    shared = {k: v for k, v in trained.items() if k in own and own[k].shape == v.shape and "compressor" not in k}
+    model.load_state_dict(shared, strict=False)
+    model.config._attn_implementation = "eager"
+    return model
+
+
+@torch.inference_mode()
+def right_answers(trainer: PackedTrainer, packer: Packer, media: Sequence[Medium]) -> float:
+    """Share of answers of which every token is the likeliest, given the true ones before it."""
+    right, asked = 0, 0
+    for medium in media:
+        found = trainer.predictions(**packer([medium]))[0]
+        at = 0
+        for question in medium.questions:
+            length = len(packer.prompts.answer(question.answer))
+            right += bool(found[at : at + length].all())
+            asked += 1
+            at += length
+    return right / asked
+
+
+def run(work: Path, out: Path, variant: Variant, steps: int) -> dict[str, Any]:
+    """Trains and scores one variant."""
+    tokenizer = load_tokenizer(work / "tokenizer")
+    model = start(work, tokenizer, variant)
+    trainer = PackedTrainer(model, variant.mode)
+    each = PATCHES if variant.mode == "patches" else variant.side**2
+    packer = Packer(PromptIds(tokenizer), PATCHES + variant.side**2, each, ANSWER_WEIGHTS)
+    name = variant.name.replace(" ", "_").replace(",", "")
+    settings = dataclasses.replace(STAGE2, name=name, steps=steps, save_every=steps)
+    train_stage(trainer, DemoData("train", steps * settings.batch, longest=40), packer, out / name, settings)
+    trainer.eval()
+    row: dict[str, Any] = {"variant": variant.name, "tables": variant.table, "steps": steps, "tokens": each}
+    for group, images in GROUPS.items():
+        data = DemoData("validation", VALIDATION, images=16 if images else 0, longest=40)
+        row[group] = right_answers(trainer, packer, [data[i] for i in range(VALIDATION)])
+    return row
+
+
+def write(rows: list[dict[str, Any]]) -> None:
+    """The table and the plot."""
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "ablations.json").write_text(json.dumps(rows, indent=2) + "\n")
+    lines = ["| variant | paper's table | tokens a frame | image answers | video answers |", "|---|---|---|---|---|"]
+    for row in rows:
+        shares = f"{100 * row['image']:.1f} % | {100 * row['video']:.1f} %"
+        lines.append(f"| {row['variant']} | {row['tables']} | {row['tokens']} | {shares} |")
+    note = f"\n{rows[0]['steps']} steps of stage 2 each, one seed; {VALIDATION} validation media a column.\n"
+    (RESULTS / "ablations.md").write_text("\n".join(lines) + "\n" + note)
+    figure, axes = plt.subplots(figsize=(8, 0.5 * len(rows) + 1.5))
+    places = range(len(rows))
+    axes.barh([p + 0.2 for p in places], [100 * r["image"] for r in rows], 0.4, label="images")
+    axes.barh([p - 0.2 for p in places], [100 * r["video"] for r in rows], 0.4, label="videos")
+    axes.set_yticks(list(places), [r["variant"] for r in rows])
+    axes.invert_yaxis()
+    axes.set(xlabel="answers right, %", xlim=(0, 100))
+    axes.legend(loc="lower right")
+    figure.tight_layout()
+    figure.savefig(RESULTS / "ablations.png", dpi=100)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--variants", type=int, nargs="*", help="numbers from 0; all when none is given")
+    arguments = parser.parse_args()
+    chosen = VARIANTS if not arguments.variants else [VARIANTS[i] for i in arguments.variants]
+    rows: list[dict[str, Any]] = []
+    for variant in chosen:
+        rows.append(run(arguments.work, arguments.work / "ablations", variant, arguments.steps))
+        print(rows[-1], flush=True)
+        write(rows)
+
+
+if __name__ == "__main__":
+    main()
