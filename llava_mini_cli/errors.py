@@ -1,15 +1,15 @@
 """The exceptions of the package. One tree; `commands` alone turns it into words and an exit code.
 
-    LlavaMiniError                  exit 1
-    |-- UsageError                  exit 2    an option or argument that cannot be used
-    |-- ModelError                  exit 1    the model cannot be had
-    |   |-- ModelNotFound                     no such directory, hub id or cached snapshot
-    |   `-- CheckpointError                   files that are missing, damaged or misshapen
-    |-- ItemError                             one medium or prompt fails: becomes a row, not an exit
-    |   |-- MediaError                        the medium cannot be read or decoded
-    |   `-- PromptError                       the prompt cannot be asked of this medium
-    `-- OutputError                 exit 1    the output cannot be written
-        `-- OutputLocked            exit 75   another run holds it
+LlavaMiniError                  exit 1
+|-- UsageError                  exit 2    an option or argument that cannot be used
+|-- ModelError                  exit 1    the model cannot be had
+|   |-- ModelNotFound                     no such directory, hub id or cached snapshot
+|   `-- CheckpointError                   files that are missing, damaged or misshapen
+|-- ItemError                             one medium or prompt fails: becomes a row, not an exit
+|   |-- MediaError                        the medium cannot be read or decoded
+|   `-- PromptError                       the prompt cannot be asked of this medium
+`-- OutputError                 exit 1    the output cannot be written
+    `-- OutputLocked            exit 75   another run holds it
 """
 
 from typing import ClassVar, Literal, get_args

@@ -142,7 +142,7 @@ def test_names_that_are_no_model(tmp_path: Path) -> None:
 @pytest.mark.parametrize("offline", ["0", "1"])
 def test_a_hub_id_that_cannot_be_had_fails_within_seconds(offline: str, tmp_path: Path) -> None:
     code = (
-        "from llava_mini_cli.model.hub import find_model\nfrom llava_mini_cli.errors import ModelNotFound\n"
+        "from llava_mini_cli.hub import find_model\nfrom llava_mini_cli.errors import ModelNotFound\n"
         "import time\nstarted = time.monotonic()\n"
         "try: find_model('llava-mini-tests/no-such-model')\nexcept ModelNotFound as error: print(error)\n"
         "print(time.monotonic() - started)"

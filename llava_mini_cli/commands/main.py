@@ -9,6 +9,7 @@ from llava_mini_cli.commands.ask import ask
 from llava_mini_cli.commands.caption import caption
 from llava_mini_cli.commands.cli import Cli
 from llava_mini_cli.commands.doctor import doctor
+from llava_mini_cli.commands.train import train
 from llava_mini_cli.errors import UsageError
 
 app = typer.Typer(
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command()(ask)
 app.command()(caption)
 app.command()(doctor)
+app.command()(train)
 
 
 def _show_version(wanted: bool) -> None:

@@ -115,7 +115,7 @@ class _TailLayout:
 
 def _tail_layout(cache: RowCache, items: Sequence[PrefillItem], packed: int) -> _TailLayout:
     device = cache.prefix_lengths.device
-    prefix = cache.prefix_keys[0].shape[2] if cache.prefix_keys else int(cache.prefix_lengths.max())
+    prefix = max(item.prefix.shape[0] for item in items)
     media, rows = len(items), max(len(item.tails) for item in items)
     longest = max(tail.shape[0] for item in items for tail in item.tails)
     lengths = torch.zeros(media, rows, dtype=torch.int64)
@@ -134,7 +134,7 @@ def _tail_layout(cache: RowCache, items: Sequence[PrefillItem], packed: int) -> 
             own[medium, start : start + size, start : start + size] = torch.ones(size, size, dtype=torch.bool).tril()
             ends[medium, row] = start + size - 1
             start += size
-    seen = torch.arange(prefix)[None] < cache.prefix_lengths.cpu()[:, None]
+    seen = torch.arange(prefix)[None] < torch.tensor([item.prefix.shape[0] for item in items])[:, None]
     mask = torch.cat([seen[:, None].expand(-1, packed, -1), own], dim=2)[:, None]
     return _TailLayout(rows, lengths.to(device), positions.to(device), mask.to(device), gather.flatten(1), ends)
 

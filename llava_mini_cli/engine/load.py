@@ -6,8 +6,8 @@ from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.hub import find_model
 from llava_mini_cli.model.checkpoint import pick_device
-from llava_mini_cli.model.hub import find_model
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
 

@@ -23,8 +23,8 @@ from transformers import CLIPVisionConfig, GenerationConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llava_mini_cli.errors import CheckpointError
+from llava_mini_cli.hub import find_model, find_tower
 from llava_mini_cli.model.config import LlavaMiniConfig
-from llava_mini_cli.model.hub import find_model, find_tower
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from transformers import AutoTokenizer, BatchFeature
 
 from llava_mini_cli.config import PromptLayout
 from llava_mini_cli.errors import CheckpointError
+from llava_mini_cli.hub import find_model, find_tower
 from llava_mini_cli.model.checkpoint import load_config, read_json
 from llava_mini_cli.model.config import LlavaMiniConfig
-from llava_mini_cli.model.hub import find_model, find_tower
 from llava_mini_cli.model.preprocess import Preprocessor
 from llava_mini_cli.model.prompts import IMAGE, PromptBuilder
 

@@ -109,7 +109,7 @@ def _model(model: str) -> list[Fact]:
     """Whether the model and its vision tower are here: a directory, or a snapshot in the cache."""
     facts: list[Fact] = []
     try:
-        from llava_mini_cli.model.hub import find_model, find_tower
+        from llava_mini_cli.hub import find_model, find_tower
 
         path = find_model(model, local_files_only=True)
         facts.append(Fact("model", f"{model} ({path})"))

@@ -1,7 +1,7 @@
 """From model options to an engine, with the quick refusals first: torch is imported only once the model is found."""
 
 from llava_mini_cli.config import ModelOptions
-from llava_mini_cli.model.hub import find_model
+from llava_mini_cli.hub import find_model
 from llava_mini_cli.pipelines.answer import AnswerEngine
 
 

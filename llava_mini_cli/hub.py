@@ -62,7 +62,7 @@ def _demo_directory() -> Path:
 
 def _snapshot(repo: str, revision: str | None, patterns: Sequence[str], local_files_only: bool) -> Path:
     """The cached snapshot of a hub repository, fetched first when it is not there and the hub answers."""
-    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub import constants, snapshot_download  # pyright: ignore[reportUnknownVariableType]
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:

@@ -1,0 +1,201 @@
+"""How fast the engine is, as ratios measured in turn in one process: A B A B ..., medians.
+
+    python benchmarks/engine.py [--threads 2] [--rounds 5] [--frames 60] [--only questions|images]
+
+One JSON line a figure. Weights are random and prompts are counted in tokens; shapes keep the 8B model's proportions
+(336 px, 576 patches, CLIP 24 layers, LLM 32 layers with grouped-query attention, 4 pre-fusion layers) at
+CLIP width 256 and LLM width 512. Compared with
+
+* the plain path: one question and one frame at a time through `LlavaMiniForConditionalGeneration.generate`;
+* transformers' own LLaVA-1.5 with the same tower and language model, at its best batch size.
+"""
+
+import argparse
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from random_models import SMALL_CLIP, SMALL_LLM, CountedPrompts, build_engine, build_llava_15, build_ours, seed
+
+from llava_mini_cli.config import GenerationOptions
+from llava_mini_cli.engine.engine import Engine
+from llava_mini_cli.engine.request import Answer, Request
+from llava_mini_cli.media.clip import FrameChunk
+from llava_mini_cli.model import modeling
+
+VIDEO_PROMPT = CountedPrompts(before=35, after=20)
+IMAGE_PROMPT = CountedPrompts(before=23, after=20)  # the paper's 43 tokens
+QUESTIONS = 16
+VIDEO_NEW_TOKENS = 16
+IMAGES = 64
+IMAGE_NEW_TOKENS = 32
+LLAVA_BATCHES = (1, 4, 8, 16)
+
+
+class Frames:
+    """Frames that are there already."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+
+    def __iter__(self) -> Iterator[FrameChunk]:
+        for start in range(0, len(self.pixels), 32):
+            part = self.pixels[start : start + 32]
+            yield FrameChunk(part, np.arange(start, start + len(part), dtype=np.float64))
+
+    def ready(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+def alternate(rounds: int, **paths: Callable[[], None]) -> dict[str, float]:
+    """Seconds of each path, the median of `rounds` measured in turn after one unmeasured go each."""
+    seconds: dict[str, list[float]] = {name: [] for name in paths}
+    for number in range(rounds + 1):
+        for name, path in paths.items():
+            started = time.perf_counter()
+            path()
+            if number:
+                seconds[name].append(time.perf_counter() - started)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def answers(engine: Engine, requests: list[Request]) -> list[Answer]:
+    """All answers; raises when anything failed."""
+    outcomes = list(engine.run(requests))
+    assert all(isinstance(outcome, Answer) for outcome in outcomes)
+    return [outcome for outcome in outcomes if isinstance(outcome, Answer)]
+
+
+def plain_answer(engine: Engine, pixels: torch.Tensor, question: str, new_tokens: int) -> list[int]:
+    """One question through the plain path."""
+    ids = torch.tensor([engine.prompts.question_ids(question)])
+    counts = torch.tensor([len(pixels)])
+    out = engine.model.generate(
+        input_ids=ids, pixel_values=pixels, frame_counts=counts, max_new_tokens=new_tokens, pad_token_id=0
+    )
+    return out[0].tolist()
+
+
+def report(**fields: Any) -> None:
+    print(json.dumps({key: round(v, 3) if isinstance(v, float) else v for key, v in fields.items()}), flush=True)
+
+
+def questions_about_a_video(frames: int, rounds: int) -> None:
+    """1 and 16 questions about one video, against the plain path."""
+    seed()
+    engine = build_engine(build_ours(SMALL_LLM, SMALL_CLIP), VIDEO_PROMPT)
+    video = np.random.default_rng(0).integers(0, 256, (frames, 336, 336, 3)).astype(np.uint8)
+    options = GenerationOptions(max_new_tokens=VIDEO_NEW_TOKENS)
+    modeling.FRAMES_AT_ONCE = 1
+    plain: list[list[int]] = []
+
+    def ask(count: int) -> list[Answer]:
+        prompts = tuple(str(number) for number in range(count))
+        return answers(engine, [Request("v", "video", Frames(video), prompts, options)])
+
+    def ask_one() -> None:
+        ask(1)
+
+    def ask_plain() -> None:
+        pixels = engine.processor.preprocessor.frames(torch.from_numpy(video))
+        plain.append(plain_answer(engine, pixels, "0", VIDEO_NEW_TOKENS))
+
+    same = False
+
+    def ask_sixteen() -> None:
+        nonlocal same
+        first = next(answer for answer in ask(QUESTIONS) if answer.prompt_index == 0)
+        same = bool(plain) and list(first.token_ids) == plain[-1]
+
+    seconds = alternate(rounds, plain=ask_plain, one=ask_one, sixteen=ask_sixteen)
+    report(
+        figure="questions about a video",
+        frames=frames,
+        new_tokens=VIDEO_NEW_TOKENS,
+        rounds=rounds,
+        one_s=seconds["one"],
+        sixteen_s=seconds["sixteen"],
+        plain_one_s=seconds["plain"],
+        sixteen_over_one=seconds["sixteen"] / seconds["one"],
+        faster_than_plain_for_one=seconds["plain"] / seconds["one"],
+        # the plain path asks one question after the other: sixteen take sixteen times one
+        faster_than_plain_for_sixteen=QUESTIONS * seconds["plain"] / seconds["sixteen"],
+        same_tokens_as_plain=same,
+    )
+
+
+def captioned_images(rounds: int) -> None:
+    """64 images and one 43-token prompt, against the plain path and LLaVA-1.5 at its best batch size."""
+    seed()
+    engine = build_engine(build_ours(SMALL_LLM, SMALL_CLIP), IMAGE_PROMPT)
+    seed()
+    llava = build_llava_15(SMALL_LLM, SMALL_CLIP)
+    images = np.random.default_rng(1).integers(0, 256, (IMAGES, 336, 336, 3)).astype(np.uint8)
+    options = GenerationOptions(max_new_tokens=IMAGE_NEW_TOKENS)
+
+    def engine_images() -> None:
+        requests = [Request(str(n), "image", Frames(images[n : n + 1]), ("0",), options) for n in range(IMAGES)]
+        answers(engine, requests)
+
+    def plain_images() -> None:
+        for image in torch.from_numpy(images):
+            plain_answer(engine, engine.processor.preprocessor.image(image)[None], "0", IMAGE_NEW_TOKENS)
+
+    def llava_images(batch: int) -> None:
+        token = llava.config.image_token_index
+        ids = torch.tensor([[*range(10, 33), *[token] * 576, *range(100, 120)]]).expand(batch, -1)
+        for start in range(0, IMAGES, batch):
+            part = torch.from_numpy(images[start : start + batch])
+            pixels = torch.cat([engine.processor.preprocessor.image(image) for image in part])
+            llava.generate(
+                input_ids=ids,
+                pixel_values=pixels,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=IMAGE_NEW_TOKENS,
+                do_sample=False,
+                pad_token_id=0,
+            )
+
+    once = {batch: alternate(1, llava=lambda batch=batch: llava_images(batch))["llava"] for batch in LLAVA_BATCHES}
+    best = min(once, key=lambda batch: once[batch])
+    seconds = alternate(rounds, plain=plain_images, engine=engine_images, llava=lambda: llava_images(best))
+    report(
+        figure="captioned images",
+        images=IMAGES,
+        new_tokens=IMAGE_NEW_TOKENS,
+        prompt_tokens=43,
+        rounds=rounds,
+        engine_images_per_s=IMAGES / seconds["engine"],
+        plain_images_per_s=IMAGES / seconds["plain"],
+        llava_15_images_per_s=IMAGES / seconds["llava"],
+        llava_15_batch=best,
+        faster_than_plain=seconds["plain"] / seconds["engine"],
+        faster_than_llava_15=seconds["llava"] / seconds["engine"],
+    )
+
+
+@torch.inference_mode()
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--frames", type=int, default=60)
+    parser.add_argument("--only", choices=("questions", "images"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    report(torch=torch.__version__, threads=arguments.threads, llm=SMALL_LLM, clip=SMALL_CLIP)
+    if arguments.only != "images":
+        questions_about_a_video(arguments.frames, arguments.rounds)
+    if arguments.only != "questions":
+        captioned_images(arguments.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,104 @@
+"""Random-weight models of stated shapes for the benchmarks: ours, and transformers' own LLaVA-1.5 with the same parts.
+
+Prompts are given in token counts, so that no tokenizer decides the figures.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+
+from llava_mini_cli.engine.engine import Engine
+from llava_mini_cli.engine.scheduler import Limits
+from llava_mini_cli.model import LlavaMiniConfig, LlavaMiniForConditionalGeneration, LlavaMiniProcessor
+from llava_mini_cli.model.preprocess import Preprocessor
+from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+CLIP_L: dict[str, Any] = {"image_size": 336, "patch_size": 14, "num_hidden_layers": 24}
+SMALL_CLIP = {**CLIP_L, "hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "projection_dim": 64}
+LARGE_CLIP = {**CLIP_L, "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16}
+# The 8B model's proportions (32 layers, grouped-query attention, MLP 3.5 times as wide) at a width for 2 cores.
+SMALL_LLM: dict[str, Any] = {
+    "vocab_size": 4096,
+    "hidden_size": 512,
+    "intermediate_size": 1792,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 131072,
+    "rms_norm_eps": 1e-5,
+}
+LLAMA_8B = {
+    **SMALL_LLM,
+    "vocab_size": 128256,
+    "hidden_size": 4096,
+    "intermediate_size": 14336,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+}
+VICUNA_7B = {
+    **LLAMA_8B,
+    "vocab_size": 32000,
+    "intermediate_size": 11008,
+    "num_key_value_heads": 32,
+    "max_position_embeddings": 4096,
+}
+NO_END: dict[str, Any] = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
+
+
+def build_ours(llm: dict[str, Any], clip: dict[str, Any]) -> LlavaMiniForConditionalGeneration:
+    """LLaVA-Mini of these shapes, C = 1, 4 pre-fusion layers, on the current default device."""
+    config = LlavaMiniConfig.from_fields(
+        {**llm, **NO_END, "vision_config": clip, "mm_hidden_size": clip["hidden_size"]}
+    )
+    config._attn_implementation = "sdpa"
+    return LlavaMiniForConditionalGeneration(config).eval()
+
+
+def build_llava_15(llm: dict[str, Any], clip: dict[str, Any]) -> LlavaForConditionalGeneration:
+    """transformers' LLaVA-1.5 with the same tower and language model."""
+    config = LlavaConfig(
+        text_config=LlamaConfig(**{**llm, **NO_END}),
+        vision_config=CLIPVisionConfig(**clip),
+        image_token_index=llm["vocab_size"] - 1,
+    )
+    return LlavaForConditionalGeneration(config).eval()
+
+
+@dataclass(frozen=True)
+class CountedPrompts:
+    """Prompts of a stated number of tokens: question "7" is the seventh, different from the others in every token."""
+
+    before: int  # text tokens before the frames
+    after: int  # and behind them
+
+    def question_ids(self, question: str) -> list[int]:
+        """As `PromptBuilder.question_ids`."""
+        first = 100 + 37 * int(question)
+        return [*range(10, 10 + self.before), IMAGE_TOKEN_ID, *range(first, first + self.after)]
+
+    def answer_text(self, ids: list[int]) -> str:
+        """As `PromptBuilder.answer_text`."""
+        return " ".join(map(str, ids))
+
+
+def build_engine(
+    model: LlavaMiniForConditionalGeneration, prompts: CountedPrompts, chunk: int = 8, rows: int = 64
+) -> Engine:
+    """An engine around a random model."""
+    config = model.config
+    size = config.vision.image_size
+    assert isinstance(size, int)
+    preprocessor = Preprocessor(size, (size, size), MEAN, STD, frame_size=config.video_frame_size)
+    processor = LlavaMiniProcessor(None, preprocessor, config)
+    model.generation_config.eos_token_id = None
+    model.generation_config.pad_token_id = 0
+    limits = Limits(chunk_frames=chunk, rows=rows, media=64, cache_bytes=8 << 30)
+    return Engine(model, processor, prompts, limits, "random")  # pyright: ignore[reportArgumentType]
+
+
+def seed(number: int = 0) -> None:
+    """Makes the random weights the same in every run."""
+    torch.manual_seed(number)
