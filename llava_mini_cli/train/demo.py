@@ -60,13 +60,14 @@ def load_tokenizer(directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(directory)
 
 
-def train_tower(work: Path, settings: StageSettings = TOWER) -> CLIPModel:
+def train_tower(work: Path, settings: StageSettings) -> CLIPModel:
     """Trains the small CLIP and writes it to `work/clip`, with its preprocessing and tokenizer beside it."""
     target = work / "clip"
     if (target / "model.safetensors").is_file():
         return CLIPModel.from_pretrained(target)
     tokenizer = load_tokenizer(work / "tokenizer")
     config = tower_config(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
+    torch.manual_seed(0)
     module = TowerTrainer(config)
     data = TowerData("train", settings.steps * settings.batch)
     train_stage(module, data, TowerCollator(tokenizer), work / settings.name, settings)
@@ -134,7 +135,7 @@ def run_stage(
 
 def train_demo(work: Path) -> LlavaMiniForConditionalGeneration:
     """Every stage of the demo preset, resumed where an earlier run stopped."""
-    train_tower(work)
+    train_tower(work, TOWER)
     tokenizer = load_tokenizer(work / "tokenizer")
     prompts = PromptIds(tokenizer)
     torch.manual_seed(0)

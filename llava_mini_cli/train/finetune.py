@@ -82,9 +82,9 @@ class ConversationTrainer(nn.Module):
             part = name.removeprefix("model.").split(".")[0]
             parameter.requires_grad_(part in PARTS[stage] and not name.endswith("pos_embed"))
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict[str, Any] | None = None) -> None:
-        """What Trainer calls under `gradient_checkpointing`."""
-        self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs)
+    def gradient_checkpointing_enable(self, **settings: Any) -> None:
+        """What Trainer calls under `activation_checkpointing`."""
+        self.model.gradient_checkpointing_enable(**settings)
 
     def forward(
         self,
