@@ -19,7 +19,7 @@ import matplotlib
 import torch
 
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
-from llava_mini_cli.train.demo import ANSWER_WEIGHTS, PATCHES, STAGE2, build_model, load_tokenizer
+from llava_mini_cli.train.demo import PATCHES, STAGE2, answer_weights, build_model, load_tokenizer
 from llava_mini_cli.train.demo_data import DemoData, Medium
 from llava_mini_cli.train.loop import train_stage
 from llava_mini_cli.train.packed import Mode, PackedTrainer
@@ -96,7 +96,7 @@ def run(work: Path, out: Path, variant: Variant, steps: int) -> dict[str, Any]:
     model = start(work, tokenizer, variant)
     trainer = PackedTrainer(model, variant.mode)
     each = PATCHES if variant.mode == "patches" else variant.side**2
-    packer = Packer(PromptIds(tokenizer), PATCHES + variant.side**2, each, ANSWER_WEIGHTS)
+    packer = Packer(PromptIds(tokenizer), PATCHES + variant.side**2, each, answer_weights)
     name = variant.name.replace(" ", "_").replace(",", "")
     settings = dataclasses.replace(STAGE2, name=name, steps=steps, save_every=steps)
     train_stage(trainer, DemoData("train", steps * settings.batch, longest=40), packer, out / name, settings)

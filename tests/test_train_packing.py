@@ -91,7 +91,7 @@ def test_weights_change_what_counts(prompts: PromptIds) -> None:
     only = {kind: float(kind == kinds[0]) for kind in kinds}
     chosen = [i for i, kind in enumerate(kinds) if kind == kinds[0]]
     with torch.no_grad():
-        packed = PackedTrainer(model)(**Packer(prompts, 37, 1, only)([medium]))
+        packed = PackedTrainer(model)(**Packer(prompts, 37, 1, lambda _: only)([medium]))
     plain = [plain_loss(model, prompts, medium, i) for i in chosen]
     assert float(packed["loss"]) == pytest.approx(sum(plain) / len(plain), rel=1e-5)
 

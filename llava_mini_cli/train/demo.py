@@ -35,7 +35,9 @@ STAGE2 = StageSettings(
     save_every=100,
     workers=1,
 )
-ANSWER_WEIGHTS = {"yesno": 1.3, "relation": 1.3, "video_yesno": 1.3, "direction": 1.3, "order": 1.3, "event_count": 1.3}
+EVEN = dict.fromkeys(("yesno", "relation", "video_yesno", "direction", "order", "event_count"), 1.3)
+DENSE = {"caption": 4.0, "json": 2.0, "video_caption": 3.0, "yesno": 0.6, "relation": 0.6, "video_yesno": 0.6}
+DENSE_STEPS = range(500, 1500)  # captions say the most about a picture, so they lead until it can be read
 PATCHES = (EDGE // 12) ** 2
 PREPROCESSOR: dict[str, Any] = {
     "image_processor_type": "CLIPImageProcessor",
@@ -51,6 +53,11 @@ PREPROCESSOR: dict[str, Any] = {
     "image_mean": [round(float(value), 8) for value in MEAN],
     "image_std": [round(float(value), 8) for value in STD],
 }
+
+
+def answer_weights(index: int) -> dict[str, float]:
+    """How much an answer of each kind counts in stage 2, by the medium's place in the data."""
+    return DENSE if index // STAGE2.batch in DENSE_STEPS else EVEN
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -128,7 +135,7 @@ def run_stage(
     data = DemoData("train", settings.steps * settings.batch, images=16 if captions else 10, captions_only=captions)
     frame_tokens = {"language": 1, "patches": PATCHES, "fused": model.config.vision_tokens_per_frame}[mode]
     length = PATCHES + model.config.vision_tokens_per_frame
-    packer = Packer(prompts, length, frame_tokens, ANSWER_WEIGHTS)
+    packer = Packer(prompts, length, frame_tokens, answer_weights)
     train_stage(PackedTrainer(model, mode, trained), data, packer, work / settings.name, settings)
     torch.save(model.state_dict(), done)
 

@@ -3,7 +3,7 @@
 A video's frames repeat while nothing changes, so it holds each different frame once, and the order of frames.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,7 @@ class Medium:
     order: tuple[int, ...]  # [T] which of them is seen at each second
     text_frames: dict[int, float]  # frames that the text is fused with, and their shares of its mean (sum 1)
     questions: tuple[Question, ...]
+    index: int = 0  # its place in the data set
 
 
 def ask_about_image(rng: np.random.Generator, scene: Scene, split: Split, number: int) -> tuple[Question, ...]:
@@ -151,5 +152,7 @@ class DemoData(Dataset[Medium]):
     def __getitem__(self, index: int) -> Medium:
         rng = generator(self.split, self.first + index)
         if index % self.period < self.images:
-            return image_medium(rng, self.split, self.captions_only)
-        return video_medium(rng, self.split, longest=self.longest)
+            medium = image_medium(rng, self.split, self.captions_only)
+        else:
+            medium = video_medium(rng, self.split, longest=self.longest)
+        return replace(medium, index=index)

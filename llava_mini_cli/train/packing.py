@@ -4,7 +4,7 @@ Each question sees the vision, the shared beginning of the prompt and itself, at
 alone, so that packing changes the cost and not the result (a test asserts it). `packed` runs the model on it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -16,6 +16,7 @@ from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID, PromptBuilder
 from llava_mini_cli.train.demo_data import Medium
 from llava_mini_cli.train.pixels import normalised
 
+AnswerWeights = Callable[[int], Mapping[str, float]]
 LENGTH_RATIO = 1.25  # of the longest to the shortest row of one batch of the LLM
 PADDING = -1  # segment of a padded position; 0 is what all questions share, 1, 2, ... are the questions
 
@@ -95,16 +96,16 @@ class Packer:
         prompts: the prompt layout.
         vision_length: positions of one frame in pre-fusion (patches and compressed tokens).
         frame_tokens: positions of one frame in the LLM.
-        weights: how much an answer of each kind counts; 1 where a kind is not named.
+        weights: how much an answer of each kind counts for the medium of an index; 1 where a kind is not named.
     """
 
     def __init__(
-        self, prompts: PromptIds, vision_length: int, frame_tokens: int = 1, weights: Mapping[str, float] | None = None
+        self, prompts: PromptIds, vision_length: int, frame_tokens: int = 1, weights: AnswerWeights | None = None
     ) -> None:
         self.prompts = prompts
         self.vision_length = vision_length
         self.frame_tokens = frame_tokens
-        self.weights = dict(weights or {})
+        self.weights = weights or (lambda index: {})
 
     def __call__(self, media: Sequence[Medium]) -> dict[str, Any]:
         """Tensors for `packed.PackedTrainer.forward`."""
@@ -164,7 +165,7 @@ class Packer:
         rows: list[Row] = []
         answers: list[int] = []
         for index, medium in enumerate(media):
-            row = Row()
+            row, weights = Row(), self.weights(medium.index)
             begin = len(self.prompts.before)
             row.extend(range(texts[index], texts[index] + begin), 0, 0)
             row.extend(self._frame_sources(medium, first_token, frames[index]), 0, begin)
@@ -175,7 +176,7 @@ class Packer:
                 row.extend(range(text, text + len(asked)), number, first)
                 row.column += range(len(row.source) - 1, len(row.source) - 1 + len(answer))
                 row.token += answer
-                row.weight += [self.weights.get(question.kind, 1.0) / len(answer)] * len(answer)
+                row.weight += [weights.get(question.kind, 1.0) / len(answer)] * len(answer)
                 said = first_target + len(answers)
                 row.extend(range(said, said + len(answer) - 1), number, first + len(asked))
                 answers += answer[:-1]
