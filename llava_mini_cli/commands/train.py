@@ -1,5 +1,6 @@
 """`llava-mini train`: the demo model from nothing, or a real model on data in LLaVA's own format."""
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -58,12 +59,9 @@ def train(
     if (preset is None) == (data is None):
         raise UsageError("give either --data or --preset demo")
     hush_libraries(verbose=verbose)
-    try:
-        import accelerate  # noqa: F401  # pyright: ignore[reportUnusedImport]
-        import matplotlib  # noqa: F401  # pyright: ignore[reportUnusedImport]
-        import peft  # noqa: F401  # pyright: ignore[reportUnusedImport]
-    except ImportError as error:
-        raise UsageError(f"train needs the [train] extra: pip install 'llava-mini-cli[train]' ({error})") from error
+    missing = [name for name in ("accelerate", "matplotlib", "peft") if find_spec(name) is None]
+    if missing:
+        raise UsageError(f"train needs {', '.join(missing)}: pip install 'llava-mini-cli[train]'")
     talk = _quiet if quiet else say
     if preset is not None:
         from llava_mini_cli.train.demo import train_demo_model

@@ -107,7 +107,7 @@ def render(scene: Scene, look: Look, edge: int, rng: np.random.Generator) -> NDA
     if look.noise:
         grain = rng.normal(0, look.noise, (edge, edge, 3)).astype(np.float32)
         image = Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8))
-    return np.asarray(compressed(image, look.jpeg))
+    return np.array(compressed(image, look.jpeg))
 
 
 def compressed(image: Image.Image, quality: int | None) -> Image.Image:

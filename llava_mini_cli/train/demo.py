@@ -176,6 +176,8 @@ def write_checkpoint(model: LlavaMiniForConditionalGeneration, work: Path, targe
     clip.save_pretrained(target / "clip")
     write_tokenizer(target / "clip")
     (target / "clip" / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+    for file in target.rglob("*.safetensors"):
+        file.chmod(0o644)  # safetensors writes them for the owner alone, which an installed package is not
 
 
 def train_demo_model(work: Path, say: Callable[[str], None]) -> Path:

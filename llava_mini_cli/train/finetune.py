@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from llava_mini_cli.config import SamplingOptions
@@ -138,6 +137,8 @@ class ConversationTrainer(nn.Module):
 
 def add_lora(module: ConversationTrainer, rank: int) -> Any:
     """Freezes the Llama layers and puts low-rank adapters on them; projector and compressor stay trained whole."""
+    from peft import LoraConfig, get_peft_model  # slow to import, and talks on stderr
+
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LORA_TARGETS)
     whole = {n for n, p in module.model.named_parameters() if p.requires_grad and n.startswith(WHOLE_UNDER_LORA)}
     adapted = get_peft_model(module.model, config)
