@@ -1,5 +1,6 @@
 """`llava-mini train`: the demo model from nothing, or a real model on data in LLaVA's own format."""
 
+import logging
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Literal
@@ -59,6 +60,8 @@ def train(
     if (preset is None) == (data is None):
         raise UsageError("give either --data or --preset demo")
     hush_libraries(verbose=verbose)
+    if not verbose:  # torch's own remark about a library that accelerate brings
+        logging.getLogger("torch.utils._pytree").setLevel(logging.ERROR)
     missing = [name for name in ("accelerate", "matplotlib", "peft") if find_spec(name) is None]
     if missing:
         raise UsageError(f"train needs {', '.join(missing)}: pip install 'llava-mini-cli[train]'")
