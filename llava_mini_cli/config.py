@@ -12,6 +12,7 @@ from llava_mini_cli.errors import UsageError
 DecoderName = Literal["auto", "decord", "ffmpeg"]
 PromptLayout = Literal["trained", "reference"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["int8", "int4", "fp8"]
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class ModelOptions:
     dtype: DTypeName = "auto"  # bfloat16 on CUDA that has it, float32 on the CPU
     prompt_layout: PromptLayout = "trained"
     batch_size: int | None = None  # frames encoded at once; None: chosen by the engine
+    quantize: Quantization | None = None  # of the Llama layers' weights
+    compile: bool = False  # the layers' dense parts through torch.compile
 
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:

@@ -10,8 +10,9 @@ from engine_doubles import ArrayFrames, noise_video
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from llava_mini_cli.config import GenerationOptions
+from llava_mini_cli.config import GenerationOptions, ModelOptions
 from llava_mini_cli.engine.engine import Engine, Outcome
+from llava_mini_cli.engine.load import load_engine, make_engine
 from llava_mini_cli.engine.request import Answer, Failure, Request, Window
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.errors import MediaError
@@ -224,6 +225,26 @@ def test_memory_running_out_halves_the_chunk(oracle: Oracle, monkeypatch: pytest
         answer = outcomes[str(number), 0, 0]
         assert isinstance(answer, Answer)
         assert list(answer.token_ids) == oracle.ids(frames, 1, QUESTIONS[0])
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
+def test_compiled_layers_give_the_same_tokens(oracle: Oracle) -> None:
+    options = ModelOptions(model="tiny", compile=True)
+    engine = make_engine(oracle.model, oracle.processor, options)
+    outcomes = by_prompt(list(engine.run([request("v", oracle.video(5, 1), QUESTIONS[:3])])))
+    for index in range(3):
+        answer = outcomes["v", 0, index]
+        assert isinstance(answer, Answer)
+        assert list(answer.token_ids) == oracle.ids(5, 1, QUESTIONS[index])
+
+
+@pytest.mark.filterwarnings("ignore")  # of torchao's own start-up
+def test_quantised_weights_answer(tmp_path: Path) -> None:
+    checkpoint = write_tiny_checkpoint(tmp_path)
+    engine = load_engine(ModelOptions(str(checkpoint), device="cpu", quantize="int8"))
+    assert type(engine.model.model.layers[0].self_attn.q_proj.weight).__name__ == "Int8Tensor"
+    (answer,) = engine.run([request("v", noise_video(3, 0), QUESTIONS[:1])])
+    assert isinstance(answer, Answer)
 
 
 def test_close_ends_every_source(oracle: Oracle) -> None:

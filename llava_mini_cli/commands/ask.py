@@ -35,6 +35,8 @@ def ask(
     dtype: opt.DType = "auto",
     prompt_layout: opt.Layout = "trained",
     batch_size: opt.BatchSize = None,
+    quantize: opt.Quantize = None,
+    compile: opt.Compile = False,
     fps: opt.Fps = SamplingOptions.fps,
     max_frames: opt.MaxFrames = None,
     start: opt.Start = None,
@@ -54,7 +56,7 @@ def ask(
     return run_questions(
         media,
         prompts,
-        ModelOptions(model, revision, device, dtype, prompt_layout, batch_size),
+        ModelOptions(model, revision, device, dtype, prompt_layout, batch_size, quantize, compile),
         SamplingOptions(fps, max_frames, start, end, decoder, decode_timeout),
         GenerationOptions(max_new_tokens, temperature, top_p, seed),
         TalkOptions(output, format, overwrite, fail_on, quiet, verbose),

@@ -23,6 +23,8 @@ def caption(
     dtype: opt.DType = "auto",
     prompt_layout: opt.Layout = "trained",
     batch_size: opt.BatchSize = None,
+    quantize: opt.Quantize = None,
+    compile: opt.Compile = False,
     fps: opt.Fps = SamplingOptions.fps,
     max_frames: opt.MaxFrames = None,
     start: opt.Start = None,
@@ -41,7 +43,7 @@ def caption(
     return run_questions(
         media,
         parse_prompts(prompt) if prompt else (CAPTION_PROMPT,),
-        ModelOptions(model, revision, device, dtype, prompt_layout, batch_size),
+        ModelOptions(model, revision, device, dtype, prompt_layout, batch_size, quantize, compile),
         SamplingOptions(fps, max_frames, start, end, decoder, decode_timeout),
         GenerationOptions(max_new_tokens, temperature, top_p, seed),
         TalkOptions(output, format, overwrite, fail_on, quiet, verbose),

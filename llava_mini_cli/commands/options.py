@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 import typer
 
 from llava_mini_cli.commands.times import parse_time
-from llava_mini_cli.config import DecoderName, DTypeName, PromptLayout
+from llava_mini_cli.config import DecoderName, DTypeName, PromptLayout, Quantization
 
 DEFAULT_MODEL = "ICTNLP/llava-mini-llama-3.1-8b"
 
@@ -43,6 +43,18 @@ Layout = Annotated[
 BatchSize = Annotated[
     int | None,
     typer.Option("--batch-size", help="Frames encoded at once.", show_default="chosen", rich_help_panel=_MODEL),
+]
+Quantize = Annotated[
+    Quantization | None,
+    typer.Option(
+        "--quantize",
+        help="Weights of the language layers; needs the [quantize] extra.",
+        show_default="no",
+        rich_help_panel=_MODEL,
+    ),
+]
+Compile = Annotated[
+    bool, typer.Option("--compile", help="Compile the layers first; pays on long runs.", rich_help_panel=_MODEL)
 ]
 
 Fps = Annotated[float, typer.Option("--fps", help="Frames sampled a second of video.", rich_help_panel=_FRAMES)]

@@ -14,6 +14,7 @@ from typing import Any, cast
 import torch
 
 from llava_mini_cli.engine.cache import RowCache
+from llava_mini_cli.engine.dense import EAGER, Dense
 from llava_mini_cli.engine.encode import encode
 from llava_mini_cli.engine.generate import DecodeBatch, PrefillItem, decode, prefill
 from llava_mini_cli.engine.pack import TextPack, pack_prompts
@@ -42,6 +43,7 @@ class Engine:
         limits: Limits,
         name: str = "",
         revision: str | None = None,
+        dense: Dense = EAGER,
     ) -> None:
         self.model = model
         self.processor = processor
@@ -49,6 +51,7 @@ class Engine:
         self.limits = limits
         self.model_name = name
         self.model_revision = revision
+        self._dense = dense
         self.frame_size = model.config.video_frame_size  # pixels; what video frames are squashed to
         self.frames_encoded = 0  # since the engine was made
         self._chunk = limits.chunk_frames  # halves when memory runs out
@@ -287,7 +290,7 @@ class Engine:
         ]
         tokens = torch.tensor([row.tokens[-1] for row in ordered], device=device)
         self._rows = [row for row in self._rows if row not in ordered]
-        self._advance(ordered, decode(self.model, batches, tokens))
+        self._advance(ordered, decode(self.model, batches, tokens, self._dense))
         for group in by_cache.values():
             self._shrink(group[0].cache)
 

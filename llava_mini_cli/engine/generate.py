@@ -9,9 +9,10 @@ from typing import cast
 
 import torch
 from torch.nn import functional
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from llava_mini_cli.engine.cache import GROWTH, RowCache
+from llava_mini_cli.engine.dense import EAGER, Dense, finish, project
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration, LlavaMiniModel
 
 PREFILL_POSITIONS = 2048  # positions of a prefix that go through the layers at once
@@ -69,7 +70,7 @@ def _prefill_prefix(trunk: LlavaMiniModel, cache: RowCache, prefix: torch.Tensor
         else:
             mask = torch.ones(stop - start, stop, dtype=torch.bool, device=hidden.device).tril(start)
             out = functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)
-        hidden = _finish(layer, hidden, out.transpose(1, 2).flatten(2))
+        hidden = finish(layer, hidden, out.transpose(1, 2).flatten(2))
 
 
 def _prefill_tails(trunk: LlavaMiniModel, cache: RowCache, items: Sequence[PrefillItem]) -> torch.Tensor:
@@ -95,7 +96,7 @@ def _prefill_tails(trunk: LlavaMiniModel, cache: RowCache, items: Sequence[Prefi
             rows = torch.take_along_dim(own, pick[:, None, :, None], dim=2)  # [B, kv heads, R * S, d]
             rows = rows.unflatten(2, (layout.rows, -1)).transpose(1, 2).flatten(0, 1)
             part.append(functional.pad(rows, (0, 0, 0, GROWTH)))
-        hidden = _finish(layer, hidden, out.transpose(1, 2).flatten(2))
+        hidden = finish(layer, hidden, out.transpose(1, 2).flatten(2))
     cache.own_lengths = layout.lengths
     ends = layout.ends.to(device)[..., None].expand(-1, -1, hidden.shape[-1])
     return torch.take_along_dim(hidden, ends, dim=1).flatten(0, 1)
@@ -149,12 +150,16 @@ class DecodeBatch:
 
 @torch.inference_mode()
 def decode(
-    model: LlavaMiniForConditionalGeneration, batches: Sequence[DecodeBatch], tokens: torch.Tensor
+    model: LlavaMiniForConditionalGeneration,
+    batches: Sequence[DecodeBatch],
+    tokens: torch.Tensor,
+    dense: Dense = EAGER,
 ) -> torch.Tensor:
     """One token for every row of every batch, in one pass; attention alone goes cache by cache.
 
     Args:
         tokens: int64 `[n]`, the last token of each row, batch after batch.
+        dense: how the layers' dense parts are computed, compiled or not.
 
     Returns:
         Logits `[n, vocab]`.
@@ -167,35 +172,16 @@ def decode(
     for batch in batches:
         batch.cache.reserve()
     for number, layer in enumerate(_layers(trunk)):
-        projected = project(layer, layer.input_layernorm(hidden)[:, None], rotary)
+        projected = dense.project(layer, layer.input_layernorm(hidden)[:, None], rotary)
         split = [states.squeeze(2).split(sizes) for states in projected]
         out = [
             batch.cache.attend(number, batch.rows, queries, keys, values)
             for batch, queries, keys, values in zip(batches, *split, strict=True)
         ]
-        hidden = _finish(layer, hidden, torch.cat(out).flatten(1))
+        hidden = dense.finish(layer, hidden, torch.cat(out).flatten(1))
     for batch in batches:
         batch.cache.advance(batch.rows)
     return model.lm_head(trunk.norm(hidden))
-
-
-def project(
-    layer: LlamaDecoderLayer, normed: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Rotated queries and keys, and values: `[B, L, hidden]` to `[B, heads, L, d]` each."""
-    attention = layer.self_attn
-    queries, keys, values = (
-        linear(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-        for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    queries, keys = apply_rotary_pos_emb(queries, keys, *rotary)
-    return queries, keys, values
-
-
-def _finish(layer: LlamaDecoderLayer, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
-    """Output projection, residuals and MLP of a layer."""
-    hidden = hidden + layer.self_attn.o_proj(attended)
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
 
 def _layers(trunk: LlavaMiniModel) -> list[LlamaDecoderLayer]:

@@ -3,7 +3,9 @@
 import torch
 
 from llava_mini_cli.config import ModelOptions
+from llava_mini_cli.engine.dense import EAGER, compile_dense
 from llava_mini_cli.engine.engine import Engine
+from llava_mini_cli.engine.quantize import quantize
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.hub import find_model
@@ -30,6 +32,8 @@ def load_engine(options: ModelOptions) -> Engine:
     model = LlavaMiniForConditionalGeneration.from_pretrained(
         options.model, revision=options.revision, dtype=options.dtype, device=device
     )
+    if options.quantize is not None:
+        quantize(model, options.quantize)
     processor = LlavaMiniProcessor.from_pretrained(options.model, revision=options.revision)
     return make_engine(model, processor, options, _revision(options))
 
@@ -50,7 +54,8 @@ def make_engine(
         cache_bytes=int(torch.cuda.mem_get_info(model.device)[0] * CUDA_CACHE_SHARE) if on_cuda else CPU_CACHE_BYTES,
     )
     prompts = processor.prompts(options.prompt_layout)
-    return Engine(model, processor, prompts, limits, options.model, revision)
+    dense = compile_dense(model) if options.compile else EAGER
+    return Engine(model, processor, prompts, limits, options.model, revision, dense)
 
 
 def _device(name: str) -> torch.device:

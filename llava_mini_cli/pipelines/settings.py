@@ -20,6 +20,7 @@ class RunOptions:
         return {
             "revision": self.model.revision,
             "dtype": self.model.dtype,
+            "quantize": self.model.quantize,
             "prompt_layout": self.model.prompt_layout,
             "fps": self.sampling.fps,
             "max_frames": self.sampling.max_frames,
