@@ -3,6 +3,7 @@
     python benchmarks/demo_accuracy.py                         the table of the model card
     python benchmarks/demo_accuracy.py --count 50 --kinds colour,direction
     python benchmarks/demo_accuracy.py --kinds brief_10min,brief_1h --count 20
+    python benchmarks/demo_accuracy.py --card                  the same, and writes it into the model's README.md
     python benchmarks/demo_accuracy.py --paths                 the same questions through files and single calls
 
 One question a scene, greedy answers, exact match after stripping. Held-out wording, layouts and canvas sizes are
@@ -10,6 +11,7 @@ never trained on.
 """
 
 import argparse
+import json
 import subprocess
 import sys
 import tempfile
@@ -110,12 +112,50 @@ def total(name: str, scores: list[Score]) -> Score:
     return Score(name, sum(s.right for s in scores), sum(s.asked for s in scores))
 
 
+TARGETS = {  # percent, what the project set itself
+    "caption": 85.0,
+    "video_caption": 0.0,
+    "yesno": 95.0,
+    "video_yesno": 95.0,
+    "all images": 95.0,
+    "all videos": 90.0,
+    **dict.fromkeys(
+        ("direction", "order", "event_count", "appears", "vanishes", "brief", "moving", "brief_2min"), 80.0
+    ),
+}
+IMAGE_TARGET = 90.0  # of every other kind of image question
+
+
+def write_card(directory: Path, scores: list[Score], parameters: int) -> None:
+    """The model card with these figures, and which of the project's targets they miss."""
+    rows = [
+        f"| {s.kind} | {100 * s.share:.1f} % | {100 * s.interval[0]:.1f} to {100 * s.interval[1]:.1f} % | {s.asked} |"
+        for s in scores
+    ]
+    missed = [f"{s.kind} ({t:.0f} %)" for s in scores if 100 * s.share < (t := TARGETS.get(s.kind, IMAGE_TARGET))]
+    verdict = "Every target that the project set for it is met."
+    if missed:
+        verdict = f"Targets that this version misses: {', '.join(missed)}."
+    facts = json.loads((directory / "training.json").read_text())
+    names = ", ".join(facts["stage2_checkpoints"])
+    training = f"These weights are of {names} of stage 2, which is planned for {facts['stage2_steps_planned']} steps."
+    template = (Path(__file__).parent / "demo_card.md").read_text()
+    fields = {
+        "table": "\n".join(rows),
+        "verdict": verdict,
+        "training": training,
+        "parameters": f"{parameters / 1e6:.1f}",
+    }
+    (directory / "README.md").write_text(template.format(**fields))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(model_dir()))
     parser.add_argument("--count", type=int, default=200, help="questions of each kind")
     parser.add_argument("--split", default="heldout", choices=("heldout", "validation", "train"))
     parser.add_argument("--kinds", default=",".join(ALL_KINDS))
+    parser.add_argument("--card", action="store_true", help="write the figures into the model's README.md")
     parser.add_argument("--paths", action="store_true", help="compare single calls, PNG, JPEG and H.264")
     arguments = parser.parse_args()
     if not (Path(arguments.model) / "config.json").is_file():
@@ -130,7 +170,10 @@ def main() -> None:
     videos = [s for s in scores if s.kind not in IMAGE_KINDS and s.kind not in ("video_caption", "brief_2min")]
     for name, group in (("all images", images), ("all videos", videos)):
         if len(group) > 1:
-            print(total(name, group).line())
+            scores.append(total(name, group))
+            print(scores[-1].line())
+    if arguments.card:
+        write_card(Path(arguments.model), scores, sum(p.numel() for p in model.parameters()))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ LANGUAGE = StageSettings("language", steps=80, batch=16, learning_rate=3e-3, muo
 STAGE1 = StageSettings("stage1", steps=80, batch=16, learning_rate=1e-3, muon_rate=0.003, bf16=True)
 STAGE2 = StageSettings(
     "stage2",
-    steps=5000,
+    steps=2600,
     batch=16,
     learning_rate=1.5e-3,
     muon_rate=0.004,
@@ -37,7 +37,7 @@ STAGE2 = StageSettings(
 )
 EVEN = dict.fromkeys(("yesno", "relation", "video_yesno", "direction", "order", "event_count"), 1.3)
 DENSE = {"caption": 4.0, "json": 2.0, "video_caption": 3.0, "yesno": 0.6, "relation": 0.6, "video_yesno": 0.6}
-DENSE_STEPS = range(500, 1500)  # captions say the most about a picture, so they lead until it can be read
+DENSE_STEPS = range(500, 1300)  # captions say the most about a picture, so they lead until it can be read
 PATCHES = (EDGE // 12) ** 2
 PREPROCESSOR: dict[str, Any] = {
     "image_processor_type": "CLIPImageProcessor",
