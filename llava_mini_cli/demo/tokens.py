@@ -80,7 +80,7 @@ def make_tokenizer() -> Tokenizer:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=LEARNED, initial_alphabet=sorted(alphabet), show_progress=False)
     tokenizer.train_from_iterator(sample_texts(), trainer)
-    tokenizer.add_special_tokens(list(SPECIAL))
+    tokenizer.add_special_tokens(list(SPECIAL))  # pyright: ignore[reportUnknownMemberType]
     bos = tokenizer.token_to_id(BOS)
     tokenizer.post_processor = processors.Sequence(
         [

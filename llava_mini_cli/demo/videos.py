@@ -4,6 +4,7 @@ Knows nothing of pixels or language. Events begin and end on whole seconds, so t
 (near the middle of each second) never fall on an edge.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -134,7 +135,7 @@ def _brief(
     rng: np.random.Generator, split: Split, background: str, seconds: int | None = None, longest: int = LONGEST
 ) -> Video:
     """A long and quiet video in which a second thing is seen for 1 to 3 seconds."""
-    length = int(np.exp(rng.uniform(np.log(12), np.log(longest)))) if seconds is None else seconds
+    length = int(math.exp(rng.uniform(math.log(12), math.log(longest)))) if seconds is None else seconds
     things = _things(rng, split, int(rng.integers(1, 3)))
     when = int(rng.integers(1, length - 4))
     main = Actor(things[0], ((when, when + int(rng.integers(1, 4))),))

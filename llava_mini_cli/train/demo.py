@@ -35,7 +35,7 @@ STAGE2 = StageSettings(
     save_every=100,
     workers=1,
 )
-EVEN = dict.fromkeys(("yesno", "relation", "video_yesno", "direction", "order", "event_count"), 1.3)
+EVEN: dict[str, float] = dict.fromkeys(("yesno", "relation", "video_yesno", "direction", "order", "event_count"), 1.3)
 DENSE = {"caption": 4.0, "json": 2.0, "video_caption": 3.0, "yesno": 0.6, "relation": 0.6, "video_yesno": 0.6}
 DENSE_STEPS = range(500, 1300)  # captions say the most about a picture, so they lead until it can be read
 PATCHES = (EDGE // 12) ** 2
@@ -130,7 +130,7 @@ def run_stage(
     if done.is_file():
         model.load_state_dict(torch.load(done, weights_only=True))
         return
-    model.config._attn_implementation = "eager"  # the packed mask is dense, and small heads are fastest this way
+    setattr(model.config, "_attn_implementation", "eager")  # noqa: B010  no public name; the packed mask is dense, and small heads are fastest this way
     captions = mode == "patches" and trained is not None
     data = DemoData("train", settings.steps * settings.batch, images=16 if captions else 10, captions_only=captions)
     frame_tokens = {"language": 1, "patches": PATCHES, "fused": model.config.vision_tokens_per_frame}[mode]
@@ -156,7 +156,7 @@ def train_demo(work: Path) -> LlavaMiniForConditionalGeneration:
 def write_checkpoint(model: LlavaMiniForConditionalGeneration, work: Path, target: Path) -> None:
     """The trained model as a checkpoint directory in half precision, its CLIP (with the text half) inside it."""
     target.mkdir(parents=True, exist_ok=True)
-    half = copy.deepcopy(model).to(torch.float16)
+    half = copy.deepcopy(model).half()
     half.config.vision_config, vision = None, half.config.vision_config
     half.config.mm_vision_tower = "clip"
     tensors = {name: value.contiguous() for name, value in half.state_dict().items() if ".vision_tower." not in name}
@@ -172,7 +172,7 @@ def write_checkpoint(model: LlavaMiniForConditionalGeneration, work: Path, targe
         "pad_token_id": fields["pad_token_id"],
     }
     (target / "generation_config.json").write_text(json.dumps({"do_sample": False, **ids}, indent=2) + "\n")
-    clip = CLIPModel.from_pretrained(work / "clip").to(torch.float16)
+    clip = CLIPModel.from_pretrained(work / "clip").half()
     clip.save_pretrained(target / "clip")
     write_tokenizer(target / "clip")
     (target / "clip" / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")

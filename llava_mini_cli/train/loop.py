@@ -54,13 +54,18 @@ class StageTrainer(Trainer):
     def create_optimizer(self, model: nn.Module | None = None) -> Optimizer:
         if self.settings.muon_rate is None:
             return super().create_optimizer()
-        if self.optimizer is None:
-            self.optimizer = build_optimizer(
-                self.model, self.settings.muon_rate, self.settings.learning_rate, self.settings.muon_decay
-            )
+        assert isinstance(self.model, nn.Module)
+        rates = self.settings.muon_rate, self.settings.learning_rate, self.settings.muon_decay
+        self.optimizer = build_optimizer(self.model, *rates)
         return self.optimizer
 
-    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, **_: Any) -> Any:
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | int | None = None,
+    ) -> Any:
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.settings.bf16):
             output = model(**inputs)
         for name, value in output.items():

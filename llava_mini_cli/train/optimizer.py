@@ -55,8 +55,10 @@ class MuonAdamW(Optimizer):
             updates: list[torch.Tensor] = []
             for parameter in alike:
                 buffer = self.state[parameter].setdefault("momentum", torch.zeros_like(parameter))
-                buffer.lerp_(parameter.grad, 1 - group["momentum"])
-                updates.append(parameter.grad.lerp(buffer, group["momentum"]))
+                gradient = parameter.grad
+                assert gradient is not None  # only such parameters are given
+                buffer.lerp_(gradient, 1 - group["momentum"])
+                updates.append(gradient.lerp(buffer, group["momentum"]))
             scale = max(1.0, rows / columns) ** 0.5 * group["lr"]
             for parameter, update in zip(alike, orthogonalised(torch.stack(updates)), strict=True):
                 parameter.mul_(1 - group["lr"] * group["decay"]).add_(update, alpha=-scale)

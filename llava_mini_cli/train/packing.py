@@ -89,6 +89,11 @@ def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
     return torch.from_numpy(table)
 
 
+def alike(_: int) -> Mapping[str, float]:
+    """Every answer counts the same."""
+    return {}
+
+
 class Packer:
     """Media to one batch: the collator of stage 2.
 
@@ -105,7 +110,7 @@ class Packer:
         self.prompts = prompts
         self.vision_length = vision_length
         self.frame_tokens = frame_tokens
-        self.weights = weights or (lambda index: {})
+        self.weights = weights or alike
 
     def __call__(self, media: Sequence[Medium]) -> dict[str, Any]:
         """Tensors for `packed.PackedTrainer.forward`."""
