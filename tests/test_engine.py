@@ -11,8 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions
+from llava_mini_cli.engine.encode import encode
 from llava_mini_cli.engine.engine import Engine, Outcome
 from llava_mini_cli.engine.load import load_engine, make_engine
+from llava_mini_cli.engine.pack import pack_prompts
 from llava_mini_cli.engine.request import Answer, Failure, Request, Window
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.errors import MediaError
@@ -133,6 +135,13 @@ def test_sixteen_questions_about_300_frames(oracle: Oracle) -> None:
         answer = outcomes["v", 0, index]
         assert isinstance(answer, Answer)
         assert list(answer.token_ids) == oracle.answer(oracle.video(300, 9), questions[index])
+
+
+def test_a_kept_frame_keeps_nothing_else_alive(oracle: Oracle) -> None:
+    pack = pack_prompts([oracle.processor.prompts().question_ids(QUESTIONS[0])])
+    pixels = torch.zeros(3, 1, 3, 56, 56)
+    tokens = encode(oracle.model.model, pixels, [pack] * 3).tokens
+    assert tokens.untyped_storage().nbytes() == tokens.numel() * tokens.element_size()
 
 
 def test_a_window_is_answered_like_a_video_of_its_frames(oracle: Oracle) -> None:
