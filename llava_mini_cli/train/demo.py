@@ -35,7 +35,10 @@ STAGE2 = StageSettings(
     save_every=100,
     workers=1,
 )
-EVEN: dict[str, float] = dict.fromkeys(("yesno", "relation", "video_yesno", "direction", "order", "event_count"), 1.3)
+HARD: dict[str, float] = {  # what is learned last counts more once pictures can be read
+    **dict.fromkeys(("yesno", "relation", "video_yesno", "order", "event_count"), 1.5),
+    "direction": 3.0,
+}
 DENSE = {"caption": 4.0, "json": 2.0, "video_caption": 3.0, "yesno": 0.6, "relation": 0.6, "video_yesno": 0.6}
 DENSE_STEPS = range(500, 1300)  # captions say the most about a picture, so they lead until it can be read
 PATCHES = (EDGE // 12) ** 2
@@ -57,7 +60,7 @@ PREPROCESSOR: dict[str, Any] = {
 
 def answer_weights(index: int) -> dict[str, float]:
     """How much an answer of each kind counts in stage 2, by the medium's place in the data."""
-    return DENSE if index // STAGE2.batch in DENSE_STEPS else EVEN
+    return DENSE if index // STAGE2.batch in DENSE_STEPS else HARD
 
 
 def load_tokenizer(directory: Path) -> Any:
