@@ -130,7 +130,10 @@ def test_existence_questions_are_true() -> None:
         question = image_question(rng, scene, "train", "yesno")
         assert question is not None
         named = [t for t in scene.things if f" {t.colour} {t.shape}" in question.text]
-        if question.text.startswith(("Is there a", "Do you see a ", "Does the picture show")) and " of " not in question.text:
+        if (
+            question.text.startswith(("Is there a", "Do you see a ", "Does the picture show"))
+            and " of " not in question.text
+        ):
             words = question.text.rstrip("?.").split()
             if any(c in words for c in ("red", "green", "blue", "yellow", "purple", "orange")):
                 assert (question.answer == "yes") == bool(named), question
