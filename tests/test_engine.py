@@ -11,12 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions
-from llava_mini_cli.engine.encode import encode
 from llava_mini_cli.engine.engine import Engine, Outcome
 from llava_mini_cli.engine.load import load_engine, make_engine
-from llava_mini_cli.engine.pack import pack_prompts
 from llava_mini_cli.engine.request import Answer, Failure, Request, Window
 from llava_mini_cli.engine.scheduler import Limits
+from llava_mini_cli.engine.track import WindowSum
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini_cli.model.tiny import write_tiny_checkpoint
@@ -138,10 +137,13 @@ def test_sixteen_questions_about_300_frames(oracle: Oracle) -> None:
 
 
 def test_a_kept_frame_keeps_nothing_else_alive(oracle: Oracle) -> None:
-    pack = pack_prompts([oracle.processor.prompts().question_ids(QUESTIONS[0])])
-    pixels = torch.zeros(3, 1, 3, 56, 56)
-    tokens = encode(oracle.model.model, pixels, [pack] * 3).tokens
-    assert tokens.untyped_storage().nbytes() == tokens.numel() * tokens.element_size()
+    window = WindowSum(0, Window())
+    for _ in range(100):
+        window.add(torch.ones(2, 90, 8)[:, :1], torch.ones(2, 5, 8))
+    assert window.tokens.shape == (200, 8)
+    assert window.tokens.untyped_storage().nbytes() <= 4 * window.tokens.nbytes
+    assert window.total is not None
+    assert window.total.eq(200).all()
 
 
 def test_a_window_is_answered_like_a_video_of_its_frames(oracle: Oracle) -> None:
@@ -254,6 +256,25 @@ def test_quantised_weights_answer(tmp_path: Path) -> None:
     assert type(engine.model.model.layers[0].self_attn.q_proj.weight).__name__ == "Int8Tensor"
     (answer,) = engine.run([request("v", noise_video(3, 0), QUESTIONS[:1])])
     assert isinstance(answer, Answer)
+
+
+def test_memory_running_out_while_decoding_goes_on_in_halves(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    from llava_mini_cli.engine import engine as module
+
+    real = module.decode
+
+    def small(model: object, batches: Sequence[object], *rest: object) -> object:
+        if len(batches) > 1:
+            raise torch.OutOfMemoryError("too much")
+        return real(model, batches, *rest)  # pyright: ignore
+
+    monkeypatch.setattr(module, "decode", small)
+    wanted = [request(str(number), oracle.video(600, 0)[: number + 1], QUESTIONS[:2]) for number in range(3)]
+    outcomes = by_prompt(list(oracle.engine(limits(1, rows=2)).run(wanted)))
+    assert all(isinstance(outcome, Answer) for outcome in outcomes.values())
+    monkeypatch.setattr(module, "decode", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none left")))
+    failures = list(oracle.engine(limits()).run(wanted[:1]))
+    assert [failure.error_type for failure in failures] == ["out_of_memory"] * 2  # pyright: ignore
 
 
 def test_close_ends_every_source(oracle: Oracle) -> None:

@@ -28,7 +28,7 @@ ONLY_IN = {  # third-party packages and the parts that may know them
     "pyarrow": {"formats"},
     "decord": {"media"},
     "ffmpeg": {"media"},
-    "imageio_ffmpeg": {"media", "pipelines"},  # pipelines: `doctor` runs it for its version
+    "imageio_ffmpeg": {"media", "pipelines", "demo"},  # pipelines: `doctor` runs it; demo: writes its video
     "PIL": {"media", "model", "demo", "train"},
     "torch": {"engine", "model", "pipelines", "train"},  # pipelines: `doctor` alone, inside functions
     "transformers": {"engine", "model", "train"},

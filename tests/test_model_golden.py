@@ -119,7 +119,9 @@ def test_forward_and_greedy_ids_equal_the_reference(scenario: Scenario, loaded: 
 
 
 @pytest.mark.parametrize(
-    "scenario", [s for s in scenarios() if s.root == OWN and s.name in ("image", "video")], ids=str
+    "scenario",
+    [s for s in scenarios() if s.root == OWN and s.name in ("image", "video", "zero_token", "placeholder_mid")],
+    ids=str,
 )
 def test_packed_encoding_equals_the_reference(scenario: Scenario, loaded: dict[str, Loaded]) -> None:
     """The engine's shared, skipping way of computing gives the same frame tokens and fused text."""

@@ -81,8 +81,7 @@ def fuse_packed(model: LlavaMiniModel, features: VisionFeatures, packs: Sequence
         hidden = _layer(layer, hidden, rotary, batch.mask, length, first_query=0)
     hidden = _layer(layers[-1], hidden, rotary, batch.mask, length, first_query=length - keep)
     fused = torch.where((batch.ids <= 0)[..., None], raw, hidden[:, keep:])
-    # A copy, so that keeping a video's tokens does not keep the text of every frame alive with them.
-    return Encoded(hidden[:, :keep].clone(), fused)
+    return Encoded(hidden[:, :keep], fused)
 
 
 def _layer(

@@ -273,7 +273,7 @@ class Engine:
                 rows.append(Row(track, window, prompt, cache, at, generator))
         self._advance(rows, logits[[row.number for row in rows]])
         for _, window in batch:
-            window.tokens, window.total = [], None
+            window.release()
 
     # decode
 
@@ -289,10 +289,29 @@ class Engine:
             for group in by_cache.values()
         ]
         tokens = torch.tensor([row.tokens[-1] for row in ordered], device=device)
+        try:
+            logits = decode(self.model, batches, tokens, self._dense)
+        except torch.OutOfMemoryError:
+            self._decode_apart(list(by_cache.values()))
+            return
         self._rows = [row for row in self._rows if row not in ordered]
-        self._advance(ordered, decode(self.model, batches, tokens, self._dense))
+        self._advance(ordered, logits)
         for group in by_cache.values():
             self._shrink(group[0].cache)
+
+    def _decode_apart(self, groups: Sequence[list[Row]]) -> None:
+        """The step again after memory ran out, in halves; a single cache that does not fit fails its rows."""
+        torch.cuda.empty_cache()
+        if len(groups) > 1:
+            half = len(groups) // 2
+            for part in (groups[:half], groups[half:]):
+                self._decode([row for group in part for row in group])
+            return
+        error = ItemError("out_of_memory", "the answers' keys and values do not fit the memory")
+        for row in groups[0]:
+            self._rows.remove(row)
+            request, window = row.track.request, row.window.index
+            self._outbox.append(_failure(request, row.prompt_index, window, error, "generate"))
 
     def _advance(self, rows: Sequence[Row], logits: torch.Tensor) -> None:
         """Gives each row its next token; rows that are done are answered, the others go on."""
@@ -382,7 +401,7 @@ def _prefill_item(track: Track, window: WindowSum, group: int) -> PrefillItem:
     """A window's frames and fused text as the LLM reads them: the mean of the text over the frames."""
     assert window.total is not None
     pack = track.pack
-    tokens = torch.cat(window.tokens)
+    tokens = window.tokens
     text = (window.total / window.frame_count).to(tokens.dtype)
     shared = pack.segments[pack.groups[group].shared]
     prefix = torch.cat([text[shared.start : shared.stop - 1], tokens])

@@ -26,16 +26,38 @@ class WindowSum:
 
     index: int
     window: Window
-    tokens: list[torch.Tensor] = field(default_factory=list[torch.Tensor])  # each [n * C * C, hidden]
     total: torch.Tensor | None = None  # float32 [T, hidden]
     frame_count: int = 0
+    _room: torch.Tensor | None = None  # [capacity, hidden], filled up to `_used`
+    _used: int = 0
+
+    @property
+    def tokens(self) -> torch.Tensor:
+        """The frame tokens so far, `[frame_count * C * C, hidden]`."""
+        assert self._room is not None
+        return self._room[: self._used]
 
     def add(self, tokens: torch.Tensor, fused: torch.Tensor) -> None:
         """Some more frames: tokens `[n, C * C, hidden]`, fused text `[n, T, hidden]`."""
-        self.tokens.append(tokens.flatten(0, 1))
+        self._append(tokens.flatten(0, 1))
         part = fused.sum(0, dtype=torch.float32)
-        self.total = part if self.total is None else self.total + part
+        self.total = part if self.total is None else self.total.add_(part)
         self.frame_count += len(tokens)
+
+    def release(self) -> None:
+        """Lets go of the tensors once they are prefilled."""
+        self._room, self.total = None, None
+
+    def _append(self, tokens: torch.Tensor) -> None:
+        """Into one buffer that doubles: a long video's small tokens must not lie scattered over the heap."""
+        used = self._used + len(tokens)
+        if self._room is None or used > len(self._room):
+            room = tokens.new_empty(max(64, 2 * used), tokens.shape[1])
+            if self._room is not None:
+                room[: self._used] = self.tokens
+            self._room = room
+        self._room[self._used : used] = tokens
+        self._used = used
 
 
 @dataclass(eq=False)
