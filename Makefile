@@ -8,11 +8,15 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --qui
 DEMO := demo-output
 QUESTION ?= What is moving?
 
-.PHONY: demo install test check format clean
+.PHONY: demo demo-accuracy install test check format clean
 
 demo: .venv/.stamp-run $(DEMO)/demo.mp4
 	@echo '$$ llava-mini ask $(DEMO)/demo.mp4 "$(QUESTION)" --model demo'
 	@$(BIN)/llava-mini ask $(DEMO)/demo.mp4 "$(QUESTION)" --model demo
+
+# How often the demo model is right, by kind of question, with 95 % intervals.
+demo-accuracy: .venv/.stamp-dev
+	$(BIN)/python benchmarks/demo_accuracy.py
 
 install: .venv/.stamp-run
 
