@@ -16,12 +16,12 @@ import torch
 from llava_mini_cli.engine.cache import RowCache
 from llava_mini_cli.engine.dense import EAGER, Dense
 from llava_mini_cli.engine.encode import encode
-from llava_mini_cli.engine.generate import DecodeBatch, PrefillItem, decode, prefill
-from llava_mini_cli.engine.pack import TextPack, pack_prompts
+from llava_mini_cli.engine.generate import DecodeBatch, decode, prefill
+from llava_mini_cli.engine.pack import pack_prompts
 from llava_mini_cli.engine.request import Answer, Failure, FinishReason, Request
 from llava_mini_cli.engine.sampling import is_looping, next_token, row_generator
 from llava_mini_cli.engine.scheduler import Limits, Load, choose
-from llava_mini_cli.engine.track import Row, Track, WindowSum
+from llava_mini_cli.engine.track import Chunk, Row, Track, WindowSum, halves, prefill_items, too_long
 from llava_mini_cli.errors import ItemError, MediaError, PromptError
 from llava_mini_cli.media.clip import FrameChunk
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
@@ -143,7 +143,7 @@ class Engine:
 
     def _encode(self, wait: bool) -> None:
         """One chunk of frames, of as many media as it takes; `wait` waits for the first medium's frames."""
-        chunk: list[tuple[Track, FrameChunk]] = []
+        chunk: Chunk = []
         room = self._chunk
         for track in list(self._tracks):
             while room > 0 and (track.frames_ready() or (wait and not chunk and not track.ended)):
@@ -162,7 +162,7 @@ class Engine:
             self._tracks.remove(track)
             self._finish_windows(track, float("inf"))
 
-    def _encode_chunk(self, chunk: Sequence[tuple[Track, FrameChunk]]) -> None:
+    def _encode_chunk(self, chunk: Chunk) -> None:
         """Encodes frames and adds them to their windows; halves itself when memory runs out."""
         if not chunk:
             return
@@ -186,7 +186,7 @@ class Engine:
             if track in self._tracks:
                 self._finish_windows(track, float(frames.times[-1]))
 
-    def _retry_halves(self, chunk: Sequence[tuple[Track, FrameChunk]], size: int) -> None:
+    def _retry_halves(self, chunk: Chunk, size: int) -> None:
         torch.cuda.empty_cache()
         if size == 1:
             track = chunk[0][0]
@@ -194,15 +194,8 @@ class Engine:
             self._drop(track, error, "generate")
             return
         self._chunk = max(1, min(self._chunk, size) // 2)
-        half = size // 2
-        first: list[tuple[Track, FrameChunk]] = []
-        second: list[tuple[Track, FrameChunk]] = []
-        for track, frames in chunk:
-            first.append((track, FrameChunk(frames.pixels[:half], frames.times[:half])))
-            second.append((track, FrameChunk(frames.pixels[half:], frames.times[half:])))
-            half = max(0, half - len(frames.pixels))
-        for part in (first, second):
-            self._encode_chunk([(track, f) for track, f in part if len(f.pixels) and track in self._tracks])
+        for part in halves(chunk):
+            self._encode_chunk([(track, frames) for track, frames in part if track in self._tracks])
 
     def _pixels(self, track: Track, frames: FrameChunk) -> torch.Tensor:
         """A medium's frames as the vision tower takes them, float32 `[n, parts, 3, H, W]` on the device."""
@@ -215,19 +208,11 @@ class Engine:
         return torch.stack([preprocessor.image(image) for image in raw])
 
     def _check_context(self, track: Track) -> None:
-        """Fails a medium as soon as its longest prompt and its frames cannot fit the context."""
-        context = self.model.config.max_position_embeddings
-        text = max(_prompt_length(track.pack, group, tail) for group, tail in _tails(track.pack))
-        per_frame = self.model.config.vision_tokens_per_frame
-        most = (context - text - track.request.generation.max_new_tokens) // per_frame
-        frames = max((window.frame_count for window in track.windows), default=0)
-        if frames > most:
-            hint = f"at most {most} frames fit: use --max-frames {most} or a lower --fps" if most > 0 else "none fit"
-            self._drop(track, PromptError(
-                "too_long",
-                f"the prompt ({text} tokens), {track.request.generation.max_new_tokens} new tokens and {per_frame} for "
-                f"each frame exceed the model's context of {context}; {hint}",
-            ))  # fmt: skip
+        """Fails a medium as soon as its frames cannot fit the context."""
+        config = self.model.config
+        error = too_long(track, config.max_position_embeddings, config.vision_tokens_per_frame)
+        if error is not None:
+            self._drop(track, error)
 
     def _finish_windows(self, track: Track, now: float) -> None:
         for window in track.complete(now):
@@ -252,9 +237,9 @@ class Engine:
         self._prefill_batch(batch)
 
     def _prefill_batch(self, batch: Sequence[tuple[Track, WindowSum]]) -> None:
-        groups = [(track, window, number) for track, window in batch for number in range(len(track.pack.groups))]
+        groups = [(track, window, group) for track, window in batch for group in track.pack.groups]
         try:
-            cache, logits = prefill(self.model, [_prefill_item(*group) for group in groups])
+            cache, logits = prefill(self.model, [item for one in batch for item in prefill_items(*one)])
         except torch.OutOfMemoryError:
             torch.cuda.empty_cache()
             if len(batch) == 1:
@@ -266,8 +251,8 @@ class Engine:
             self._prefill_batch(batch[half:])
             return
         rows: list[Row] = []
-        for medium, (track, window, number) in enumerate(groups):
-            for slot, prompt in enumerate(track.pack.groups[number].prompts):
+        for medium, (track, window, group) in enumerate(groups):
+            for slot, prompt in enumerate(group.prompts):
                 generator = row_generator(track.request.generation)
                 at = medium * cache.rows_per_medium + slot
                 rows.append(Row(track, window, prompt, cache, at, generator))
@@ -347,12 +332,7 @@ class Engine:
     # outcomes
 
     def _answer(self, row: Row, reason: FinishReason) -> Answer:
-        request, pack = row.track.request, row.track.pack
-        group, tail = next(
-            (group, tail)
-            for group, tail in _tails(pack)
-            if pack.groups[group].prompts[pack.groups[group].tails.index(tail)] == row.prompt_index
-        )
+        request = row.track.request
         return Answer(
             key=request.key,
             prompt_index=row.prompt_index,
@@ -360,7 +340,7 @@ class Engine:
             token_ids=tuple(row.tokens),
             finish_reason=reason,
             frame_count=row.window.frame_count,
-            prompt_tokens=_prompt_length(pack, group, tail),
+            prompt_tokens=row.track.pack.prompt_lengths[row.prompt_index],
             vision_tokens=row.window.frame_count * self.model.config.vision_tokens_per_frame,
             completion_tokens=len(row.tokens),
             window_index=row.window.index,
@@ -381,29 +361,3 @@ class Engine:
 
 def _failure(request: Request, prompt: int, window: int, error: ItemError, stage: str | None = None) -> Failure:
     return Failure(request.key, prompt, stage or error.stage, error.kind, str(error), window)
-
-
-def _tails(pack: TextPack) -> Iterator[tuple[int, int]]:
-    """Every (group, tail segment) of a pack."""
-    for number, group in enumerate(pack.groups):
-        for tail in group.tails:
-            yield number, tail
-
-
-def _prompt_length(pack: TextPack, group: int, tail: int) -> int:
-    """Text tokens of one prompt, the placeholder not counted."""
-    shared = pack.segments[pack.groups[group].shared]
-    own = pack.segments[tail]
-    return shared.stop - shared.start - 1 + own.stop - own.start
-
-
-def _prefill_item(track: Track, window: WindowSum, group: int) -> PrefillItem:
-    """A window's frames and fused text as the LLM reads them: the mean of the text over the frames."""
-    assert window.total is not None
-    pack = track.pack
-    tokens = window.tokens
-    text = (window.total / window.frame_count).to(tokens.dtype)
-    shared = pack.segments[pack.groups[group].shared]
-    prefix = torch.cat([text[shared.start : shared.stop - 1], tokens])
-    tails = (pack.segments[tail] for tail in pack.groups[group].tails)
-    return PrefillItem(prefix, tuple(text[tail.start : tail.stop] for tail in tails))

@@ -52,6 +52,19 @@ class TextPack:
         return len(self.ids)
 
     @cached_property
+    def prompt_lengths(self) -> dict[int, int]:
+        """Text tokens of each prompt by its index, the placeholder not counted."""
+
+        def size(number: int) -> int:
+            return self.segments[number].stop - self.segments[number].start
+
+        return {
+            prompt: size(group.shared) - 1 + size(tail)
+            for group in self.groups
+            for prompt, tail in zip(group.prompts, group.tails, strict=True)
+        }
+
+    @cached_property
     def key_ok(self) -> NDArray[np.bool_]:
         """bool `[T]`: false at padding (ids <= 0), which pre-fusion lets nobody see."""
         return np.asarray(self.ids) > 0

@@ -11,8 +11,10 @@ import torch
 from numpy.typing import NDArray
 
 from llava_mini_cli.engine.cache import RowCache
+from llava_mini_cli.engine.generate import PrefillItem
 from llava_mini_cli.engine.pack import TextPack
 from llava_mini_cli.engine.request import Request, Window
+from llava_mini_cli.errors import PromptError
 from llava_mini_cli.media.clip import FrameChunk
 
 
@@ -104,6 +106,60 @@ class Track:
         done = [window for window in self.windows if self.ended or window.window.end <= now]
         self.windows = [window for window in self.windows if window not in done]
         return done
+
+
+def prefill_items(track: Track, window: WindowSum) -> list[PrefillItem]:
+    """A window's frames and fused text as the LLM reads them, one item for each group of the pack's prompts.
+
+    The fused text of a video is the mean over its frames.
+    """
+    assert window.total is not None
+    text = (window.total / window.frame_count).to(window.tokens.dtype)
+
+    def part(number: int) -> torch.Tensor:
+        segment = track.pack.segments[number]
+        return text[segment.start : segment.stop]
+
+    return [
+        PrefillItem(torch.cat([part(group.shared)[:-1], window.tokens]), tuple(part(tail) for tail in group.tails))
+        for group in track.pack.groups
+    ]
+
+
+def too_long(track: Track, context: int, per_frame: int) -> PromptError | None:
+    """Why a medium's longest prompt, its frames so far and the new tokens do not fit the context, if they do not.
+
+    Args:
+        context: positions that the model has.
+        per_frame: vision tokens of a frame.
+    """
+    text, new = max(track.pack.prompt_lengths.values()), track.request.generation.max_new_tokens
+    most = (context - text - new) // per_frame
+    if max((window.frame_count for window in track.windows), default=0) <= most:
+        return None
+    hint = f"at most {most} frames fit: use --max-frames {most} or a lower --fps" if most > 0 else "none fit"
+    return PromptError(
+        "too_long",
+        f"the prompt ({text} tokens), {new} new tokens and {per_frame} for each frame exceed the model's context of "
+        f"{context}; {hint}",
+    )
+
+
+Chunk = list[tuple[Track, FrameChunk]]
+
+
+def halves(chunk: Chunk) -> tuple[Chunk, Chunk]:
+    """A chunk of at least two frames cut in the middle."""
+    left = sum(len(frames.pixels) for _, frames in chunk) // 2
+    first: Chunk = []
+    second: Chunk = []
+    for track, frames in chunk:
+        if left > 0:
+            first.append((track, FrameChunk(frames.pixels[:left], frames.times[:left])))
+        if len(frames.pixels) > left:
+            second.append((track, FrameChunk(frames.pixels[left:], frames.times[left:])))
+        left = max(0, left - len(frames.pixels))
+    return first, second
 
 
 @dataclass(eq=False)
