@@ -136,6 +136,14 @@ def test_sixteen_questions_about_300_frames(oracle: Oracle) -> None:
         assert list(answer.token_ids) == oracle.answer(oracle.video(300, 9), questions[index])
 
 
+def test_a_prefix_longer_than_a_stretch_is_prefilled_alike(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llava_mini_cli.engine.generate.PREFILL_POSITIONS", 64)
+    monkeypatch.setattr("llava_mini_cli.engine.generate.MASKED_QUERIES", 24)
+    (answer,) = oracle.engine(limits()).run([request("v", oracle.video(17, 2), QUESTIONS[:1])])
+    assert isinstance(answer, Answer)
+    assert list(answer.token_ids) == oracle.ids(17, 2, QUESTIONS[0])
+
+
 def test_a_kept_frame_keeps_nothing_else_alive(oracle: Oracle) -> None:
     window = WindowSum(0, Window())
     for _ in range(100):
