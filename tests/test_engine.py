@@ -14,6 +14,7 @@ from llava_mini_cli.config import GenerationOptions, ModelOptions
 from llava_mini_cli.engine.engine import Engine, Outcome
 from llava_mini_cli.engine.load import load_engine, make_engine
 from llava_mini_cli.engine.request import Answer, Failure, Request, Window
+from llava_mini_cli.engine.sampling import LOOP_TOKENS
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.engine.track import WindowSum
 from llava_mini_cli.errors import MediaError
@@ -217,14 +218,21 @@ def test_sampling_depends_on_the_seed_alone(oracle: Oracle) -> None:
     assert run(1, 0) != run(2, 0)
 
 
-def test_a_loop_ends_as_repetition_and_the_rest_as_length(oracle: Oracle) -> None:
-    engine = oracle.engine(limits())
-    engine._end_ids = frozenset()  # pyright: ignore[reportPrivateUsage]
-    options = GenerationOptions(max_new_tokens=400)
-    source = ArrayFrames(oracle.video(1, 0))
-    (answer,) = engine.run([Request("v", "image", source, QUESTIONS[:1], options)])
-    assert isinstance(answer, Answer)
-    assert (answer.finish_reason == "repetition") == (answer.completion_tokens < 400)
+def test_a_loop_ends_as_repetition_and_the_rest_as_length(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A head of zeros says token 0 for ever.
+    silent = torch.nn.Parameter(torch.zeros_like(oracle.model.lm_head.weight))
+    monkeypatch.setattr(oracle.model.lm_head, "weight", silent)
+
+    def ask(new_tokens: int) -> Answer:
+        options = GenerationOptions(max_new_tokens=new_tokens)
+        source = ArrayFrames(oracle.video(1, 0))
+        (answer,) = oracle.engine(limits()).run([Request("v", "image", source, QUESTIONS[:1], options)])
+        assert isinstance(answer, Answer)
+        return answer
+
+    looping, short = ask(400), ask(LOOP_TOKENS - 1)
+    assert (looping.finish_reason, looping.completion_tokens) == ("repetition", LOOP_TOKENS)
+    assert (short.finish_reason, short.completion_tokens) == ("length", LOOP_TOKENS - 1)
 
 
 def test_memory_running_out_halves_the_chunk(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,14 +17,12 @@ def row_generator(options: GenerationOptions) -> torch.Generator | None:
     return torch.Generator().manual_seed(options.seed)
 
 
-def next_token(logits: torch.Tensor, options: GenerationOptions, generator: torch.Generator | None) -> int:
-    """The next token of one row.
+def next_token(logits: torch.Tensor, options: GenerationOptions, generator: torch.Generator) -> int:
+    """The next token of one row whose temperature is above 0; greedy rows take the likeliest all at once.
 
     Args:
         logits: `[vocab]`.
     """
-    if generator is None:
-        return int(logits.argmax())
     scores = (logits.float().cpu() / options.temperature).softmax(-1)
     if options.top_p < 1:
         ordered, order = scores.sort(descending=True)
