@@ -3,7 +3,8 @@
 from llava_mini_cli.commands import options as opt
 from llava_mini_cli.commands.run import TalkOptions, run_questions
 from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
-from llava_mini_cli.formats.job import Prompt, parse_prompts
+from llava_mini_cli.formats.job import Prompt
+from llava_mini_cli.formats.prompts import parse_prompts
 
 CAPTION_PROMPT = Prompt("Please describe what is shown in detail.", name="caption")
 
