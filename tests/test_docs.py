@@ -65,7 +65,7 @@ def test_the_tree_of_the_readme_is_there() -> None:
     for part in ("commands", "pipelines", "formats"):
         section = re.search(rf"^  {part}/.*?\n((?:    .*\n)+)", tree, re.MULTILINE)
         assert section is not None
-        listed = {line.split()[0] for line in section[1].splitlines()}
+        listed = {line.split()[0].rstrip("/") for line in section[1].splitlines()}
         assert listed <= {path.name for path in (ROOT / "llava_mini_cli" / part).iterdir()}
         assert (ROOT / part).resolve() == (ROOT / "llava_mini_cli" / part).resolve()
 

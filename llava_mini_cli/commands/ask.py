@@ -5,9 +5,8 @@ from typing import Annotated
 
 import typer
 
-from llava_mini_cli.commands import options as opt
-from llava_mini_cli.commands.run import TalkOptions, run_questions
-from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
+from llava_mini_cli.commands.flags import QuestionFlags
+from llava_mini_cli.commands.run import run_questions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.job import Prompt
 from llava_mini_cli.formats.prompts import checked_prompt, parse_prompts
@@ -21,47 +20,13 @@ Arguments = Annotated[
 ]
 
 
-def ask(
-    arguments: Arguments,
-    prompt: opt.Prompts = None,
-    output: opt.Output = None,
-    format: opt.Format = None,
-    overwrite: opt.Overwrite = False,
-    fail_on: opt.FailOnOption = "any",
-    quiet: opt.Quiet = False,
-    verbose: opt.Verbose = False,
-    model: opt.Model = opt.DEFAULT_MODEL,
-    revision: opt.Revision = None,
-    device: opt.Device = "auto",
-    dtype: opt.DType = "auto",
-    prompt_layout: opt.Layout = "trained",
-    batch_size: opt.BatchSize = None,
-    quantize: opt.Quantize = None,
-    compile: opt.Compile = False,
-    fps: opt.Fps = SamplingOptions.fps,
-    max_frames: opt.MaxFrames = None,
-    start: opt.Start = None,
-    end: opt.End = None,
-    decoder: opt.Decoder = "auto",
-    decode_timeout: opt.DecodeTimeout = SamplingOptions.decode_timeout,
-    max_new_tokens: opt.MaxNewTokens = GenerationOptions.max_new_tokens,
-    temperature: opt.Temperature = GenerationOptions.temperature,
-    top_p: opt.TopP = GenerationOptions.top_p,
-    seed: opt.Seed = GenerationOptions.seed,
-) -> int:
+def ask(arguments: Arguments, flags: QuestionFlags) -> int:
     """Ask a question about videos and images.
 
     One medium and one question at a terminal: the answer as plain text. Otherwise: one JSON line for each answer.
     """
-    media, prompts = split_arguments(arguments, prompt or [])
-    return run_questions(
-        media,
-        prompts,
-        ModelOptions(model, revision, device, dtype, prompt_layout, batch_size, quantize, compile),
-        SamplingOptions(fps, max_frames, start, end, decoder, decode_timeout),
-        GenerationOptions(max_new_tokens, temperature, top_p, seed),
-        TalkOptions(output, format, overwrite, fail_on, quiet, verbose),
-    )
+    media, prompts = split_arguments(arguments, flags.prompts.prompt or [])
+    return run_questions(media, prompts, flags)
 
 
 def split_arguments(arguments: list[str], prompts: list[str]) -> tuple[list[str], tuple[Prompt, ...]]:

@@ -1,12 +1,13 @@
 """`llava-mini doctor`: what a bug report needs, and what is missing."""
 
-from llava_mini_cli.commands import options as opt
+from llava_mini_cli.commands.flags.model import DEFAULT_MODEL, Model
+from llava_mini_cli.commands.flags.talk import Verbose
 from llava_mini_cli.commands.stderr import hush_libraries, one_line, say_error
 
 EXIT_UNFIT = 1
 
 
-def doctor(model: opt.Model = opt.DEFAULT_MODEL, verbose: opt.Verbose = False) -> int:
+def doctor(model: Model = DEFAULT_MODEL, verbose: Verbose = False) -> int:
     """Show versions, device, decoders and whether the model is here.
 
     The exit code is 1 when something is missing that ask and caption need.

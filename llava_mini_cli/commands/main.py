@@ -9,6 +9,7 @@ from llava_mini_cli.commands.ask import ask
 from llava_mini_cli.commands.caption import caption
 from llava_mini_cli.commands.cli import Cli
 from llava_mini_cli.commands.doctor import doctor
+from llava_mini_cli.commands.flags import with_flags
 from llava_mini_cli.commands.train import train
 from llava_mini_cli.errors import UsageError
 
@@ -18,8 +19,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(ask)
-app.command()(caption)
+app.command()(with_flags(ask))
+app.command()(with_flags(caption))
 app.command()(doctor)
 app.command()(train)
 

@@ -2,14 +2,12 @@
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llava_mini_cli.commands.options import FailOn, FormatName
+from llava_mini_cli.commands.flags import QuestionFlags
+from llava_mini_cli.commands.flags.run import FailOn
 from llava_mini_cli.commands.stderr import hush_libraries
-from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
-from llava_mini_cli.errors import UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.commands.reporter import Reporter
@@ -20,32 +18,9 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is quick
 EXIT_ITEMS_FAILED = 3
 
 
-@dataclass(frozen=True)
-class TalkOptions:
-    """Where rows go, and what is said."""
-
-    output: str | None
-    format: FormatName | None
-    overwrite: bool
-    fail_on: FailOn
-    quiet: bool
-    verbose: bool
-
-    def __post_init__(self) -> None:
-        if self.quiet and self.verbose:
-            raise UsageError("-q and -v exclude each other")
-
-
-def run_questions(
-    media: list[str],
-    prompts: tuple["Prompt", ...],
-    model: ModelOptions,
-    sampling: SamplingOptions,
-    generation: GenerationOptions,
-    talk: TalkOptions,
-) -> int:
+def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: QuestionFlags) -> int:
     """Answers every prompt about every medium; returns the exit code."""
-    hush_libraries(verbose=talk.verbose)
+    hush_libraries(verbose=flags.talk.verbose)
     from llava_mini_cli.commands.reporter import Reporter
     from llava_mini_cli.formats.inputs import read_jobs
     from llava_mini_cli.formats.outputs import OutputOptions
@@ -55,17 +30,17 @@ def run_questions(
     from llava_mini_cli.pipelines.load import load_engine
     from llava_mini_cli.pipelines.settings import RunOptions
 
-    output = OutputOptions.parse(talk.output, talk.format, overwrite=talk.overwrite)
+    output = OutputOptions.parse(**vars(flags.outputs))
     output.check()
     jobs = read_jobs(media, prompts, is_media_path)
     total = None if any(Path(medium).is_dir() for medium in media) else len(media)
-    options = RunOptions(model, sampling, generation)
-    with Interrupts() as interrupts, Reporter(total, quiet=talk.quiet, verbose=talk.verbose) as reporter:
-        writer = _writer_opener(output, talk, reporter, single=total == 1 and len(prompts) == 1, prompts=len(prompts))
+    options = RunOptions(flags.model.options(), flags.frames.options(), flags.answer.options())
+    with Interrupts() as interrupts, Reporter(total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter:
+        writer = _writer_opener(output, flags, reporter, single=total == 1 and len(prompts) == 1, prompts=len(prompts))
         tally = answer_jobs(jobs, options, Tools(load_engine, open_clip, writer, reporter, interrupts))
     if tally.answered + tally.failed > 1 or (output.path is not None and tally.answered):
         reporter.summary(output.path)
-    return exit_code(tally, talk.fail_on)
+    return exit_code(tally, flags.run.fail_on)
 
 
 def exit_code(tally: "Tally", fail_on: FailOn) -> int:
@@ -75,12 +50,12 @@ def exit_code(tally: "Tally", fail_on: FailOn) -> int:
 
 
 def _writer_opener(
-    output: "OutputOptions", talk: TalkOptions, reporter: "Reporter", *, single: bool, prompts: int
+    output: "OutputOptions", flags: QuestionFlags, reporter: "Reporter", *, single: bool, prompts: int
 ) -> Callable[[], "RowWriter"]:
     """Rows go to the output; a person at a terminal who asked for no format gets text instead."""
     from llava_mini_cli.formats.outputs import open_writer
 
-    if talk.output is not None or talk.format is not None or not sys.stdout.isatty():
+    if flags.outputs.output is not None or flags.outputs.format is not None or not sys.stdout.isatty():
         return lambda: open_writer(output)
     from llava_mini_cli.commands.terminal import BlockWriter, PlainWriter
 

@@ -1,0 +1,28 @@
+"""How much is said on stderr."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import typer
+
+from llava_mini_cli.errors import UsageError
+
+_PANEL = "Output"
+
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Say more, the libraries' warnings too.", rich_help_panel=_PANEL)
+]
+
+
+@dataclass(frozen=True)
+class TalkFlags:
+    """Less or more than usual."""
+
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.", rich_help_panel=_PANEL)] = (
+        False
+    )
+    verbose: Verbose = False
+
+    def __post_init__(self) -> None:
+        if self.quiet and self.verbose:
+            raise UsageError("-q and -v exclude each other")
