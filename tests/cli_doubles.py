@@ -18,6 +18,7 @@ from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import ClipInfo, FrameChunk
+from llava_mini_cli.media.open import Opening
 
 
 class MadeClip:
@@ -60,9 +61,12 @@ class MadeClip:
         self.close()
 
 
-def open_made_clip(path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int) -> MadeClip:
+def open_made_clip(
+    path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int, opening: Opening
+) -> MadeClip:
     """Opens a file that holds a number of frames, `slow`, `broken` or `unopenable`."""
     text = Path(path).read_text()
+    opening.reserve(1000)
     if text == "unopenable":
         raise MediaError("no_video", "holds no video")
     return MadeClip(path, text)
@@ -86,6 +90,10 @@ class EchoEngine:
     @property
     def is_idle(self) -> bool:
         return not self._waiting
+
+    @property
+    def is_waiting(self) -> bool:
+        return False
 
     def has_room(self) -> bool:
         return len(self._waiting) < 2
