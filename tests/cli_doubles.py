@@ -1,8 +1,10 @@
 """Doubles of the engine, of clips and of a run's progress, with the verbs of the real ones. No torch, no decoder.
 
-`python cli_doubles.py ask ...` is the command line with them in place, for tests that need a process of their own.
+`python cli_doubles.py ask ...` is the command line with them in place, for tests that need a process of their own; with
+`CLIPS=real` in the environment the engine alone is a double.
 """
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -152,11 +154,12 @@ def main() -> None:
     load = ModuleType("llava_mini_cli.pipelines.load")
     load.load_engine = EchoEngine  # pyright: ignore[reportAttributeAccessIssue]
     sys.modules[load.__name__] = load
-    from llava_mini_cli.commands.main import app
+    from llava_mini_cli.__main__ import main as run
     from llava_mini_cli.media import open as media_open
 
-    media_open.open_clip = open_made_clip  # pyright: ignore[reportAttributeAccessIssue]
-    app()
+    if os.environ.get("CLIPS") != "real":
+        media_open.open_clip = open_made_clip  # pyright: ignore[reportAttributeAccessIssue]
+    run()
 
 
 if __name__ == "__main__":
