@@ -1,7 +1,7 @@
 """What `ask` and `caption` have in common: options in, one pipeline call, words and an exit code out."""
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from llava_mini_cli.errors import LlavaMiniError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.commands.reporter import Reporter
-    from llava_mini_cli.formats.job import Prompt
+    from llava_mini_cli.formats.job import Job, Prompt
     from llava_mini_cli.formats.outputs import Output, OutputOptions, RunInfo
     from llava_mini_cli.pipelines.settings import RunOptions
     from llava_mini_cli.pipelines.tally import Tally
@@ -41,6 +41,8 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
     jobs = read_jobs(media, prompts, is_media_path)
     total = None if any(Path(medium).is_dir() for medium in media) else len(media)
     options = RunOptions(flags.model.options(), flags.frames.options(), flags.answer.options(), flags.run.limits())
+    if flags.run.dry_run:
+        return _dry_run(jobs, options)
     tally = Tally()
     with (
         Interrupts() as interrupts,
@@ -51,6 +53,19 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
         opener = _output_opener(output, options.run_info(), flags, reporter, single=single, prompts=len(prompts))
         answer_jobs(jobs, options, Tools(load_engine, open_clip, opener, reporter, interrupts), tally)
     return exit_code(tally, flags.run.fail_on)
+
+
+def _dry_run(jobs: Iterator["Job"], options: "RunOptions") -> int:
+    from llava_mini_cli.commands.dry_run import show
+    from llava_mini_cli.media.open import probe
+    from llava_mini_cli.pipelines.answer import limited
+    from llava_mini_cli.pipelines.footprint import footprint_of
+    from llava_mini_cli.pipelines.forecast import forecast
+    from llava_mini_cli.pipelines.tally import Tally
+
+    jobs = limited(jobs, options.limits.media, Tally())
+    show(forecast(jobs, options, probe, footprint_of(options.model)))
+    return 0
 
 
 def exit_code(tally: "Tally", fail_on: FailOn) -> int:

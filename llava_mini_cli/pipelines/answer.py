@@ -81,7 +81,7 @@ def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools, tally: T
         OutputError: a row cannot be written.
         Interrupted: a signal came; what was answered is in the output.
     """
-    jobs = _limited(jobs, options.limits.media, tally)
+    jobs = limited(jobs, options.limits.media, tally)
     lost: list[tuple[Job, Fault]] = []
     engine = None
     with tools.interrupts.allowed():
@@ -101,7 +101,7 @@ def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools, tally: T
     tools.interrupts.check()
 
 
-def _limited(jobs: Iterator[Job], most: int | None, tally: Tally) -> Iterator[Job]:
+def limited(jobs: Iterator[Job], most: int | None, tally: Tally) -> Iterator[Job]:
     """The first `most` jobs; says so in the tally if there are more."""
     for number, job in enumerate(jobs):
         if number == most:
