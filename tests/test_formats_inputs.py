@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs import read_jobs
-from llava_mini_cli.formats.job import Prompt, parse_prompts
+from llava_mini_cli.formats.job import Prompt
+from llava_mini_cli.formats.prompts import parse_prompt, parse_prompts
 from llava_mini_cli.media.open import is_media_path
 
 WHAT = (Prompt("What?"),)
@@ -27,13 +28,13 @@ WHAT = (Prompt("What?"),)
     ],
 )
 def test_prompt_names(text: str, prompt: Prompt) -> None:
-    assert Prompt.parse(text) == prompt
+    assert parse_prompt(text) == prompt
 
 
 @given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1))
 def test_a_named_prompt_keeps_any_text(text: str) -> None:
     if text.strip():
-        assert Prompt.parse(f"name={text}") == Prompt(text, "name")
+        assert parse_prompt(f"name={text}") == Prompt(text, "name")
 
 
 @pytest.mark.parametrize("texts", [[""], ["  "], ["a="], ["a=x", "a=y"], ["x", "x"], ["\udcff"]])
@@ -52,7 +53,8 @@ def test_a_folder_gives_its_media_sorted_and_a_file_gives_itself(tmp_path: Path)
         "a.mp4", "b.JPG", "sub/c.webm", "notes.txt", "gone.mp4", "a.mp4", "b.JPG", "sub/c.webm",
     ]  # fmt: skip
     assert jobs[0].path == f"{folder}/a.mp4"
-    assert all(job.prompts == WHAT for job in jobs)
+    assert all(tuple(question.prompt for question in job.questions) == WHAT for job in jobs)
+    assert [job.questions[0].id for job in jobs] == [job.path for job in jobs]
 
 
 def test_folders_are_walked_only_when_reached(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from llava_mini_cli.engine.request import Answer, Failure
 from llava_mini_cli.errors import ModelNotFound, OutputError
 from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.inputs import read_jobs
-from llava_mini_cli.formats.job import Job, Prompt
+from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.open import is_media_path
 from llava_mini_cli.pipelines.answer import AnswerEngine, Tally, Tools, answer_jobs
@@ -107,6 +107,19 @@ def test_an_answered_row_says_all_that_is_known(tmp_path: Path) -> None:
         "frame_count": 4, "fps_sampled": 1.0, "duration_s": 4.0, "width": 64, "height": 48, "prompt_tokens": 5,
         "vision_tokens": 4, "completion_tokens": 2, "model": "echo", "model_revision": "abc123",
     }  # fmt: skip
+
+
+def test_a_job_with_a_fault_becomes_rows_without_being_opened(tmp_path: Path) -> None:
+    (medium,) = write_media(tmp_path, a="4")
+    questions = tuple(Question(prompt, "row 17", {"split": "train"}) for prompt in PROMPTS)
+    jobs = [Job(medium, "a.mp4", questions[:1]), Job(medium, "a.mp4", questions, Fault("input", "bad_row", "t.csv:17"))]
+    writer = RowList()
+    assert run(iter(jobs), writer) == Tally(answered=1, failed=2)
+    assert len(MadeClip.opened) == 1
+    assert [(row.id, row.error_stage, row.error) for row in writer.rows if row.status == "error"] == [
+        ("row 17", "input", "t.csv:17")
+    ] * 2
+    assert [row.as_dict()["split"] for row in writer.rows] == ["train"] * 3
 
 
 def test_few_clips_are_open_at_once_and_folders_stream(tmp_path: Path) -> None:

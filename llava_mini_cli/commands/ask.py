@@ -8,7 +8,8 @@ import typer
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.run import run_questions
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.job import Prompt, parse_prompts
+from llava_mini_cli.formats.job import Prompt
+from llava_mini_cli.formats.prompts import checked_prompt, parse_prompts
 
 Arguments = Annotated[
     list[str],
@@ -37,7 +38,7 @@ def split_arguments(arguments: list[str], prompts: list[str]) -> tuple[list[str]
     if prompts:
         return arguments, parse_prompts(prompts)
     *media, question = arguments
-    prompt = Prompt(question)
+    prompt = checked_prompt(question)
     if Path(question).is_dir():
         raise UsageError(f"'{question}' is a folder, not a question: the question comes last, or with -p")
     if not media and not Path(question).exists():

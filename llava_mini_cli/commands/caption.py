@@ -3,7 +3,8 @@
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.inputs import Media
 from llava_mini_cli.commands.run import run_questions
-from llava_mini_cli.formats.job import Prompt, parse_prompts
+from llava_mini_cli.formats.job import Prompt
+from llava_mini_cli.formats.prompts import parse_prompts
 
 CAPTION_PROMPT = Prompt("Please describe what is shown in detail.", name="caption")
 

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.job import Job, Prompt
+from llava_mini_cli.formats.job import Job, Prompt, Question
+from llava_mini_cli.formats.row import printable
 
 IsMedia = Callable[[str], bool]
 
@@ -26,7 +27,12 @@ def read_jobs(media: Sequence[str], prompts: tuple[Prompt, ...], is_media: IsMed
     for medium in media:
         if Path(medium).is_dir():
             _check_folder(medium, is_media)
-    return (Job(path, name, prompts) for medium in media for path, name in _expand(medium, is_media))
+    return (_job(path, name, prompts) for medium in media for path, name in _expand(medium, is_media))
+
+
+def _job(path: str, file_name: str, prompts: tuple[Prompt, ...]) -> Job:
+    name = printable(path)
+    return Job(path, file_name, tuple(Question(prompt, name) for prompt in prompts))
 
 
 def _check_folder(folder: str, is_media: IsMedia) -> None:

@@ -1,62 +1,52 @@
 """What a run is asked: one job is one medium with every question about it.
 
-Knows nothing of how media are opened or answered.
+Jobs are named tuples, because a table gives millions of them. Knows nothing of where jobs come from, nor of how
+media are opened or answered.
 """
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import NamedTuple
 
-from llava_mini_cli.errors import UsageError
+NOTHING_KEPT: Mapping[str, object] = MappingProxyType({})
 
-_NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)=(.*)", re.DOTALL)
+ItemIdentity = tuple[str, int | None, int | None]  # absolute path or URL, size in bytes, mtime in nanoseconds
 
 
-@dataclass(frozen=True)
-class Prompt:
-    """One question, with the name that its rows carry in `prompt_name`."""
+class Prompt(NamedTuple):
+    """One question, with the name that its rows carry in `prompt_name`. Checked where it is made: `formats.prompts`."""
 
     text: str
     name: str | None = None
 
-    def __post_init__(self) -> None:
-        if not self.text.strip():
-            raise UsageError("the prompt is empty" if self.name is None else f"the prompt '{self.name}' is empty")
-        if not _encodes(self.text):
-            raise UsageError("the prompt is not valid UTF-8")
 
-    @classmethod
-    def parse(cls, text: str) -> Self:
-        """A prompt from `-p [NAME=]TEXT`; what stands before the first `=` is a name if it is a plain word."""
-        named = _NAMED.fullmatch(text)
-        return cls(text=named[2], name=named[1]) if named else cls(text=text)
+class Question(NamedTuple):
+    """One prompt about one medium: one row of the output."""
+
+    prompt: Prompt
+    id: str  # what the row carries as its id: the medium as the user named it, or a value of --id-column
+    kept: Mapping[str, object] = NOTHING_KEPT  # columns of the input that the row carries on
 
 
-@dataclass(frozen=True)
-class Job:
-    """One medium and all its prompts; they travel together so that the medium is decoded once."""
+class Fault(NamedTuple):
+    """Why there is no answer: the stage that failed, the kind of error and one line."""
 
-    path: str  # what is opened
+    stage: str  # input, fetch, decode, prompt or generate
+    kind: str
+    message: str
+
+
+class Job(NamedTuple):
+    """One medium and all its questions; they travel together so that the medium is decoded once."""
+
+    path: str  # the medium: a path or a URL
     file_name: str  # relative to the folder that the user gave, or the base name of a file given by itself
-    prompts: tuple[Prompt, ...]
+    questions: tuple[Question, ...]
+    fault: Fault | None = None  # known before anything is opened: a bad row of a table, a download that failed
+    item: ItemIdentity | None = None  # what tells the medium from others; None: the file at `path`
+    local: str | None = None  # the file that is opened, where it is not at `path`: a downloaded copy
 
-
-def parse_prompts(texts: Sequence[str]) -> tuple[Prompt, ...]:
-    """Prompts from the values of `-p`. Raises `UsageError` where two share a name or a text."""
-    prompts = tuple(Prompt.parse(text) for text in texts)
-    for position, prompt in enumerate(prompts):
-        for earlier in prompts[:position]:
-            if prompt.name is not None and prompt.name == earlier.name:
-                raise UsageError(f"-p gives the name '{prompt.name}' twice")
-            if (prompt.name, prompt.text) == (earlier.name, earlier.text):
-                raise UsageError(f"-p asks the same question twice: {prompt.text}")
-    return prompts
-
-
-def _encodes(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    @property
+    def file(self) -> str:
+        """The file that is opened."""
+        return self.local or self.path

@@ -4,9 +4,12 @@ Times are seconds, timestamps are UTC, and what is not known is null. An error r
 Knows nothing of files.
 """
 
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+
+from llava_mini_cli.formats.job import NOTHING_KEPT
 
 Status = Literal["ok", "error"]
 ColumnKind = type[str] | type[int] | type[float] | type[datetime] | type[dict[str, float]]
@@ -14,7 +17,7 @@ ColumnKind = type[str] | type[int] | type[float] | type[datetime] | type[dict[st
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One prompt about one medium, answered or failed. The fields are the columns, in order."""
+    """One prompt about one medium, answered or failed. The fields but the last are the columns, in order."""
 
     id: str  # the medium, as the user named it
     file_name: str  # relative to the folder that was given; the name that Hugging Face datasets read
@@ -28,7 +31,7 @@ class Row:
     status: Status
     error: str | None = None  # one line
     error_type: str | None = None  # not_found, truncated, timeout, too_long, out_of_memory, ...
-    error_stage: str | None = None  # decode, prompt or generate
+    error_stage: str | None = None  # input, fetch, decode, prompt or generate
     warning: str | None = None  # what was odd about a medium that was answered all the same
     finish_reason: str | None = None  # stop, length or repetition
     frame_count: int | None = None  # frames seen
@@ -47,10 +50,11 @@ class Row:
     model_revision: str | None = None  # commit of a hub id
     fingerprint: str  # digest of the item, the prompt, the model and the settings
     created_at: datetime  # UTC
+    kept: Mapping[str, object] = field(default_factory=lambda: NOTHING_KEPT)  # the input's own
 
     def as_dict(self) -> dict[str, Any]:
-        """The columns by name, in order."""
-        return {column.name: getattr(self, column.name) for column in COLUMNS}
+        """The columns by name, in order: the fixed ones, then those kept from the input."""
+        return {column.name: getattr(self, column.name) for column in COLUMNS} | dict(self.kept)
 
 
 class KeptColumn(NamedTuple):
@@ -79,7 +83,7 @@ def _column(name: str, hint: Any) -> Column:
 
 def _columns() -> tuple[Column, ...]:
     hints = get_type_hints(Row)
-    return tuple(_column(field.name, hints[field.name]) for field in fields(Row))
+    return tuple(_column(field.name, hints[field.name]) for field in fields(Row) if field.name != "kept")
 
 
 COLUMNS = _columns()

@@ -18,13 +18,13 @@ from typing import Protocol
 from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError
-from llava_mini_cli.formats.job import Job
+from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.outputs import Output
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import Clip, FrameChunk
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.progress import Progress
-from llava_mini_cli.pipelines.rows import Fault, RowBuilder
+from llava_mini_cli.pipelines.rows import RowBuilder
 from llava_mini_cli.pipelines.settings import RunOptions
 
 CHUNK_FRAMES = 32
@@ -101,22 +101,24 @@ def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools) -> Tally
 def _first_readable(jobs: Iterator[Job], lost: list[tuple[Job, Fault]]) -> Job | None:
     """The first job whose medium is there; those before it go to `lost`."""
     for job in jobs:
-        fault = _fault_of_path(job.path)
+        fault = _fault_of(job)
         if fault is None:
             return job
         lost.append((job, fault))
     return None
 
 
-def _fault_of_path(path: str) -> Fault | None:
+def _fault_of(job: Job) -> Fault | None:
     """Why a medium cannot even be opened, told without a decoder; None when it looks as if it could."""
+    if job.fault is not None:
+        return job.fault
     try:
-        status = Path(path).stat()
+        status = Path(job.file).stat()
     except FileNotFoundError:
         return Fault("decode", "not_found", "no such file")
     except OSError as error:
         return Fault("decode", "unreadable", (error.strerror or str(error)).lower())
-    if not os.access(path, os.R_OK):
+    if not os.access(job.file, os.R_OK):
         return Fault("decode", "unreadable", "permission denied")
     if stat.S_ISDIR(status.st_mode):
         return Fault("decode", "unreadable", "a folder, not a file")
@@ -162,7 +164,7 @@ class _Run:
 
     def fail(self, job: Job, fault: Fault) -> None:
         """Rows for a medium that could not be opened."""
-        for index in range(len(job.prompts)):
+        for index in range(len(job.questions)):
             self._write(self._builder.failure(job, index, fault))
         self._tools.progress.item_done()
 
@@ -178,8 +180,8 @@ class _Run:
                 continue
             self._tools.progress.opened(clip.info)
             key, frames = str(next(self._keys)), CountedFrames(clip, self._tools.progress)
-            self._flights[key] = _InFlight(job, clip, frames, set(range(len(job.prompts))))
-            prompts = tuple(prompt.text for prompt in job.prompts)
+            self._flights[key] = _InFlight(job, clip, frames, set(range(len(job.questions))))
+            prompts = tuple(question.prompt.text for question in job.questions)
             engine.add(Request(key, clip.info.kind, frames, prompts, self._builder.options.generation))
 
     def _may_open(self) -> bool:
@@ -187,12 +189,12 @@ class _Run:
         return len(open_kinds) < MAX_OPEN_MEDIA and open_kinds.count("video") < MAX_OPEN_VIDEOS
 
     def _open(self, job: Job, frame_size: int) -> Clip | Fault:
-        fault = _fault_of_path(job.path)
+        fault = _fault_of(job)
         if fault is not None:
             return fault
         sampling = self._builder.options.sampling
         try:
-            return self._tools.open_clip(job.path, sampling, frame_size=frame_size, chunk_frames=CHUNK_FRAMES)
+            return self._tools.open_clip(job.file, sampling, frame_size=frame_size, chunk_frames=CHUNK_FRAMES)
         except MediaError as error:
             return Fault(error.stage, error.kind, str(error))
 

@@ -6,19 +6,10 @@ from typing import Any
 
 from llava_mini_cli.engine.request import Answer
 from llava_mini_cli.formats.fingerprint import fingerprint, item_identity
-from llava_mini_cli.formats.job import Job
+from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.row import Row, printable
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.settings import RunOptions
-
-
-@dataclass(frozen=True)
-class Fault:
-    """Why there is no answer: the stage that failed, the kind of error and one line."""
-
-    stage: str
-    kind: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -53,10 +44,10 @@ class RowBuilder:
         )
 
     def _common(self, job: Job, prompt_index: int, info: ClipInfo | None) -> dict[str, Any]:
-        prompt = job.prompts[prompt_index]
+        prompt, row_id, kept = job.questions[prompt_index]
         model = self.options.model.model
         return {
-            "id": printable(job.path),
+            "id": row_id,
             "file_name": printable(job.file_name),
             "start": self.options.sampling.start,
             "end": self.options.sampling.end,
@@ -65,9 +56,10 @@ class RowBuilder:
             "model": printable(model),
             "model_revision": self.model_revision,
             "fingerprint": fingerprint(
-                item_identity(job.path), prompt, printable(model), self.options.answer_settings()
+                job.item or item_identity(job.path), prompt, printable(model), self.options.answer_settings()
             ),
             "created_at": datetime.now(UTC),
+            "kept": kept,
             "media": info and info.kind,
             "fps_sampled": info and info.fps_sampled,
             "duration_s": info and info.duration_s,
