@@ -33,6 +33,8 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
     output = OutputOptions.parse(**vars(flags.outputs))
     output.check()
     jobs = read_jobs(media, prompts, is_media_path)
+    if output.shard is not None:
+        jobs = output.shard.share(jobs)
     total = None if any(Path(medium).is_dir() for medium in media) else len(media)
     options = RunOptions(flags.model.options(), flags.frames.options(), flags.answer.options())
     with Interrupts() as interrupts, Reporter(total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter:

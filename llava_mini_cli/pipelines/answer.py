@@ -1,6 +1,6 @@
 """Jobs -> answers -> rows: the one loop of `ask` and `caption`.
 
-    jobs -> open_clip -> engine.add / step -> Row -> output
+    jobs -> resume -> open_clip -> engine.add / step -> Row -> output
 
 Failures are values that become rows; only an interrupt, a model that cannot be had or an output that cannot be
 written ends the run early, and then every clip is closed. Prints nothing, and knows neither how media are decoded
@@ -24,6 +24,7 @@ from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import Clip, FrameChunk
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.progress import Progress
+from llava_mini_cli.pipelines.resume import Resume
 from llava_mini_cli.pipelines.rows import RowBuilder
 from llava_mini_cli.pipelines.settings import RunOptions
 
@@ -69,32 +70,38 @@ class Tally:
 
     answered: int = 0
     failed: int = 0
+    left: int = 0  # rows that were there already and stay as they are
+    errors_left: int = 0  # errors among them
 
 
 def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools) -> Tally:
     """Runs every job to its rows: exactly one row for each of its prompts, in the order they are finished.
 
-    The model is loaded when the first medium that is there turns up, so a run without one fails at once; the output
-    is opened after that, so a model that cannot be had does not cost a file that was to be replaced.
+    The output is opened first, since what it holds already is left out. The model is loaded when the first medium
+    with something left to do turns up, so a run without one needs no model.
 
     Raises:
         ModelError, UsageError: the model cannot be loaded as asked.
         OutputError: a row cannot be written.
         Interrupted: a signal came; what was answered is in the output.
     """
-    lost: list[tuple[Job, Fault]] = []
-    first = _first_readable(jobs, lost)
-    engine = None
-    if first is not None:
-        tools.progress.loading(options.model.model)
-        engine = tools.load_engine(options.model)
-    builder = RowBuilder(options, engine.model_revision if engine else None)
     with tools.open_output() as output:
-        run = _Run(builder, output, tools)
+        resume = Resume(options.row_keys(), output.done)
+        remaining = resume.remaining(jobs)
+        lost: list[tuple[Job, Fault]] = []
+        first = _first_readable(remaining, lost)
+        engine = None
+        if first is not None:
+            tools.progress.loading(options.model.model)
+            engine = tools.load_engine(options.model)
+        run = _Run(RowBuilder(options, engine.model_revision if engine else None), output, tools)
         for job, fault in lost:
             run.fail(job, fault)
         if first is not None and engine is not None:
-            run.loop(engine, chain([first], jobs))
+            run.loop(engine, chain([first], remaining))
+        with tools.interrupts.held():
+            output.flush()
+    run.tally.left, run.tally.errors_left = output.done.rows_left, output.done.errors_left
     return run.tally
 
 
