@@ -27,9 +27,6 @@ class PlainWriter:
             with self._reporter.aside():
                 print(row.text, flush=True)
 
-    def flush(self) -> None:
-        """Every answer is on the screen already."""
-
     def __enter__(self) -> Self:
         return self
 
@@ -64,9 +61,6 @@ class BlockWriter:
             indent = "    " if self._prompt_count > 1 else "  "
             for line in (row.text or "").splitlines() or [""]:
                 self._console.print(Text(indent + line))
-
-    def flush(self) -> None:
-        """Every answer is on the screen already."""
 
     def __enter__(self) -> Self:
         return self

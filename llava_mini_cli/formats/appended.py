@@ -112,8 +112,7 @@ class AppendedOutput:
                 raise
         self._whole += len(record)
 
-    def flush(self) -> None:
-        """Has the disk hold what was written."""
+    def _sync(self) -> None:
         if self._stream is not None:
             with errors_of(self._path):
                 os.fsync(self._stream.fileno())
@@ -126,7 +125,7 @@ class AppendedOutput:
     ) -> None:
         try:
             if not isinstance(error, OutputError):
-                self.flush()
+                self._sync()
             if error is None:
                 self._cut_torn_record()
                 if self.done.replaced:

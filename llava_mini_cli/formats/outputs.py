@@ -30,10 +30,6 @@ class RowWriter(Protocol):
 
     def write(self, row: Row) -> None: ...
 
-    def flush(self) -> None:
-        """Makes every row so far safe."""
-        ...
-
     def __enter__(self) -> Self: ...
 
     def __exit__(
@@ -114,6 +110,12 @@ def _format_of(path: Path) -> Format:
         known = ", ".join(_SUFFIXES)
         raise UsageError(f"-o '{path}': the suffix must be one of {known}, or name the format with -f")
     return _SUFFIXES[suffix]
+
+
+def rows_at(path: Path) -> Path:
+    """Where the rows of an output are now: a Parquet file that was not finished is still in parts."""
+    parts = path.with_name(f"{path.name}.parts")
+    return parts if parts.is_dir() else path
 
 
 def open_output(options: OutputOptions, run: RunInfo) -> Output:

@@ -68,10 +68,6 @@ class ParquetFileOutput:
         """Adds a row. Raises `OutputError` when a part cannot be written."""
         self._writer.write(row)
 
-    def flush(self) -> None:
-        """Writes the rows in memory as a part."""
-        self._writer.flush()
-
     def _begin(self) -> pa.Schema:
         """Before the first part: records what the run is, and clears the way if the output is to be overwritten."""
         with errors_of(self._path):
@@ -91,7 +87,7 @@ class ParquetFileOutput:
     ) -> None:
         try:
             if not isinstance(error, OutputError):
-                self.flush()
+                self._writer.flush()
             if error is None:
                 self._become_one()
         finally:

@@ -84,10 +84,6 @@ class ParquetFolderOutput:
         """Adds a row. Raises `OutputError` when a part cannot be written."""
         self._writer.write(row)
 
-    def flush(self) -> None:
-        """Writes the rows in memory as a part."""
-        self._writer.flush()
-
     def _begin(self) -> pa.Schema:
         """Before the first part of this run."""
         with errors_of(self._folder):
@@ -105,7 +101,7 @@ class ParquetFolderOutput:
     ) -> None:
         try:
             if not isinstance(error, OutputError):
-                self.flush()
+                self._writer.flush()
             if error is None:
                 self._tidy()
         finally:

@@ -38,9 +38,6 @@ class StreamOutput:
         except OSError as error:
             raise OutputError(f"cannot write '{self._name}': {error.strerror}") from error
 
-    def flush(self) -> None:
-        """Every row is flushed already."""
-
     def __enter__(self) -> Self:
         return self
 
