@@ -39,6 +39,8 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
     output = OutputOptions.parse(**vars(flags.outputs))
     output.check()
     jobs = read_jobs(media, prompts, is_media_path)
+    if output.shard is not None:
+        jobs = output.shard.share(jobs)
     total = None if any(Path(medium).is_dir() for medium in media) else len(media)
     options = RunOptions(flags.model.options(), flags.frames.options(), flags.answer.options(), flags.run.limits())
     if flags.run.dry_run:
@@ -72,7 +74,8 @@ def exit_code(tally: "Tally", fail_on: FailOn) -> int:
     """0, 101 where a limit left work undone, or 3 where enough items failed."""
     if tally.stopped_by is not None:
         return EXIT_STOPPED
-    failed = tally.failed > 0 and (fail_on == "any" or (fail_on == "all" and tally.answered == 0))
+    failed, good = tally.failed + tally.errors_skipped, tally.answered + tally.skipped - tally.errors_skipped
+    failed = failed > 0 and (fail_on == "any" or (fail_on == "all" and good == 0))
     return EXIT_ITEMS_FAILED if failed else 0
 
 
@@ -97,10 +100,14 @@ def _reported(tally: "Tally", options: "RunOptions", output: Path | None, flags:
     finally:
         if not isinstance(sys.exception(), BrokenPipeError):  # whoever read us is gone, and asked for no words
             say_failures(tally)
-            if not flags.talk.quiet and (tally.answered + tally.failed > 1 or (output is not None and tally.answered)):
+            if not flags.talk.quiet and _is_worth_a_line(tally, output):
                 say_counts(tally, (datetime.now(UTC) - began).total_seconds(), output)
         if target is not None:
             target.write(summary(tally, options, output, began, exit_code=code, error=error))
+
+
+def _is_worth_a_line(tally: "Tally", output: Path | None) -> bool:
+    return tally.answered + tally.failed > 1 or (output is not None and tally.answered + tally.skipped > 0)
 
 
 def _output_opener(

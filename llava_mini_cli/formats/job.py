@@ -26,6 +26,7 @@ class Question(NamedTuple):
     prompt: Prompt
     id: str  # what the row carries as its id: the medium as the user named it, or a value of --id-column
     kept: Mapping[str, object] = NOTHING_KEPT  # columns of the input that the row carries on
+    key: str = ""  # what the row carries as its fingerprint; given by `pipelines.resume`
 
 
 class Fault(NamedTuple):
