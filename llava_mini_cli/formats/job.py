@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from llava_mini_cli.formats.source import Source
+
 NOTHING_KEPT: Mapping[str, object] = MappingProxyType({})
 
 ItemIdentity = tuple[str, int | None, int | None]  # absolute path or URL, size in bytes, mtime in nanoseconds
@@ -44,7 +46,8 @@ class Job(NamedTuple):
     questions: tuple[Question, ...]
     fault: Fault | None = None  # known before anything is opened: a bad row of a table, a download that failed
     item: ItemIdentity | None = None  # what tells the medium from others; None: the file at `path`
-    local: str | None = None  # the file that is opened, where it is not at `path`: a downloaded copy
+    local: str | None = None  # the file that is opened, where it is not at `path`: a fetched copy
+    source: Source | None = None  # how that copy is had, while it is not here
 
     @property
     def file(self) -> str:

@@ -65,6 +65,13 @@ class Column(NamedTuple):
     nullable: bool
 
 
+class KeptColumn(NamedTuple):
+    """A column of the input that rows carry on."""
+
+    name: str  # in the output
+    kind: str  # Arrow's name of its type: string, bool, int64, float64, ...
+
+
 def _column(name: str, hint: Any) -> Column:
     if hint == Status:
         return Column(name, str, nullable=False)
@@ -84,4 +91,7 @@ COLUMNS = _columns()
 
 def printable(text: str) -> str:
     """`text` as valid UTF-8: the bytes of a file name that are not are written as `\\xNN`."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair, as JSON may hold it, stands for no byte
+        return text.encode("utf-8", "backslashreplace").decode()
