@@ -14,10 +14,12 @@ from cli_doubles import EchoEngine, MadeClip, ProgressLog, open_made_clip
 from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure
 from llava_mini_cli.errors import ModelNotFound, OutputError
+from llava_mini_cli.formats.cache import FileCache
 from llava_mini_cli.formats.done import Done
-from llava_mini_cli.formats.inputs import read_jobs
+from llava_mini_cli.formats.inputs import IsMedia, open_inputs
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
 from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.media.open import is_media_path
 from llava_mini_cli.pipelines.answer import AnswerEngine, Tally, Tools, answer_jobs
 from llava_mini_cli.pipelines.interrupt import Interrupted, Interrupts
@@ -52,6 +54,11 @@ class RowList:
         self.open = False
 
 
+def read_jobs(media: list[str], prompts: tuple[Prompt, ...], is_media: IsMedia) -> Iterator[Job]:
+    with FileCache(FetchOptions()) as cache:
+        return open_inputs(media, prompts, is_media, cache).jobs
+
+
 @pytest.fixture(autouse=True)
 def no_clip_stays_open() -> Iterator[None]:
     MadeClip.opened.clear()
@@ -71,8 +78,8 @@ def run(
     def load(options: ModelOptions) -> AnswerEngine:
         return engine or EchoEngine(options)
 
-    with Interrupts() as interrupts:
-        tools = Tools(load, open_made_clip, lambda: writer, progress or ProgressLog(), interrupts)
+    with Interrupts() as interrupts, FileCache(FetchOptions()) as cache:
+        tools = Tools(load, open_made_clip, cache, lambda: writer, progress or ProgressLog(), interrupts)
         return answer_jobs(jobs, OPTIONS, tools)
 
 
@@ -144,8 +151,8 @@ def test_the_model_is_not_loaded_for_media_that_are_not_there(tmp_path: Path) ->
         raise AssertionError
 
     writer = RowList()
-    with Interrupts() as interrupts:
-        tools = Tools(load, open_made_clip, lambda: writer, ProgressLog(), interrupts)
+    with Interrupts() as interrupts, FileCache(FetchOptions()) as cache:
+        tools = Tools(load, open_made_clip, cache, lambda: writer, ProgressLog(), interrupts)
         tally = answer_jobs(read_jobs([str(tmp_path / "gone.mp4")], PROMPTS, is_media_path), OPTIONS, tools)
     assert tally == Tally(answered=0, failed=2)
     assert writer.rows[0].model_revision is None
@@ -158,8 +165,8 @@ def test_a_model_that_cannot_be_had_leaves_the_output_alone(tmp_path: Path) -> N
     def open_output() -> RowList:
         raise AssertionError
 
-    with Interrupts() as interrupts, pytest.raises(ModelNotFound):
-        tools = Tools(load, open_made_clip, open_output, ProgressLog(), interrupts)
+    with Interrupts() as interrupts, FileCache(FetchOptions()) as cache, pytest.raises(ModelNotFound):
+        tools = Tools(load, open_made_clip, cache, open_output, ProgressLog(), interrupts)
         answer_jobs(read_jobs(write_media(tmp_path, a="1"), PROMPTS, is_media_path), OPTIONS, tools)
 
 

@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_mini_cli.commands.flags import QuestionFlags
@@ -22,7 +21,8 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
     """Answers every prompt about every medium; returns the exit code."""
     hush_libraries(verbose=flags.talk.verbose)
     from llava_mini_cli.commands.reporter import Reporter
-    from llava_mini_cli.formats.inputs import read_jobs
+    from llava_mini_cli.formats.cache import FileCache
+    from llava_mini_cli.formats.inputs import open_inputs
     from llava_mini_cli.formats.outputs import OutputOptions
     from llava_mini_cli.media.open import is_media_path, open_clip
     from llava_mini_cli.pipelines.answer import Tools, answer_jobs
@@ -32,13 +32,21 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
 
     output = OutputOptions.parse(**vars(flags.outputs))
     output.check()
-    jobs = read_jobs(media, prompts, is_media_path)
-    total = None if any(Path(medium).is_dir() for medium in media) else len(media)
-    options = RunOptions(flags.model.options(), flags.frames.options(), flags.answer.options())
-    with Interrupts() as interrupts, Reporter(total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter:
-        single = total == 1 and len(prompts) == 1
-        opener = _output_opener(output, options.run_info(), flags, reporter, single=single, prompts=len(prompts))
-        tally = answer_jobs(jobs, options, Tools(load_engine, open_clip, opener, reporter, interrupts))
+    options = RunOptions(
+        flags.model.options(),
+        flags.frames.options(),
+        flags.answer.options(),
+        prefix=flags.prompts.prefix,
+        suffix=flags.prompts.suffix,
+    )
+    with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
+        inputs = open_inputs(media, prompts, is_media_path, cache, flags.inputs.options())
+        with Reporter(inputs.total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter:
+            single = inputs.total == 1 and len(prompts) == 1
+            run = options.run_info(inputs.kept)
+            opener = _output_opener(output, run, flags, reporter, single=single, prompts=len(prompts))
+            tools = Tools(load_engine, open_clip, cache, opener, reporter, interrupts)
+            tally = answer_jobs(inputs.jobs, options, tools)
     if tally.answered + tally.failed > 1 or (output.path is not None and tally.answered):
         reporter.summary(output.path)
     return exit_code(tally, flags.run.fail_on)

@@ -69,7 +69,7 @@ class FileCache:
         return entry.path
 
     def _fetch(self, source: Source, entry: _Entry) -> None:
-        """Fills a new entry; whoever waits for it gets the same error."""
+        """Fills a new entry."""
         part = entry.path.with_name(f".{entry.path.name}.part")
         try:
             source.write_to(part, self._options, self.stopped)
@@ -78,13 +78,17 @@ class FileCache:
                 entry.size = entry.path.stat().st_size
                 self._evict()
             entry.done.set_result(None)
-        except BaseException as error:
-            part.unlink(missing_ok=True)
-            with self._changed:
-                self._forget(source.name)
-            if isinstance(error, OSError):
-                error = OutputError(f"cannot write the cache '{part.parent}': {error.strerror or error}")
-            entry.done.set_exception(error)
+        except OSError as error:
+            self._fail(source, entry, part, OutputError(f"cannot write the cache '{part.parent}': {error.strerror}"))
+        except Exception as error:  # noqa: BLE001 - raised again by `get`, in every thread that waits
+            self._fail(source, entry, part, error)
+
+    def _fail(self, source: Source, entry: _Entry, part: Path, error: Exception) -> None:
+        """Takes a new entry back; whoever asked for it gets the error."""
+        part.unlink(missing_ok=True)
+        with self._changed:
+            self._forget(source.name)
+        entry.done.set_exception(error)
 
     def release(self, path: Path) -> None:
         """One use less of a file; files that are not of the cache are no concern of it."""

@@ -94,7 +94,8 @@ class Download:
         wait = options.backoff
         for attempts_left in range(options.retries, -1, -1):
             try:
-                return _attempt(self.name, path, options, deadline, stopped)
+                _attempt(self.name, path, options, deadline, stopped)
+                return
             except _PassingError as error:
                 if attempts_left == 0 or time.monotonic() + wait >= deadline or stopped.wait(wait):
                     raise FetchError(error.kind, str(error)) from None
@@ -158,7 +159,8 @@ def _wait(download: "Future[None]", watch: _Watch, stall: float, deadline: float
     """Waits for a download, and cancels it when it stands still, takes too long or is no longer wanted."""
     while True:
         try:
-            return download.result(timeout=_POLL)
+            download.result(timeout=_POLL)
+            return
         except WaitTimeout:
             if download.done():
                 raise

@@ -72,13 +72,6 @@ class Column(NamedTuple):
     nullable: bool
 
 
-class KeptColumn(NamedTuple):
-    """A column of the input that rows carry on."""
-
-    name: str  # in the output
-    kind: str  # Arrow's name of its type: string, bool, int64, float64, ...
-
-
 def _column(name: str, hint: Any) -> Column:
     if hint == Status:
         return Column(name, str, nullable=False)

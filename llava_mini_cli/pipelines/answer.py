@@ -1,6 +1,6 @@
 """Jobs -> answers -> rows: the one loop of `ask` and `caption`.
 
-    jobs -> open_clip -> engine.add / step -> Row -> output
+    jobs -> fetch -> open_clip -> engine.add / step -> Row -> output
 
 Failures are values that become rows; only an interrupt, a model that cannot be had or an output that cannot be
 written ends the run early, and then every clip is closed. Prints nothing, and knows neither how media are decoded
@@ -9,19 +9,21 @@ nor how answers are made: both are handed in, as `Tools`.
 
 import os
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import chain, count
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Protocol
 
 from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError
+from llava_mini_cli.formats.cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.outputs import Output
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import Clip, FrameChunk
+from llava_mini_cli.pipelines.fetch import JobsAhead
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.progress import Progress
 from llava_mini_cli.pipelines.rows import RowBuilder
@@ -58,6 +60,7 @@ class Tools:
 
     load_engine: Callable[[ModelOptions], AnswerEngine]
     open_clip: OpenClip
+    cache: FileCache  # of files fetched from elsewhere
     open_output: Callable[[], Output]
     progress: Progress
     interrupts: Interrupts
@@ -71,7 +74,7 @@ class Tally:
     failed: int = 0
 
 
-def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools) -> Tally:
+def answer_jobs(jobs: Iterable[Job], options: RunOptions, tools: Tools) -> Tally:
     """Runs every job to its rows: exactly one row for each of its prompts, in the order they are finished.
 
     The model is loaded when the first medium that is there turns up, so a run without one fails at once; the output
@@ -82,23 +85,24 @@ def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools) -> Tally
         OutputError: a row cannot be written.
         Interrupted: a signal came; what was answered is in the output.
     """
-    lost: list[tuple[Job, Fault]] = []
-    first = _first_readable(jobs, lost)
-    engine = None
-    if first is not None:
-        tools.progress.loading(options.model.model)
-        engine = tools.load_engine(options.model)
-    builder = RowBuilder(options, engine.model_revision if engine else None)
-    with tools.open_output() as output:
-        run = _Run(builder, output, tools)
-        for job, fault in lost:
-            run.fail(job, fault)
-        if first is not None and engine is not None:
-            run.loop(engine, chain([first], jobs))
+    with JobsAhead(jobs, tools.cache) as ahead:
+        lost: list[tuple[Job, Fault]] = []
+        first = _first_readable(ahead, lost)
+        engine = None
+        if first is not None:
+            tools.progress.loading(options.model.model)
+            engine = tools.load_engine(options.model)
+        builder = RowBuilder(options, engine.model_revision if engine else None)
+        with tools.open_output() as output:
+            run = _Run(builder, output, ahead, tools)
+            for job, fault in lost:
+                run.fail(job, fault)
+            if first is not None and engine is not None:
+                run.loop(engine, first)
     return run.tally
 
 
-def _first_readable(jobs: Iterator[Job], lost: list[tuple[Job, Fault]]) -> Job | None:
+def _first_readable(jobs: Iterable[Job], lost: list[tuple[Job, Fault]]) -> Job | None:
     """The first job whose medium is there; those before it go to `lost`."""
     for job in jobs:
         fault = _fault_of(job)
@@ -140,19 +144,21 @@ class _InFlight:
 class _Run:
     """The state of a run: clips in flight, rows written."""
 
-    def __init__(self, builder: RowBuilder, output: Output, tools: Tools) -> None:
+    def __init__(self, builder: RowBuilder, output: Output, jobs: JobsAhead, tools: Tools) -> None:
         self.tally = Tally()
         self._builder = builder
         self._output = output
+        self._jobs = jobs
         self._tools = tools
         self._keys = count()
         self._flights: dict[str, _InFlight] = {}
 
-    def loop(self, engine: AnswerEngine, jobs: Iterator[Job]) -> None:
+    def loop(self, engine: AnswerEngine, first: Job | None) -> None:
         """Keeps the engine fed until there are no more jobs and it has nothing left to do."""
         try:
             while True:
-                self._admit(engine, jobs)
+                self._admit(engine, first)
+                first = None
                 if engine.is_idle:
                     return
                 for result in engine.step():
@@ -166,19 +172,20 @@ class _Run:
         """Rows for a medium that could not be opened."""
         for index in range(len(job.questions)):
             self._write(self._builder.failure(job, index, fault))
+        self._jobs.done(job)
         self._tools.progress.item_done()
 
-    def _admit(self, engine: AnswerEngine, jobs: Iterator[Job]) -> None:
-        """Opens media while the engine has room and few enough are open."""
-        while self._may_open() and engine.has_room():
-            job = next(jobs, None)
+    def _admit(self, engine: AnswerEngine, first: Job | None) -> None:
+        """Opens media while the engine has room and few enough are open; waits for one only if it has nothing to do."""
+        while self._may_open() and engine.has_room() and (first or engine.is_idle or self._jobs.ready()):
+            job, first = first or next(self._jobs, None), None
             if job is None:
                 return
             clip = self._open(job, engine.frame_size)
             if isinstance(clip, Fault):
                 self.fail(job, clip)
                 continue
-            self._tools.progress.opened(clip.info)
+            self._tools.progress.opened(replace(clip.info, path=job.path))
             key, frames = str(next(self._keys)), CountedFrames(clip, self._tools.progress)
             self._flights[key] = _InFlight(job, clip, frames, set(range(len(job.questions))))
             prompts = tuple(question.prompt.text for question in job.questions)
@@ -211,6 +218,7 @@ class _Run:
         if not flight.waiting:
             flight.frames.close()
             del self._flights[result.key]
+            self._jobs.done(flight.job)
             self._tools.progress.item_done()
 
     def _write(self, row: Row) -> None:

@@ -92,8 +92,10 @@ class JobsAhead:
     def _put(self, job: Job, *, fetched: bool = False) -> None:
         with self._changed:
             self._changed.wait_for(
-                lambda: self._stopped.is_set()
-                or (len(self._ahead) < self._most_ahead and not (fetched and self._fetching >= FETCHING))
+                lambda: (
+                    self._stopped.is_set()
+                    or (len(self._ahead) < self._most_ahead and not (fetched and self._fetching >= FETCHING))
+                )
             )
             if self._stopped.is_set():
                 return

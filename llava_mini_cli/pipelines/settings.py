@@ -15,6 +15,8 @@ class RunOptions:
     model: ModelOptions
     sampling: SamplingOptions
     generation: GenerationOptions
+    prefix: str = ""  # written before and after each answer
+    suffix: str = ""
 
     def run_info(self, kept: tuple[KeptColumn, ...] = ()) -> RunInfo:
         """What an output records of the run."""
@@ -36,4 +38,6 @@ class RunOptions:
             "temperature": self.generation.temperature,
             "top_p": None if greedy else self.generation.top_p,
             "seed": None if greedy else self.generation.seed,
+            "prefix": self.prefix or None,
+            "suffix": self.suffix or None,
         }

@@ -151,7 +151,7 @@ def _samples(stream: BinaryIO, is_medium: IsMedia) -> Iterator[Sample]:
 
 
 def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Regular files of an archive without compression; hidden ones and those of a base name like `__x__` are skipped."""
+    """Regular files of an archive without compression; hidden ones and those named like `__x__` are skipped."""
     size = os.fstat(stream.fileno()).st_size
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         for info in archive:
