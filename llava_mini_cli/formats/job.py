@@ -30,6 +30,15 @@ class Question(NamedTuple):
     kept: Mapping[str, object] = NOTHING_KEPT  # columns of the input that the row carries on
 
 
+# What `Prompt(...)` and `Question(...)` give, in a third of the time; for the rows of tables.
+def make_prompt(text: str, name: str | None) -> Prompt:
+    return tuple.__new__(Prompt, (text, name))  # pyright: ignore[reportUnknownMemberType]
+
+
+def make_question(prompt: Prompt, row_id: str, kept: Mapping[str, object]) -> Question:
+    return tuple.__new__(Question, (prompt, row_id, kept))  # pyright: ignore[reportUnknownMemberType]
+
+
 class Fault(NamedTuple):
     """Why there is no answer: the stage that failed, the kind of error and one line."""
 
@@ -53,3 +62,14 @@ class Job(NamedTuple):
     def file(self) -> str:
         """The file that is opened."""
         return self.local or self.path
+
+
+def make_job(
+    path: str,
+    file_name: str,
+    questions: tuple[Question, ...],
+    fault: Fault | None,
+    item: ItemIdentity | None,
+    source: Source | None,
+) -> Job:
+    return tuple.__new__(Job, (path, file_name, questions, fault, item, None, source))  # pyright: ignore

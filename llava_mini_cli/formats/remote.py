@@ -102,9 +102,6 @@ class Download:
                 wait *= 2
 
 
-remote_source = Download
-
-
 class _PassingError(FetchError):
     """A failure that may be gone with the next attempt."""
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.columns import as_kind, as_text, check_columns, is_empty
 from llava_mini_cli.formats.inputs.options import InputOptions
-from llava_mini_cli.formats.job import NOTHING_KEPT, Prompt, Question
+from llava_mini_cli.formats.job import NOTHING_KEPT, Prompt, Question, make_prompt, make_question
 from llava_mini_cli.formats.prompts import encodes
 from llava_mini_cli.formats.row import KeptColumn
 
@@ -103,11 +103,16 @@ class RowAsker:
             row_id = as_text(values[self._id])
         before = len(asked)
         for prompt in self._constant:
-            asked.append(_question(prompt, row_id, kept))
-        unasked = [
-            *(self._fill(values, row_id, kept, asked) if self._templates else ()),
-            *(self._read(values, row_id, kept, asked) if self._cells else ()),
-        ]
+            asked.append(make_question(prompt, row_id, kept))
+        unasked: list[Unasked] = []
+        if self._templates:
+            unasked.extend(self._fill(values, row_id, kept, asked))
+        for name, place in self._cells:
+            cell = values[place]
+            if cell.__class__ is str and cell.isascii() and not is_empty(cell):  # pyright: ignore
+                asked.append(make_question(make_prompt(cell, name), row_id, kept))  # pyright: ignore
+            elif not is_empty(cell):
+                unasked.extend(self._read(cell, name, row_id, kept, asked))
         if len(asked) == before and not unasked:
             names = ", ".join(f"'{name}'" for name, _ in self._cells)
             unasked.append(Unasked(Question(Prompt(""), row_id, kept), f"no question in column {names}"))
@@ -121,23 +126,20 @@ class RowAsker:
             given = [values[place] for place in places]
             why = next(filter(None, map(_trouble, given, template.columns)), None)
             if why is None:
-                asked.append(_question(_prompt(template.fill(given), template.prompt.name), row_id, kept))
+                asked.append(Question(Prompt(template.fill(given), template.prompt.name), row_id, kept))
             else:
                 yield Unasked(Question(template.prompt, row_id, kept), why)
 
     def _read(
-        self, values: Values, row_id: str, kept: Mapping[str, object], asked: list[Question]
+        self, cell: object, name: str, row_id: str, kept: Mapping[str, object], asked: list[Question]
     ) -> Iterator[Unasked]:
-        """The columns that hold questions."""
-        for name, place in self._cells:
-            cell = values[place]
-            if is_empty(cell):
-                continue
-            why = _trouble(cell, name)
-            if why is None:
-                asked.append(_question(_prompt(as_text(cell), name), row_id, kept))
-            else:
-                yield Unasked(Question(_prompt(as_text(cell), name), row_id, kept), why)
+        """A cell that holds a question in other letters than ASCII, or something else than text."""
+        question = Question(Prompt(as_text(cell), name), row_id, kept)
+        why = _trouble(cell, name)
+        if why is None:
+            asked.append(question)
+        else:
+            yield Unasked(question, why)
 
 
 def _trouble(value: object, column: str) -> str | None:
@@ -147,12 +149,3 @@ def _trouble(value: object, column: str) -> str | None:
     if isinstance(value, str) and not value.isascii() and not encodes(value):
         return f"column '{column}' is not valid UTF-8"
     return None
-
-
-def _prompt(text: str, name: str | None) -> Prompt:
-    """`Prompt(text, name)` in a third of the time."""
-    return tuple.__new__(Prompt, (text, name))
-
-
-def _question(prompt: Prompt, row_id: str, kept: Mapping[str, object]) -> Question:
-    return tuple.__new__(Question, (prompt, row_id, kept))

@@ -4,6 +4,7 @@ Opens no medium. Knows the kinds of table by their suffix; each lives in its own
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 
@@ -12,14 +13,20 @@ from llava_mini_cli.formats.inputs.columns import as_mapping, check_columns, is_
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.questions import RowAsker
 from llava_mini_cli.formats.inputs.rows import Table, reading_error
-from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
-from llava_mini_cli.formats.remote import is_remote, remote_source
+from llava_mini_cli.formats.job import Fault, ItemIdentity, Job, Prompt, Question, make_job
+from llava_mini_cli.formats.remote import Download, is_remote, local_path
 from llava_mini_cli.formats.row import KeptColumn, printable
+from llava_mini_cli.formats.source import Source
 from llava_mini_cli.formats.stored import Embedded
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 MEDIA_COLUMNS = ("path", "file", "file_name", "video", "image", "url", "media")
+_ORDINARY = re.compile(r"[!-.0-9;-~][ -9;-~]*")  # a relative path in ASCII, and no URL
 MOST_ROWS = 256  # rows about one medium that become one job
+
+Medium = tuple[
+    str, str, ItemIdentity | None, Source | None
+]  # path, file name, what tells it from others, how it is had
 
 
 def is_table(name: str) -> bool:
@@ -61,53 +68,52 @@ class TableJobs:
         self._table = table
         self._asker = RowAsker(prompts, options, kept, table.columns, table.name)
         self._media = media_column(table, options)
+        self._is_local = "://" not in table.folder
         self._blank: Mapping[str, object] = dict.fromkeys(each.name for each in kept.values())
 
     def __iter__(self) -> Iterator[Job]:
         table, asker = self._table, self._asker
-        last: object = None  # what the medium's cell held in the rows before
-        pending: Job | None = None
+        last: object = None  # what the medium's cell held in the row before
+        medium: Medium | None = None
         questions: list[Question] = []
         number = 0
         try:
             for number, values, problem in table.rows((*asker.columns, self._media)):
                 cell = None if problem is not None else values[-1]
-                if pending is None or cell != last or len(questions) >= MOST_ROWS:
-                    if questions and pending is not None:
-                        yield tuple.__new__(Job, (*pending[:2], tuple(questions), *pending[3:]))
+                if medium is None or cell != last or len(questions) >= MOST_ROWS:
+                    if questions and medium is not None:
+                        yield _job(medium, questions)
                         questions = []
-                    pending, last = None if problem is not None else self._medium(cell, number), cell
-                if pending is None:
+                    medium, last = None if problem is not None else self._medium(cell, number), cell
+                if medium is None:
                     yield self._bad_row(number, problem or self._why_no_medium(cell))
                     continue
-                row_id = pending.path if pending.path.isascii() else printable(pending.path)
+                row_id = medium[0] if medium[0].isascii() else printable(medium[0])
                 for unasked in asker.ask(values, row_id, questions):
-                    why = Fault("input", "bad_row", f"{self._place(number)}: {unasked.why}")
-                    yield pending._replace(questions=(unasked.question,), fault=why)
+                    fault = Fault("input", "bad_row", f"{self._place(number)}: {unasked.why}")
+                    yield _job(medium, [unasked.question], fault)
         except OSError as error:
             yield self._bad_row(number + 1, reading_error(table.name, error))
-        if questions and pending is not None:
-            yield pending._replace(questions=tuple(questions))
+        if questions and medium is not None:
+            yield _job(medium, questions)
 
-    def _medium(self, cell: object, number: int) -> Job | None:
-        """The medium of a cell, as a job without questions; None where the cell holds none."""
-        if cell.__class__ is not str:
+    def _medium(self, cell: object, number: int) -> "Medium | None":
+        """The medium of a cell; None where the cell holds none."""
+        if not isinstance(cell, str):
             return self._embedded(cell, number)
-        medium = str(cell)
-        if is_empty(medium) or "\0" in medium or not (medium.isascii() or _is_path(medium)):
-            return None
-        if "://" in medium and is_remote(medium):
-            source = remote_source(medium)
-            return Job(medium, source.file_name, (), None, source.item, None, source)
-        if medium.startswith("/"):
-            return tuple.__new__(Job, (medium, PurePath(medium).name, (), None, None, None, None))
         folder = self._table.folder
-        if "://" in folder:
-            source = remote_source(folder + medium)
-            return Job(folder + medium, medium, (), None, source.item, None, source)
-        return tuple.__new__(Job, (folder + medium, medium, (), None, None, None, None))
+        if self._is_local and _ORDINARY.fullmatch(cell):
+            return folder + cell, cell, None, None
+        if is_empty(cell) or "\0" in cell or not _is_path(cell):
+            return None
+        if is_remote(cell):
+            return _remote(cell, Download(cell).file_name)
+        path = local_path(cell)
+        if PurePath(path).is_absolute():
+            return path, PurePath(path).name, None, None
+        return (folder + path, path, None, None) if self._is_local else _remote(folder + path, path)
 
-    def _embedded(self, cell: object, number: int) -> Job | None:
+    def _embedded(self, cell: object, number: int) -> "Medium | None":
         """A picture or video whose bytes are in the table itself, as Hugging Face datasets store them."""
         struct = as_mapping(cell)
         data = struct.get("bytes") if struct is not None else cell
@@ -116,9 +122,13 @@ class TableJobs:
             return self._medium(name, number) if isinstance(name, str) else None
         file_name = PurePath(name).name if isinstance(name, str) else f"{number}"
         place = f"{self._table.name}/{number}/{file_name}" if name else f"{self._table.name}/{number}"
-        absolute = os.path.abspath(self._table.path)  # noqa: PTH100 - must not follow links
-        item = (f"{absolute}/{number}", len(data), None)
-        return Job(place, file_name, (), None, item, None, Embedded(place, PurePath(file_name).suffix, data))
+        item = (f"{self._absolute()}/{number}", len(data), None)
+        return place, file_name, item, Embedded(place, PurePath(file_name).suffix, data)
+
+    def _absolute(self) -> str:
+        """What stands for the table in the identity of what is in it."""
+        name = self._table.name
+        return name if is_remote(name) else os.path.abspath(name)  # noqa: PTH100 - must not follow links
 
     def _why_no_medium(self, cell: object) -> str:
         if is_empty(cell):
@@ -129,12 +139,21 @@ class TableJobs:
         name = printable(self._table.name)
         question = Question(Prompt(""), f"{name}:{number}", self._blank)
         fault = Fault("input", "bad_row", f"{self._place(number)}: {why}")
-        absolute = os.path.abspath(self._table.path)  # noqa: PTH100 - must not follow links
-        item = (f"{absolute}:{number}", None, None)
+        item = (f"{self._absolute()}:{number}", None, None)
         return Job(self._table.name, printable(Path(self._table.name).name), (question,), fault, item)
 
     def _place(self, number: int) -> str:
         return f"{printable(self._table.name)}, {self._table.unit} {number}"
+
+
+def _job(medium: Medium, questions: list[Question], fault: Fault | None = None) -> Job:
+    path, file_name, item, source = medium
+    return make_job(path, file_name, tuple(questions), fault, item, source)
+
+
+def _remote(url: str, file_name: str) -> Medium:
+    source = Download(url)
+    return url, file_name, source.item, source
 
 
 def media_column(table: Table, options: InputOptions) -> str:
