@@ -42,7 +42,7 @@ def test_a_signal_keeps_the_rows_so_far(media: Path, number: signal.Signals, cod
     wait_for(media / "out.jsonl", "\n")
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
-    assert process.returncode == code
+    assert process.returncode == code, err.decode()
     assert out == b""
     assert err.decode().splitlines()[-1] == f"llava-mini: error: interrupted by {number.name}"
     (line,) = (media / "out.jsonl").read_text().splitlines()

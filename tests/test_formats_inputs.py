@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 import pytest
+from cli_doubles import read_jobs
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.inputs import read_jobs
 from llava_mini_cli.formats.job import Prompt
 from llava_mini_cli.formats.prompts import parse_prompt, parse_prompts
 from llava_mini_cli.media.open import is_media_path

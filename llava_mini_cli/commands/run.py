@@ -1,20 +1,26 @@
 """What `ask` and `caption` have in common: options in, one pipeline call, words and an exit code out."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.run import FailOn
 from llava_mini_cli.commands.stderr import hush_libraries
+from llava_mini_cli.errors import LlavaMiniError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.commands.reporter import Reporter
     from llava_mini_cli.formats.job import Prompt
     from llava_mini_cli.formats.outputs import Output, OutputOptions, RunInfo
-    from llava_mini_cli.pipelines.answer import Tally
+    from llava_mini_cli.pipelines.settings import RunOptions
+    from llava_mini_cli.pipelines.tally import Tally
 
 EXIT_ITEMS_FAILED = 3
+EXIT_STOPPED = 101
 
 
 def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: QuestionFlags) -> int:
@@ -29,6 +35,7 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
     from llava_mini_cli.pipelines.interrupt import Interrupts
     from llava_mini_cli.pipelines.load import load_engine
     from llava_mini_cli.pipelines.settings import RunOptions
+    from llava_mini_cli.pipelines.tally import Tally
 
     output = OutputOptions.parse(**vars(flags.outputs))
     output.check()
@@ -36,26 +43,59 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
         flags.model.options(),
         flags.frames.options(),
         flags.answer.options(),
-        prefix=flags.prompts.prefix,
-        suffix=flags.prompts.suffix,
+        flags.run.limits(),
+        flags.prompts.prefix,
+        flags.prompts.suffix,
     )
+    tally = Tally()
     with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
-        inputs = open_inputs(media, prompts, is_media_path, cache, flags.inputs.options())
-        with Reporter(inputs.total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter:
+        with interrupts.allowed():
+            inputs = open_inputs(media, prompts, is_media_path, cache, flags.inputs.options())
+        with (
+            _reported(tally, options, output.path, flags),
+            Reporter(tally, inputs.total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter,
+        ):
             single = inputs.total == 1 and len(prompts) == 1
             run = options.run_info(inputs.kept)
             opener = _output_opener(output, run, flags, reporter, single=single, prompts=len(prompts))
-            tools = Tools(load_engine, open_clip, cache, opener, reporter, interrupts)
-            tally = answer_jobs(inputs.jobs, options, tools)
-    if tally.answered + tally.failed > 1 or (output.path is not None and tally.answered):
-        reporter.summary(output.path)
+            tools = Tools(load_engine, open_clip, opener, reporter, interrupts, cache)
+            answer_jobs(inputs.jobs, options, tools, tally)
     return exit_code(tally, flags.run.fail_on)
 
 
 def exit_code(tally: "Tally", fail_on: FailOn) -> int:
-    """0, or 3 where enough items failed."""
+    """0, 101 where a limit left work undone, or 3 where enough items failed."""
+    if tally.stopped_by is not None:
+        return EXIT_STOPPED
     failed = tally.failed > 0 and (fail_on == "any" or (fail_on == "all" and tally.answered == 0))
     return EXIT_ITEMS_FAILED if failed else 0
+
+
+@contextmanager
+def _reported(tally: "Tally", options: "RunOptions", output: Path | None, flags: QuestionFlags) -> Generator[None]:
+    """Says how a run ended, and writes its summary, whichever way it ends."""
+    from llava_mini_cli.commands.summary import SummaryFile, say_counts, say_failures, summary
+    from llava_mini_cli.pipelines.interrupt import Interrupted
+
+    target = SummaryFile.parse(flags.run.summary_json, rows_on_stdout=output is None)
+    began = datetime.now(UTC)
+    code, error = 1, None
+    try:
+        yield
+        code = exit_code(tally, flags.run.fail_on)
+    except (LlavaMiniError, Interrupted) as stop:
+        code, error = stop.exit_code, str(stop)
+        raise
+    except BaseException as stop:
+        error = f"{type(stop).__name__}: {stop}"
+        raise
+    finally:
+        if not isinstance(sys.exception(), BrokenPipeError):  # whoever read us is gone, and asked for no words
+            say_failures(tally)
+            if not flags.talk.quiet and (tally.answered + tally.failed > 1 or (output is not None and tally.answered)):
+                say_counts(tally, (datetime.now(UTC) - began).total_seconds(), output)
+        if target is not None:
+            target.write(summary(tally, options, output, began, exit_code=code, error=error))
 
 
 def _output_opener(

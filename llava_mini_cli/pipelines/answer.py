@@ -1,17 +1,17 @@
 """Jobs -> answers -> rows: the one loop of `ask` and `caption`.
 
-    jobs -> fetch -> open_clip -> engine.add / step -> Row -> output
+    jobs -> limit -> fetch -> open_clip, ahead -> engine.add / step -> Row -> output
 
-Failures are values that become rows; only an interrupt, a model that cannot be had or an output that cannot be
+Failures are values that become rows; only an interrupt, a limit, a model that cannot be had or an output that cannot be
 written ends the run early, and then every clip is closed. Prints nothing, and knows neither how media are decoded
 nor how answers are made: both are handed in, as `Tools`.
 """
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
-from itertools import count
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain, count
 from pathlib import Path
 from typing import Protocol
 
@@ -22,16 +22,19 @@ from llava_mini_cli.formats.cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.outputs import Output
 from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.media.clip import Clip, FrameChunk
-from llava_mini_cli.pipelines.fetch import JobsAhead
+from llava_mini_cli.media.open import Opening
+from llava_mini_cli.pipelines.ahead import OpenAhead, Opened
+from llava_mini_cli.pipelines.fetch import FetchAhead
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.progress import Progress
 from llava_mini_cli.pipelines.rows import RowBuilder
 from llava_mini_cli.pipelines.settings import RunOptions
+from llava_mini_cli.pipelines.tally import Tally
 
 CHUNK_FRAMES = 32
-MAX_OPEN_VIDEOS = 2  # each holds a decoder's process and a chunk or two of frames
-MAX_OPEN_MEDIA = 16  # pictures are cheap, and the engine encodes several at once
+POLL_S = 0.005  # between looks at whether frames or the next medium are there
 
 
 class AnswerEngine(Protocol):
@@ -43,6 +46,8 @@ class AnswerEngine(Protocol):
     def model_revision(self) -> str | None: ...
     @property
     def is_idle(self) -> bool: ...
+    @property
+    def is_waiting(self) -> bool: ...
     def has_room(self) -> bool: ...
     def add(self, request: Request) -> None: ...
     def step(self) -> list[Answer | Failure]: ...
@@ -51,7 +56,9 @@ class AnswerEngine(Protocol):
 class OpenClip(Protocol):
     """`media.open.open_clip`."""
 
-    def __call__(self, path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int) -> Clip: ...
+    def __call__(
+        self, path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int, opening: Opening
+    ) -> Clip: ...
 
 
 @dataclass(frozen=True)
@@ -60,55 +67,62 @@ class Tools:
 
     load_engine: Callable[[ModelOptions], AnswerEngine]
     open_clip: OpenClip
-    cache: FileCache  # of files fetched from elsewhere
     open_output: Callable[[], Output]
     progress: Progress
     interrupts: Interrupts
+    cache: FileCache = field(default_factory=lambda: FileCache(FetchOptions()))  # of media from elsewhere
 
 
-@dataclass
-class Tally:
-    """How many rows a run wrote."""
-
-    answered: int = 0
-    failed: int = 0
-
-
-def answer_jobs(jobs: Iterable[Job], options: RunOptions, tools: Tools) -> Tally:
+def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools, tally: Tally) -> None:
     """Runs every job to its rows: exactly one row for each of its prompts, in the order they are finished.
 
     The model is loaded when the first medium that is there turns up, so a run without one fails at once; the output
-    is opened after that, so a model that cannot be had does not cost a file that was to be replaced.
+    is opened after that, so a model that cannot be had does not cost a file that was to be replaced. `tally` counts
+    while it goes on, so that a run which ends early is counted, too.
 
     Raises:
         ModelError, UsageError: the model cannot be loaded as asked.
         OutputError: a row cannot be written.
         Interrupted: a signal came; what was answered is in the output.
     """
-    with JobsAhead(jobs, tools.cache) as ahead:
+    with FetchAhead(_limited(jobs, options.limits.media, tally), tools.cache) as fetched:
         lost: list[tuple[Job, Fault]] = []
-        first = _first_readable(ahead, lost)
         engine = None
-        if first is not None:
-            tools.progress.loading(options.model.model)
-            engine = tools.load_engine(options.model)
+        with tools.interrupts.allowed():
+            first = _first_readable(fetched, lost, options.limits.failures)
+            if first is not None:
+                tools.progress.loading(options.model.model)
+                engine = tools.load_engine(options.model)
         builder = RowBuilder(options, engine.model_revision if engine else None)
         with tools.open_output() as output:
-            run = _Run(builder, output, ahead, tools)
+            run = _Run(builder, output, tools, tally)
             for job, fault in lost:
                 run.fail(job, fault)
-            if first is not None and engine is not None:
-                run.loop(engine, first)
-    return run.tally
+            if first is None:
+                run.stop_if_over()
+            elif engine is not None:
+                run.loop(engine, chain([first], fetched))
+    tools.interrupts.check()
 
 
-def _first_readable(jobs: Iterable[Job], lost: list[tuple[Job, Fault]]) -> Job | None:
-    """The first job whose medium is there; those before it go to `lost`."""
+def _limited(jobs: Iterator[Job], most: int | None, tally: Tally) -> Iterator[Job]:
+    """The first `most` jobs; says so in the tally if there are more."""
+    for number, job in enumerate(jobs):
+        if number == most:
+            tally.stopped_by = "limit"
+            return
+        yield job
+
+
+def _first_readable(jobs: Iterator[Job], lost: list[tuple[Job, Fault]], most: int | None) -> Job | None:
+    """The first job whose medium is there; those before it, up to `most`, go to `lost`."""
     for job in jobs:
         fault = _fault_of(job)
         if fault is None:
             return job
         lost.append((job, fault))
+        if len(lost) == most:
+            break
     return None
 
 
@@ -139,71 +153,83 @@ class _InFlight:
     clip: Clip
     frames: "CountedFrames"
     waiting: set[int]  # prompts without a row yet
+    has_failed: bool = False
 
 
 class _Run:
     """The state of a run: clips in flight, rows written."""
 
-    def __init__(self, builder: RowBuilder, output: Output, jobs: JobsAhead, tools: Tools) -> None:
-        self.tally = Tally()
+    def __init__(self, builder: RowBuilder, output: Output, tools: Tools, tally: Tally) -> None:
         self._builder = builder
         self._output = output
-        self._jobs = jobs
         self._tools = tools
+        self._tally = tally
         self._keys = count()
         self._flights: dict[str, _InFlight] = {}
 
-    def loop(self, engine: AnswerEngine, first: Job | None) -> None:
+    def loop(self, engine: AnswerEngine, jobs: Iterator[Job]) -> None:
         """Keeps the engine fed until there are no more jobs and it has nothing left to do."""
+        sampling = self._builder.options.sampling
+
+        def open_one(job: Job, opening: Opening) -> Clip | Fault:
+            return _fault_of(job) or _opened(self._tools.open_clip, job, sampling, engine.frame_size, opening)
+
+        ahead = OpenAhead(jobs, open_one, sampling.decode_timeout)
         try:
-            while True:
-                self._admit(engine, first)
-                first = None
-                if engine.is_idle:
-                    return
-                for result in engine.step():
-                    self._settle(result)
+            while not self.stop_if_over():
                 self._tools.interrupts.check()
+                self._admit(engine, ahead)
+                if engine.is_idle and ahead.is_exhausted:
+                    return
+                if engine.is_idle:
+                    ahead.wait()
+                elif engine.is_waiting and not ahead.is_exhausted:
+                    ahead.wait(POLL_S)
+                else:
+                    self._step(engine)
         finally:
             for flight in self._flights.values():
-                flight.clip.close()
+                flight.frames.close()
+            ahead.close()
+
+    def _step(self, engine: AnswerEngine) -> None:
+        with self._tools.interrupts.allowed():
+            results = engine.step()
+        for result in results:
+            self._settle(result)
 
     def fail(self, job: Job, fault: Fault) -> None:
         """Rows for a medium that could not be opened."""
         for index in range(len(job.questions)):
-            self._write(self._builder.failure(job, index, fault))
-        self._jobs.done(job)
-        self._tools.progress.item_done()
+            self._write(self._builder.failure(job, index, fault), fails_medium=index == 0)
+        self._finish(job)
 
-    def _admit(self, engine: AnswerEngine, first: Job | None) -> None:
-        """Opens media while the engine has room and few enough are open; waits for one only if it has nothing to do."""
-        while self._may_open() and engine.has_room() and (first or engine.is_idle or self._jobs.ready()):
-            job, first = first or next(self._jobs, None), None
-            if job is None:
+    def stop_if_over(self) -> bool:
+        """Whether as many media have failed as are allowed to."""
+        most = self._builder.options.limits.failures
+        if most is None or self._tally.media_failed < most:
+            return False
+        self._tally.stopped_by = "max_failures"
+        return True
+
+    def _admit(self, engine: AnswerEngine, ahead: OpenAhead) -> None:
+        """Gives the engine media that are open, while it has room."""
+        while engine.has_room() and not self.stop_if_over():
+            opened = ahead.take()
+            if opened is None:
                 return
-            clip = self._open(job, engine.frame_size)
-            if isinstance(clip, Fault):
-                self.fail(job, clip)
-                continue
-            self._tools.progress.opened(replace(clip.info, path=job.path))
-            key, frames = str(next(self._keys)), CountedFrames(clip, self._tools.progress)
-            self._flights[key] = _InFlight(job, clip, frames, set(range(len(job.questions))))
-            prompts = tuple(question.prompt.text for question in job.questions)
-            engine.add(Request(key, clip.info.kind, frames, prompts, self._builder.options.generation))
+            if isinstance(opened.clip, Fault):
+                self.fail(opened.job, opened.clip)
+            else:
+                self._add(engine, opened, opened.clip)
 
-    def _may_open(self) -> bool:
-        open_kinds = [flight.clip.info.kind for flight in self._flights.values() if not flight.frames.closed]
-        return len(open_kinds) < MAX_OPEN_MEDIA and open_kinds.count("video") < MAX_OPEN_VIDEOS
-
-    def _open(self, job: Job, frame_size: int) -> Clip | Fault:
-        fault = _fault_of(job)
-        if fault is not None:
-            return fault
-        sampling = self._builder.options.sampling
-        try:
-            return self._tools.open_clip(job.file, sampling, frame_size=frame_size, chunk_frames=CHUNK_FRAMES)
-        except MediaError as error:
-            return Fault(error.stage, error.kind, str(error))
+    def _add(self, engine: AnswerEngine, opened: Opened, clip: Clip) -> None:
+        key, job = str(next(self._keys)), opened.job
+        self._tools.progress.opened(replace(clip.info, path=job.path))
+        frames = CountedFrames(clip, self._count_frames, opened.release)
+        self._flights[key] = _InFlight(job, clip, frames, set(range(len(job.questions))))
+        prompts = tuple(question.prompt.text for question in job.questions)
+        engine.add(Request(key, clip.info.kind, frames, prompts, self._builder.options.generation))
 
     def _settle(self, result: Answer | Failure) -> None:
         """The row of one result; the last one of a medium closes its clip."""
@@ -213,42 +239,58 @@ class _Run:
         else:
             fault = Fault(result.stage, result.error_type, result.message)
             row = self._builder.failure(flight.job, result.prompt_index, fault, flight.clip.info)
-        self._write(row)
+        self._write(row, fails_medium=row.status == "error" and not flight.has_failed)
+        flight.has_failed |= row.status == "error"
         flight.waiting.remove(result.prompt_index)
         if not flight.waiting:
             flight.frames.close()
             del self._flights[result.key]
-            self._jobs.done(flight.job)
-            self._tools.progress.item_done()
+            self._tally.video_s += flight.clip.info.duration_s or 0.0
+            self._finish(flight.job)
 
-    def _write(self, row: Row) -> None:
-        with self._tools.interrupts.held():
-            self._output.write(row)
-        if row.status == "ok":
-            self.tally.answered += 1
-        else:
-            self.tally.failed += 1
+    def _write(self, row: Row, *, fails_medium: bool) -> None:
+        self._output.write(row)
+        self._tally.row(row, fails_medium=fails_medium)
         self._tools.progress.row(row)
+
+    def _finish(self, job: Job) -> None:
+        if job.local is not None:
+            self._tools.cache.release(Path(job.local))
+        self._tally.media += 1
+        self._tools.progress.item_done()
+
+    def _count_frames(self, count: int) -> None:
+        self._tally.frames += count
+        self._tools.progress.frames(count)
+
+
+def _opened(
+    open_clip: OpenClip, job: Job, sampling: SamplingOptions, frame_size: int, opening: Opening
+) -> Clip | Fault:
+    try:
+        return open_clip(job.file, sampling, frame_size=frame_size, chunk_frames=CHUNK_FRAMES, opening=opening)
+    except MediaError as error:
+        return Fault(error.stage, error.kind, str(error))
 
 
 class CountedFrames:
-    """The frames of a clip, reported to the run's progress as they are read."""
+    """The frames of a clip, counted as they are read; closing it gives their room back."""
 
-    def __init__(self, clip: Clip, progress: Progress) -> None:
-        self.closed = False
+    def __init__(self, clip: Clip, count: Callable[[int], None], release: Callable[[], None]) -> None:
         self._clip = clip
-        self._progress = progress
+        self._count = count
+        self._release = release
 
     def __iter__(self) -> Iterator[FrameChunk]:
         for chunk in self._clip:
             yield chunk
-            self._progress.frames(len(chunk.times))
+            self._count(len(chunk.times))
 
     def ready(self) -> bool:
         """Whether the next chunk can be had without waiting."""
         return self._clip.ready()
 
     def close(self) -> None:
-        """Closes the clip."""
-        self.closed = True
+        """Closes the clip. Safe to call twice."""
         self._clip.close()
+        self._release()

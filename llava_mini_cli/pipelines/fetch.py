@@ -1,13 +1,12 @@
 """Jobs a little ahead of the run, in order: read by a thread of their own, remote media fetched by a few others.
 
-So downloads overlap with computing, and a run goes on with what it has while more is waited for, such as the next
-line of a pipe. Knows nothing of protocols, nor of what is done with the media.
+So downloads overlap with computing, and what is here is not kept back by what is waited for, such as the next line of
+a pipe. Knows nothing of protocols, nor of what is done with the media.
 """
 
 from collections import deque
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from threading import Condition, Event, Thread
 from types import TracebackType
 from typing import Self
@@ -20,11 +19,11 @@ MOST_AHEAD = 16  # media that are ready or on their way
 FETCHING = 4  # downloads at once
 
 
-class JobsAhead:
+class FetchAhead:
     """An iterator of jobs whose files are on this disk, or that say why they are not.
 
-    Each job must be handed back with `done`, so that the cache may let go of its file. Whatever reading the jobs
-    raises is raised by `next`. Leaving the `with` block stops everything.
+    The file of a fetched job (`job.local`) is in use until the cache is told otherwise. What reading the jobs raises is
+    raised by `next`. Leaving the `with` block stops everything.
     """
 
     def __init__(self, jobs: Iterable[Job], cache: FileCache, *, most_ahead: int = MOST_AHEAD) -> None:
@@ -40,11 +39,6 @@ class JobsAhead:
         self._pool = ThreadPoolExecutor(FETCHING, "fetch")
         self._reader = Thread(target=self._read, name="jobs", daemon=True)  # it may wait for a pipe for ever
         self._reader.start()
-
-    def ready(self) -> bool:
-        """Whether `next` answers without waiting."""
-        with self._changed:
-            return self._is_ready()
 
     def _is_ready(self) -> bool:
         if not self._ahead:
@@ -65,11 +59,6 @@ class JobsAhead:
             first = self._ahead.popleft()
             self._changed.notify_all()
         return first if isinstance(first, Job) else first.result()
-
-    def done(self, job: Job) -> None:
-        """Nothing more is wanted of a job's file."""
-        if job.local is not None:
-            self._cache.release(Path(job.local))
 
     def _read(self) -> None:
         """Reads the jobs until they end or the run does; each is put in line before it is fetched."""

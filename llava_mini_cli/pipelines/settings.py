@@ -1,8 +1,8 @@
 """The options of a run as one value, and the part of them that shapes its answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
+from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
 from llava_mini_cli.formats.fingerprint import Settings
 from llava_mini_cli.formats.outputs import RunInfo
 from llava_mini_cli.formats.row import KeptColumn, printable
@@ -15,6 +15,7 @@ class RunOptions:
     model: ModelOptions
     sampling: SamplingOptions
     generation: GenerationOptions
+    limits: RunLimits = field(default_factory=RunLimits)
     prefix: str = ""  # written before and after each answer
     suffix: str = ""
 

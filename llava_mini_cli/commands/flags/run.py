@@ -5,15 +5,41 @@ from typing import Annotated, Literal
 
 import typer
 
+from llava_mini_cli.config import RunLimits
+
 FailOn = Literal["any", "all", "never"]
 
-_PANEL = "Output"
+_PANEL = "Run"
 
 
 @dataclass(frozen=True)
 class RunFlags:
-    """Bounds of a run and its exit code."""
+    """Bounds of a run, its exit code and its summary."""
 
+    limit: Annotated[
+        int | None,
+        typer.Option("--limit", metavar="N", help="Stop after N media.", show_default=False, rich_help_panel=_PANEL),
+    ] = None
+    max_failures: Annotated[
+        int | None,
+        typer.Option(
+            "--max-failures", metavar="N", help="Stop once N media failed.", show_default=False, rich_help_panel=_PANEL
+        ),
+    ] = None
     fail_on: Annotated[
         FailOn, typer.Option("--fail-on", help="Failed items that make the exit code 3.", rich_help_panel=_PANEL)
     ] = "any"
+    summary_json: Annotated[
+        str | None,
+        typer.Option(
+            "--summary-json",
+            metavar="FILE|-",
+            help="Counts, times and settings of the run, also of one that fails.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+
+    def limits(self) -> RunLimits:
+        """Checked. Raises `UsageError`."""
+        return RunLimits(self.limit, self.max_failures)
