@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 from fsspec.callbacks import Callback
 from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]
 
-from llava_mini_cli.errors import FetchError, UsageError
+from llava_mini_cli.errors import FetchError, MediaErrorKind, UsageError
 from llava_mini_cli.formats.job import ItemIdentity
 from llava_mini_cli.formats.source import FetchOptions
 
@@ -98,19 +98,23 @@ class Download:
                 return
             except _PassingError as error:
                 if attempts_left == 0 or time.monotonic() + wait >= deadline or stopped.wait(wait):
-                    raise FetchError(error.kind, str(error)) from None
+                    raise FetchError(error.media_kind, str(error)) from None
                 wait *= 2
 
 
 class _PassingError(FetchError):
     """A failure that may be gone with the next attempt."""
 
+    def __init__(self, kind: MediaErrorKind, message: str) -> None:
+        super().__init__(kind, message)
+        self.media_kind: MediaErrorKind = kind
+
 
 class _Watch(Callback):
     """Sees a download's progress; raises within it once the run has stopped or the deadline is over."""
 
     def __init__(self, deadline: float, stopped: Event) -> None:
-        super().__init__()
+        super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.moved = time.monotonic()
         self.expected: int | None = None
         self._deadline, self._stopped = deadline, stopped

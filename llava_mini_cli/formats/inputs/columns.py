@@ -32,7 +32,8 @@ def merge_kinds(tables: Iterable[Mapping[str, str]]) -> dict[str, KeptColumn]:
     for kinds in tables:
         for column, kind in kinds.items():
             known = merged.get(column)
-            merged[column] = KeptColumn(output_name(column), kind if known in (None, (known[0], kind)) else "string")
+            is_same = known is None or known.kind == kind
+            merged[column] = KeptColumn(output_name(column), kind if is_same else "string")
     names = [kept.name for kept in merged.values()]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -40,13 +41,8 @@ def merge_kinds(tables: Iterable[Mapping[str, str]]) -> dict[str, KeptColumn]:
     return merged
 
 
-def kind_of(values: Iterable[object]) -> str:
-    """The type that holds all values of a JSON column; what is mixed or nested is text."""
-    return kind_of_types({type(value) for value in values})
-
-
 def kind_of_types(types: set[type]) -> str:
-    """As `kind_of`, from the Python types alone."""
+    """The type that holds all values of a JSON column, by their Python types; what is mixed or nested is text."""
     seen = types - {type(None)}
     if seen == {bool}:
         return "bool"

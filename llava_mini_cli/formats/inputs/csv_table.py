@@ -1,11 +1,11 @@
 """CSV and TSV tables, row by row, through Python's csv module. Values are text; nothing is guessed about them."""
 
 import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.inputs.rows import TableRow, line_error, reading_error
+from llava_mini_cli.formats.inputs.table import TableRow, line_error, reading_error
 
 LONGEST_FIELD = 1 << 26  # characters; a quote that is never closed costs no more than this
 
@@ -43,7 +43,9 @@ class CsvTable:
         """Each row's values of `columns`."""
         width = len(self.columns)
         places = [self.columns.index(column) for column in columns]
-        pick = itemgetter(*places) if len(places) > 1 else lambda row: tuple(row[place] for place in places)
+        pick: Callable[[list[str]], Sequence[str]] = itemgetter(*places)
+        if len(places) == 1:  # then itemgetter gives the value alone
+            pick = itemgetter(slice(places[0], places[0] + 1))
         with self._open() as stream:
             reader = csv.reader(stream, delimiter=self._delimiter, strict=True)
             next(reader)

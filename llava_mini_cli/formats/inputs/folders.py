@@ -103,7 +103,10 @@ def glob_root(pattern: str) -> str:
 
 def is_chosen(relative: str, options: InputOptions) -> bool:
     """Whether --include and --exclude leave a file in, by its path relative to what the user gave."""
-    return (not options.include or _matches(relative, options.include)) and not _matches(relative, options.exclude)
+    if options.include and not _matches(relative, options.include):
+        return False
+    above = relative.split("/") if options.exclude else []  # with the folders that it lies in
+    return not any(_matches("/".join(above[: depth + 1]), options.exclude) for depth in range(len(above)))
 
 
 def _matches(relative: str, patterns: Sequence[str]) -> bool:

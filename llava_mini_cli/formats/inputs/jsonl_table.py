@@ -7,7 +7,7 @@ from typing import Any, BinaryIO
 
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.columns import kind_of_types
-from llava_mini_cli.formats.inputs.rows import TableRow, reading_error
+from llava_mini_cli.formats.inputs.table import TableRow, reading_error
 
 LOOKED_AT = 1000  # rows whose keys are the table's columns, unless all are looked at for --keep-columns
 

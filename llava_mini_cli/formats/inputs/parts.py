@@ -9,8 +9,8 @@ from llava_mini_cli.errors import FetchError
 from llava_mini_cli.formats.cache import FileCache
 from llava_mini_cli.formats.inputs.folders import Found, IsMedia
 from llava_mini_cli.formats.inputs.options import InputOptions
-from llava_mini_cli.formats.inputs.rows import Table
 from llava_mini_cli.formats.inputs.shards import ShardReader, is_shard, shard_columns
+from llava_mini_cli.formats.inputs.table import Table
 from llava_mini_cli.formats.inputs.tables import TableJobs
 from llava_mini_cli.formats.job import NOTHING_KEPT, Fault, Job, Prompt, Question
 from llava_mini_cli.formats.remote import Download, is_remote, shown

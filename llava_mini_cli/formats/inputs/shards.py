@@ -18,7 +18,7 @@ from llava_mini_cli.formats.inputs.columns import as_mapping, check_columns
 from llava_mini_cli.formats.inputs.folders import IsMedia
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.questions import RowAsker
-from llava_mini_cli.formats.inputs.rows import line_error
+from llava_mini_cli.formats.inputs.table import line_error
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
 from llava_mini_cli.formats.remote import is_remote, without_signature
 from llava_mini_cli.formats.row import KeptColumn, printable
@@ -155,7 +155,7 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
     size = os.fstat(stream.fileno()).st_size
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         for info in archive:
-            archive.members.clear()  # or they would all be kept
+            vars(archive)["members"].clear()  # or they would all be kept
             if info.offset_data + info.size > size:
                 raise tarfile.ReadError(f"it ends within {printable(info.name)}")
             name = PurePosixPath(info.name).name

@@ -12,7 +12,7 @@ from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.columns import as_mapping, check_columns, is_empty
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.questions import RowAsker
-from llava_mini_cli.formats.inputs.rows import Table, reading_error
+from llava_mini_cli.formats.inputs.table import Table, reading_error
 from llava_mini_cli.formats.job import Fault, ItemIdentity, Job, Prompt, Question, make_job
 from llava_mini_cli.formats.remote import Download, is_remote, local_path
 from llava_mini_cli.formats.row import KeptColumn, printable
