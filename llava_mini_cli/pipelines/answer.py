@@ -1,6 +1,6 @@
 """Jobs -> answers -> rows: the one loop of `ask` and `caption`.
 
-    jobs -> resume -> limit -> open_clip, ahead -> engine.add / step -> Row -> output
+    jobs -> resume -> limit -> fetch -> open_clip, ahead -> engine.add / step -> Row -> output
 
 Failures are values that become rows; only an interrupt, a limit, a model that cannot be had or an output that cannot be
 written ends the run early, and then every clip is closed. Prints nothing, and knows neither how media are decoded
@@ -10,7 +10,7 @@ nor how answers are made: both are handed in, as `Tools`.
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Protocol
@@ -18,13 +18,16 @@ from typing import Protocol
 from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError
+from llava_mini_cli.formats.cache import FileCache
 from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.outputs import Output
 from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.media.clip import Clip, FrameChunk
 from llava_mini_cli.media.open import Opening
 from llava_mini_cli.pipelines.ahead import OpenAhead, Opened
+from llava_mini_cli.pipelines.fetch import FetchAhead
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.progress import Progress
 from llava_mini_cli.pipelines.resume import Resume
@@ -70,6 +73,7 @@ class Tools:
     open_output: Callable[[], Output]
     progress: Progress
     interrupts: Interrupts
+    cache: FileCache = field(default_factory=lambda: FileCache(FetchOptions()))  # of media from elsewhere
 
 
 def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools, tally: Tally) -> None:
@@ -86,13 +90,14 @@ def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools, tally: T
     """
     with tools.open_output() as output:
         try:
-            _answer(_left_to_do(jobs, options, output.done, tally), options, tools, output, tally)
+            with FetchAhead(left_to_do(jobs, options, output.done, tally), tools.cache) as fetched:
+                _answer(fetched, options, tools, output, tally)
         finally:
             tally.skipped, tally.errors_skipped = output.done.rows_left, output.done.errors_left
     tools.interrupts.check()
 
 
-def _left_to_do(jobs: Iterator[Job], options: RunOptions, done: Done, tally: Tally) -> Iterator[Job]:
+def left_to_do(jobs: Iterator[Job], options: RunOptions, done: Done, tally: Tally) -> Iterator[Job]:
     """Without what is done already, and not more than the limit of media."""
     return limited(Resume(options.row_keys(), done).remaining(jobs), options.limits.media, tally)
 
@@ -223,7 +228,7 @@ class _Run:
         """Rows for a medium that could not be opened."""
         for index in range(len(job.questions)):
             self._write(self.builder.failure(job, index, fault), fails_medium=index == 0)
-        self._finish()
+        self._finish(job)
 
     def stop_if_over(self) -> bool:
         """Whether as many media have failed as are allowed to."""
@@ -245,8 +250,8 @@ class _Run:
                 self._add(engine, opened, opened.clip)
 
     def _add(self, engine: AnswerEngine, opened: Opened, clip: Clip) -> None:
-        self._tools.progress.opened(clip.info)
         key, job = str(next(self._keys)), opened.job
+        self._tools.progress.opened(replace(clip.info, path=job.path))
         frames = CountedFrames(clip, self._count_frames, opened.release)
         self._flights[key] = _InFlight(job, clip, frames, set(range(len(job.questions))))
         prompts = tuple(question.prompt.text for question in job.questions)
@@ -267,14 +272,16 @@ class _Run:
             flight.frames.close()
             del self._flights[result.key]
             self._tally.video_s += flight.clip.info.duration_s or 0.0
-            self._finish()
+            self._finish(flight.job)
 
     def _write(self, row: Row, *, fails_medium: bool) -> None:
         self._output.write(row)
         self._tally.row(row, fails_medium=fails_medium)
         self._tools.progress.row(row)
 
-    def _finish(self) -> None:
+    def _finish(self, job: Job) -> None:
+        if job.local is not None:
+            self._tools.cache.release(Path(job.local))
         self._tally.media += 1
         self._tools.progress.item_done()
 
