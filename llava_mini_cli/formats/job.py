@@ -37,7 +37,7 @@ def make_prompt(text: str, name: str | None) -> Prompt:
 
 
 def make_question(prompt: Prompt, row_id: str, kept: Mapping[str, object]) -> Question:
-    return tuple.__new__(Question, (prompt, row_id, kept))  # pyright: ignore[reportUnknownMemberType]
+    return tuple.__new__(Question, (prompt, row_id, kept, ""))  # pyright: ignore[reportUnknownMemberType]
 
 
 class Fault(NamedTuple):
