@@ -70,9 +70,11 @@ class MadeClip:
 def open_made_clip(
     path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int, opening: Opening
 ) -> MadeClip:
-    """Opens a file that holds a number of frames, `slow`, `broken` or `unopenable`."""
+    """Opens a file that holds a number of frames, `slow`, `broken`, `unopenable` or `hang`."""
     text = Path(path).read_text()
     opening.reserve(1000)
+    if text == "hang":
+        time.sleep(60)
     if text == "unopenable":
         raise MediaError("no_video", "holds no video")
     return MadeClip(path, text)

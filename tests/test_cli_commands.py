@@ -10,7 +10,6 @@ from cli_doubles import EchoEngine, open_made_clip
 from test_formats_outputs import FAILED, ROW
 from typer.testing import CliRunner, Result
 
-from llava_mini_cli.commands.caption import CAPTION_PROMPT
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.commands.reporter import Reporter
 from llava_mini_cli.commands.stderr import one_line
@@ -18,6 +17,7 @@ from llava_mini_cli.commands.terminal import BlockWriter, PlainWriter
 from llava_mini_cli.commands.times import parse_time
 from llava_mini_cli.config import GenerationOptions, ModelOptions
 from llava_mini_cli.errors import ModelNotFound
+from llava_mini_cli.formats.prompts import CAPTION_PROMPT
 from llava_mini_cli.formats.row import COLUMNS
 from llava_mini_cli.formats.row import Row as FormatRow
 from llava_mini_cli.pipelines.health import Fact
@@ -112,13 +112,14 @@ def test_defaults_are_those_of_the_dataclasses(engines: list[EchoEngine]) -> Non
         (["ask", "a.mp4", ""], "the prompt is empty"),
         (["ask", "empty", "What?"], "no images or videos in the folder 'empty'"),
         (["ask", "a.mp4", "-p", "x=A", "-p", "x=B"], "two prompts have the name 'x'"),
-        (["ask", "a.mp4", "What?", "-o", "x.csv"], "the suffix must be one of .jsonl, .ndjson, .parquet"),
+        (["ask", "a.mp4", "What?", "-o", "x.xls"], "the suffix must be one of .jsonl, .ndjson, .parquet, .csv"),
         (["ask", "a.mp4", "What?", "-f", "parquet"], "--format parquet needs a file"),
         (
-            ["ask", "a.mp4", "What?", "-f", "csv"],
-            "Invalid value for '-f' / '--format': 'csv' is not one of 'jsonl', 'parquet'.",
+            ["ask", "a.mp4", "What?", "-f", "xls"],
+            "Invalid value for '-f' / '--format': 'xls' is not one of 'jsonl', 'parquet', 'csv'.",
         ),
-        (["ask", "a.mp4", "What?", "-o", "photos"], "is a folder"),
+        (["ask", "a.mp4", "What?", "-o", "photos", "-f", "csv"], "is a folder; name a file, such as photos/out.csv"),
+        (["ask", "a.mp4", "What?", "-o", "x.csv", "--shard", "3/2"], "--shard 3/2: I/N counts from 1/2 to N/N"),
         (["ask", "a.mp4", "What?", "--fps", "0"], "--fps must be above 0"),
         (["ask", "a.mp4", "What?", "--start", "2", "--end", "1:"], "'1:' is not a time"),
         (["ask", "a.mp4", "What?", "--start", "1:30", "--end", "90"], "--end (90 s) must come after --start (90 s)"),
@@ -166,16 +167,21 @@ def test_fail_on(fail_on: str, media: list[str], code: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
-def test_output_files_are_whole_and_not_replaced_unasked(name: str, tmp_path: Path) -> None:
-    result = llava_mini("ask", "a.mp4", "b.mp4", "-p", "What?", "-o", name)
+def test_the_same_command_again_is_safe(name: str, tmp_path: Path, engines: list[EchoEngine]) -> None:
+    result = llava_mini("ask", "a.mp4", "b.mp4", "-p", "What?", "-o", name, "-m", "echo")
     assert (result.exit_code, result.stdout) == (3, "")
     assert result.stderr.splitlines()[-1].startswith("llava-mini: 2 media, 5 frames, 1 answers, 1 failed, ")
     assert result.stderr.endswith(f" s, written to {name}\n")
     before = (tmp_path / name).read_bytes()
-    again = llava_mini("ask", "a.mp4", "-p", "What?", "-o", name)
-    assert (again.exit_code, again.stderr) == (
+    again = llava_mini("ask", "a.mp4", "b.mp4", "-p", "What?", "-o", name, "-m", "echo")
+    assert again.exit_code == 3  # one of the items still has no answer
+    assert " 2 were there (1 failed; --retry-errors tries them again), " in again.stderr
+    assert not engines[1:]
+    assert (tmp_path / name).read_bytes() == before
+    changed = llava_mini("ask", "a.mp4", "-p", "What?", "-o", name, "-m", "echo", "--fps", "2")
+    assert (changed.exit_code, changed.stderr) == (
         2,
-        f"llava-mini: error: -o '{name}' exists; --overwrite replaces it\n",
+        f"llava-mini: error: '{name}': --fps was 1, is 2; --overwrite starts anew, or name another output\n",
     )
     assert (tmp_path / name).read_bytes() == before
     failed = llava_mini("ask", "a.mp4", "-p", "What?", "-o", name, "--overwrite", "-m", "missing")

@@ -186,12 +186,40 @@ def test_a_model_that_cannot_be_had_leaves_the_output_alone(tmp_path: Path) -> N
     def load(options: ModelOptions) -> AnswerEngine:
         raise ModelNotFound("no such model")
 
-    def open_output() -> RowList:
+    writer = RowList()
+    with Interrupts() as interrupts, pytest.raises(ModelNotFound):
+        tools = Tools(load, open_made_clip, lambda: writer, ProgressLog(), interrupts)
+        answer_jobs(read_jobs(write_media(tmp_path, a="1"), PROMPTS, is_media_path), OPTIONS, tools, Tally())
+    assert not writer.rows
+
+
+def test_what_is_done_is_left_out_question_by_question(tmp_path: Path) -> None:
+    media = write_media(tmp_path, a="1", b="1")
+    first, writer = RowList(), RowList()
+    run(read_jobs(media, PROMPTS, is_media_path), first)
+    done = [row for row in first.rows if (row.file_name, row.status) != ("b.mp4", "ok")]
+    writer.done.add([(row.fingerprint, row.status == "error") for row in done])
+    MadeClip.opened.clear()
+    tally = run(read_jobs(media, PROMPTS, is_media_path), writer)
+    assert (tally.answered, tally.failed, tally.skipped, tally.errors_skipped) == (1, 0, 3, 2)
+    assert [(row.file_name, row.prompt) for row in writer.rows] == [("b.mp4", "What?")]
+    assert len(MadeClip.opened) == 1
+
+
+def test_without_anything_left_no_model_is_loaded(tmp_path: Path) -> None:
+    media = write_media(tmp_path, a="1")
+    first, writer = RowList(), RowList()
+    run(read_jobs(media, PROMPTS, is_media_path), first)
+    writer.done.add([(row.fingerprint, False) for row in first.rows])
+
+    def load(options: ModelOptions) -> AnswerEngine:
         raise AssertionError
 
-    with Interrupts() as interrupts, pytest.raises(ModelNotFound):
-        tools = Tools(load, open_made_clip, open_output, ProgressLog(), interrupts)
-        answer_jobs(read_jobs(write_media(tmp_path, a="1"), PROMPTS, is_media_path), OPTIONS, tools, Tally())
+    tally = Tally()
+    with Interrupts() as interrupts:
+        tools = Tools(load, open_made_clip, lambda: writer, ProgressLog(), interrupts)
+        answer_jobs(read_jobs(media, PROMPTS, is_media_path), OPTIONS, tools, tally)
+    assert tally.skipped == 2
 
 
 def test_a_full_disk_ends_the_run_and_closes_clips(tmp_path: Path) -> None:

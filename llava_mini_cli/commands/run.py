@@ -1,7 +1,7 @@
 """What `ask` and `caption` have in common: options in, one pipeline call, words and an exit code out."""
 
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,7 @@ from llava_mini_cli.errors import LlavaMiniError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.commands.reporter import Reporter
-    from llava_mini_cli.formats.job import Prompt
+    from llava_mini_cli.formats.job import Job, Prompt
     from llava_mini_cli.formats.outputs import Output, OutputOptions, RunInfo
     from llava_mini_cli.pipelines.settings import RunOptions
     from llava_mini_cli.pipelines.tally import Tally
@@ -39,35 +39,53 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
 
     output = OutputOptions.parse(**vars(flags.outputs))
     output.check()
+    around = flags.prompts
     options = RunOptions(
         flags.model.options(),
         flags.frames.options(),
         flags.answer.options(),
         flags.run.limits(),
-        flags.prompts.prefix,
-        flags.prompts.suffix,
+        around.prefix,
+        around.suffix,
     )
     tally = Tally()
     with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
         with interrupts.allowed():
             inputs = open_inputs(media, prompts, is_media_path, cache, flags.inputs.options())
+        jobs = inputs.jobs if output.shard is None else output.shard.share(inputs.jobs)
+        if flags.run.dry_run:
+            with interrupts.allowed():
+                return _dry_run(jobs, options)
         with (
             _reported(tally, options, output.path, flags),
             Reporter(tally, inputs.total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter,
         ):
-            single = inputs.total == 1 and len(prompts) == 1
-            run = options.run_info(inputs.kept)
+            run, single = options.run_info(inputs.kept), inputs.total == 1 and len(prompts) == 1
             opener = _output_opener(output, run, flags, reporter, single=single, prompts=len(prompts))
             tools = Tools(load_engine, open_clip, opener, reporter, interrupts, cache)
-            answer_jobs(inputs.jobs, options, tools, tally)
+            answer_jobs(jobs, options, tools, tally)
     return exit_code(tally, flags.run.fail_on)
+
+
+def _dry_run(jobs: Iterator["Job"], options: "RunOptions") -> int:
+    from llava_mini_cli.commands.dry_run import show
+    from llava_mini_cli.media.open import probe
+    from llava_mini_cli.pipelines.answer import limited
+    from llava_mini_cli.pipelines.footprint import footprint_of
+    from llava_mini_cli.pipelines.forecast import forecast
+    from llava_mini_cli.pipelines.tally import Tally
+
+    jobs = limited(jobs, options.limits.media, Tally())
+    show(forecast(jobs, options, probe, footprint_of(options.model)))
+    return 0
 
 
 def exit_code(tally: "Tally", fail_on: FailOn) -> int:
     """0, 101 where a limit left work undone, or 3 where enough items failed."""
     if tally.stopped_by is not None:
         return EXIT_STOPPED
-    failed = tally.failed > 0 and (fail_on == "any" or (fail_on == "all" and tally.answered == 0))
+    failed, good = tally.failed + tally.errors_skipped, tally.answered + tally.skipped - tally.errors_skipped
+    failed = failed > 0 and (fail_on == "any" or (fail_on == "all" and good == 0))
     return EXIT_ITEMS_FAILED if failed else 0
 
 
@@ -92,10 +110,14 @@ def _reported(tally: "Tally", options: "RunOptions", output: Path | None, flags:
     finally:
         if not isinstance(sys.exception(), BrokenPipeError):  # whoever read us is gone, and asked for no words
             say_failures(tally)
-            if not flags.talk.quiet and (tally.answered + tally.failed > 1 or (output is not None and tally.answered)):
+            if not flags.talk.quiet and _is_worth_a_line(tally, output):
                 say_counts(tally, (datetime.now(UTC) - began).total_seconds(), output)
         if target is not None:
             target.write(summary(tally, options, output, began, exit_code=code, error=error))
+
+
+def _is_worth_a_line(tally: "Tally", output: Path | None) -> bool:
+    return tally.answered + tally.failed > 1 or (output is not None and tally.answered + tally.skipped > 0)
 
 
 def _output_opener(

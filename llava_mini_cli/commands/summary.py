@@ -15,6 +15,7 @@ from typing import Any
 from llava_mini_cli import __version__
 from llava_mini_cli.commands.stderr import one_line, say, say_error
 from llava_mini_cli.errors import OutputError, UsageError
+from llava_mini_cli.formats.outputs import rows_at
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import FailedMedium, Tally
 
@@ -92,6 +93,7 @@ def summary(
         "rows_answered": tally.answered,
         "rows_failed": tally.failed,
         "rows_skipped": tally.skipped,
+        "errors_skipped": tally.errors_skipped,
         "frames": tally.frames,
         "video_seconds": round(tally.video_s, 3),
         "failures": dict(tally.failures.most_common()),
@@ -110,7 +112,9 @@ def say_counts(tally: Tally, seconds: float, output: Path | None) -> None:
     """One line: what was done, how quickly, and where it went."""
     stopped = {"limit": ", stopped by --limit", "max_failures": ", stopped by --max-failures", None: ""}
     there = f", {tally.skipped} were there" if tally.skipped else ""
-    target = "" if output is None else f", written to {output}"
+    if tally.errors_skipped:
+        there += f" ({tally.errors_skipped} failed; --retry-errors tries them again)"
+    target = "" if output is None else f", written to {rows_at(output)}"
     say(f"llava-mini: {counts(tally)}{there}, {seconds:.1f} s{stopped[tally.stopped_by]}{target}")
 
 

@@ -28,6 +28,7 @@ class Question(NamedTuple):
     prompt: Prompt
     id: str  # what the row carries as its id: the medium as the user named it, or a value of --id-column
     kept: Mapping[str, object] = NOTHING_KEPT  # columns of the input that the row carries on
+    key: str = ""  # what the row carries as its fingerprint; given by `pipelines.resume`
 
 
 # What `Prompt(...)` and `Question(...)` give, in a third of the time; for the rows of tables.
@@ -36,7 +37,7 @@ def make_prompt(text: str, name: str | None) -> Prompt:
 
 
 def make_question(prompt: Prompt, row_id: str, kept: Mapping[str, object]) -> Question:
-    return tuple.__new__(Question, (prompt, row_id, kept))  # pyright: ignore[reportUnknownMemberType]
+    return tuple.__new__(Question, (prompt, row_id, kept, ""))  # pyright: ignore[reportUnknownMemberType]
 
 
 class Fault(NamedTuple):

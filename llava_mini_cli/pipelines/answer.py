@@ -1,6 +1,6 @@
 """Jobs -> answers -> rows: the one loop of `ask` and `caption`.
 
-    jobs -> limit -> fetch -> open_clip, ahead -> engine.add / step -> Row -> output
+    jobs -> resume -> limit -> fetch, ahead -> open_clip, ahead -> engine.add / step -> Row -> output
 
 Failures are values that become rows; only an interrupt, a limit, a model that cannot be had or an output that cannot be
 written ends the run early, and then every clip is closed. Prints nothing, and knows neither how media are decoded
@@ -19,6 +19,7 @@ from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.formats.cache import FileCache
+from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.outputs import Output
 from llava_mini_cli.formats.row import Row
@@ -29,11 +30,13 @@ from llava_mini_cli.pipelines.ahead import OpenAhead, Opened
 from llava_mini_cli.pipelines.fetch import FetchAhead
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.progress import Progress
+from llava_mini_cli.pipelines.resume import Resume
 from llava_mini_cli.pipelines.rows import RowBuilder
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import Tally
 
 CHUNK_FRAMES = 32
+HELD_BACK = 1000  # media that are not there, whose rows wait until the model is loaded
 POLL_S = 0.005  # between looks at whether frames or the next medium are there
 
 
@@ -76,36 +79,48 @@ class Tools:
 def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools, tally: Tally) -> None:
     """Runs every job to its rows: exactly one row for each of its prompts, in the order they are finished.
 
-    The model is loaded when the first medium that is there turns up, so a run without one fails at once; the output
-    is opened after that, so a model that cannot be had does not cost a file that was to be replaced. `tally` counts
-    while it goes on, so that a run which ends early is counted, too.
+    The output is opened first, since what it holds already is left out. The model is loaded when the first medium
+    with something left to do turns up, so a run without one needs no model. `tally` counts while it goes on, so that
+    a run which ends early is counted, too.
 
     Raises:
-        ModelError, UsageError: the model cannot be loaded as asked.
-        OutputError: a row cannot be written.
+        ModelError, UsageError: the model cannot be loaded as asked, or the output is of other settings.
+        OutputError: the output is locked, or a row cannot be written.
         Interrupted: a signal came; what was answered is in the output.
     """
-    with FetchAhead(_limited(jobs, options.limits.media, tally), tools.cache) as fetched:
-        lost: list[tuple[Job, Fault]] = []
-        engine = None
-        with tools.interrupts.allowed():
-            first = _first_readable(fetched, lost, options.limits.failures)
-            if first is not None:
-                tools.progress.loading(options.model.model)
-                engine = tools.load_engine(options.model)
-        builder = RowBuilder(options, engine.model_revision if engine else None)
-        with tools.open_output() as output:
-            run = _Run(builder, output, tools, tally)
-            for job, fault in lost:
-                run.fail(job, fault)
-            if first is None:
-                run.stop_if_over()
-            elif engine is not None:
-                run.loop(engine, chain([first], fetched))
+    with tools.open_output() as output:
+        try:
+            with FetchAhead(_left_to_do(jobs, options, output.done, tally), tools.cache) as fetched:
+                _answer(fetched, options, tools, output, tally)
+        finally:
+            tally.skipped, tally.errors_skipped = output.done.rows_left, output.done.errors_left
     tools.interrupts.check()
 
 
-def _limited(jobs: Iterator[Job], most: int | None, tally: Tally) -> Iterator[Job]:
+def _left_to_do(jobs: Iterator[Job], options: RunOptions, done: Done, tally: Tally) -> Iterator[Job]:
+    """Without what is done already, and not more than the limit of media."""
+    return limited(Resume(options.row_keys(), done).remaining(jobs), options.limits.media, tally)
+
+
+def _answer(jobs: Iterator[Job], options: RunOptions, tools: Tools, output: Output, tally: Tally) -> None:
+    run = _Run(RowBuilder(options), output, tools, tally)
+    lost: list[tuple[Job, Fault]] = []
+    engine = None
+    while (first := _next_readable(jobs, lost, options.limits.failures, tools.interrupts)) is None and lost:
+        run.fail_all(lost)
+        if run.stop_if_over():
+            return
+    if first is not None:
+        with tools.interrupts.allowed():
+            tools.progress.loading(options.model.model)
+            engine = tools.load_engine(options.model)
+        run.builder = replace(run.builder, model_revision=engine.model_revision)
+    run.fail_all(lost)
+    if first is not None and engine is not None and not run.stop_if_over():
+        run.loop(engine, chain([first], jobs))
+
+
+def limited(jobs: Iterator[Job], most: int | None, tally: Tally) -> Iterator[Job]:
     """The first `most` jobs; says so in the tally if there are more."""
     for number, job in enumerate(jobs):
         if number == most:
@@ -114,15 +129,18 @@ def _limited(jobs: Iterator[Job], most: int | None, tally: Tally) -> Iterator[Jo
         yield job
 
 
-def _first_readable(jobs: Iterator[Job], lost: list[tuple[Job, Fault]], most: int | None) -> Job | None:
-    """The first job whose medium is there; those before it, up to `most`, go to `lost`."""
-    for job in jobs:
-        fault = _fault_of(job)
-        if fault is None:
-            return job
-        lost.append((job, fault))
-        if len(lost) == most:
-            break
+def _next_readable(
+    jobs: Iterator[Job], lost: list[tuple[Job, Fault]], most: int | None, interrupts: Interrupts
+) -> Job | None:
+    """The next job whose medium is there; those before it go to `lost`. None after `most` or very many of those."""
+    with interrupts.allowed():
+        for job in jobs:
+            fault = _fault_of(job)
+            if fault is None:
+                return job
+            lost.append((job, fault))
+            if len(lost) == min(most or HELD_BACK, HELD_BACK):
+                return None
     return None
 
 
@@ -160,7 +178,7 @@ class _Run:
     """The state of a run: clips in flight, rows written."""
 
     def __init__(self, builder: RowBuilder, output: Output, tools: Tools, tally: Tally) -> None:
-        self._builder = builder
+        self.builder = builder
         self._output = output
         self._tools = tools
         self._tally = tally
@@ -169,7 +187,7 @@ class _Run:
 
     def loop(self, engine: AnswerEngine, jobs: Iterator[Job]) -> None:
         """Keeps the engine fed until there are no more jobs and it has nothing left to do."""
-        sampling = self._builder.options.sampling
+        sampling = self.builder.options.sampling
 
         def open_one(job: Job, opening: Opening) -> Clip | Fault:
             return _fault_of(job) or _opened(self._tools.open_clip, job, sampling, engine.frame_size, opening)
@@ -198,15 +216,23 @@ class _Run:
         for result in results:
             self._settle(result)
 
+    def fail_all(self, lost: list[tuple[Job, Fault]]) -> None:
+        """Rows for media that were not there, up to the limit; empties the list."""
+        for job, fault in lost:
+            if self.stop_if_over():
+                break
+            self.fail(job, fault)
+        lost.clear()
+
     def fail(self, job: Job, fault: Fault) -> None:
         """Rows for a medium that could not be opened."""
         for index in range(len(job.questions)):
-            self._write(self._builder.failure(job, index, fault), fails_medium=index == 0)
+            self._write(self.builder.failure(job, index, fault), fails_medium=index == 0)
         self._finish(job)
 
     def stop_if_over(self) -> bool:
         """Whether as many media have failed as are allowed to."""
-        most = self._builder.options.limits.failures
+        most = self.builder.options.limits.failures
         if most is None or self._tally.media_failed < most:
             return False
         self._tally.stopped_by = "max_failures"
@@ -229,16 +255,16 @@ class _Run:
         frames = CountedFrames(clip, self._count_frames, opened.release)
         self._flights[key] = _InFlight(job, clip, frames, set(range(len(job.questions))))
         prompts = tuple(question.prompt.text for question in job.questions)
-        engine.add(Request(key, clip.info.kind, frames, prompts, self._builder.options.generation))
+        engine.add(Request(key, clip.info.kind, frames, prompts, self.builder.options.generation))
 
     def _settle(self, result: Answer | Failure) -> None:
         """The row of one result; the last one of a medium closes its clip."""
         flight = self._flights[result.key]
         if isinstance(result, Answer):
-            row = self._builder.answer(flight.job, result, flight.clip.info, flight.clip.warnings)
+            row = self.builder.answer(flight.job, result, flight.clip.info, flight.clip.warnings)
         else:
             fault = Fault(result.stage, result.error_type, result.message)
-            row = self._builder.failure(flight.job, result.prompt_index, fault, flight.clip.info)
+            row = self.builder.failure(flight.job, result.prompt_index, fault, flight.clip.info)
         self._write(row, fails_medium=row.status == "error" and not flight.has_failed)
         flight.has_failed |= row.status == "error"
         flight.waiting.remove(result.prompt_index)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
-from llava_mini_cli.formats.fingerprint import Settings
+from llava_mini_cli.formats.fingerprint import RowKeys, Settings
 from llava_mini_cli.formats.outputs import RunInfo
 from llava_mini_cli.formats.row import KeptColumn, printable
 
@@ -23,11 +23,14 @@ class RunOptions:
         """What an output records of the run."""
         return RunInfo(printable(self.model.model), self.answer_settings(), self.model.revision, kept=kept)
 
+    def row_keys(self) -> RowKeys:
+        """What gives the run's rows their keys."""
+        return RowKeys(printable(self.model.model), self.model.revision, self.answer_settings())
+
     def answer_settings(self) -> Settings:
         """What goes into a row's fingerprint; sampling of tokens counts only where it is on."""
         greedy = self.generation.temperature == 0
         return {
-            "revision": self.model.revision,
             "dtype": self.model.dtype,
             "quantize": self.model.quantize,
             "prompt_layout": self.model.prompt_layout,

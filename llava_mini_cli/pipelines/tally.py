@@ -28,6 +28,7 @@ class Tally:
     answered: int = 0  # rows
     failed: int = 0
     skipped: int = 0  # rows that were there already
+    errors_skipped: int = 0  # errors among them
     frames: int = 0
     video_s: float = 0.0  # length of the finished videos
     failures: Counter[str] = field(default_factory=Counter[str])  # rows, by error type
