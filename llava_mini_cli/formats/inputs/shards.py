@@ -14,7 +14,7 @@ from itertools import groupby, islice
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from llava_mini_cli.formats.inputs.columns import as_mapping, check_columns
+from llava_mini_cli.formats.inputs.columns import as_mapping
 from llava_mini_cli.formats.inputs.folders import IsMedia
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.questions import RowAsker
@@ -50,7 +50,7 @@ def shard_columns(path: str) -> tuple[str, ...]:
     """The columns of a shard's first samples; none where it cannot be read, which its jobs then say."""
     columns: dict[str, None] = {KEY: None}
     with suppress(OSError, tarfile.TarError), open(path, "rb") as stream:  # noqa: PTH123
-        for sample in islice(_samples(stream, lambda name: True), LOOKED_AT):
+        for sample in islice(_samples(stream, lambda name: False), LOOKED_AT):
             for row in sample.rows:
                 columns.update(dict.fromkeys(row))
     return tuple(columns)
@@ -68,7 +68,6 @@ class ShardReader:
     def check(self, columns: Sequence[str], name: str) -> None:
         """Raises `UsageError` where a prompt or a flag names a column that a shard has not."""
         RowAsker(self.prompts, self.options, self.kept, columns, name)
-        check_columns("--keep-columns", self.options.keep_columns, columns, name)
 
     def read(self, path: str, name: str) -> Iterator[Job]:
         """The jobs of one shard on this disk, then one with a fault where it cannot be read to its end."""
