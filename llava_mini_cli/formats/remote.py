@@ -47,6 +47,11 @@ def local_path(name: str) -> str:
     return unquote(urlsplit(name).path) if match and match[1].lower() in ("file", "local") else name
 
 
+def plain_name(name: str) -> str:
+    """A path as it is; of a URL the path within it, whose end tells what it is."""
+    return urlsplit(name).path if is_remote(name) else name
+
+
 def shown(name: str) -> str:
     """A URL without user, password and query, for messages; a path as it is."""
     if "://" not in name or not is_remote(name):
@@ -110,6 +115,10 @@ class _PassingError(FetchError):
         self.media_kind: MediaErrorKind = kind
 
 
+class _GivenUpError(Exception):
+    """The deadline is over, or nobody wants the file any more."""
+
+
 class _Watch(Callback):
     """Sees a download's progress; raises within it once the run has stopped or the deadline is over."""
 
@@ -125,7 +134,7 @@ class _Watch(Callback):
     def relative_update(self, inc: int = 1) -> None:
         self.moved = time.monotonic()
         if self._stopped.is_set() or self.moved > self._deadline:
-            raise asyncio.CancelledError
+            raise _GivenUpError
 
     def absolute_update(self, value: int) -> None:
         self.relative_update()
@@ -143,7 +152,7 @@ def _attempt(url: str, path: Path, options: FetchOptions, deadline: float, stopp
             filesystem.get_file(remote, str(path), callback=watch)
     except FetchError:
         raise
-    except asyncio.CancelledError:
+    except _GivenUpError:
         raise FetchError("timeout", f"not here after {options.timeout:g} s (--fetch-timeout)") from None
     except OSError as error:
         if error.errno in _LOCAL or error.filename == str(path):
@@ -168,7 +177,7 @@ def _wait(download: "Future[None]", watch: _Watch, stall: float, deadline: float
         now = time.monotonic()
         if stopped.is_set() or now > deadline:
             download.cancel()
-            raise asyncio.CancelledError
+            raise _GivenUpError
         if now - watch.moved > stall:
             download.cancel()
             raise _PassingError("timeout", f"the server sent nothing for {stall:g} s")
@@ -202,6 +211,8 @@ def _translated(error: Exception) -> FetchError:
         return FetchError("not_found", "no such file on the server")
     if isinstance(error, PermissionError) or status in (401, 403):
         return FetchError("unreadable", f"the server refuses it{f' ({status})' if status else ''}")
+    if type(error).__name__ == "ClientPayloadError":  # aiohttp's, for a connection that ends too early
+        return _PassingError("truncated", "the server sent less than it announced")
     if isinstance(error, TimeoutError):
         return _PassingError("timeout", "the server does not answer")
     if isinstance(status, int) and status < 500 and status not in (408, 425, 429):

@@ -20,7 +20,7 @@ from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.questions import RowAsker
 from llava_mini_cli.formats.inputs.table import line_error
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
-from llava_mini_cli.formats.remote import is_remote, without_signature
+from llava_mini_cli.formats.remote import is_remote, plain_name, without_signature
 from llava_mini_cli.formats.row import KeptColumn, printable
 from llava_mini_cli.formats.stored import Archive, Member
 
@@ -43,7 +43,7 @@ class Sample:
 
 def is_shard(name: str) -> bool:
     """Whether a file's name ends as shards' names do."""
-    return name.lower().endswith(".tar")
+    return plain_name(name).lower().endswith(".tar")
 
 
 def shard_columns(path: str) -> tuple[str, ...]:
