@@ -1,7 +1,7 @@
 """What `ask` and `caption` have in common: options in, one pipeline call, words and an exit code out."""
 
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,7 +14,8 @@ from llava_mini_cli.errors import LlavaMiniError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.commands.reporter import Reporter
-    from llava_mini_cli.formats.job import Job, Prompt
+    from llava_mini_cli.formats.inputs import Inputs
+    from llava_mini_cli.formats.job import Prompt
     from llava_mini_cli.formats.outputs import Output, OutputOptions, RunInfo
     from llava_mini_cli.pipelines.settings import RunOptions
     from llava_mini_cli.pipelines.tally import Tally
@@ -34,49 +35,56 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
     from llava_mini_cli.pipelines.answer import Tools, answer_jobs
     from llava_mini_cli.pipelines.interrupt import Interrupts
     from llava_mini_cli.pipelines.load import load_engine
-    from llava_mini_cli.pipelines.settings import RunOptions
     from llava_mini_cli.pipelines.tally import Tally
 
     output = OutputOptions.parse(**vars(flags.outputs))
     output.check()
-    around = flags.prompts
-    options = RunOptions(
-        flags.model.options(),
-        flags.frames.options(),
-        flags.answer.options(),
-        flags.run.limits(),
-        around.prefix,
-        around.suffix,
-    )
+    options = run_options(flags)
     tally = Tally()
     with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
         with interrupts.allowed():
-            inputs = open_inputs(media, prompts, is_media_path, cache, flags.inputs.options())
-        jobs = inputs.jobs if output.shard is None else output.shard.share(inputs.jobs)
-        if flags.run.dry_run:
-            with interrupts.allowed():
-                return _dry_run(jobs, options)
+            inputs = open_inputs(media, prompts, is_media_path, cache, flags.inputs.options()).share(output.shard)
+            if flags.run.dry_run:
+                return _dry_run(inputs, options, output)
         with (
             _reported(tally, options, output.path, flags),
             Reporter(tally, inputs.total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter,
         ):
-            run, single = options.run_info(inputs.kept), inputs.total == 1 and len(prompts) == 1
+            single = inputs.total == 1 and len(prompts) == 1
+            run = options.run_info(inputs.kept)
             opener = _output_opener(output, run, flags, reporter, single=single, prompts=len(prompts))
             tools = Tools(load_engine, open_clip, opener, reporter, interrupts, cache)
-            answer_jobs(jobs, options, tools, tally)
+            answer_jobs(inputs.jobs, options, tools, tally)
     return exit_code(tally, flags.run.fail_on)
 
 
-def _dry_run(jobs: Iterator["Job"], options: "RunOptions") -> int:
+def run_options(flags: QuestionFlags) -> "RunOptions":
+    """Checked. Raises `UsageError`."""
+    from llava_mini_cli.pipelines.settings import RunOptions
+
+    return RunOptions(
+        flags.model.options(),
+        flags.frames.options(),
+        flags.answer.options(),
+        flags.run.limits(),
+        flags.prompts.prefix,
+        flags.prompts.suffix,
+    )
+
+
+def _dry_run(inputs: "Inputs", options: "RunOptions", output: "OutputOptions") -> int:
     from llava_mini_cli.commands.dry_run import show
+    from llava_mini_cli.formats.outputs import done_at
     from llava_mini_cli.media.open import probe
-    from llava_mini_cli.pipelines.answer import limited
+    from llava_mini_cli.pipelines.answer import left_to_do
     from llava_mini_cli.pipelines.footprint import footprint_of
     from llava_mini_cli.pipelines.forecast import forecast
     from llava_mini_cli.pipelines.tally import Tally
 
-    jobs = limited(jobs, options.limits.media, Tally())
-    show(forecast(jobs, options, probe, footprint_of(options.model)))
+    done = done_at(output, options.run_info(inputs.kept))
+    found = forecast(left_to_do(inputs.jobs, options, done, Tally()), options, probe, footprint_of(options.model))
+    found.rows_done = done.rows_left
+    show(found)
     return 0
 
 

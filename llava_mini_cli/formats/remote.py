@@ -5,17 +5,14 @@
 
 import asyncio
 import errno
-import re
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as WaitTimeout
 from dataclasses import dataclass
-from glob import has_magic
 from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from fsspec.callbacks import Callback
 from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]
@@ -23,48 +20,10 @@ from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]
 from llava_mini_cli.errors import FetchError, MediaErrorKind, UsageError
 from llava_mini_cli.formats.job import ItemIdentity
 from llava_mini_cli.formats.source import FetchOptions
+from llava_mini_cli.formats.urls import scrubbed, shown, without_signature
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
-_SIGNATURE = re.compile(  # parameters of signed URLs (S3, Google, Azure, CloudFront) and common names of secrets
-    r"(x-amz-.*|x-goog-.*|signature|sig|expires|awsaccesskeyid|googleaccessid|policy|key-pair-id"
-    r"|se|sp|sv|sr|st|skoid|sktid|skt|ske|sks|skv|.*token|api_?key|password)",
-    re.IGNORECASE,
-)
 _LOCAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 _POLL = 0.1  # seconds between looks at a download
-
-
-def is_remote(name: str) -> bool:
-    """Whether a name is a URL of something that is not on this disk."""
-    match = _URL.match(name)
-    return match is not None and match[1].lower() not in ("file", "local")
-
-
-def local_path(name: str) -> str:
-    """The path of a file:// URL; anything else as it is."""
-    match = _URL.match(name)
-    return unquote(urlsplit(name).path) if match and match[1].lower() in ("file", "local") else name
-
-
-def plain_name(name: str) -> str:
-    """A path as it is; of a URL the path within it, whose end tells what it is."""
-    return urlsplit(name).path if is_remote(name) else name
-
-
-def shown(name: str) -> str:
-    """A URL without user, password and query, for messages; a path as it is."""
-    if "://" not in name or not is_remote(name):
-        return name
-    parts = urlsplit(name)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "…" if parts.query else "", ""))
-
-
-def without_signature(url: str) -> str:
-    """A URL without what changes when it is signed again, so that it stands for the same file."""
-    parts = urlsplit(url)
-    query = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if not _SIGNATURE.fullmatch(pair[0])]
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, urlencode(query), ""))
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,7 +160,7 @@ def open_filesystem(url: str, stall: float = FetchOptions.stall) -> tuple[Any, s
     except ValueError as error:
         if "protocol not known" in str(error).lower():
             raise FetchError("unreadable", f"{scheme}:// is no protocol that fsspec knows") from None
-        raise FetchError("unreadable", scrubbed(error)) from None
+        raise FetchError("unreadable", first_line(error)) from None
 
 
 def _translated(error: Exception) -> FetchError:
@@ -219,16 +178,9 @@ def _translated(error: Exception) -> FetchError:
         return FetchError("unreadable", f"the server answers {status}")
     if isinstance(status, int):
         return _PassingError("unreadable", f"the server answers {status}")
-    return _PassingError("unreadable", scrubbed(error))
+    return _PassingError("unreadable", first_line(error))
 
 
-def scrubbed(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of a message, with its URLs shown without credentials."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    replace: Callable[[re.Match[str]], str] = lambda match: shown(match[0])  # noqa: E731
-    return _URL_IN_TEXT.sub(replace, line)
-
-
-def has_listing(url: str) -> bool:
-    """Whether a URL means several files: a folder or a glob of a store that can list them."""
-    return not url.lower().startswith(("http://", "https://")) and (url.endswith("/") or has_magic(url))
+    return scrubbed((str(error).strip() or type(error).__name__).splitlines()[0])

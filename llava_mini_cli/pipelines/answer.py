@@ -1,6 +1,6 @@
 """Jobs -> answers -> rows: the one loop of `ask` and `caption`.
 
-    jobs -> resume -> limit -> fetch, ahead -> open_clip, ahead -> engine.add / step -> Row -> output
+    jobs -> resume -> limit -> fetch -> open_clip, ahead -> engine.add / step -> Row -> output
 
 Failures are values that become rows; only an interrupt, a limit, a model that cannot be had or an output that cannot be
 written ends the run early, and then every clip is closed. Prints nothing, and knows neither how media are decoded
@@ -90,14 +90,14 @@ def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools, tally: T
     """
     with tools.open_output() as output:
         try:
-            with FetchAhead(_left_to_do(jobs, options, output.done, tally), tools.cache) as fetched:
+            with FetchAhead(left_to_do(jobs, options, output.done, tally), tools.cache) as fetched:
                 _answer(fetched, options, tools, output, tally)
         finally:
             tally.skipped, tally.errors_skipped = output.done.rows_left, output.done.errors_left
     tools.interrupts.check()
 
 
-def _left_to_do(jobs: Iterator[Job], options: RunOptions, done: Done, tally: Tally) -> Iterator[Job]:
+def left_to_do(jobs: Iterator[Job], options: RunOptions, done: Done, tally: Tally) -> Iterator[Job]:
     """Without what is done already, and not more than the limit of media."""
     return limited(Resume(options.row_keys(), done).remaining(jobs), options.limits.media, tally)
 

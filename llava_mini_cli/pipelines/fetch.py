@@ -17,6 +17,7 @@ from llava_mini_cli.formats.job import Fault, Job
 
 MOST_AHEAD = 16  # media that are ready or on their way
 FETCHING = 4  # downloads at once
+JOIN_S = 5.0  # for which the end of a run waits for downloads that were told to give up
 
 
 class FetchAhead:
@@ -81,8 +82,10 @@ class FetchAhead:
         """Waits until one more job may stand in line, and be fetched if it has to; False when the run has stopped."""
         with self._changed:
             self._changed.wait_for(
-                lambda: self._stopped.is_set()
-                or (len(self._ahead) < self._most_ahead and not (fetch and self._fetching >= FETCHING))
+                lambda: (
+                    self._stopped.is_set()
+                    or (len(self._ahead) < self._most_ahead and not (fetch and self._fetching >= FETCHING))
+                )
             )
         if fetch:
             self._cache.wait_for_room(self._stopped)
@@ -116,5 +119,7 @@ class FetchAhead:
         self._cache.wake()
         with self._changed:
             self._changed.notify_all()
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        with self._changed:  # a download that does not give up soon is left behind
+            self._changed.wait_for(lambda: not self._fetching, JOIN_S)
         self._reader.join(timeout=1.0)

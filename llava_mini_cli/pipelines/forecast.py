@@ -9,7 +9,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import NamedTuple
 
 from llava_mini_cli.config import SamplingOptions
@@ -115,7 +114,7 @@ def _probed(jobs: Iterator[Job], probe: Probe) -> Iterator[tuple[Job, ClipInfo |
 def _look(job: Job, probe: Probe) -> ClipInfo | Fault | None:
     if job.fault is not None:
         return job.fault
-    if "://" in job.path and not Path(job.file).exists():
+    if job.source is not None:
         return None
     try:
         return probe(job.file, PROBE_S)

@@ -19,8 +19,10 @@ from llava_mini_cli.formats.inputs.questions import Template
 from llava_mini_cli.formats.inputs.shards import is_shard
 from llava_mini_cli.formats.inputs.tables import is_table, open_table
 from llava_mini_cli.formats.job import Job, Prompt
-from llava_mini_cli.formats.remote import Download, has_listing, is_remote, local_path, shown
+from llava_mini_cli.formats.remote import Download
 from llava_mini_cli.formats.row import KeptColumn
+from llava_mini_cli.formats.shard import Shard
+from llava_mini_cli.formats.urls import has_listing, is_remote, local_path, shown
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,13 @@ class Inputs:
     jobs: Iterator[Job]  # read once
     kept: tuple[KeptColumn, ...]  # the input's own columns, which every row carries on
     total: int | None  # media, where the number is known before they are read
+
+    def share(self, shard: Shard | None) -> "Inputs":
+        """What one of several runs does of it; all of it where there is one run."""
+        if shard is None:
+            return self
+        total = None if self.total is None else len(range(shard.number - 1, self.total, shard.count))
+        return Inputs(shard.share(self.jobs), self.kept, total)
 
 
 def open_inputs(

@@ -20,9 +20,9 @@ from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.questions import RowAsker
 from llava_mini_cli.formats.inputs.table import line_error
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
-from llava_mini_cli.formats.remote import is_remote, plain_name, without_signature
 from llava_mini_cli.formats.row import KeptColumn, printable
 from llava_mini_cli.formats.stored import Archive, Member
+from llava_mini_cli.formats.urls import is_remote, plain_name, without_signature
 
 LOOKED_AT = 100  # samples whose columns are the shard's
 KEY = "__key__"  # the column of a sample's base name

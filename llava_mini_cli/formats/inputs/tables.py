@@ -14,10 +14,11 @@ from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.questions import RowAsker
 from llava_mini_cli.formats.inputs.table import Table, reading_error
 from llava_mini_cli.formats.job import Fault, ItemIdentity, Job, Prompt, Question, make_job
-from llava_mini_cli.formats.remote import Download, is_remote, local_path, plain_name
+from llava_mini_cli.formats.remote import Download
 from llava_mini_cli.formats.row import KeptColumn, printable
 from llava_mini_cli.formats.source import Source
 from llava_mini_cli.formats.stored import Embedded
+from llava_mini_cli.formats.urls import is_remote, local_path, plain_name
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 MEDIA_COLUMNS = ("path", "file", "file_name", "video", "image", "url", "media")
