@@ -10,7 +10,6 @@ from cli_doubles import EchoEngine, open_made_clip
 from test_formats_outputs import FAILED, ROW
 from typer.testing import CliRunner, Result
 
-from llava_mini_cli.commands.caption import CAPTION_PROMPT
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.commands.reporter import Reporter
 from llava_mini_cli.commands.stderr import one_line
@@ -18,6 +17,7 @@ from llava_mini_cli.commands.terminal import BlockWriter, PlainWriter
 from llava_mini_cli.commands.times import parse_time
 from llava_mini_cli.config import GenerationOptions, ModelOptions
 from llava_mini_cli.errors import ModelNotFound
+from llava_mini_cli.formats.prompts import CAPTION_PROMPT
 from llava_mini_cli.formats.row import COLUMNS
 from llava_mini_cli.formats.row import Row as FormatRow
 from llava_mini_cli.pipelines.health import Fact

@@ -19,9 +19,10 @@ from llava_mini_cli.formats.inputs.questions import Template
 from llava_mini_cli.formats.inputs.shards import is_shard
 from llava_mini_cli.formats.inputs.tables import is_table, open_table
 from llava_mini_cli.formats.job import Job, Prompt
-from llava_mini_cli.formats.remote import Download, has_listing, is_remote, local_path, shown
+from llava_mini_cli.formats.remote import Download
 from llava_mini_cli.formats.row import KeptColumn
 from llava_mini_cli.formats.shard import Shard
+from llava_mini_cli.formats.urls import has_listing, is_remote, local_path, shown
 
 
 @dataclass(frozen=True)
@@ -65,8 +66,9 @@ def open_inputs(
     with_columns = [part for part in parts if part.columns is not None]
     if options.column_flags and not with_columns:
         raise UsageError(f"{options.column_flags[0]} needs a table or a shard among the inputs")
+    there = dict.fromkeys(column for part in with_columns for column in part.columns or ())
+    check_columns("--keep-columns", options.keep_columns, tuple(there), "the input")
     kept = merge_kinds(part.kinds(_kept_of(part.columns or (), options)) for part in with_columns)
-    check_columns("--keep-columns", options.keep_columns, tuple(kept), "the input")
     plain = _without_columns(prompts) if with_columns and len(with_columns) < len(parts) else prompts
     streams = [part.jobs(plain if part.columns is None else prompts, kept) for part in parts]
     counts = [part.total for part in parts]

@@ -14,15 +14,15 @@ from itertools import groupby, islice
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from llava_mini_cli.formats.inputs.columns import as_mapping, check_columns
+from llava_mini_cli.formats.inputs.columns import as_mapping
 from llava_mini_cli.formats.inputs.folders import IsMedia
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.questions import RowAsker
 from llava_mini_cli.formats.inputs.table import line_error
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
-from llava_mini_cli.formats.remote import is_remote, without_signature
 from llava_mini_cli.formats.row import KeptColumn, printable
 from llava_mini_cli.formats.stored import Archive, Member
+from llava_mini_cli.formats.urls import is_remote, plain_name, without_signature
 
 LOOKED_AT = 100  # samples whose columns are the shard's
 KEY = "__key__"  # the column of a sample's base name
@@ -43,14 +43,14 @@ class Sample:
 
 def is_shard(name: str) -> bool:
     """Whether a file's name ends as shards' names do."""
-    return name.lower().endswith(".tar")
+    return plain_name(name).lower().endswith(".tar")
 
 
 def shard_columns(path: str) -> tuple[str, ...]:
     """The columns of a shard's first samples; none where it cannot be read, which its jobs then say."""
     columns: dict[str, None] = {KEY: None}
     with suppress(OSError, tarfile.TarError), open(path, "rb") as stream:  # noqa: PTH123
-        for sample in islice(_samples(stream, lambda name: True), LOOKED_AT):
+        for sample in islice(_samples(stream, lambda name: False), LOOKED_AT):
             for row in sample.rows:
                 columns.update(dict.fromkeys(row))
     return tuple(columns)
@@ -68,7 +68,6 @@ class ShardReader:
     def check(self, columns: Sequence[str], name: str) -> None:
         """Raises `UsageError` where a prompt or a flag names a column that a shard has not."""
         RowAsker(self.prompts, self.options, self.kept, columns, name)
-        check_columns("--keep-columns", self.options.keep_columns, columns, name)
 
     def read(self, path: str, name: str) -> Iterator[Job]:
         """The jobs of one shard on this disk, then one with a fault where it cannot be read to its end."""
