@@ -13,11 +13,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import cli_doubles
+import pandas  # noqa: F401 - pyarrow imports it where it is installed; here once for all
 
+from llava_mini_cli.commands import reporter, summary  # noqa: F401 - once for all, like the formats
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.request import Answer, Failure
-from llava_mini_cli.formats import parquet_file, parquet_folder, parquet_parts  # noqa: F401 - imported once for all
+from llava_mini_cli.formats import appended, csv, parquet_file, parquet_folder, parquet_parts  # noqa: F401
 from llava_mini_cli.media import open as media_open
 from llava_mini_cli.pipelines import load
 

@@ -139,8 +139,8 @@ def test_killed_at_every_file_operation(folder: Path, output: str, again: str) -
             (folder / "media" / "03.mp4").write_text("3")  # a file that changes
             shutil.copy(later[0], folder / "media")
         code = killed_runs.run(folder, *command(output, "--retry-errors"), kill_at=operations)
-        assert code in (-9, 3), (folder.parent / "stderr").read_text()
-        assert killed_runs.run(folder, *command(output)) == 3, (folder.parent / "stderr").read_text()
+        assert code in (-9, 0, 3), (folder.parent / "stderr").read_text()
+        assert killed_runs.run(folder, *command(output)) in (0, 3), (folder.parent / "stderr").read_text()
         names = [path.name for path in (folder / "media").iterdir()]
         got = Counter((row["file_name"], row["prompt"]) for row in rows(folder, output))
         assert got == Counter((name, prompt) for name in names for prompt in ("What?", "Why?")), operations
@@ -153,7 +153,7 @@ def test_killed_at_every_file_operation(folder: Path, output: str, again: str) -
             (folder / "media" / later[0].name).unlink()
             (folder / "media" / "03.mp4").write_text("broken")
         clear(folder)
-        if code == 3:  # there are no more operations
+        if code != -9:  # there are no more operations
             break
     assert operations > 5
 
