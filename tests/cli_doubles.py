@@ -7,7 +7,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -18,7 +18,11 @@ import numpy as np
 from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError
+from llava_mini_cli.formats.cache import FileCache
+from llava_mini_cli.formats.inputs import IsMedia, open_inputs
+from llava_mini_cli.formats.job import Job, Prompt
 from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.media.clip import ClipInfo, FrameChunk
 from llava_mini_cli.media.open import Opening
 
@@ -66,12 +70,19 @@ class MadeClip:
 def open_made_clip(
     path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int, opening: Opening
 ) -> MadeClip:
-    """Opens a file that holds a number of frames, `slow`, `broken` or `unopenable`."""
+    """Opens a file that holds a number of frames, `slow`, `broken`, `unopenable` or `hang`."""
     text = Path(path).read_text()
     opening.reserve(1000)
+    if text == "hang":
+        time.sleep(60)
     if text == "unopenable":
         raise MediaError("no_video", "holds no video")
     return MadeClip(path, text)
+
+
+def read_jobs(media: Sequence[str], prompts: tuple[Prompt, ...], is_media: IsMedia) -> Iterator[Job]:
+    """The jobs of media on this disk."""
+    return open_inputs(media, prompts, is_media, FileCache(FetchOptions())).jobs
 
 
 class EchoEngine:

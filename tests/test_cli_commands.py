@@ -10,7 +10,6 @@ from cli_doubles import EchoEngine, open_made_clip
 from test_formats_outputs import FAILED, ROW
 from typer.testing import CliRunner, Result
 
-from llava_mini_cli.commands.caption import CAPTION_PROMPT
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.commands.reporter import Reporter
 from llava_mini_cli.commands.stderr import one_line
@@ -18,6 +17,7 @@ from llava_mini_cli.commands.terminal import BlockWriter, PlainWriter
 from llava_mini_cli.commands.times import parse_time
 from llava_mini_cli.config import GenerationOptions, ModelOptions
 from llava_mini_cli.errors import ModelNotFound
+from llava_mini_cli.formats.prompts import CAPTION_PROMPT
 from llava_mini_cli.formats.row import COLUMNS
 from llava_mini_cli.formats.row import Row as FormatRow
 from llava_mini_cli.pipelines.health import Fact
@@ -106,12 +106,12 @@ def test_defaults_are_those_of_the_dataclasses(engines: list[EchoEngine]) -> Non
     ("arguments", "words"),
     [
         (["ask", "What?"], "there is no medium"),
-        (["ask"], "Missing argument 'MEDIA... QUESTION'."),
+        (["ask"], "there is no question: llava-mini ask MEDIA... QUESTION, or -p"),
         (["ask", "a.mp4"], "'a.mp4' is a file, not a question"),
         (["ask", "a.mp4", "photos"], "'photos' is a folder, not a question"),
         (["ask", "a.mp4", ""], "the prompt is empty"),
         (["ask", "empty", "What?"], "no images or videos in the folder 'empty'"),
-        (["ask", "a.mp4", "-p", "x=A", "-p", "x=B"], "-p gives the name 'x' twice"),
+        (["ask", "a.mp4", "-p", "x=A", "-p", "x=B"], "two prompts have the name 'x'"),
         (["ask", "a.mp4", "What?", "-o", "x.xls"], "the suffix must be one of .jsonl, .ndjson, .parquet, .csv"),
         (["ask", "a.mp4", "What?", "-f", "parquet"], "--format parquet needs a file"),
         (
@@ -129,7 +129,7 @@ def test_defaults_are_those_of_the_dataclasses(engines: list[EchoEngine]) -> Non
         (["ask", "a.mp4", "What?", "--seed", "99999999999999999999"], "--seed must be"),
         (["ask", "a.mp4", "What?", "-q", "-v"], "-q and -v exclude each other"),
         (["ask", "a.mp4", "What?", "--fail-on", "some"], "Invalid value for '--fail-on'"),
-        (["caption"], "Missing argument 'MEDIA...'."),
+        (["caption"], "there is no medium: llava-mini caption MEDIA..."),
         (["look"], "No such command 'look'."),
         (["--nope"], "No such option: --nope"),
         ([], "a command is missing"),

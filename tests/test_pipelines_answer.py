@@ -10,13 +10,12 @@ from types import TracebackType
 from typing import Self
 
 import pytest
-from cli_doubles import EchoEngine, MadeClip, ProgressLog, open_made_clip
+from cli_doubles import EchoEngine, MadeClip, ProgressLog, open_made_clip, read_jobs
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure
 from llava_mini_cli.errors import ModelNotFound, OutputError
 from llava_mini_cli.formats.done import Done
-from llava_mini_cli.formats.inputs import read_jobs
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.open import is_media_path

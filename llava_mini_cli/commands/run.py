@@ -14,6 +14,7 @@ from llava_mini_cli.errors import LlavaMiniError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.commands.reporter import Reporter
+    from llava_mini_cli.formats.inputs import Inputs
     from llava_mini_cli.formats.job import Prompt
     from llava_mini_cli.formats.outputs import Output, OutputOptions, RunInfo
     from llava_mini_cli.pipelines.settings import RunOptions
@@ -27,32 +28,64 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
     """Answers every prompt about every medium; returns the exit code."""
     hush_libraries(verbose=flags.talk.verbose)
     from llava_mini_cli.commands.reporter import Reporter
-    from llava_mini_cli.formats.inputs import read_jobs
+    from llava_mini_cli.formats.cache import FileCache
+    from llava_mini_cli.formats.inputs import open_inputs
     from llava_mini_cli.formats.outputs import OutputOptions
     from llava_mini_cli.media.open import is_media_path, open_clip
     from llava_mini_cli.pipelines.answer import Tools, answer_jobs
     from llava_mini_cli.pipelines.interrupt import Interrupts
     from llava_mini_cli.pipelines.load import load_engine
-    from llava_mini_cli.pipelines.settings import RunOptions
     from llava_mini_cli.pipelines.tally import Tally
 
     output = OutputOptions.parse(**vars(flags.outputs))
     output.check()
-    jobs = read_jobs(media, prompts, is_media_path)
-    if output.shard is not None:
-        jobs = output.shard.share(jobs)
-    total = None if any(Path(medium).is_dir() for medium in media) else len(media)
-    options = RunOptions(flags.model.options(), flags.frames.options(), flags.answer.options(), flags.run.limits())
+    options = run_options(flags)
     tally = Tally()
-    with (
-        Interrupts() as interrupts,
-        _reported(tally, options, output.path, flags),
-        Reporter(tally, total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter,
-    ):
-        single = total == 1 and len(prompts) == 1
-        opener = _output_opener(output, options.run_info(), flags, reporter, single=single, prompts=len(prompts))
-        answer_jobs(jobs, options, Tools(load_engine, open_clip, opener, reporter, interrupts), tally)
+    with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
+        with interrupts.allowed():
+            inputs = open_inputs(media, prompts, is_media_path, cache, flags.inputs.options()).share(output.shard)
+            if flags.run.dry_run:
+                return _dry_run(inputs, options, output)
+        with (
+            _reported(tally, options, output.path, flags),
+            Reporter(tally, inputs.total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter,
+        ):
+            single = inputs.total == 1 and len(prompts) == 1
+            run = options.run_info(inputs.kept)
+            opener = _output_opener(output, run, flags, reporter, single=single, prompts=len(prompts))
+            tools = Tools(load_engine, open_clip, opener, reporter, interrupts, cache)
+            answer_jobs(inputs.jobs, options, tools, tally)
     return exit_code(tally, flags.run.fail_on)
+
+
+def run_options(flags: QuestionFlags) -> "RunOptions":
+    """Checked. Raises `UsageError`."""
+    from llava_mini_cli.pipelines.settings import RunOptions
+
+    return RunOptions(
+        flags.model.options(),
+        flags.frames.options(),
+        flags.answer.options(),
+        flags.run.limits(),
+        flags.prompts.prefix,
+        flags.prompts.suffix,
+    )
+
+
+def _dry_run(inputs: "Inputs", options: "RunOptions", output: "OutputOptions") -> int:
+    from llava_mini_cli.commands.dry_run import show
+    from llava_mini_cli.formats.outputs import done_at
+    from llava_mini_cli.media.open import probe
+    from llava_mini_cli.pipelines.answer import left_to_do
+    from llava_mini_cli.pipelines.footprint import footprint_of
+    from llava_mini_cli.pipelines.forecast import forecast
+    from llava_mini_cli.pipelines.tally import Tally
+
+    done = done_at(output, options.run_info(inputs.kept))
+    found = forecast(left_to_do(inputs.jobs, options, done, Tally()), options, probe, footprint_of(options.model))
+    found.rows_done = done.rows_left
+    show(found)
+    return 0
 
 
 def exit_code(tally: "Tally", fail_on: FailOn) -> int:

@@ -5,6 +5,8 @@ import os
 import sys
 import warnings
 
+from llava_mini_cli.formats.urls import scrubbed
+
 
 def say(text: str) -> None:
     """One line on stderr, whatever `text` holds; file names may hold newlines, terminal codes or broken UTF-8."""
@@ -22,8 +24,8 @@ def say_warning(text: str) -> None:
 
 
 def one_line(text: str) -> str:
-    """`text` with runs of white space as one space and anything unprintable escaped."""
-    words = " ".join(text.split())
+    """`text` with runs of white space as one space, anything unprintable escaped, and URLs without credentials."""
+    words = " ".join(scrubbed(text).split())
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in words)
 
 

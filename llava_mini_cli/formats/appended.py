@@ -117,6 +117,10 @@ class AppendedOutput:
             with errors_of(self._path):
                 os.fsync(self._stream.fileno())
 
+    def release(self) -> None:
+        """Lets the lock go and leaves everything else as it is."""
+        self._companion.release()
+
     def __enter__(self) -> Self:
         return self
 

@@ -74,12 +74,12 @@ class Done:
 
 def parse_key(key: str) -> tuple[int, int]:
     """The number of the work, occurrence included, and the state it was done in. Raises `ValueError`."""
-    work = int(key[:WORK_DIGITS], 16)
-    state = key[WORK_DIGITS:]
+    if len(key) == KEY_DIGITS:
+        return int(key[:WORK_DIGITS], 16), int(key[WORK_DIGITS:], 16)
+    state, _, occurrence = key[WORK_DIGITS:].partition(".")
     if len(state) != STATE_DIGITS:
-        state, _, occurrence = state.partition(".")
-        work = numbered(work, int(occurrence))
-    return work, int(state, 16)
+        raise ValueError(f"not a key: {key}")
+    return numbered(int(key[:WORK_DIGITS], 16), int(occurrence)), int(state, 16)
 
 
 def numbered(work: int, occurrence: int) -> int:

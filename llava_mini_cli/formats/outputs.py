@@ -42,6 +42,10 @@ class Output(RowWriter, Protocol):
 
     done: Done
 
+    def release(self) -> None:
+        """Lets the lock go and leaves everything else as it is: for whoever only wants to know what is done."""
+        ...
+
 
 @dataclass(frozen=True)
 class OutputOptions:
@@ -149,6 +153,19 @@ def open_output(options: OutputOptions, run: RunInfo) -> Output:
     from llava_mini_cli.formats.appended import AppendedOutput
 
     return AppendedOutput(path, form, run, overwrite=anew, retry_errors=retry)
+
+
+def done_at(options: OutputOptions, run: RunInfo) -> Done:
+    """What an output holds already. Makes nothing, and leaves the output as it is.
+
+    Raises:
+        OutputLocked, OutputError, UsageError: as `open_output`.
+    """
+    if options.is_stream or options.path is None or not rows_at(options.path).exists():
+        return Done()
+    output = open_output(options, run)
+    output.release()
+    return output.done
 
 
 def _record_format(format: Format, run: RunInfo) -> "RecordFormat":

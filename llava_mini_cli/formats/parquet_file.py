@@ -79,6 +79,10 @@ class ParquetFileOutput:
         self._companion.save(self._run.record(self._generation))
         return arrow_schema(self._run, self._generation)
 
+    def release(self) -> None:
+        """Lets the lock go and leaves everything else as it is."""
+        self._companion.release()
+
     def __enter__(self) -> Self:
         return self
 

@@ -93,6 +93,10 @@ class ParquetFolderOutput:
                 notes.write({"run": self._run.record(self._generation)})
         return arrow_schema(self._run, self._generation)
 
+    def release(self) -> None:
+        """Lets the lock go and leaves everything else as it is."""
+        self._lock.release()
+
     def __enter__(self) -> Self:
         return self
 

@@ -38,6 +38,9 @@ class StreamOutput:
         except OSError as error:
             raise OutputError(f"cannot write '{self._name}': {error.strerror}") from error
 
+    def release(self) -> None:
+        """Takes no lock."""
+
     def __enter__(self) -> Self:
         return self
 

@@ -1,6 +1,6 @@
 """Jobs -> answers -> rows: the one loop of `ask` and `caption`.
 
-    jobs -> resume -> limit -> open_clip, ahead -> engine.add / step -> Row -> output
+    jobs -> resume -> limit -> fetch -> open_clip, ahead -> engine.add / step -> Row -> output
 
 Failures are values that become rows; only an interrupt, a limit, a model that cannot be had or an output that cannot be
 written ends the run early, and then every clip is closed. Prints nothing, and knows neither how media are decoded
@@ -10,7 +10,7 @@ nor how answers are made: both are handed in, as `Tools`.
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Protocol
@@ -18,13 +18,16 @@ from typing import Protocol
 from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError
+from llava_mini_cli.formats.cache import FileCache
 from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.outputs import Output
 from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.media.clip import Clip, FrameChunk
 from llava_mini_cli.media.open import Opening
 from llava_mini_cli.pipelines.ahead import OpenAhead, Opened
+from llava_mini_cli.pipelines.fetch import FetchAhead
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.progress import Progress
 from llava_mini_cli.pipelines.resume import Resume
@@ -33,6 +36,7 @@ from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import Tally
 
 CHUNK_FRAMES = 32
+HELD_BACK = 1000  # media that are not there, whose rows wait until the model is loaded
 POLL_S = 0.005  # between looks at whether frames or the next medium are there
 
 
@@ -69,6 +73,7 @@ class Tools:
     open_output: Callable[[], Output]
     progress: Progress
     interrupts: Interrupts
+    cache: FileCache = field(default_factory=lambda: FileCache(FetchOptions()))  # of media from elsewhere
 
 
 def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools, tally: Tally) -> None:
@@ -85,35 +90,37 @@ def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools, tally: T
     """
     with tools.open_output() as output:
         try:
-            _answer(_left_to_do(jobs, options, output.done, tally), options, tools, output, tally)
+            with FetchAhead(left_to_do(jobs, options, output.done, tally), tools.cache) as fetched:
+                _answer(fetched, options, tools, output, tally)
         finally:
             tally.skipped, tally.errors_skipped = output.done.rows_left, output.done.errors_left
     tools.interrupts.check()
 
 
-def _left_to_do(jobs: Iterator[Job], options: RunOptions, done: Done, tally: Tally) -> Iterator[Job]:
+def left_to_do(jobs: Iterator[Job], options: RunOptions, done: Done, tally: Tally) -> Iterator[Job]:
     """Without what is done already, and not more than the limit of media."""
-    return _limited(Resume(options.row_keys(), done).remaining(jobs), options.limits.media, tally)
+    return limited(Resume(options.row_keys(), done).remaining(jobs), options.limits.media, tally)
 
 
 def _answer(jobs: Iterator[Job], options: RunOptions, tools: Tools, output: Output, tally: Tally) -> None:
+    run = _Run(RowBuilder(options), output, tools, tally)
     lost: list[tuple[Job, Fault]] = []
     engine = None
-    with tools.interrupts.allowed():
-        first = _first_readable(jobs, lost, options.limits.failures)
-        if first is not None:
+    while (first := _next_readable(jobs, lost, options.limits.failures, tools.interrupts)) is None and lost:
+        run.fail_all(lost)
+        if run.stop_if_over():
+            return
+    if first is not None:
+        with tools.interrupts.allowed():
             tools.progress.loading(options.model.model)
             engine = tools.load_engine(options.model)
-    run = _Run(RowBuilder(options, engine.model_revision if engine else None), output, tools, tally)
-    for job, fault in lost:
-        run.fail(job, fault)
-    if first is None:
-        run.stop_if_over()
-    elif engine is not None:
+        run.builder = replace(run.builder, model_revision=engine.model_revision)
+    run.fail_all(lost)
+    if first is not None and engine is not None and not run.stop_if_over():
         run.loop(engine, chain([first], jobs))
 
 
-def _limited(jobs: Iterator[Job], most: int | None, tally: Tally) -> Iterator[Job]:
+def limited(jobs: Iterator[Job], most: int | None, tally: Tally) -> Iterator[Job]:
     """The first `most` jobs; says so in the tally if there are more."""
     for number, job in enumerate(jobs):
         if number == most:
@@ -122,15 +129,18 @@ def _limited(jobs: Iterator[Job], most: int | None, tally: Tally) -> Iterator[Jo
         yield job
 
 
-def _first_readable(jobs: Iterator[Job], lost: list[tuple[Job, Fault]], most: int | None) -> Job | None:
-    """The first job whose medium is there; those before it, up to `most`, go to `lost`."""
-    for job in jobs:
-        fault = _fault_of(job)
-        if fault is None:
-            return job
-        lost.append((job, fault))
-        if len(lost) == most:
-            break
+def _next_readable(
+    jobs: Iterator[Job], lost: list[tuple[Job, Fault]], most: int | None, interrupts: Interrupts
+) -> Job | None:
+    """The next job whose medium is there; those before it go to `lost`. None after `most` or very many of those."""
+    with interrupts.allowed():
+        for job in jobs:
+            fault = _fault_of(job)
+            if fault is None:
+                return job
+            lost.append((job, fault))
+            if len(lost) == min(most or HELD_BACK, HELD_BACK):
+                return None
     return None
 
 
@@ -168,7 +178,7 @@ class _Run:
     """The state of a run: clips in flight, rows written."""
 
     def __init__(self, builder: RowBuilder, output: Output, tools: Tools, tally: Tally) -> None:
-        self._builder = builder
+        self.builder = builder
         self._output = output
         self._tools = tools
         self._tally = tally
@@ -177,7 +187,7 @@ class _Run:
 
     def loop(self, engine: AnswerEngine, jobs: Iterator[Job]) -> None:
         """Keeps the engine fed until there are no more jobs and it has nothing left to do."""
-        sampling = self._builder.options.sampling
+        sampling = self.builder.options.sampling
 
         def open_one(job: Job, opening: Opening) -> Clip | Fault:
             return _fault_of(job) or _opened(self._tools.open_clip, job, sampling, engine.frame_size, opening)
@@ -206,15 +216,23 @@ class _Run:
         for result in results:
             self._settle(result)
 
+    def fail_all(self, lost: list[tuple[Job, Fault]]) -> None:
+        """Rows for media that were not there, up to the limit; empties the list."""
+        for job, fault in lost:
+            if self.stop_if_over():
+                break
+            self.fail(job, fault)
+        lost.clear()
+
     def fail(self, job: Job, fault: Fault) -> None:
         """Rows for a medium that could not be opened."""
         for index in range(len(job.questions)):
-            self._write(self._builder.failure(job, index, fault), fails_medium=index == 0)
-        self._finish()
+            self._write(self.builder.failure(job, index, fault), fails_medium=index == 0)
+        self._finish(job)
 
     def stop_if_over(self) -> bool:
         """Whether as many media have failed as are allowed to."""
-        most = self._builder.options.limits.failures
+        most = self.builder.options.limits.failures
         if most is None or self._tally.media_failed < most:
             return False
         self._tally.stopped_by = "max_failures"
@@ -232,21 +250,21 @@ class _Run:
                 self._add(engine, opened, opened.clip)
 
     def _add(self, engine: AnswerEngine, opened: Opened, clip: Clip) -> None:
-        self._tools.progress.opened(clip.info)
         key, job = str(next(self._keys)), opened.job
+        self._tools.progress.opened(replace(clip.info, path=job.path))
         frames = CountedFrames(clip, self._count_frames, opened.release)
         self._flights[key] = _InFlight(job, clip, frames, set(range(len(job.questions))))
         prompts = tuple(question.prompt.text for question in job.questions)
-        engine.add(Request(key, clip.info.kind, frames, prompts, self._builder.options.generation))
+        engine.add(Request(key, clip.info.kind, frames, prompts, self.builder.options.generation))
 
     def _settle(self, result: Answer | Failure) -> None:
         """The row of one result; the last one of a medium closes its clip."""
         flight = self._flights[result.key]
         if isinstance(result, Answer):
-            row = self._builder.answer(flight.job, result, flight.clip.info, flight.clip.warnings)
+            row = self.builder.answer(flight.job, result, flight.clip.info, flight.clip.warnings)
         else:
             fault = Fault(result.stage, result.error_type, result.message)
-            row = self._builder.failure(flight.job, result.prompt_index, fault, flight.clip.info)
+            row = self.builder.failure(flight.job, result.prompt_index, fault, flight.clip.info)
         self._write(row, fails_medium=row.status == "error" and not flight.has_failed)
         flight.has_failed |= row.status == "error"
         flight.waiting.remove(result.prompt_index)
@@ -254,14 +272,16 @@ class _Run:
             flight.frames.close()
             del self._flights[result.key]
             self._tally.video_s += flight.clip.info.duration_s or 0.0
-            self._finish()
+            self._finish(flight.job)
 
     def _write(self, row: Row, *, fails_medium: bool) -> None:
         self._output.write(row)
         self._tally.row(row, fails_medium=fails_medium)
         self._tools.progress.row(row)
 
-    def _finish(self) -> None:
+    def _finish(self, job: Job) -> None:
+        if job.local is not None:
+            self._tools.cache.release(Path(job.local))
         self._tally.media += 1
         self._tools.progress.item_done()
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.fingerprint import RowKeys
-from llava_mini_cli.formats.job import ItemIdentity, Job, Question
+from llava_mini_cli.formats.job import Job, Question
 
 
 @dataclass
@@ -22,17 +22,15 @@ class Resume:
 
     def remaining(self, jobs: Iterator[Job]) -> Iterator[Job]:
         """The jobs with the questions whose rows are not there yet; looks at each medium once."""
+        key, claim = self.keys.key, self.done.claim
         for job in jobs:
-            item = self.keys.item(job)
-            questions = tuple(
-                question._replace(key=key)
-                for question in job.questions
-                if (key := self._claim(item, job, question)) is not None
-            )
-            if questions:
-                yield job._replace(questions=questions)
+            item, path = self.keys.item(job), job.path
+            left: list[Question] = []
+            for question in job.questions:
+                name = claim(key(item, path, question))
+                if name is not None:
+                    left.append(question._replace(key=name))
+            if left:
+                yield job._replace(questions=tuple(left))
             else:
                 self.media_left_out += 1
-
-    def _claim(self, item: ItemIdentity, job: Job, question: Question) -> str | None:
-        return self.done.claim(self.keys.key(item, job.path, question))

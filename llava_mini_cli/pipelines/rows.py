@@ -22,7 +22,7 @@ class RowBuilder:
         """The row of a prompt that was answered."""
         return Row(
             **self._common(job, answer.prompt_index, info),
-            text=answer.text,
+            text=f"{self.options.prefix}{answer.text}{self.options.suffix}",
             status="ok",
             warning=_one_line("; ".join(warnings)) or None,
             finish_reason=answer.finish_reason,

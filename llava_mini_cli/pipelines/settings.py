@@ -16,6 +16,8 @@ class RunOptions:
     sampling: SamplingOptions
     generation: GenerationOptions
     limits: RunLimits = field(default_factory=RunLimits)
+    prefix: str = ""  # written before and after each answer
+    suffix: str = ""
 
     def run_info(self, kept: tuple[KeptColumn, ...] = ()) -> RunInfo:
         """What an output records of the run."""
@@ -40,4 +42,6 @@ class RunOptions:
             "temperature": self.generation.temperature,
             "top_p": None if greedy else self.generation.top_p,
             "seed": None if greedy else self.generation.seed,
+            "prefix": self.prefix or None,
+            "suffix": self.suffix or None,
         }

@@ -40,6 +40,13 @@ class RunFlags:
         ),
     ] = None
 
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run", help="Say what there is to do, from headers alone, and stop.", rich_help_panel=_PANEL
+        ),
+    ] = False
+
     def limits(self) -> RunLimits:
         """Checked. Raises `UsageError`."""
         return RunLimits(self.limit, self.max_failures)
