@@ -23,6 +23,7 @@ from llava_mini_cli.formats.csv import CsvRecords
 from llava_mini_cli.formats.fingerprint import RowKeys, file_identity
 from llava_mini_cli.formats.job import Job, Prompt, Question
 from llava_mini_cli.formats.jsonl import JsonLines
+from llava_mini_cli.formats.lock import FileLock
 from llava_mini_cli.formats.outputs import Format, Output, OutputOptions, open_output
 from llava_mini_cli.formats.row import COLUMNS, KeptColumn, Row, printable
 from llava_mini_cli.formats.shard import Shard
@@ -293,6 +294,23 @@ def test_a_second_run_is_told_who_holds_the_output(output: str) -> None:
         first.write(row(1))
     write(output, row(2))
     assert texts(output) == [("1", "yes"), ("2", "yes")]
+
+
+def test_a_companion_is_never_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before the end of the longer text that was there before is cut off."""
+    path = tmp_path / "out.jsonl"
+    write(path, row(1), run=replace(RUN, revision="a name that is longer than the next one"))
+
+    def killed(descriptor: int, size: int) -> None:
+        raise KeyboardInterrupt
+
+    lock = FileLock(tmp_path / ".out.jsonl.llava-mini", path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "ftruncate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            lock.write({})
+    lock.release()
+    assert json.loads((tmp_path / ".out.jsonl.llava-mini").read_bytes())["pid"] == os.getpid()
 
 
 @pytest.mark.parametrize("tail", ['{"id": "3", "fingerp', "{"])
