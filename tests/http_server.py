@@ -43,7 +43,8 @@ def serve(files: dict[str, bytes]) -> Iterator[Server]:
 
         def answer(self, path: str) -> None:
             manner, _, rest = path.partition("/")
-            body = server.files.get((rest or path).partition("?")[0], b"x" * 100_000)
+            whole, rest = path.partition("?")[0], rest.partition("?")[0]
+            body = server.files.get(whole) or server.files.get(rest) or b"x" * 100_000
             if manner.isdigit():
                 self.head(int(manner), 0)
             elif manner == "flaky" and server.asked.count(path) < 3:

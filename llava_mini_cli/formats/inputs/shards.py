@@ -10,7 +10,7 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
@@ -132,21 +132,37 @@ def _absolute(shard: str) -> str:
 
 
 def _samples(stream: BinaryIO, is_medium: IsMedia) -> Iterator[Sample]:
-    """The samples in order. Raises `tarfile.ReadError` where the archive is cut short or damaged."""
-    for key, members in groupby(_members(stream), key=lambda info: _split(info.name)[0]):
-        sample = Sample(key)
-        for info in members:
-            extension = _split(info.name)[1]
-            if is_medium(info.name):
-                sample.media.append(info)
-            elif extension in _TEXTS or extension in ("json", "jsonl"):
-                try:
-                    _add_note(sample, extension, _read_note(stream, info))
-                except ValueError as error:
-                    sample.problem = f"{printable(info.name)}: {line_error(str(error))}"
-        for row in sample.rows:
-            row[KEY] = key
-        yield sample
+    """The samples in order. Raises `tarfile.TarError` where the archive is cut short or damaged, after what it gave."""
+    sample: Sample | None = None
+    trouble: tarfile.TarError | None = None
+    members = _members(stream)
+    while True:
+        try:
+            info = next(members, None)
+        except tarfile.TarError as error:
+            info, trouble = None, error
+        if sample is not None and (info is None or _split(info.name)[0] != sample.key):
+            for row in sample.rows:
+                row[KEY] = sample.key
+            yield sample
+            sample = None
+        if info is None:
+            break
+        sample = sample or Sample(_split(info.name)[0])
+        _add(sample, info, stream, is_medium)
+    if trouble is not None:
+        raise trouble
+
+
+def _add(sample: Sample, info: tarfile.TarInfo, stream: BinaryIO, is_medium: IsMedia) -> None:
+    extension = _split(info.name)[1]
+    if is_medium(info.name):
+        sample.media.append(info)
+    elif extension in _TEXTS or extension in ("json", "jsonl"):
+        try:
+            _add_note(sample, extension, _read_note(stream, info))
+        except ValueError as error:
+            sample.problem = f"{printable(info.name)}: {line_error(str(error))}"
 
 
 def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
