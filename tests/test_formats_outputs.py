@@ -136,7 +136,8 @@ def test_parquet_reads_back_as_written(tmp_path: Path, name: str) -> None:
     table = pq.read_table(tmp_path / name)
     assert table.column_names == NAMES
     assert table.to_pylist() == [
-        ROW.as_dict() | {"choice_probs": [("yes", 0.75), ("no", 0.25)]},
+        ROW.as_dict()
+        | {"choice_probs": [{"choice": "yes", "probability": 0.75}, {"choice": "no", "probability": 0.25}]},
         FAILED.as_dict() | {"fingerprint": key(7)},
     ]
     record = json.loads((table.schema.metadata or {})[b"llava-mini"])

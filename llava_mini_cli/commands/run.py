@@ -47,7 +47,7 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
             if flags.run.dry_run:
                 return _dry_run(inputs, options, output)
         with (
-            _reported(tally, options, output.path, flags),
+            _reported(tally, options, output, flags),
             Reporter(tally, inputs.total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter,
         ):
             single = inputs.total == 1 and len(prompts) == 1
@@ -98,12 +98,13 @@ def exit_code(tally: "Tally", fail_on: FailOn) -> int:
 
 
 @contextmanager
-def _reported(tally: "Tally", options: "RunOptions", output: Path | None, flags: QuestionFlags) -> Generator[None]:
+def _reported(tally: "Tally", options: "RunOptions", to: "OutputOptions", flags: QuestionFlags) -> Generator[None]:
     """Says how a run ended, and writes its summary, whichever way it ends."""
     from llava_mini_cli.commands.summary import SummaryFile, say_counts, say_failures, summary
     from llava_mini_cli.pipelines.interrupt import Interrupted
 
-    target = SummaryFile.parse(flags.run.summary_json, rows_on_stdout=output is None)
+    output = to.path
+    target = SummaryFile.parse(flags.run.summary_json, rows_on_stdout=output is None and to.format != "txt")
     began = datetime.now(UTC)
     code, error = 1, None
     try:

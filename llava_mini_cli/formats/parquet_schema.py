@@ -22,7 +22,8 @@ _ARROW_TYPES: dict[ColumnKind, pa.DataType] = {
     int: pa.int64(),
     float: pa.float64(),
     datetime: pa.timestamp("ms", tz="UTC"),
-    dict[str, float]: pa.map_(pa.string(), pa.float64()),
+    # Not a map, which Hugging Face datasets cannot read.
+    dict[str, float]: pa.list_(pa.struct([("choice", pa.string()), ("probability", pa.float64())])),
 }
 
 
@@ -44,9 +45,17 @@ def _type_of(column: KeptColumn) -> pa.DataType:
 def table_of(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
     """Rows as a table. Raises `OutputError` for a value that is not of its column's type."""
     try:
-        return pa.Table.from_pylist([row.as_dict() for row in rows], schema=schema)
+        return pa.Table.from_pylist([_as_arrow(row) for row in rows], schema=schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise OutputError(f"a kept column holds what its type cannot: {error}") from error
+
+
+def _as_arrow(row: Row) -> dict[str, Any]:
+    values = row.as_dict()
+    if row.choice_probs is not None:
+        pairs = row.choice_probs.items()
+        values["choice_probs"] = [{"choice": choice, "probability": share} for choice, share in pairs]
+    return values
 
 
 def read_file(path: Path) -> pq.ParquetFile:
