@@ -5,12 +5,15 @@ settings that it was done with. An input may ask the same about the same file tw
 second carries the key with `.1` behind it. Knows no file format, and keeps 110 bytes a row.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+
+from llava_mini_cli.formats.job import Job, Question
 
 WORK_DIGITS = 20  # hexadecimal digits of a key that name the work; the rest tell in which state it was done
 STATE_DIGITS = 12
 KEY_DIGITS = WORK_DIGITS + STATE_DIGITS
 
+IsThere = Callable[[Job, Question], bool]
 RowMark = tuple[str, bool]  # the key of a row that is there, and whether it is an error
 
 _ASKED, _ERROR = 1, 2  # flags of an entry: claimed by this run; the row that is there is an error
@@ -19,7 +22,8 @@ _ASKED, _ERROR = 1, 2  # flags of an entry: claimed by this run; the row that is
 class Done:
     """Rows that are there, by their keys; each is claimed once by the run that would make it again."""
 
-    def __init__(self, *, retry_errors: bool = False) -> None:
+    def __init__(self, *, retry_errors: bool = False, is_there: IsThere | None = None) -> None:
+        self.is_there = is_there  # asked before any key is made, by outputs that tell by something else than a key
         self.errors_left = 0  # claimed error rows that stay as they are
         self.rows_left = 0  # claimed rows that stay as they are, errors among them
         self.replaced = 0  # rows of which there is, or will be, a newer one
@@ -104,6 +108,18 @@ def standing(rows: Iterable[RowMark]) -> bytearray:
         marks.append(1)
         newest[work] = entry
     return marks
+
+
+def standing_answers(rows: Iterable[RowMark]) -> bytearray:
+    """For each row: 1 if it stands and is no error."""
+    failed = bytearray()
+
+    def noted() -> Iterator[RowMark]:
+        for key, is_error in rows:
+            failed.append(is_error)
+            yield key, is_error
+
+    return bytearray(mark > is_error for mark, is_error in zip(standing(noted()), failed, strict=True))
 
 
 def supersedes(state: int, ok: bool, older_state: int, older_ok: bool) -> bool:
