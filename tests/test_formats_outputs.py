@@ -108,7 +108,7 @@ def test_jsonl_has_every_column_in_every_line() -> None:
         assert stream.getvalue().endswith(b"}\n")  # visible at once
         writer.write(FAILED)
     lines = stream.getvalue().decode().rstrip("\n").split("\n")
-    names = [field.name for field in fields(Row) if field.name != "kept"]
+    names = [field.name for field in fields(Row) if field.name not in ("kept", "source")]
     assert [list(json.loads(line)) for line in lines] == [names, names]
     first = json.loads(lines[0])
     assert first["created_at"] == "2026-01-02T03:04:05.678Z"
@@ -143,6 +143,20 @@ def test_parquet_reads_back_as_written(tmp_path: Path, name: str) -> None:
     record = json.loads((table.schema.metadata or {})[b"llava-mini"])
     assert (record["model"], record["settings"]) == ("tiny", dict(RUN.settings))
     assert record["version"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_duckdb_pandas_and_datasets_read_parquet(tmp_path: Path) -> None:
+    import duckdb
+    import pandas
+    from datasets import load_dataset
+
+    write(tmp_path / "out.parquet", row(1), row(2, None))
+    where = f"FROM '{tmp_path}/out.parquet' WHERE status = 'ok'"
+    assert duckdb.sql(f"SELECT text, choice_probs[1].probability {where}").fetchall() == [("yes", 0.75)]
+    assert list(pandas.read_parquet(tmp_path / "out.parquet")["status"]) == ["ok", "error"]
+    files, cache = str(tmp_path / "out.parquet"), str(tmp_path / "cache")
+    assert load_dataset("parquet", data_files=files, cache_dir=cache)["train"]["text"][:] == ["yes", None]
 
 
 @each_format

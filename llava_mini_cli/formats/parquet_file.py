@@ -27,6 +27,7 @@ class ParquetFileOutput:
     """Rows in one Parquet file, locked from the beginning and untouched until the first row."""
 
     def __init__(self, path: Path, run: RunInfo, *, overwrite: bool, retry_errors: bool) -> None:
+        arrow_schema(run, "")  # refuses now what could not be kept later
         self.done = Done(retry_errors=retry_errors)
         self._path = path
         self._run = run
