@@ -106,10 +106,12 @@ def _layer(
     queries = _rotate(queries, cos[:, first_query:], sin[:, first_query:])
     reads = vision_length - first_query  # vision positions that are queries too
     seen = _causal(queries[:, :, :reads], keys[:, :, :vision_length], values[:, :, :vision_length])
-    text = functional.scaled_dot_product_attention(
-        queries[:, :, reads:], keys, values, attn_mask=text_mask, enable_gqa=True
-    )
-    out = torch.cat([seen, text], dim=2).transpose(1, 2).flatten(2)
+    if text_mask.shape[2]:  # nothing is asked when frames are only looked at
+        text = functional.scaled_dot_product_attention(
+            queries[:, :, reads:], keys, values, attn_mask=text_mask, enable_gqa=True
+        )
+        seen = torch.cat([seen, text], dim=2)
+    out = seen.transpose(1, 2).flatten(2)
     hidden = hidden[:, first_query:] + attention.o_proj(out)
     return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
 
