@@ -13,5 +13,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keeps the environment of whoever runs the tests out of them."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TERM", "dumb")
-    for name in ("LLAVA_MINI_MODEL", "FORCE_COLOR", "NO_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "COLUMNS"):
+    monkeypatch.setenv("XDG_CONFIG_HOME", os.devnull)
+    ours = [name for name in os.environ if name.startswith("LLAVA_MINI_")]
+    for name in (*ours, "FORCE_COLOR", "NO_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)

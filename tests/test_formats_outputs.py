@@ -17,7 +17,7 @@ from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.fingerprint import fingerprint, item_identity
 from llava_mini_cli.formats.job import Prompt
 from llava_mini_cli.formats.jsonl import JsonlWriter
-from llava_mini_cli.formats.outputs import OutputOptions, open_writer
+from llava_mini_cli.formats.outputs import OutputOptions, RunInfo, open_output
 from llava_mini_cli.formats.parquet import ROW_GROUP_ROWS, ParquetWriter
 from llava_mini_cli.formats.row import COLUMNS, Row, printable
 
@@ -34,6 +34,7 @@ ROW = Row(
     fingerprint="0" * 32,
     created_at=datetime(2026, 1, 2, 3, 4, 5, 678000, UTC),
 )
+RUN = RunInfo("tiny", {"fps": 1.0, "max_frames": None})
 FAILED = replace(ROW, text=None, status="error", error="cut short", error_type="truncated", choice_probs=None)
 
 
@@ -95,9 +96,9 @@ def test_a_full_disk_is_one_clear_error(tmp_path: Path, name: str) -> None:
         "import sys, random; from pathlib import Path\n"
         "sys.path.insert(0, sys.argv[2])\n"
         "from dataclasses import replace\n"
-        "from test_formats_outputs import ROW, OutputOptions, open_writer, OutputError\n"
+        "from test_formats_outputs import ROW, OutputOptions, open_output, OutputError, RUN\n"
         "try:\n"
-        "    with open_writer(OutputOptions.parse(sys.argv[1], None)) as writer:\n"
+        "    with open_output(OutputOptions.parse(sys.argv[1], None), RUN) as writer:\n"
         "        for number in range(5000):\n"
         "            writer.write(replace(ROW, text=str(random.random()) * 20))\n"
         "except OutputError as error:\n"
@@ -145,7 +146,7 @@ def test_what_is_there_is_not_overwritten_unasked(tmp_path: Path) -> None:
         OutputOptions.parse(str(path), None).check()
     OutputOptions.parse(str(path), None, overwrite=True).check()
     assert path.read_text() == "old\n"
-    with open_writer(OutputOptions.parse(str(path), None, overwrite=True)) as writer:
+    with open_output(OutputOptions.parse(str(path), None, overwrite=True), RUN) as writer:
         writer.write(ROW)
     assert path.read_text().count("\n") == 1
 

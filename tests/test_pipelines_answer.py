@@ -14,6 +14,7 @@ from cli_doubles import EchoEngine, MadeClip, ProgressLog, open_made_clip
 from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure
 from llava_mini_cli.errors import ModelNotFound, OutputError
+from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.inputs import read_jobs
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
 from llava_mini_cli.formats.row import Row
@@ -30,6 +31,7 @@ class RowList:
     """A writer that keeps its rows; `broken` fails at the first."""
 
     def __init__(self, *, broken: bool = False) -> None:
+        self.done = Done()
         self.rows: list[Row] = []
         self.open = False
         self.broken = broken
@@ -153,11 +155,11 @@ def test_a_model_that_cannot_be_had_leaves_the_output_alone(tmp_path: Path) -> N
     def load(options: ModelOptions) -> AnswerEngine:
         raise ModelNotFound("no such model")
 
-    def open_writer() -> RowList:
+    def open_output() -> RowList:
         raise AssertionError
 
     with Interrupts() as interrupts, pytest.raises(ModelNotFound):
-        tools = Tools(load, open_made_clip, open_writer, ProgressLog(), interrupts)
+        tools = Tools(load, open_made_clip, open_output, ProgressLog(), interrupts)
         answer_jobs(read_jobs(write_media(tmp_path, a="1"), PROMPTS, is_media_path), OPTIONS, tools)
 
 

@@ -1,5 +1,6 @@
 """`llava-mini doctor`: what a bug report needs, and what is missing."""
 
+from llava_mini_cli.commands.flags.config import ConfigFile
 from llava_mini_cli.commands.flags.model import DEFAULT_MODEL, Model
 from llava_mini_cli.commands.flags.talk import Verbose
 from llava_mini_cli.commands.stderr import hush_libraries, one_line, say_error
@@ -7,7 +8,7 @@ from llava_mini_cli.commands.stderr import hush_libraries, one_line, say_error
 EXIT_UNFIT = 1
 
 
-def doctor(model: Model = DEFAULT_MODEL, verbose: Verbose = False) -> int:
+def doctor(model: Model = DEFAULT_MODEL, verbose: Verbose = False, config: ConfigFile = None) -> int:
     """Show versions, device, decoders and whether the model is here.
 
     The exit code is 1 when something is missing that ask and caption need.

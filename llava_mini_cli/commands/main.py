@@ -8,6 +8,8 @@ from llava_mini_cli import __version__
 from llava_mini_cli.commands.ask import ask
 from llava_mini_cli.commands.caption import caption
 from llava_mini_cli.commands.cli import Cli
+from llava_mini_cli.commands.config import config
+from llava_mini_cli.commands.configured import ConfiguredCommand
 from llava_mini_cli.commands.doctor import doctor
 from llava_mini_cli.commands.flags import with_flags
 from llava_mini_cli.commands.train import train
@@ -19,9 +21,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command()(with_flags(ask))
-app.command()(with_flags(caption))
-app.command()(doctor)
+app.command(cls=ConfiguredCommand)(with_flags(ask))
+app.command(cls=ConfiguredCommand)(with_flags(caption))
+app.command(cls=ConfiguredCommand)(doctor)
+app.command()(config)
 app.command()(train)
 
 

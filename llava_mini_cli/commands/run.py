@@ -12,7 +12,7 @@ from llava_mini_cli.commands.stderr import hush_libraries
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.commands.reporter import Reporter
     from llava_mini_cli.formats.job import Prompt
-    from llava_mini_cli.formats.outputs import OutputOptions, RowWriter
+    from llava_mini_cli.formats.outputs import Output, OutputOptions, RunInfo
     from llava_mini_cli.pipelines.answer import Tally
 
 EXIT_ITEMS_FAILED = 3
@@ -36,8 +36,9 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
     total = None if any(Path(medium).is_dir() for medium in media) else len(media)
     options = RunOptions(flags.model.options(), flags.frames.options(), flags.answer.options())
     with Interrupts() as interrupts, Reporter(total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter:
-        writer = _writer_opener(output, flags, reporter, single=total == 1 and len(prompts) == 1, prompts=len(prompts))
-        tally = answer_jobs(jobs, options, Tools(load_engine, open_clip, writer, reporter, interrupts))
+        single = total == 1 and len(prompts) == 1
+        opener = _output_opener(output, options.run_info(), flags, reporter, single=single, prompts=len(prompts))
+        tally = answer_jobs(jobs, options, Tools(load_engine, open_clip, opener, reporter, interrupts))
     if tally.answered + tally.failed > 1 or (output.path is not None and tally.answered):
         reporter.summary(output.path)
     return exit_code(tally, flags.run.fail_on)
@@ -49,14 +50,14 @@ def exit_code(tally: "Tally", fail_on: FailOn) -> int:
     return EXIT_ITEMS_FAILED if failed else 0
 
 
-def _writer_opener(
-    output: "OutputOptions", flags: QuestionFlags, reporter: "Reporter", *, single: bool, prompts: int
-) -> Callable[[], "RowWriter"]:
+def _output_opener(
+    output: "OutputOptions", run: "RunInfo", flags: QuestionFlags, reporter: "Reporter", *, single: bool, prompts: int
+) -> Callable[[], "Output"]:
     """Rows go to the output; a person at a terminal who asked for no format gets text instead."""
-    from llava_mini_cli.formats.outputs import open_writer
+    from llava_mini_cli.formats.outputs import open_output
 
     if flags.outputs.output is not None or flags.outputs.format is not None or not sys.stdout.isatty():
-        return lambda: open_writer(output)
+        return lambda: open_output(output, run)
     from llava_mini_cli.commands.terminal import BlockWriter, PlainWriter
 
     return lambda: PlainWriter(reporter) if single else BlockWriter(reporter, prompts)

@@ -16,6 +16,11 @@ def say_error(text: str) -> None:
     say(f"llava-mini: error: {text}")
 
 
+def say_warning(text: str) -> None:
+    """One line that names the program and what is odd."""
+    say(f"llava-mini: warning: {text}")
+
+
 def one_line(text: str) -> str:
     """`text` with runs of white space as one space and anything unprintable escaped."""
     words = " ".join(text.split())

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from llava_mini_cli.commands.reporter import Reporter
+from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.row import Row
 
 
@@ -18,6 +19,7 @@ class PlainWriter:
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
+        self.done = Done()
 
     def write(self, row: Row) -> None:
         """Prints the text of an answer; a failure was said on stderr."""
@@ -39,6 +41,7 @@ class BlockWriter:
 
     def __init__(self, reporter: Reporter, prompt_count: int) -> None:
         self._reporter = reporter
+        self.done = Done()
         self._prompt_count = prompt_count
         self._console = Console(highlight=False)  # honours NO_COLOR and TERM=dumb
         self._last: str | None = None

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import BinaryIO, Self
 
 from llava_mini_cli.errors import OutputError
+from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.row import Row
 
 
@@ -34,6 +35,7 @@ class JsonlWriter:
     def __init__(self, stream: BinaryIO, name: str, *, owned: bool) -> None:
         self._stream = stream
         self._name = name  # for messages
+        self.done = Done()
         self._owned = owned  # whether the stream is ours to close
         self._whole = 0  # bytes of whole lines written
 

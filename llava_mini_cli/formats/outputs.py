@@ -10,9 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Literal, Protocol, Self, get_args
 
+from llava_mini_cli import __version__
 from llava_mini_cli.errors import OutputError, UsageError
+from llava_mini_cli.formats.done import Done
+from llava_mini_cli.formats.fingerprint import Settings
 from llava_mini_cli.formats.jsonl import JsonlWriter
-from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.row import KeptColumn, Row
 
 Format = Literal["jsonl", "parquet"]
 FORMATS: tuple[Format, ...] = get_args(Format)
@@ -29,6 +32,23 @@ class RowWriter(Protocol):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None: ...
+
+
+class Output(RowWriter, Protocol):
+    """A writer that knows what its file holds already."""
+
+    done: Done
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What the rows of a run have in common, for an output to record and to compare."""
+
+    model: str
+    settings: Settings  # what shapes the answers
+    revision: str | None = None  # of the model, as it was asked for
+    version: str = __version__
+    kept: tuple[KeptColumn, ...] = ()  # columns of the input that every row carries
 
 
 @dataclass(frozen=True)
@@ -72,8 +92,8 @@ def _format_of(path: Path) -> Format:
     return _SUFFIXES[suffix]
 
 
-def open_writer(options: OutputOptions) -> RowWriter:
-    """The writer of an output, replacing a file that is there. Raises `OutputError`."""
+def open_output(options: OutputOptions, run: RunInfo) -> Output:
+    """The output of a run. Raises `OutputError`."""
     if options.path is None:
         return JsonlWriter(sys.stdout.buffer, "standard output", owned=False)
     if options.format == "parquet":

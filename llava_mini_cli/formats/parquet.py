@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llava_mini_cli.errors import OutputError
+from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.row import COLUMNS, ColumnKind, Row
 
 ROW_GROUP_ROWS = 4096  # rows held in memory before they are written
@@ -41,6 +42,7 @@ class ParquetWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.done = Done()
         self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         self._rows: list[Row] = []
         self._wrote = False

@@ -57,6 +57,13 @@ class Row:
         return {column.name: getattr(self, column.name) for column in COLUMNS} | dict(self.kept)
 
 
+class KeptColumn(NamedTuple):
+    """One column of the input that rows carry behind their own."""
+
+    name: str
+    kind: str  # an Arrow type by its name, such as string, int64 or timestamp[us]
+
+
 class Column(NamedTuple):
     """One column of the row: its name, the type of its values and whether they may be null."""
 

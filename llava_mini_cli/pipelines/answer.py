@@ -1,6 +1,6 @@
 """Jobs -> answers -> rows: the one loop of `ask` and `caption`.
 
-    jobs -> open_clip -> engine.add / step -> Row -> writer
+    jobs -> open_clip -> engine.add / step -> Row -> output
 
 Failures are values that become rows; only an interrupt, a model that cannot be had or an output that cannot be
 written ends the run early, and then every clip is closed. Prints nothing, and knows neither how media are decoded
@@ -19,7 +19,7 @@ from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.formats.job import Fault, Job
-from llava_mini_cli.formats.outputs import RowWriter
+from llava_mini_cli.formats.outputs import Output
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import Clip, FrameChunk
 from llava_mini_cli.pipelines.interrupt import Interrupts
@@ -58,7 +58,7 @@ class Tools:
 
     load_engine: Callable[[ModelOptions], AnswerEngine]
     open_clip: OpenClip
-    open_writer: Callable[[], RowWriter]
+    open_output: Callable[[], Output]
     progress: Progress
     interrupts: Interrupts
 
@@ -89,8 +89,8 @@ def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools) -> Tally
         tools.progress.loading(options.model.model)
         engine = tools.load_engine(options.model)
     builder = RowBuilder(options, engine.model_revision if engine else None)
-    with tools.open_writer() as writer:
-        run = _Run(builder, writer, tools)
+    with tools.open_output() as output:
+        run = _Run(builder, output, tools)
         for job, fault in lost:
             run.fail(job, fault)
         if first is not None and engine is not None:
@@ -140,10 +140,10 @@ class _InFlight:
 class _Run:
     """The state of a run: clips in flight, rows written."""
 
-    def __init__(self, builder: RowBuilder, writer: RowWriter, tools: Tools) -> None:
+    def __init__(self, builder: RowBuilder, output: Output, tools: Tools) -> None:
         self.tally = Tally()
         self._builder = builder
-        self._writer = writer
+        self._output = output
         self._tools = tools
         self._keys = count()
         self._flights: dict[str, _InFlight] = {}
@@ -215,7 +215,7 @@ class _Run:
 
     def _write(self, row: Row) -> None:
         with self._tools.interrupts.held():
-            self._writer.write(row)
+            self._output.write(row)
         if row.status == "ok":
             self.tally.answered += 1
         else:

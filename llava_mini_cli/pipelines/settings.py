@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
 from llava_mini_cli.formats.fingerprint import Settings
+from llava_mini_cli.formats.outputs import RunInfo
+from llava_mini_cli.formats.row import KeptColumn, printable
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,10 @@ class RunOptions:
     model: ModelOptions
     sampling: SamplingOptions
     generation: GenerationOptions
+
+    def run_info(self, kept: tuple[KeptColumn, ...] = ()) -> RunInfo:
+        """What an output records of the run."""
+        return RunInfo(printable(self.model.model), self.answer_settings(), self.model.revision, kept=kept)
 
     def answer_settings(self) -> Settings:
         """What goes into a row's fingerprint; sampling of tokens counts only where it is on."""

@@ -48,13 +48,19 @@ class ModelFlags:
         Quantization | None,
         typer.Option(
             "--quantize",
-            help="Weights of the language layers; needs the [quantize] extra.",
+            help="Weights of the language layers; needs the extra llava-mini-cli\\[quantize].",
             show_default="no",
             rich_help_panel=_PANEL,
         ),
     ] = None
     compile: Annotated[
-        bool, typer.Option("--compile", help="Compile the layers first; pays on long runs.", rich_help_panel=_PANEL)
+        bool,
+        typer.Option(
+            "--compile/--no-compile",
+            help="Compile the layers first; pays on long runs.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
     ] = ModelOptions.compile
 
     def options(self) -> ModelOptions:

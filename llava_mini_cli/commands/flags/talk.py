@@ -5,12 +5,20 @@ from typing import Annotated
 
 import typer
 
+from llava_mini_cli.commands.flags.config import ConfigFile
 from llava_mini_cli.errors import UsageError
 
 _PANEL = "Output"
 
 Verbose = Annotated[
-    bool, typer.Option("-v", "--verbose", help="Say more, the libraries' warnings too.", rich_help_panel=_PANEL)
+    bool,
+    typer.Option(
+        "-v",
+        "--verbose/--no-verbose",
+        help="Say more, the libraries' warnings too.",
+        show_default=False,
+        rich_help_panel=_PANEL,
+    ),
 ]
 
 
@@ -18,10 +26,14 @@ Verbose = Annotated[
 class TalkFlags:
     """Less or more than usual."""
 
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="Say nothing but errors.", rich_help_panel=_PANEL)] = (
-        False
-    )
+    quiet: Annotated[
+        bool,
+        typer.Option(
+            "-q", "--quiet/--no-quiet", help="Say nothing but errors.", show_default=False, rich_help_panel=_PANEL
+        ),
+    ] = False
     verbose: Verbose = False
+    config: ConfigFile = None  # read by its callback, before the other options are looked up
 
     def __post_init__(self) -> None:
         if self.quiet and self.verbose:

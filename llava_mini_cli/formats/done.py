@@ -1,0 +1,85 @@
+"""What an output holds already, and what of a run's work is therefore left out.
+
+A key is what `fingerprint.RowKeys` makes: the work in its first digits, and in the rest the state of the file and the
+settings that it was done with. An input may ask the same about the same file twice; each time wants its row, so the
+second carries the key with `.1` behind it. Knows no file format, and keeps 110 bytes a row.
+"""
+
+from collections.abc import Iterable
+
+WORK_DIGITS = 20  # hexadecimal digits of a key that name the work; the rest tell in which state it was done
+STATE_DIGITS = 12
+
+_STATE_BITS = 4 * STATE_DIGITS
+_ASKED, _ERROR = 1, 2  # flags of an entry: claimed by this run; the row that is there is an error
+
+
+class Done:
+    """Rows that are there, by their keys; each is claimed once by the run that would make it again."""
+
+    def __init__(self, *, retry_errors: bool = False) -> None:
+        self.errors_left = 0  # claimed error rows that stay as they are
+        self.rows_left = 0  # claimed rows that stay as they are, errors among them
+        self.replaced = 0  # rows of which there is, or will be, a newer one
+        self._retry_errors = retry_errors
+        self._entries: dict[int, int] = {}  # number of the work -> state of the file and flags
+        self._asked_again: dict[int, int] = {}  # number of the work -> how often it was asked for, if more than once
+
+    def __len__(self) -> int:
+        """How many rows there are, without those that a newer one replaces."""
+        return len(self._entries)
+
+    def add(self, keys: Iterable[str], failed: Iterable[bool]) -> None:
+        """Takes in rows that are there, the older ones first."""
+        entries = self._entries
+        for key, is_error in zip(keys, failed, strict=True):
+            work, state = parse_key(key)
+            entry = state << 2 | is_error << 1
+            before = entries.get(work)
+            if before is not None:
+                self.replaced += 1
+                if not supersedes(entry >> 2, not is_error, before >> 2, not before & _ERROR):
+                    continue
+            entries[work] = entry
+
+    def claim(self, key: str) -> str | None:
+        """None if the row of this work is there; otherwise the key that it is to carry."""
+        work, state = parse_key(key)
+        entry = self._entries.get(work)
+        occurrence = 0
+        if entry is not None and entry & _ASKED:
+            occurrence = self._asked_again.get(work, 0) + 1
+            self._asked_again[work] = occurrence
+            work = numbered(work, occurrence)
+            entry = self._entries.get(work)
+        if entry is None:
+            self._entries[work] = state << 2 | _ASKED
+        elif entry >> 2 == state and not (entry & _ERROR and self._retry_errors):
+            self._entries[work] = entry | _ASKED
+            self.rows_left += 1
+            self.errors_left += bool(entry & _ERROR)
+            return None
+        else:
+            self._entries[work] = state << 2 | _ASKED
+            self.replaced += 1
+        return f"{key}.{occurrence}" if occurrence else key
+
+
+def parse_key(key: str) -> tuple[int, int]:
+    """The number of the work, occurrence included, and the state it was done in. Raises `ValueError`."""
+    work = int(key[:WORK_DIGITS], 16)
+    state = key[WORK_DIGITS:]
+    if len(state) != STATE_DIGITS:
+        state, _, occurrence = state.partition(".")
+        work = numbered(work, int(occurrence))
+    return work, int(state, 16)
+
+
+def numbered(work: int, occurrence: int) -> int:
+    """The number of the same work asked for another time."""
+    return work | occurrence << (4 * WORK_DIGITS)
+
+
+def supersedes(state: int, ok: bool, older_state: int, older_ok: bool) -> bool:
+    """Whether a newer row of the same work stands for it: unless it is an error where an answer was."""
+    return ok or not older_ok or state != older_state

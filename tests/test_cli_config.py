@@ -1,0 +1,189 @@
+"""Config files, environment variables and flags: which wins, what is refused, and `llava-mini config`."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_doubles import EchoEngine, open_made_clip
+from typer.testing import CliRunner, Result
+
+from llava_mini_cli.commands.main import app
+from llava_mini_cli.config import ModelOptions
+from llava_mini_cli.pipelines.health import Fact
+
+
+@pytest.fixture(autouse=True)
+def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EchoEngine]:
+    """Every engine that was loaded; the working directory holds one medium, and the user's config folder is empty."""
+    loaded: list[EchoEngine] = []
+
+    def load_echo(options: ModelOptions) -> EchoEngine:
+        loaded.append(EchoEngine(options))
+        return loaded[-1]
+
+    monkeypatch.setattr("llava_mini_cli.pipelines.load.load_engine", load_echo)
+    monkeypatch.setattr("llava_mini_cli.media.open.open_clip", open_made_clip)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    (tmp_path / "home" / "llava-mini").mkdir(parents=True)
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    Path("a.mp4").write_text("4")
+    return loaded
+
+
+def llava_mini(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
+def write_user_file(text: str, tmp_path: Path) -> None:
+    (tmp_path / "home" / "llava-mini" / "config.toml").write_text(text)
+
+
+def seed_asked_for(engines: list[EchoEngine]) -> int:
+    return engines[-1].requests[-1].generation.seed
+
+
+def test_a_flag_wins_over_the_environment_over_files(
+    engines: list[EchoEngine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def ask(*flags: str) -> int:
+        assert llava_mini("ask", "a.mp4", "What?", *flags).exit_code == 0
+        return seed_asked_for(engines)
+
+    assert ask() == 0
+    write_user_file("seed = 1\ntemperature = 0.5\n", tmp_path)
+    assert ask() == 1
+    Path("llava-mini.toml").write_text("seed = 2")
+    assert ask() == 2
+    assert engines[-1].requests[-1].generation.temperature == 0.5  # which only the user's file sets
+    Path("llava-mini.toml").write_text("seed = 2\n[ask]\nseed = 3\n[caption]\nseed = 9")
+    assert ask() == 3
+    Path("own.toml").write_text("max-new-tokens = 7")
+    assert ask("--config", "own.toml") == 0
+    assert engines[-1].requests[-1].generation.max_new_tokens == 7
+    monkeypatch.setenv("LLAVA_MINI_SEED", "4")
+    assert ask() == 4
+    assert ask("--seed", "5") == 5
+    monkeypatch.setenv("LLAVA_MINI_CONFIG", "own.toml")
+    assert (ask(), engines[-1].requests[-1].generation.max_new_tokens) == (4, 7)
+
+
+def test_a_commands_table_is_for_it_alone(engines: list[EchoEngine]) -> None:
+    Path("llava-mini.toml").write_text("[caption]\nseed = 9\nprompt = ['sky=How is it?', 'Why?']")
+    assert llava_mini("ask", "a.mp4", "What?").exit_code == 0
+    assert seed_asked_for(engines) == 0
+    result = llava_mini("caption", "a.mp4", "-q")
+    assert seed_asked_for(engines) == 9
+    assert [json.loads(line)["text"] for line in result.stdout.splitlines()] == ["How is it? [4]", "Why? [4]"]
+
+
+def test_values_are_read_as_if_they_were_typed(engines: list[EchoEngine], monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("llava-mini.toml").write_text("end = '1m30s'\nstart = 80\ncompile = true\nprompt = 'x=Is it?'\nquiet = true")
+    result = llava_mini("caption", "a.mp4")
+    row = json.loads(result.stdout)
+    assert (row["start"], row["end"], row["prompt_name"], row["prompt"]) == (80, 90, "x", "Is it?")
+    assert engines[-1].options.compile
+    assert result.stderr == ""
+    monkeypatch.setenv("LLAVA_MINI_PROMPT", "Where is it?\nwho=Who is it?")
+    monkeypatch.setenv("LLAVA_MINI_COMPILE", "no")
+    lines = llava_mini("caption", "a.mp4").stdout.splitlines()
+    assert [json.loads(line)["prompt"] for line in lines] == ["Where is it?", "Who is it?"]
+    assert not engines[-1].options.compile
+    assert llava_mini("caption", "a.mp4", "--no-quiet").stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("fps = 'fast'", "llava-mini.toml: fps: Input should be a valid number"),
+        ("fps = 0", "llava-mini.toml: fps: --fps must be above 0"),
+        ("[ask]\nmax-frames = 0", "llava-mini.toml: [ask] max-frames: --max-frames must be at least 1"),
+        ("[ask]\nstart = 9\nend = 8", "llava-mini.toml: [ask] "),
+        ("fsp = 1", "llava-mini.toml: fsp: not a flag of any command"),
+        ("[doctor]\nfps = 1", "llava-mini.toml: [doctor] fps: not a flag of 'doctor'"),
+        ("[look]\nfps = 1", "llava-mini.toml: [look]: no command has this name"),
+        ("config = 'x.toml'", "llava-mini.toml: config: not a flag"),
+        ("overwrite = 'yes'", "llava-mini.toml: overwrite: must be true or false, not 'yes'"),
+        ("seed = true", "llava-mini.toml: seed: must be a text or a number, not True"),
+        ("seed = [1, 2]", "llava-mini.toml: seed: takes one value, not a list"),
+        ("prompt = [1979-05-27]", "llava-mini.toml: prompt: must be a text or a number"),
+        ("fail-on = 'some'", "llava-mini.toml: fail-on: "),
+        ("seed =", "llava-mini.toml: not a TOML file"),
+    ],
+)
+def test_a_bad_file_is_a_usage_error_that_names_file_and_key(text: str, words: str, engines: list[EchoEngine]) -> None:
+    Path("llava-mini.toml").write_text(text)
+    result = llava_mini("ask", "a.mp4", "What?")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"llava-mini: error: {words}")
+    assert result.stderr.count("\n") == 1
+    assert not engines
+
+
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value, words in {"x": "Input should be a valid number", "0": "--fps must be above 0"}.items():
+        monkeypatch.setenv("LLAVA_MINI_FPS", value)
+        result = llava_mini("ask", "a.mp4", "What?")
+        assert result.exit_code == 2
+        assert result.stderr.startswith(f"llava-mini: error: LLAVA_MINI_FPS: {words}")
+    result = llava_mini("ask", "a.mp4", "What?", "--fps", "-1")
+    assert result.stderr.startswith("llava-mini: error: --fps must be above 0")
+
+
+def test_a_config_file_that_is_not_there_is_refused() -> None:
+    result = llava_mini("ask", "a.mp4", "What?", "--config", "gone.toml")
+    assert (result.exit_code, result.stderr) == (2, "llava-mini: error: --config 'gone.toml': no such file\n")
+
+
+def test_doctor_reads_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(
+        "llava_mini_cli.pipelines.health.examine", lambda model: asked.append(model) or [Fact("model", model)]
+    )
+    Path("llava-mini.toml").write_text("model = 'demo'")
+    assert llava_mini("doctor").exit_code == 0
+    assert asked == ["demo"]
+
+
+def shown(result: Result) -> dict[tuple[str, str], dict[str, Any]]:
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    return {(line["option"], command): line for line in lines for command in line["commands"]}
+
+
+def test_config_says_where_each_value_comes_from(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write_user_file("fps = 2\nmodel = 'demo'", tmp_path)
+    Path("llava-mini.toml").write_text("[ask]\nfps = 4")
+    monkeypatch.setenv("LLAVA_MINI_SEED", "7")
+    monkeypatch.setenv("LLAVA_MINI_SEEED", "7")
+    result = llava_mini("config")
+    assert result.exit_code == 0
+    assert result.stderr == "llava-mini: warning: LLAVA_MINI_SEEED is set, but no option has this name\n"
+    values = shown(result)
+    own = str(tmp_path / "home" / "llava-mini" / "config.toml")
+    for option, command, *expected in (
+        ("fps", "ask", 4.0, "file", "llava-mini.toml: [ask] fps"),
+        ("fps", "caption", 2.0, "file", f"{own}: fps"),
+        ("model", "doctor", "demo", "file", f"{own}: model"),
+        ("seed", "ask", 7, "environment", "LLAVA_MINI_SEED"),
+        ("top-p", "ask", 1.0, "default", None),
+    ):
+        line = values[option, command]
+        assert [line["value"], line["source"], line["place"]] == expected
+
+
+def test_config_reads_the_named_file_alone_and_refuses_a_bad_one(tmp_path: Path) -> None:
+    write_user_file("fps = 2", tmp_path)
+    Path("own.toml").write_text("seed = 3")
+    values = shown(llava_mini("config", "--config", "own.toml"))
+    assert (values["fps", "ask"]["source"], values["seed", "ask"]["value"]) == ("default", 3)
+    Path("own.toml").write_text("seed = 'x'")
+    result = llava_mini("config", "--config", "own.toml")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith("llava-mini: error: own.toml: seed: ")
+
+
+def test_help_and_completion_survive_a_bad_file() -> None:
+    Path("llava-mini.toml").write_text("nonsense")
+    for arguments in (["ask", "--help"], ["--help"], ["--version"]):
+        assert llava_mini(*arguments).exit_code == 0
