@@ -8,6 +8,7 @@ LlavaMiniError                  exit 1
 |-- ItemError                             one medium or prompt fails: becomes a row, not an exit
 |   |-- MediaError                        the medium cannot be read or decoded
 |   `-- PromptError                       the prompt cannot be asked of this medium
+|-- ArchiveError                exit 1    an archive cannot be read
 `-- OutputError                 exit 1    the output cannot be written
     `-- OutputLocked            exit 75   another run holds it
 """
@@ -75,6 +76,10 @@ class PromptError(ItemError):
     """A prompt that cannot be asked of this medium, such as one too long for the context."""
 
     stage = "prompt"
+
+
+class ArchiveError(LlavaMiniError):
+    """An archive, or a part of it, cannot be read."""
 
 
 class OutputError(LlavaMiniError):
