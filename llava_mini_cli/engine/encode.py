@@ -11,9 +11,12 @@ from typing import cast
 
 import torch
 from torch.nn import functional
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP, apply_rotary_pos_emb
 
+from llava_mini_cli.engine.linear import linear, linear_silu
+from llava_mini_cli.engine.memory import tells_out_of_memory
 from llava_mini_cli.engine.pack import TextPack
+from llava_mini_cli.engine.tower import patch_features
 from llava_mini_cli.model.modeling import LlavaMiniModel, VisionFeatures
 
 
@@ -51,6 +54,7 @@ class TextBatch:
         return cls(ids.to(device), positions.to(device), mask.to(device))
 
 
+@tells_out_of_memory
 @torch.inference_mode()
 def encode(model: LlavaMiniModel, pixels: torch.Tensor, packs: Sequence[TextPack]) -> Encoded:
     """Encodes a chunk of frames, each with the packed text of its medium.
@@ -59,7 +63,16 @@ def encode(model: LlavaMiniModel, pixels: torch.Tensor, packs: Sequence[TextPack
         pixels: float `[F, parts, 3, H, W]` on the model's device.
         packs: one for each frame.
     """
-    return fuse_packed(model, model.encode_vision(pixels), packs)
+    frames, parts = pixels.shape[:2]
+    features = patch_features(model.vision_tower, pixels.flatten(0, 1)).unflatten(0, (frames, parts))
+    return encode_features(model, features, packs)
+
+
+@tells_out_of_memory
+@torch.inference_mode()
+def encode_features(model: LlavaMiniModel, features: torch.Tensor, packs: Sequence[TextPack]) -> Encoded:
+    """`encode` behind the vision tower: its features `[F, parts, N, mm_hidden_size]` in place of pixels."""
+    return fuse_packed(model, model.project_vision(features), packs)
 
 
 @torch.inference_mode()
@@ -99,8 +112,8 @@ def _layer(
     """
     attention = layer.self_attn
     normed = layer.input_layernorm(hidden)
-    keys, values = (_heads(project(normed), attention.head_dim) for project in (attention.k_proj, attention.v_proj))
-    queries = _heads(attention.q_proj(normed[:, first_query:]), attention.head_dim)
+    keys, values = (_heads(linear(part, normed), attention.head_dim) for part in (attention.k_proj, attention.v_proj))
+    queries = _heads(linear(attention.q_proj, normed[:, first_query:]), attention.head_dim)
     cos, sin = rotary
     keys = _rotate(keys, cos, sin)
     queries = _rotate(queries, cos[:, first_query:], sin[:, first_query:])
@@ -112,8 +125,15 @@ def _layer(
         )
         seen = torch.cat([seen, text], dim=2)
     out = seen.transpose(1, 2).flatten(2)
-    hidden = hidden[:, first_query:] + attention.o_proj(out)
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    hidden = linear(attention.o_proj, out).add_(hidden[:, first_query:])
+    return _mlp(layer.mlp, layer.post_attention_layernorm(hidden)).add_(hidden)
+
+
+def _mlp(mlp: LlamaMLP, normed: torch.Tensor) -> torch.Tensor:
+    """The layer's MLP, its elementwise part in place where it is SiLU."""
+    if mlp.config.hidden_act != "silu":
+        return mlp(normed)
+    return linear(mlp.down_proj, linear_silu(mlp.gate_proj, normed).mul_(linear(mlp.up_proj, normed)))
 
 
 def _heads(projected: torch.Tensor, head_dim: int) -> torch.Tensor:

@@ -15,8 +15,9 @@ import torch
 
 from llava_mini_cli.engine.cache import RowCache
 from llava_mini_cli.engine.dense import EAGER, Dense
-from llava_mini_cli.engine.encode import fuse_packed
+from llava_mini_cli.engine.encode import encode_features
 from llava_mini_cli.engine.generate import DecodeBatch, decode, prefill
+from llava_mini_cli.engine.memory import Upload
 from llava_mini_cli.engine.pack import pack_prompts
 from llava_mini_cli.engine.request import Answer, AnyChunk, Failure, FinishReason, Request
 from llava_mini_cli.engine.sampling import is_looping, next_token, row_generator
@@ -58,6 +59,7 @@ class Engine:
         self.frame_size = model.config.video_frame_size  # pixels; what video frames are squashed to
         self.frames_encoded = 0  # since the engine was made
         self._chunk = limits.chunk_frames  # halves when memory runs out
+        self._upload = Upload(model.device)
         self._tracks: list[Track] = []
         self._windows: deque[tuple[Track, WindowSum]] = deque()  # complete, to be prefilled
         self._rows: list[Row] = []
@@ -175,7 +177,7 @@ class Engine:
         packs = [track.pack for track, frames in chunk for _ in range(len(frames.times))]
         try:
             sight = self._sight(chunk)
-            encoded = fuse_packed(self.model.model, self.model.model.project_vision(sight.features), packs)
+            encoded = encode_features(self.model.model, sight.features, packs)
         except torch.OutOfMemoryError:
             self._retry_halves(chunk, len(packs))
             return
@@ -224,9 +226,7 @@ class Engine:
 
     def _pixels(self, track: Track, frames: FrameChunk) -> torch.Tensor:
         """A medium's frames as the vision tower takes them, float32 `[n, parts, 3, H, W]` on the device."""
-        raw = torch.from_numpy(frames.pixels)
-        if self.model.device.type == "cuda":
-            raw = raw.pin_memory().to(self.model.device, non_blocking=True)
+        raw = self._upload(frames.pixels)
         preprocessor = self.processor.preprocessor
         if track.request.kind == "video":
             return preprocessor.frames(raw)

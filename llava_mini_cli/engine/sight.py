@@ -9,7 +9,9 @@ from dataclasses import dataclass
 
 import torch
 
+from llava_mini_cli.engine.memory import tells_out_of_memory
 from llava_mini_cli.engine.request import EncodedFrames, FeatureChunk, FrameSink
+from llava_mini_cli.engine.tower import hidden_states, summary
 from llava_mini_cli.engine.track import Chunk
 from llava_mini_cli.errors import ItemError
 from llava_mini_cli.media.clip import FrameChunk
@@ -32,6 +34,7 @@ class Sight:
         return Sight(self.features[start:stop], embeddings)
 
 
+@tells_out_of_memory
 @torch.inference_mode()
 def see(model: LlavaMiniModel, pixels: torch.Tensor, projection: torch.Tensor | None) -> Sight:
     """Pixels `[F, parts, 3, H, W]` through the vision tower, once; with a projection, CLIP's own embeddings too.
@@ -40,12 +43,11 @@ def see(model: LlavaMiniModel, pixels: torch.Tensor, projection: torch.Tensor | 
     """
     frames, parts = pixels.shape[:2]
     tower = model.vision_tower
-    hidden = tower.hidden(pixels.flatten(0, 1))
-    features = tower.select(hidden).unflatten(0, (frames, parts)).to(pixels.dtype)
+    hidden = hidden_states(tower, pixels.flatten(0, 1)).unflatten(0, (frames, parts))
+    features = (hidden if tower.keep_cls else hidden[:, :, 1:]).to(pixels.dtype)
     if projection is None:
         return Sight(features)
-    whole = hidden.unflatten(0, (frames, parts))[:, -1]
-    return Sight(features, embed_images(tower.finish(whole), projection))
+    return Sight(features, embed_images(summary(tower, hidden[:, -1]), projection))
 
 
 def known(chunk: Chunk, dtype: torch.dtype, device: torch.device) -> Sight:

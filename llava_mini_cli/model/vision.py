@@ -1,7 +1,6 @@
 """The vision tower: CLIP's patch features from one of its hidden layers (paper, section 4.1).
 
-What is left of CLIP behind that layer, its own summary of a picture, is run on demand (`finish`). Knows nothing of
-text, frames or compression.
+Knows nothing of text, frames or compression.
 """
 
 import torch
@@ -12,7 +11,7 @@ from llava_mini_cli.model.config import LlavaMiniConfig
 
 
 class VisionTower(nn.Module):
-    """CLIP ViT up to the selected hidden state; the layers behind it are run by `finish` alone.
+    """CLIP ViT up to the selected hidden state; the layers behind it are never run.
 
     The inner module keeps the published parameter names, `vision_tower.vision_model.*`, save for the
     `vision_model.` that recent transformers dropped (`checkpoint.py` renames it).
@@ -35,23 +34,9 @@ class VisionTower(nn.Module):
         Returns:
             `[B, N, mm_hidden_size]` in the dtype of `pixels`; N = patches (one more with `cls_patch`).
         """
-        return self.select(self.hidden(pixels)).to(pixels.dtype)
-
-    def hidden(self, pixels: torch.Tensor) -> torch.Tensor:
-        """The selected hidden state of pictures `[B, 3, H, W]`: `[B, 1 + patches, width]`, CLS first."""
         tower = self.vision_tower
-        hidden = tower.pre_layrnorm(tower.embeddings(pixels.to(tower.dtype)))
+        hidden = tower.embeddings(pixels.to(tower.dtype))
+        hidden = tower.pre_layrnorm(hidden)
         for layer in tower.encoder.layers[: self.layers_run]:
             hidden = layer(hidden, None)
-        return hidden
-
-    def select(self, hidden: torch.Tensor) -> torch.Tensor:
-        """What LLaVA-Mini reads of the hidden state: all of it, or the patches without CLS."""
-        return hidden if self.keep_cls else hidden[:, 1:]
-
-    def finish(self, hidden: torch.Tensor) -> torch.Tensor:
-        """CLIP's own summary, `[B, width]`, from the selected hidden state: the layers behind it, CLS, and the norm."""
-        tower = self.vision_tower
-        for layer in tower.encoder.layers[self.layers_run :]:
-            hidden = layer(hidden, None)
-        return tower.post_layernorm(hidden[:, 0])
+        return (hidden if self.keep_cls else hidden[:, 1:]).to(pixels.dtype)
