@@ -19,7 +19,7 @@ from llava_mini_cli.engine.encode import encode_features
 from llava_mini_cli.engine.generate import DecodeBatch, decode, prefill
 from llava_mini_cli.engine.memory import Upload
 from llava_mini_cli.engine.pack import pack_prompts
-from llava_mini_cli.engine.request import Answer, AnyChunk, Failure, FinishReason, Request
+from llava_mini_cli.engine.request import Answer, AnyChunk, Failure, FinishReason, FrameShapes, Request
 from llava_mini_cli.engine.sampling import is_looping, next_token, row_generator
 from llava_mini_cli.engine.scheduler import Limits, Load, choose
 from llava_mini_cli.engine.sight import Sight, apart, collect, known, see
@@ -76,6 +76,15 @@ class Engine:
     def dtype(self) -> str:
         """The model's number format, such as `float32`."""
         return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def frame_shapes(self) -> FrameShapes:
+        """How wide what a sink is given of one frame is."""
+        config = self.model.config
+        patches = config.patch_grid**2 + (config.mm_vision_select_feature == "cls_patch")
+        shared = None if self._image_projection is None else self._image_projection.shape[0]
+        token = config.vision_tokens_per_frame, config.hidden_size
+        return FrameShapes(token, shared, (config.parts_per_frame, patches, config.mm_hidden_size))
 
     @property
     def is_idle(self) -> bool:

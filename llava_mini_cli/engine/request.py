@@ -50,6 +50,15 @@ class EncodedFrames:
     features: NDArray[np.float16] | NDArray[np.float32] | None  # [n, parts, N, mm_hidden_size], where wanted
 
 
+@dataclass(frozen=True)
+class FrameShapes:
+    """The shapes of what a model makes of one frame."""
+
+    token: tuple[int, int]  # C * C, hidden
+    embedding: int | None  # CLIP's shared width; None: its projection is not there
+    features: tuple[int, int, int]  # parts, patches, width
+
+
 class FrameSink(Protocol):
     """Takes what becomes of a medium's frames, in order, then one `end` or one `fail`."""
 

@@ -32,7 +32,7 @@ def hidden_states(tower: VisionTower, pixels: torch.Tensor) -> torch.Tensor:
 
 
 def summary(tower: VisionTower, hidden: torch.Tensor) -> torch.Tensor:
-    """CLIP's own summary of pictures, `[B, width]`, from the selected hidden state: the layers behind it, CLS, its norm."""
+    """CLIP's own summary of pictures, `[B, width]`: the selected hidden state through the layers behind it."""
     clip = tower.vision_tower
     for layer in clip.encoder.layers[tower.layers_run :]:
         hidden = _layer(cast(CLIPEncoderLayer, layer), hidden)

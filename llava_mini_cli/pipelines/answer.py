@@ -23,7 +23,7 @@ from llava_mini_cli.formats.outputs import Output
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import Clip, FrameChunk
 from llava_mini_cli.pipelines.interrupt import Interrupts
-from llava_mini_cli.pipelines.progress import Progress
+from llava_mini_cli.pipelines.progress import FrameCount, Progress
 from llava_mini_cli.pipelines.rows import RowBuilder
 from llava_mini_cli.pipelines.settings import RunOptions
 
@@ -101,14 +101,14 @@ def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools) -> Tally
 def _first_readable(jobs: Iterator[Job], lost: list[tuple[Job, Fault]]) -> Job | None:
     """The first job whose medium is there; those before it go to `lost`."""
     for job in jobs:
-        fault = _fault_of(job)
+        fault = fault_of(job)
         if fault is None:
             return job
         lost.append((job, fault))
     return None
 
 
-def _fault_of(job: Job) -> Fault | None:
+def fault_of(job: Job) -> Fault | None:
     """Why a medium cannot even be opened, told without a decoder; None when it looks as if it could."""
     if job.fault is not None:
         return job.fault
@@ -189,7 +189,7 @@ class _Run:
         return len(open_kinds) < MAX_OPEN_MEDIA and open_kinds.count("video") < MAX_OPEN_VIDEOS
 
     def _open(self, job: Job, frame_size: int) -> Clip | Fault:
-        fault = _fault_of(job)
+        fault = fault_of(job)
         if fault is not None:
             return fault
         sampling = self._builder.options.sampling
@@ -226,7 +226,7 @@ class _Run:
 class CountedFrames:
     """The frames of a clip, reported to the run's progress as they are read."""
 
-    def __init__(self, clip: Clip, progress: Progress) -> None:
+    def __init__(self, clip: Clip, progress: FrameCount) -> None:
         self.closed = False
         self._clip = clip
         self._progress = progress

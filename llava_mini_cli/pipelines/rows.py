@@ -25,7 +25,7 @@ class RowBuilder:
             **self._common(job, answer.prompt_index, info),
             text=answer.text,
             status="ok",
-            warning=_one_line("; ".join(warnings)) or None,
+            warning=one_line("; ".join(warnings)) or None,
             finish_reason=answer.finish_reason,
             frame_count=answer.frame_count,
             prompt_tokens=answer.prompt_tokens,
@@ -38,7 +38,7 @@ class RowBuilder:
         return Row(
             **self._common(job, prompt_index, info),
             status="error",
-            error=_one_line(fault.message),
+            error=one_line(fault.message),
             error_type=fault.kind,
             error_stage=fault.stage,
         )
@@ -68,5 +68,5 @@ class RowBuilder:
         }
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     return " ".join(printable(text).split())

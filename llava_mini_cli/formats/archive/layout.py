@@ -190,6 +190,12 @@ def part_name(number: int, table: str) -> str:
     return f"{table}/part-{number:06d}" + (".f16" if table == VECTORS else ".parquet")
 
 
+def files_of(folder: Path, part: int) -> list[Path]:
+    """The files of a part that are there, `media` first: without it there is no part."""
+    paths = [folder / part_name(part, table) for table in (*reversed(TABLES), VECTORS)]
+    return [path for path in paths if path.exists()]
+
+
 def part_numbers(folder: Path, table: str) -> list[int]:
     """The numbers of the parts that a table has, ascending."""
     directory = folder / table

@@ -6,7 +6,7 @@ renamed last, which is the moment at which the part exists. Knows nothing of whi
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,9 +61,13 @@ class TableFile:
 
     def write(self, columns: Mapping[str, Any]) -> None:
         """A row group."""
-        assert self._parquet is not None
         arrays = [_array(columns[field.name], field.type) for field in self._schema or ()]
-        self._parquet.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+        self.write_table(pa.Table.from_arrays(arrays, schema=self._schema))
+
+    def write_table(self, rows: pa.Table) -> None:
+        """A row group."""
+        assert self._parquet is not None
+        self._parquet.write_table(rows)
 
     def write_plain(self, numbers: NDArray[np.float16]) -> None:
         """Little-endian numbers, one row after the other."""
@@ -117,14 +121,14 @@ class PartWriter:
         if self._waiting >= GROUP_BYTES:
             self._guarded(self._flush)
 
-    def add_medium(self, row: Mapping[str, Any], captions: list[Mapping[str, Any]]) -> None:
+    def add_medium(self, row: Mapping[str, Any], captions: Sequence[Mapping[str, Any]]) -> None:
         """A medium whose frames are all there."""
         self._media.append(row)
         self._captions += captions
 
     def commit(self) -> None:
         """Puts the part in place; without a single medium nothing appears."""
-        if self._media:
+        if self._media or "media" in self._files:
             self._guarded(self._publish)
         else:
             self.discard()
@@ -135,66 +139,83 @@ class PartWriter:
             file.discard()
         self._files.clear()
 
+    def append(self, table: str, rows: pa.Table) -> None:
+        """Rows of another part, as they are."""
+        self._guarded(lambda: self._append(table, rows))
+
+    def _append(self, table: str, rows: pa.Table) -> None:
+        self._file(table).write_table(rows)
+        if table == "frames":
+            self.rows += len(rows)
+            if self._header.shapes.clip is not None:
+                vectors: Any = rows["clip"].combine_chunks()
+                self._file(VECTORS).write_plain(vectors.flatten().to_numpy(zero_copy_only=False))
+
     def _publish(self) -> None:
         self._flush()
         if self._captions:
-            self._file("captions", caption_schema()).write(_columns(self._captions))
-        self._file("media", media_schema()).write(_columns(self._media))
+            self._file("captions").write(_columns(self._captions))
+        if self._media:
+            self._file("media").write(_columns(self._media))
         for file in self._files.values():
             file.finish()
-        order = [table for table in (VECTORS, *TABLES) if table in self._files]
-        for table in order:
-            self._files[table].publish()
-            _sync(self._folder / table)
+        for table in (VECTORS, *TABLES):
+            if table in self._files:
+                self._files[table].publish()
+                _sync(self._folder / table)
         self._files.clear()
 
     def _flush(self) -> None:
+        """Writes the frames that wait as a row group."""
         if not self._frames:
             return
         columns = _frame_columns(self._frames)
-        schema = frame_schema(self._header.shapes)
-        split = [name for name in ("token", "clip") if self._header.shapes.clip is not None or name == "token"]
-        options = {
-            "compression": "zstd",
-            "use_dictionary": ["medium"],
-            "use_byte_stream_split": [f"{name}.list.element" for name in split],
-            "write_statistics": ["medium", "frame", "time"],
-        }
-        self._file("frames", schema, **options).write(columns)
+        self._file("frames").write(columns)
         if self._header.shapes.clip is not None:
-            self._file(VECTORS, None).write_plain(columns["clip"])
+            self._file(VECTORS).write_plain(columns["clip"])
         if self._header.features is not None:
-            self._flush_features(columns)
+            self._file("features").write(self._feature_columns(columns))
         self._frames.clear()
         self._waiting = 0
 
-    def _flush_features(self, columns: Mapping[str, Any]) -> None:
-        kind = self._header.features
-        assert kind is not None
-        features = np.concatenate([rows.features for _, rows in self._frames if rows.features is not None])
-        packed: dict[str, Any] = {name: columns[name] for name in ("medium", "frame", "time")}
-        if kind == "int8":
-            features, packed["scales"] = to_int8(features)
-        packed["features"] = features
-        options = {
-            "compression": "none",  # zstd takes a tenth off it and costs more than reading it
-            "use_dictionary": ["medium"],
-            "write_statistics": ["medium", "frame", "time"],
-        }
-        self._file("features", feature_schema(self._header.shapes, kind), **options).write(packed)
+    def _feature_columns(self, columns: Mapping[str, Any]) -> Mapping[str, Any]:
+        features: Any = np.concatenate([rows.features for _, rows in self._frames if rows.features is not None])
+        owners = {name: columns[name] for name in ("medium", "frame", "time")}
+        if self._header.features != "int8":
+            return owners | {"features": features}
+        quantized, scales = to_int8(features)
+        return owners | {"features": quantized, "scales": scales}
 
-    def _file(self, table: str, schema: pa.Schema | None, **options: Any) -> TableFile:
+    def _file(self, table: str) -> TableFile:
+        """The file of a table, opened when its first rows come."""
         if table not in self._files:
-            path = self._folder / part_name(self.number, table)
-            self._files[table] = TableFile(path, schema, **(options or {"compression": "zstd"} if schema else {}))
+            schema, options = _layout(table, self._header)
+            self._files[table] = TableFile(self._folder / part_name(self.number, table), schema, **options)
         return self._files[table]
 
-    def _guarded(self, act: Any) -> None:
+    def _guarded(self, act: Callable[[], None]) -> None:
         try:
             act()
         except OSError as error:
             self.discard()
             raise OutputError(f"cannot write the archive '{self._folder}': {error.strerror or error}") from error
+
+
+def _layout(table: str, header: ArchiveHeader) -> tuple[pa.Schema | None, dict[str, Any]]:
+    """The columns of a table and how Parquet stores them; no columns for plain numbers."""
+    by_frame: dict[str, Any] = {"use_dictionary": ["medium"], "write_statistics": ["medium", "frame", "time"]}
+    if table == VECTORS:
+        return None, {}
+    if table == "frames":
+        vectors = ["token"] if header.shapes.clip is None else ["token", "clip"]
+        split = [f"{name}.list.element" for name in vectors]
+        return frame_schema(header.shapes), by_frame | {"compression": "zstd", "use_byte_stream_split": split}
+    if table == "features":
+        assert header.features is not None
+        # zstd takes a tenth off the features and costs more than reading them.
+        return feature_schema(header.shapes, header.features), by_frame | {"compression": "none"}
+    schema = media_schema() if table == "media" else caption_schema()
+    return schema, {"compression": "zstd"}
 
 
 def _frame_columns(parts: list[tuple[int, FrameRows]]) -> dict[str, Any]:
@@ -215,10 +236,10 @@ def _columns(rows: list[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in rows[0]}
 
 
-def _array(values: Any, kind: pa.DataType) -> pa.Array[Any]:
+def _array(values: Any, kind: pa.DataType) -> Any:
     """Numbers `[n]`, vectors `[n, width]`, blobs `[n, ...]` or a list as a column; None where there is nothing."""
     if isinstance(values, np.ndarray) and pa.types.is_fixed_size_list(kind):
-        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), type=kind)
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), kind.list_size)
     if isinstance(values, np.ndarray) and pa.types.is_fixed_size_binary(kind):
         blob = pa.py_buffer(np.ascontiguousarray(values).data)
         return pa.Array.from_buffers(kind, len(values), [None, blob])

@@ -31,8 +31,9 @@ FEATURE_FRAMES = 32  # read at once
 
 @dataclass(frozen=True)
 class Damage:
-    """A file of an archive that cannot be read."""
+    """A part of an archive that cannot be read."""
 
+    part: int
     file: str  # relative to the archive
     message: str
 
@@ -200,10 +201,10 @@ def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
             table = pq.read_table(folder / name, page_checksum_verification=True, partitioning=None)
             _check_frames(folder, part, table)
         except (OSError, pa.ArrowException) as error:
-            damage.append(Damage(name, _line(error)))
+            damage.append(Damage(part, name, _line(error)))
             continue
         except ArchiveError as error:
-            damage.append(Damage(part_name(part, "frames"), str(error)))
+            damage.append(Damage(part, part_name(part, "frames"), str(error)))
             continue
         tables.append(table.append_column("part", pa.array(np.full(len(table), part, np.int64))))
     if not tables:

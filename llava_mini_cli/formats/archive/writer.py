@@ -5,7 +5,7 @@ place is ever rewritten here: a changed or dropped file gets a new row that stan
 """
 
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -98,11 +98,11 @@ class ArchiveWriter:
         """Some more frames of a medium."""
         self._places[medium].add_frames(medium, rows)
 
-    def finish(self, medium: int, row: Mapping[str, Any], captions: list[Mapping[str, Any]] | None = None) -> None:
+    def finish(self, medium: int, row: Mapping[str, Any], captions: Sequence[Mapping[str, Any]] = ()) -> None:
         """A medium is complete, or failed: `row` holds the columns of `media` that are known."""
         part = self._places.pop(medium)
         stamped = dict.fromkeys(MEDIA_COLUMNS) | dict(row) | {"medium": medium, "indexed_at": datetime.now(UTC)}
-        part.add_medium(stamped, [dict(caption) | {"medium": medium} for caption in captions or []])
+        part.add_medium(stamped, [dict(caption) | {"medium": medium} for caption in captions])
         self.known[row["path"]] = Known(row.get("size"), row.get("mtime"), row["status"])
         for open_part in list(self._open):
             if _is_full(open_part) and open_part not in self._places.values():
