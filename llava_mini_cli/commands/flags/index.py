@@ -9,6 +9,7 @@ from llava_mini_cli.commands.times import parse_time
 
 _PANEL = "Archive"
 
+
 @dataclass(frozen=True)
 class IndexFlags:
     """As given; `pipelines.index_options` checks them."""

@@ -18,6 +18,7 @@ LOCK = ".lock"  # held by whoever writes
 READERS = ".readers"  # shared by whoever reads; `--compact` alone wants it for itself
 TABLES = ("features", "captions", "frames", "media")  # in the order in which the files of a part appear
 VECTORS = "vectors"
+CLIP_SUM = "llava_mini.clip_sum"  # metadata of a file of `frames`: the sum of its embeddings, base64 of float32
 
 FeatureKind = Literal["float32", "float16", "int8"]
 Setting = str | int | float | bool | None

@@ -4,6 +4,7 @@ Rows go to disk a row group at a time, so memory does not grow with the length o
 renamed last, which is the moment at which the part exists. Knows nothing of which media belong to it.
 """
 
+import base64
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from llava_mini_cli.errors import OutputError
 from llava_mini_cli.formats.archive.layout import (
+    CLIP_SUM,
     TABLES,
     VECTORS,
     ArchiveHeader,
@@ -73,6 +75,11 @@ class TableFile:
         """Little-endian numbers, one row after the other."""
         self._stream.write(np.ascontiguousarray(numbers, "<f2").tobytes())
 
+    def describe(self, facts: Mapping[str, bytes]) -> None:
+        """Puts something into the file's own metadata."""
+        assert self._parquet is not None
+        self._parquet.add_key_value_metadata({key: base64.b64encode(fact).decode() for key, fact in facts.items()})
+
     def finish(self) -> None:
         """Everything is on the disk after this, under the temporary name."""
         if self._parquet is not None:
@@ -110,6 +117,7 @@ class PartWriter:
         self._captions: list[Mapping[str, Any]] = []
         self._frames: list[tuple[int, FrameRows]] = []
         self._waiting = 0  # bytes in `_frames`
+        self._clip_sum: NDArray[np.float32] | None = None  # of all embeddings; tells searches what is usual here
 
     def add_frames(self, medium: int, rows: FrameRows) -> None:
         """Some more frames of a medium."""
@@ -149,7 +157,13 @@ class PartWriter:
             self.rows += len(rows)
             if self._header.shapes.clip is not None:
                 vectors: Any = rows["clip"].combine_chunks()
-                self._file(VECTORS).write_plain(vectors.flatten().to_numpy(zero_copy_only=False))
+                numbers = vectors.flatten().to_numpy(zero_copy_only=False)
+                self._add_vectors(numbers.reshape(-1, self._header.shapes.clip))
+
+    def _add_vectors(self, vectors: NDArray[np.float16]) -> None:
+        self._file(VECTORS).write_plain(vectors)
+        total = vectors.sum(axis=0, dtype=np.float32)
+        self._clip_sum = total if self._clip_sum is None else self._clip_sum + total
 
     def _publish(self) -> None:
         self._flush()
@@ -157,6 +171,8 @@ class PartWriter:
             self._file("captions").write(_columns(self._captions))
         if self._media:
             self._file("media").write(_columns(self._media))
+        if "frames" in self._files and self._clip_sum is not None:
+            self._files["frames"].describe({CLIP_SUM: self._clip_sum.tobytes()})
         for file in self._files.values():
             file.finish()
         for table in (VECTORS, *TABLES):
@@ -172,7 +188,7 @@ class PartWriter:
         columns = _frame_columns(self._frames)
         self._file("frames").write(columns)
         if self._header.shapes.clip is not None:
-            self._file(VECTORS).write_plain(columns["clip"])
+            self._add_vectors(columns["clip"])
         if self._header.features is not None:
             self._file("features").write(self._feature_columns(columns))
         self._frames.clear()

@@ -3,6 +3,7 @@
 A part that cannot be read is noted in `damage` and left out. Knows nothing of scores or questions.
 """
 
+import base64
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from llava_mini_cli.errors import ArchiveError
 from llava_mini_cli.formats.archive.layout import (
+    CLIP_SUM,
     VECTORS,
     ArchiveHeader,
     media_schema,
@@ -99,6 +101,28 @@ class Archive:
         """Raises `ArchiveError` for a damaged file."""
         table = self._read(part, "frames", ["medium", "time", "last_time"])
         return FrameColumns(*(table[name].to_numpy() for name in ("medium", "time", "last_time")))
+
+    def mean_vector(self) -> NDArray[np.float32]:
+        """The mean of all embeddings, dropped ones included, `[clip]`; zeros where there are none."""
+        total = np.zeros(self.header.shapes.clip or 0, np.float32)
+        rows = 0
+        for part in self.parts:
+            try:
+                found = pq.read_metadata(self.folder / part_name(part, "frames"))
+            except (OSError, pa.ArrowException) as error:
+                raise self._damaged(part, "frames", error) from error
+            text = (found.metadata or {}).get(CLIP_SUM.encode())
+            if text is not None:
+                total += np.frombuffer(base64.b64decode(text), "<f4")
+                rows += found.num_rows
+        return total / max(rows, 1)
+
+    def captions(self, medium: Medium) -> list[dict[str, Any]]:
+        """The captions of a medium, in order; none where none were asked for. Raises `ArchiveError`."""
+        if not (self.folder / part_name(medium.part, "captions")).exists():
+            return []
+        table = self._read(medium.part, "captions", ["medium", "start", "end", "text"])
+        return table.filter(_equal(table["medium"], medium.number)).to_pylist()
 
     def vector_file(self, part: int, rows: int) -> Path | None:
         """The part's embeddings as plain float16 `[rows, clip]`; None where the file is missing or cut."""

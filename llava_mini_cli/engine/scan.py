@@ -1,0 +1,51 @@
+"""Similarities of one query with very many vectors, read from disk as they go: exact, and in bounded memory.
+
+Vectors are float16, sums float32. Knows nothing of archives.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+ROWS = 512  # at once: both forms of so many vectors stay in a processor's cache
+
+
+def scan_file(path: Path, rows: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Dot products of a query `[width]` with the `rows` vectors of a file of plain little-endian float16 numbers.
+
+    Raises:
+        OSError: the file cannot be read. EOFError: it is shorter.
+    """
+    width = len(query)
+    scores = torch.empty(rows)
+    against = torch.from_numpy(query)
+    buffer = bytearray(ROWS * width * 2)
+    halves = torch.frombuffer(buffer, dtype=torch.float16).view(ROWS, width)
+    floats = torch.empty(ROWS, width)
+    with path.open("rb", buffering=0) as file:
+        for start in range(0, rows, ROWS):
+            count = min(ROWS, rows - start)
+            _fill(file, memoryview(buffer)[: count * width * 2])
+            floats[:count].copy_(halves[:count])
+            torch.mv(floats[:count], against, out=scores[start : start + count])
+    return scores.numpy()
+
+
+def _fill(file: object, space: memoryview) -> None:
+    """Reads until the space is full; the system may give less at a time."""
+    read = getattr(file, "readinto")  # noqa: B009 - of an unbuffered file, for which there is no public type
+    while space:
+        count = read(space)
+        if not count:
+            raise EOFError("the file ends early")
+        space = space[count:]
+
+
+def scan_batches(batches: Iterable[NDArray[np.float16]], query: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same from batches `[n, width]` in memory."""
+    against = torch.from_numpy(query)
+    scores = [torch.mv(torch.from_numpy(batch.copy()).float(), against).numpy() for batch in batches]
+    return np.concatenate(scores) if scores else np.zeros(0, np.float32)

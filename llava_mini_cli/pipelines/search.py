@@ -1,0 +1,196 @@
+"""A query and an archive -> the best moments, by scanning every frame's CLIP embedding.
+
+Exact: each score is the cosine of the query with the stored embedding, in float32. One part is in memory at a time,
+without its vectors. Prints nothing, and loads no model: the query comes as a vector.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import translate
+from heapq import nlargest
+from math import inf
+from pathlib import Path
+from re import compile as compile_pattern
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llava_mini_cli.errors import ArchiveError, UsageError
+from llava_mini_cli.formats.archive.reader import Archive, Damage, FrameColumns, Medium
+from llava_mini_cli.formats.moments import Moment
+from llava_mini_cli.pipelines.spans import Span, spans
+
+Vector = NDArray[np.float32]
+
+
+class Scan(Protocol):
+    """`engine.scan.scan_file`."""
+
+    def __call__(self, path: Path, rows: int, query: Vector) -> NDArray[np.float32]: ...
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """What is wanted of the moments."""
+
+    most: int = 10
+    min_score: float | None = None
+    path: str | None = None  # a glob over paths
+    after: float | None = None  # seconds of the video's own time
+    before: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.most < 1:
+            raise UsageError(f"-k must be at least 1, not {self.most}")
+        if self.before is not None and self.before <= (self.after or 0.0):
+            raise UsageError(f"--before ({self.before:g} s) must come after --after ({self.after or 0.0:g} s)")
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A moment by where its frames are."""
+
+    part: int
+    medium: int  # number
+    score: float
+    time: float
+    start: float  # time of its first frame
+    end: float  # time of the last frame that its last one stands for
+    frames: int
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """How vectors are compared: by a file at a time, or by batches where the file is missing."""
+
+    file: Scan
+    batches: Callable[..., NDArray[np.float32]]
+
+
+def combined(queries: list[Vector]) -> Vector:
+    """One vector for several queries: its score is the mean of theirs."""
+    return np.mean(queries, axis=0, dtype=np.float32)
+
+
+def search(archive: Archive, query: Vector, options: SearchOptions, scanner: Scanner) -> list[Moment]:
+    """The best moments, best first. What cannot be read is added to the archive's `damage` and left out."""
+    chosen = by_path(archive, options.path)
+    if chosen.header.shapes.clip is None:
+        raise UsageError(
+            f"'{archive.folder}' holds no CLIP embeddings: its model's CLIP checkpoint is the vision half alone, without "
+            "a projection; index with a model whose mm_vision_tower is a whole CLIP"
+        )
+    usual = _usual(chosen, query)
+    hits: list[Hit] = []
+    for part in chosen.parts:
+        try:
+            found = _search_part(chosen, part, query, usual, options, scanner)
+        except ArchiveError as error:
+            archive.damage.append(Damage(part, f"part {part}", str(error)))
+            continue
+        hits = nlargest(options.most, [*hits, *found], key=lambda hit: hit.score)
+    return moments(chosen, hits)
+
+
+def by_path(archive: Archive, pattern: str | None) -> Archive:
+    """The media whose path, or name within the folder that was indexed, matches a glob."""
+    if pattern is None:
+        return archive
+    matches = compile_pattern(translate(pattern)).match
+    names = zip(archive.media["path"].to_pylist(), archive.media["file_name"].to_pylist(), strict=True)
+    return archive.restrict(np.array([bool(matches(path) or matches(name)) for path, name in names], bool))
+
+
+def _usual(archive: Archive, query: Vector) -> float:
+    try:
+        return float(archive.mean_vector() @ query)
+    except ArchiveError:
+        return 0.0  # a damaged part is named when it is searched
+
+
+def _search_part(
+    archive: Archive, part: int, query: Vector, usual: float, options: SearchOptions, scanner: Scanner
+) -> list[Hit]:
+    columns = archive.frames(part)
+    scores = part_scores(archive, part, len(columns.medium), query, scanner)
+    rows = _wanted_rows(archive, part, columns, options)
+    medium, kept = columns.medium[rows], scores[rows]
+    least = -inf if options.min_score is None else options.min_score
+    found = spans(medium, kept, usual, options.most, least)
+    return [_hit(part, columns, rows, span) for span in found]
+
+
+def part_scores(archive: Archive, part: int, rows: int, query: Vector, scanner: Scanner) -> NDArray[np.float32]:
+    """Scores of all frames of a part, in the order of its rows. Raises `ArchiveError`."""
+    file = archive.vector_file(part, rows)
+    try:
+        scores = scanner.batches(archive.vectors(part), query) if file is None else scanner.file(file, rows, query)
+    except (OSError, EOFError) as error:
+        raise ArchiveError(f"vectors of part {part}: {error}") from error
+    if len(scores) != rows or not np.isfinite(scores).all():
+        raise ArchiveError(f"vectors of part {part}: not the numbers that were written")
+    return scores
+
+
+def _wanted_rows(archive: Archive, part: int, columns: FrameColumns, options: SearchOptions) -> NDArray[np.int64]:
+    """Rows of live media within the time asked for; each medium's together, in order of time."""
+    media = archive.media.filter(np.equal(archive.media["part"].to_numpy(), part))["medium"].to_numpy()
+    wanted = np.isin(columns.medium, media)
+    if options.after is not None:
+        wanted &= columns.last_time >= options.after
+    if options.before is not None:
+        wanted &= columns.time <= options.before
+    rows = np.flatnonzero(wanted)
+    return rows[np.argsort(columns.medium[rows], kind="stable")]
+
+
+def _hit(part: int, columns: FrameColumns, rows: NDArray[np.int64], span: Span) -> Hit:
+    first, best, last = (int(rows[row]) for row in (span.first, span.best, span.last))
+    return Hit(
+        part,
+        int(columns.medium[best]),
+        span.score,
+        float(columns.time[best]),
+        float(columns.time[first]),
+        float(columns.last_time[last]),
+        span.last - span.first + 1,
+    )
+
+
+def moments(archive: Archive, hits: list[Hit]) -> list[Moment]:
+    """Hits with what is known of their media, and the stored caption at that time."""
+    numbers, parts = archive.media["medium"].to_numpy(), archive.media["part"].to_numpy()
+    found: list[Moment] = []
+    for rank, hit in enumerate(hits, start=1):
+        row = np.flatnonzero((numbers == hit.medium) & (parts == hit.part))[0]
+        found.append(_moment(archive, rank, hit, archive.medium(int(row))))
+    return found
+
+
+def _moment(archive: Archive, rank: int, hit: Hit, medium: Medium) -> Moment:
+    start, end, time = hit.start, hit.end, hit.time
+    if medium.fps_sampled:  # a frame stands for the stretch around it
+        start = max(0.0, start - 0.5 / medium.fps_sampled)
+        end = min(medium.duration_s or inf, end + 0.5 / medium.fps_sampled)
+    still = medium.media == "image"
+    return Moment(
+        rank=rank,
+        score=hit.score,
+        path=medium.path,
+        file_name=medium.file_name,
+        media=medium.media,
+        time=None if still else time,
+        start=None if still else start,
+        end=None if still else end,
+        frames=hit.frames,
+        duration_s=medium.duration_s,
+        caption=_caption_at(archive, medium, time),
+    )
+
+
+def _caption_at(archive: Archive, medium: Medium, time: float) -> str | None:
+    for caption in archive.captions(medium):
+        if caption["start"] is None or caption["start"] <= time < caption["end"]:
+            return caption["text"]
+    return None
