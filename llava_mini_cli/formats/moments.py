@@ -94,7 +94,9 @@ def _parquet(moments: Sequence[Moment]) -> bytes:
     numbers = {"rank": pa.int64(), "frames": pa.int64()} | dict.fromkeys(FLOATS, pa.float64())
     schema = pa.schema([(name, numbers.get(name, pa.string())) for name in COLUMNS])
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist([asdict(moment) for moment in moments], schema=schema), sink)
+    pq.write_table(  # pyright: ignore[reportUnknownMemberType]
+        pa.Table.from_pylist([asdict(moment) for moment in moments], schema=schema), sink
+    )
     return sink.getvalue().to_pybytes()
 
 

@@ -17,7 +17,8 @@ _HEAD = """<!doctype html>
 <style>
 :root {{ color-scheme: light dark; }}
 body {{ font: 16px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }}
-ol {{ display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); list-style: none; padding: 0; }}
+ol {{ display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); }}
+ol {{ list-style: none; padding: 0; }}
 img, .none {{ aspect-ratio: 16 / 9; background: #8883; border-radius: .4rem; object-fit: contain; width: 100%; }}
 .none {{ align-items: center; display: flex; justify-content: center; }}
 p {{ margin: .2rem 0; overflow-wrap: anywhere; }}

@@ -224,7 +224,8 @@ def load_tower(checkpoint: Path, *, local_files_only: bool = False) -> VisionTow
         tower.vision_tower.load_state_dict(state, assign=True)
     except RuntimeError as error:
         raise CheckpointError(f"{checkpoint}: {' '.join(str(error).split())}") from error
-    tower.vision_tower.embeddings.position_ids = torch.arange(config.patch_grid**2 + 1)[None]
+    embeddings = tower.get_submodule("vision_tower.embeddings")
+    embeddings.position_ids = torch.arange(config.patch_grid**2 + 1)[None]
     return tower.eval()
 
 

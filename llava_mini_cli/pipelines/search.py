@@ -70,7 +70,7 @@ class Scanner:
 
 def combined(queries: list[Vector]) -> Vector:
     """One vector for several queries: its score is the mean of theirs."""
-    return np.mean(queries, axis=0, dtype=np.float32)
+    return np.stack(queries).mean(axis=0).astype(np.float32)
 
 
 def search(archive: Archive, query: Vector, options: SearchOptions, scanner: Scanner) -> list[Moment]:
@@ -78,8 +78,8 @@ def search(archive: Archive, query: Vector, options: SearchOptions, scanner: Sca
     chosen = by_path(archive, options.path)
     if chosen.header.shapes.clip is None:
         raise UsageError(
-            f"'{archive.folder}' holds no CLIP embeddings: its model's CLIP checkpoint is the vision half alone, without "
-            "a projection; index with a model whose mm_vision_tower is a whole CLIP"
+            f"'{archive.folder}' holds no CLIP embeddings: its model's CLIP checkpoint is the vision half alone, "
+            "without a projection; index with a model whose mm_vision_tower is a whole CLIP"
         )
     usual = _usual(chosen, query)
     hits: list[Hit] = []
@@ -98,8 +98,7 @@ def by_path(archive: Archive, pattern: str | None) -> Archive:
     if pattern is None:
         return archive
     matches = compile_pattern(translate(pattern)).match
-    names = zip(archive.media["path"].to_pylist(), archive.media["file_name"].to_pylist(), strict=True)
-    return archive.restrict(np.array([bool(matches(path) or matches(name)) for path, name in names], bool))
+    return archive.restrict(np.array([bool(matches(path) or matches(name)) for path, name in archive.names()], bool))
 
 
 def _usual(archive: Archive, query: Vector) -> float:

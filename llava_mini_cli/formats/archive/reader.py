@@ -93,6 +93,11 @@ class Archive:
         for batch in self.media.to_batches(max_chunksize=1024):
             yield from (_medium(row) for row in batch.to_pylist())
 
+    def names(self) -> Iterator[tuple[str, str]]:
+        """Path and file name of each row of `media`."""
+        columns: list[Any] = [self.media[name].to_pylist() for name in ("path", "file_name")]
+        return zip(*columns, strict=True)
+
     def restrict(self, rows: NDArray[np.bool_]) -> "Archive":
         """The archive with these of its media alone."""
         return Archive(self.folder, self.header, self.media.filter(pa.array(rows)), self.damage)
@@ -115,7 +120,7 @@ class Archive:
             if text is not None:
                 total += np.frombuffer(base64.b64decode(text), "<f4")
                 rows += found.num_rows
-        return total / max(rows, 1)
+        return total / np.float32(max(rows, 1))
 
     def captions(self, medium: Medium) -> list[dict[str, Any]]:
         """The captions of a medium, in order; none where none were asked for. Raises `ArchiveError`."""
