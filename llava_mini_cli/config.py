@@ -75,3 +75,17 @@ class ModelOptions:
     def __post_init__(self) -> None:
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1, not {self.batch_size}")
+
+
+@dataclass(frozen=True)
+class RunLimits:
+    """When a run stops with work left undone."""
+
+    media: int | None = None  # worked on; None: all
+    failures: int | None = None  # media that fail before the run is given up; None: however many
+
+    def __post_init__(self) -> None:
+        if self.media is not None and self.media < 1:
+            raise UsageError(f"--limit must be at least 1, not {self.media}")
+        if self.failures is not None and self.failures < 1:
+            raise UsageError(f"--max-failures must be at least 1, not {self.failures}")

@@ -6,6 +6,7 @@ LlavaMiniError                  exit 1
 |   |-- ModelNotFound                     no such directory, hub id or cached snapshot
 |   `-- CheckpointError                   files that are missing, damaged or misshapen
 |-- ItemError                             one medium or prompt fails: becomes a row, not an exit
+|   |-- FetchError                        the medium cannot be brought to this disk
 |   |-- MediaError                        the medium cannot be read or decoded
 |   `-- PromptError                       the prompt cannot be asked of this medium
 |-- ArchiveError                exit 1    an archive cannot be read
@@ -61,6 +62,15 @@ class ItemError(LlavaMiniError):
     def __init__(self, kind: str, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+
+
+class FetchError(ItemError):
+    """A medium that cannot be brought to this disk. `kind` is one of `MEDIA_ERROR_KINDS`."""
+
+    stage = "fetch"
+
+    def __init__(self, kind: MediaErrorKind, message: str) -> None:
+        super().__init__(kind, message)
 
 
 class MediaError(ItemError):

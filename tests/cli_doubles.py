@@ -1,11 +1,13 @@
 """Doubles of the engine, of clips and of a run's progress, with the verbs of the real ones. No torch, no decoder.
 
-`python cli_doubles.py ask ...` is the command line with them in place, for tests that need a process of their own.
+`python cli_doubles.py ask ...` is the command line with them in place, for tests that need a process of their own; with
+`CLIPS=real` in the environment the engine alone is a double.
 """
 
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType, TracebackType
@@ -16,8 +18,13 @@ import numpy as np
 from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError
+from llava_mini_cli.formats.cache import FileCache
+from llava_mini_cli.formats.inputs import IsMedia, open_inputs
+from llava_mini_cli.formats.job import Job, Prompt
 from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.media.clip import ClipInfo, FrameChunk
+from llava_mini_cli.media.open import Opening
 
 
 class MadeClip:
@@ -60,12 +67,22 @@ class MadeClip:
         self.close()
 
 
-def open_made_clip(path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int) -> MadeClip:
-    """Opens a file that holds a number of frames, `slow`, `broken` or `unopenable`."""
+def open_made_clip(
+    path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int, opening: Opening
+) -> MadeClip:
+    """Opens a file that holds a number of frames, `slow`, `broken`, `unopenable` or `hang`."""
     text = Path(path).read_text()
+    opening.reserve(1000)
+    if text == "hang":
+        time.sleep(60)
     if text == "unopenable":
         raise MediaError("no_video", "holds no video")
     return MadeClip(path, text)
+
+
+def read_jobs(media: Sequence[str], prompts: tuple[Prompt, ...], is_media: IsMedia) -> Iterator[Job]:
+    """The jobs of media on this disk."""
+    return open_inputs(media, prompts, is_media, FileCache(FetchOptions())).jobs
 
 
 class EchoEngine:
@@ -86,6 +103,10 @@ class EchoEngine:
     @property
     def is_idle(self) -> bool:
         return not self._waiting
+
+    @property
+    def is_waiting(self) -> bool:
+        return False
 
     def has_room(self) -> bool:
         return len(self._waiting) < 2
@@ -144,11 +165,12 @@ def main() -> None:
     load = ModuleType("llava_mini_cli.pipelines.load")
     load.load_engine = EchoEngine  # pyright: ignore[reportAttributeAccessIssue]
     sys.modules[load.__name__] = load
-    from llava_mini_cli.commands.main import app
+    from llava_mini_cli.__main__ import main as run
     from llava_mini_cli.media import open as media_open
 
-    media_open.open_clip = open_made_clip  # pyright: ignore[reportAttributeAccessIssue]
-    app()
+    if os.environ.get("CLIPS") != "real":
+        media_open.open_clip = open_made_clip  # pyright: ignore[reportAttributeAccessIssue]
+    run()
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from llava_mini_cli.errors import ModelNotFound
 from llava_mini_cli.formats.row import COLUMNS
 from llava_mini_cli.formats.row import Row as FormatRow
 from llava_mini_cli.pipelines.health import Fact
+from llava_mini_cli.pipelines.tally import Tally
 
 Row = dict[str, Any]
 
@@ -105,19 +106,20 @@ def test_defaults_are_those_of_the_dataclasses(engines: list[EchoEngine]) -> Non
     ("arguments", "words"),
     [
         (["ask", "What?"], "there is no medium"),
-        (["ask"], "Missing argument 'MEDIA... QUESTION'."),
+        (["ask"], "there is no question: llava-mini ask MEDIA... QUESTION, or -p"),
         (["ask", "a.mp4"], "'a.mp4' is a file, not a question"),
         (["ask", "a.mp4", "photos"], "'photos' is a folder, not a question"),
         (["ask", "a.mp4", ""], "the prompt is empty"),
         (["ask", "empty", "What?"], "no images or videos in the folder 'empty'"),
-        (["ask", "a.mp4", "-p", "x=A", "-p", "x=B"], "-p gives the name 'x' twice"),
-        (["ask", "a.mp4", "What?", "-o", "x.csv"], "the suffix must be one of .jsonl, .ndjson, .parquet"),
+        (["ask", "a.mp4", "-p", "x=A", "-p", "x=B"], "two prompts have the name 'x'"),
+        (["ask", "a.mp4", "What?", "-o", "x.xls"], "the suffix must be one of .jsonl, .ndjson, .parquet, .csv"),
         (["ask", "a.mp4", "What?", "-f", "parquet"], "--format parquet needs a file"),
         (
-            ["ask", "a.mp4", "What?", "-f", "csv"],
-            "Invalid value for '-f' / '--format': 'csv' is not one of 'jsonl', 'parquet'.",
+            ["ask", "a.mp4", "What?", "-f", "xls"],
+            "Invalid value for '-f' / '--format': 'xls' is not one of 'jsonl', 'parquet', 'csv'.",
         ),
-        (["ask", "a.mp4", "What?", "-o", "photos"], "is a folder"),
+        (["ask", "a.mp4", "What?", "-o", "photos", "-f", "csv"], "is a folder; name a file, such as photos/out.csv"),
+        (["ask", "a.mp4", "What?", "-o", "x.csv", "--shard", "3/2"], "--shard 3/2: I/N counts from 1/2 to N/N"),
         (["ask", "a.mp4", "What?", "--fps", "0"], "--fps must be above 0"),
         (["ask", "a.mp4", "What?", "--start", "2", "--end", "1:"], "'1:' is not a time"),
         (["ask", "a.mp4", "What?", "--start", "1:30", "--end", "90"], "--end (90 s) must come after --start (90 s)"),
@@ -127,7 +129,7 @@ def test_defaults_are_those_of_the_dataclasses(engines: list[EchoEngine]) -> Non
         (["ask", "a.mp4", "What?", "--seed", "99999999999999999999"], "--seed must be"),
         (["ask", "a.mp4", "What?", "-q", "-v"], "-q and -v exclude each other"),
         (["ask", "a.mp4", "What?", "--fail-on", "some"], "Invalid value for '--fail-on'"),
-        (["caption"], "Missing argument 'MEDIA...'."),
+        (["caption"], "there is no medium: llava-mini caption MEDIA..."),
         (["look"], "No such command 'look'."),
         (["--nope"], "No such option: --nope"),
         ([], "a command is missing"),
@@ -165,16 +167,21 @@ def test_fail_on(fail_on: str, media: list[str], code: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["out.jsonl", "out.parquet"])
-def test_output_files_are_whole_and_not_replaced_unasked(name: str, tmp_path: Path) -> None:
-    result = llava_mini("ask", "a.mp4", "b.mp4", "-p", "What?", "-o", name)
+def test_the_same_command_again_is_safe(name: str, tmp_path: Path, engines: list[EchoEngine]) -> None:
+    result = llava_mini("ask", "a.mp4", "b.mp4", "-p", "What?", "-o", name, "-m", "echo")
     assert (result.exit_code, result.stdout) == (3, "")
-    assert result.stderr.splitlines()[-1].startswith("llava-mini: 2/2 media, 5 frames, 1 answers, 1 failed, ")
+    assert result.stderr.splitlines()[-1].startswith("llava-mini: 2 media, 5 frames, 1 answers, 1 failed, ")
     assert result.stderr.endswith(f" s, written to {name}\n")
     before = (tmp_path / name).read_bytes()
-    again = llava_mini("ask", "a.mp4", "-p", "What?", "-o", name)
-    assert (again.exit_code, again.stderr) == (
+    again = llava_mini("ask", "a.mp4", "b.mp4", "-p", "What?", "-o", name, "-m", "echo")
+    assert again.exit_code == 3  # one of the items still has no answer
+    assert " 2 were there (1 failed; --retry-errors tries them again), " in again.stderr
+    assert not engines[1:]
+    assert (tmp_path / name).read_bytes() == before
+    changed = llava_mini("ask", "a.mp4", "-p", "What?", "-o", name, "-m", "echo", "--fps", "2")
+    assert (changed.exit_code, changed.stderr) == (
         2,
-        f"llava-mini: error: -o '{name}' exists; --overwrite replaces it\n",
+        f"llava-mini: error: '{name}': --fps was 1, is 2; --overwrite starts anew, or name another output\n",
     )
     assert (tmp_path / name).read_bytes() == before
     failed = llava_mini("ask", "a.mp4", "-p", "What?", "-o", name, "--overwrite", "-m", "missing")
@@ -216,14 +223,14 @@ def write_all(writer: PlainWriter | BlockWriter, *written: FormatRow) -> None:
 
 
 def test_one_answer_at_a_terminal_is_its_text(capsys: pytest.CaptureFixture[str]) -> None:
-    with Reporter(1, quiet=False, verbose=False) as reporter:
+    with Reporter(Tally(), 1, quiet=False, verbose=False) as reporter:
         write_all(PlainWriter(reporter), ROW, FAILED)
     assert capsys.readouterr() == (f"{ROW.text}\n", "")
 
 
 def test_several_answers_at_a_terminal_are_blocks(capsys: pytest.CaptureFixture[str]) -> None:
     other = FormatRow(**ROW.as_dict() | {"id": "in/[b].mp4", "prompt_name": "why", "text": "Because [it] is."})
-    with Reporter(2, quiet=False, verbose=False) as reporter:
+    with Reporter(Tally(), 2, quiet=False, verbose=False) as reporter:
         write_all(BlockWriter(reporter, 2), other, FAILED, other, ROW)
     block = "  why\n    Because [it] is.\n"
     assert capsys.readouterr().out.startswith(f"in/[b].mp4\n{block}{block}\nin/a.mp4\n")

@@ -42,25 +42,42 @@ def test_a_signal_keeps_the_rows_so_far(media: Path, number: signal.Signals, cod
     wait_for(media / "out.jsonl", "\n")
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
-    assert process.returncode == code
+    assert process.returncode == code, err.decode()
     assert out == b""
     assert err.decode().splitlines()[-1] == f"llava-mini: error: interrupted by {number.name}"
     (line,) = (media / "out.jsonl").read_text().splitlines()
     assert json.loads(line)["text"] == "What? [4]"
 
 
-def test_a_signal_leaves_a_good_parquet_file(media: Path) -> None:
+def test_a_signal_leaves_parts_that_can_be_read(media: Path) -> None:
     with start(media, "ask", "a.mp4", "slow.mp4", "-p", "What?", "-o", "out.parquet", "-v") as process:
         assert process.stderr is not None
         while b"slow.mp4" not in process.stderr.readline():
             pass
         time.sleep(0.3)  # a.mp4 is answered in the first step
         process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=20)
+        _, err = process.communicate(timeout=20)
     assert process.returncode == 143
-    assert sorted(path.name for path in media.iterdir()) == ["a.mp4", "b.mp4", "out.parquet", "slow.mp4"]
-    code = "import pyarrow.parquet as pq; print(pq.read_table('out.parquet').column('text').to_pylist())"
+    assert b"written to out.parquet.parts" in err
+    names = [".out.parquet.llava-mini", "a.mp4", "b.mp4", "out.parquet.parts", "slow.mp4"]
+    assert sorted(path.name for path in media.iterdir()) == names
+    code = "import pyarrow.parquet as pq; print(pq.read_table('out.parquet.parts').column('text').to_pylist())"
     assert subprocess.check_output([sys.executable, "-c", code], cwd=media, text=True) == "['What? [4]']\n"
+
+
+def test_a_second_run_into_the_same_output_exits_75(media: Path) -> None:
+    first = start(media, "ask", "a.mp4", "slow.mp4", "-p", "What?", "-o", "out.jsonl")
+    wait_for(media / "out.jsonl", "\n")
+    second = start(media, "ask", "a.mp4", "slow.mp4", "-p", "What?", "-o", "out.jsonl")
+    out, err = second.communicate(timeout=20)
+    assert (second.returncode, out) == (75, b"")
+    assert err.decode() == f"llava-mini: error: another run (pid {first.pid}) is writing 'out.jsonl'\n"
+    first.kill()
+    first.communicate()
+    third = start(media, "ask", "a.mp4", "b.mp4", "-p", "What?", "-o", "out.jsonl")  # the lock is gone with its holder
+    _, err = third.communicate(timeout=20)
+    assert third.returncode == 0, err
+    assert len((media / "out.jsonl").read_text().splitlines()) == 2
 
 
 def test_a_reader_that_goes_away_ends_the_run_quietly(media: Path) -> None:

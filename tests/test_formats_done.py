@@ -2,7 +2,7 @@
 
 import pytest
 
-from llava_mini_cli.formats.done import Done
+from llava_mini_cli.formats.done import Done, standing
 
 WORK, OTHER = "0123456789abcdef0123", "f" * 20
 OLD, NEW = "000000000001", "000000000002"
@@ -10,7 +10,7 @@ OLD, NEW = "000000000001", "000000000002"
 
 def done(*rows: tuple[str, bool], retry_errors: bool = False) -> Done:
     there = Done(retry_errors=retry_errors)
-    there.add([key for key, _ in rows], [failed for _, failed in rows])
+    there.add(rows)
     return there
 
 
@@ -55,6 +55,15 @@ def test_the_newer_row_stands_but_no_error_for_an_answer(
     assert (len(there), there.replaced) == (1, 1)
     assert there.claim(WORK + newer[0]) is None
     assert there.errors_left == (left == "error")
+    first_stands = older[1] is False and left == "answer"
+    assert list(standing([(WORK + older[0], older[1]), (WORK + newer[0], newer[1])])) == [
+        first_stands,
+        not first_stands,
+    ]
+
+
+def test_rows_of_different_work_and_of_the_same_work_asked_twice_all_stand() -> None:
+    assert list(standing([(WORK + OLD, False), (WORK + OLD + ".1", True), (OTHER + OLD, True)])) == [1, 1, 1]
 
 
 def test_what_is_no_key_is_refused() -> None:

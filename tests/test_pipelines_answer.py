@@ -4,24 +4,26 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import pytest
-from cli_doubles import EchoEngine, MadeClip, ProgressLog, open_made_clip
+from cli_doubles import EchoEngine, MadeClip, ProgressLog, open_made_clip, read_jobs
 
-from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
+from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure
 from llava_mini_cli.errors import ModelNotFound, OutputError
 from llava_mini_cli.formats.done import Done
-from llava_mini_cli.formats.inputs import read_jobs
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.open import is_media_path
-from llava_mini_cli.pipelines.answer import AnswerEngine, Tally, Tools, answer_jobs
+from llava_mini_cli.pipelines.ahead import AHEAD
+from llava_mini_cli.pipelines.answer import AnswerEngine, Tools, answer_jobs
 from llava_mini_cli.pipelines.interrupt import Interrupted, Interrupts
 from llava_mini_cli.pipelines.settings import RunOptions
+from llava_mini_cli.pipelines.tally import Tally
 
 PROMPTS = (Prompt("What?", "what"), Prompt("Why is this too long?"))
 OPTIONS = RunOptions(ModelOptions("echo"), SamplingOptions(start=1.0), GenerationOptions())
@@ -66,14 +68,20 @@ def write_media(folder: Path, **contents: str) -> list[str]:
 
 
 def run(
-    jobs: Iterator[Job], writer: RowList, progress: ProgressLog | None = None, engine: AnswerEngine | None = None
+    jobs: Iterator[Job],
+    writer: RowList,
+    progress: ProgressLog | None = None,
+    engine: AnswerEngine | None = None,
+    options: RunOptions = OPTIONS,
 ) -> Tally:
     def load(options: ModelOptions) -> AnswerEngine:
         return engine or EchoEngine(options)
 
     with Interrupts() as interrupts:
         tools = Tools(load, open_made_clip, lambda: writer, progress or ProgressLog(), interrupts)
-        return answer_jobs(jobs, OPTIONS, tools)
+        tally = Tally()
+        answer_jobs(jobs, options, tools, tally)
+    return tally
 
 
 def test_every_prompt_of_every_medium_gets_one_row(tmp_path: Path) -> None:
@@ -81,7 +89,11 @@ def test_every_prompt_of_every_medium_gets_one_row(tmp_path: Path) -> None:
     media.insert(2, str(tmp_path / "gone.mp4"))
     writer = RowList()
     tally = run(read_jobs(media, PROMPTS, is_media_path), writer)
-    assert tally == Tally(answered=2, failed=10)
+    assert (tally.media, tally.media_failed, tally.answered, tally.failed) == (6, 6, 2, 10)
+    assert tally.failures == {"too_long": 2, "corrupt": 2, "no_video": 2, "empty": 2, "not_found": 2}
+    assert sorted(failed.error_type for failed in tally.listed if failed.error_type != "too_long") == [
+        "corrupt", "empty", "no_video", "not_found",
+    ]  # fmt: skip
     got = {(row.file_name, row.prompt): (row.status, row.error_stage, row.error_type) for row in writer.rows}
     assert len(writer.rows) == len(got) == 12
     faults = {"b": ("decode", "corrupt"), "c": ("decode", "no_video"), "d": ("decode", "empty")}
@@ -114,7 +126,8 @@ def test_a_job_with_a_fault_becomes_rows_without_being_opened(tmp_path: Path) ->
     questions = tuple(Question(prompt, "row 17", {"split": "train"}) for prompt in PROMPTS)
     jobs = [Job(medium, "a.mp4", questions[:1]), Job(medium, "a.mp4", questions, Fault("input", "bad_row", "t.csv:17"))]
     writer = RowList()
-    assert run(iter(jobs), writer) == Tally(answered=1, failed=2)
+    tally = run(iter(jobs), writer)
+    assert (tally.answered, tally.failed, tally.failures) == (1, 2, {"bad_row": 2})
     assert len(MadeClip.opened) == 1
     assert [(row.id, row.error_stage, row.error) for row in writer.rows if row.status == "error"] == [
         ("row 17", "input", "t.csv:17")
@@ -122,21 +135,38 @@ def test_a_job_with_a_fault_becomes_rows_without_being_opened(tmp_path: Path) ->
     assert [row.as_dict()["split"] for row in writer.rows] == ["train"] * 3
 
 
-def test_few_clips_are_open_at_once_and_folders_stream(tmp_path: Path) -> None:
-    media = write_media(tmp_path, **{f"m{number:02}": "1" for number in range(30)})
+def test_media_are_opened_ahead_and_answered_in_order(tmp_path: Path) -> None:
+    media = write_media(tmp_path, **{f"m{number:03}": "1" for number in range(300)})
     engine = EchoEngine(OPTIONS.model)
-    seen: list[int] = []
+    taken: list[int] = []
 
     def jobs() -> Iterator[Job]:
         for job in read_jobs(media, PROMPTS[:1], is_media_path):
-            seen.append(sum(not clip.closed for clip in MadeClip.opened))
+            taken.append(sum(not clip.closed for clip in MadeClip.opened))
             yield job
 
     writer = RowList()
-    assert run(jobs(), writer, engine=engine).answered == 30
-    assert max(seen) <= 2
+    assert run(jobs(), writer, engine=engine).answered == 300
+    assert max(taken) <= AHEAD + 3  # and what the engine holds
     assert engine.most_waiting == 2
-    assert [row.file_name for row in writer.rows] == [f"m{number:02}.mp4" for number in range(30)]
+    assert [row.file_name for row in writer.rows] == [f"m{number:03}.mp4" for number in range(300)]
+
+
+def test_a_limit_leaves_work_undone_and_says_so(tmp_path: Path) -> None:
+    media = write_media(tmp_path, a="1", b="1", c="1")
+    for most, stopped_by, answered in ((2, "limit", 2), (3, None, 3), (None, None, 3)):
+        options = replace(OPTIONS, limits=RunLimits(media=most))
+        tally = run(read_jobs(media, PROMPTS[:1], is_media_path), RowList(), options=options)
+        assert (tally.stopped_by, tally.answered) == (stopped_by, answered)
+
+
+@pytest.mark.parametrize("bad", ["unopenable", "broken", ""])
+def test_a_run_stops_once_as_many_media_failed_as_may(tmp_path: Path, bad: str) -> None:
+    media = write_media(tmp_path, **{f"m{number}": bad for number in range(9)}, z="1")
+    options = replace(OPTIONS, limits=RunLimits(failures=3))
+    writer = RowList()
+    tally = run(read_jobs(media, PROMPTS[:1], is_media_path), writer, options=options)
+    assert (tally.stopped_by, tally.media_failed, len(writer.rows)) == ("max_failures", 3, 3)
 
 
 def test_the_model_is_not_loaded_for_media_that_are_not_there(tmp_path: Path) -> None:
@@ -146,8 +176,9 @@ def test_the_model_is_not_loaded_for_media_that_are_not_there(tmp_path: Path) ->
     writer = RowList()
     with Interrupts() as interrupts:
         tools = Tools(load, open_made_clip, lambda: writer, ProgressLog(), interrupts)
-        tally = answer_jobs(read_jobs([str(tmp_path / "gone.mp4")], PROMPTS, is_media_path), OPTIONS, tools)
-    assert tally == Tally(answered=0, failed=2)
+        tally = Tally()
+        answer_jobs(read_jobs([str(tmp_path / "gone.mp4")], PROMPTS, is_media_path), OPTIONS, tools, tally)
+    assert (tally.answered, tally.failed) == (0, 2)
     assert writer.rows[0].model_revision is None
 
 
@@ -155,12 +186,40 @@ def test_a_model_that_cannot_be_had_leaves_the_output_alone(tmp_path: Path) -> N
     def load(options: ModelOptions) -> AnswerEngine:
         raise ModelNotFound("no such model")
 
-    def open_output() -> RowList:
+    writer = RowList()
+    with Interrupts() as interrupts, pytest.raises(ModelNotFound):
+        tools = Tools(load, open_made_clip, lambda: writer, ProgressLog(), interrupts)
+        answer_jobs(read_jobs(write_media(tmp_path, a="1"), PROMPTS, is_media_path), OPTIONS, tools, Tally())
+    assert not writer.rows
+
+
+def test_what_is_done_is_left_out_question_by_question(tmp_path: Path) -> None:
+    media = write_media(tmp_path, a="1", b="1")
+    first, writer = RowList(), RowList()
+    run(read_jobs(media, PROMPTS, is_media_path), first)
+    done = [row for row in first.rows if (row.file_name, row.status) != ("b.mp4", "ok")]
+    writer.done.add([(row.fingerprint, row.status == "error") for row in done])
+    MadeClip.opened.clear()
+    tally = run(read_jobs(media, PROMPTS, is_media_path), writer)
+    assert (tally.answered, tally.failed, tally.skipped, tally.errors_skipped) == (1, 0, 3, 2)
+    assert [(row.file_name, row.prompt) for row in writer.rows] == [("b.mp4", "What?")]
+    assert len(MadeClip.opened) == 1
+
+
+def test_without_anything_left_no_model_is_loaded(tmp_path: Path) -> None:
+    media = write_media(tmp_path, a="1")
+    first, writer = RowList(), RowList()
+    run(read_jobs(media, PROMPTS, is_media_path), first)
+    writer.done.add([(row.fingerprint, False) for row in first.rows])
+
+    def load(options: ModelOptions) -> AnswerEngine:
         raise AssertionError
 
-    with Interrupts() as interrupts, pytest.raises(ModelNotFound):
-        tools = Tools(load, open_made_clip, open_output, ProgressLog(), interrupts)
-        answer_jobs(read_jobs(write_media(tmp_path, a="1"), PROMPTS, is_media_path), OPTIONS, tools)
+    tally = Tally()
+    with Interrupts() as interrupts:
+        tools = Tools(load, open_made_clip, lambda: writer, ProgressLog(), interrupts)
+        answer_jobs(read_jobs(media, PROMPTS, is_media_path), OPTIONS, tools, tally)
+    assert tally.skipped == 2
 
 
 def test_a_full_disk_ends_the_run_and_closes_clips(tmp_path: Path) -> None:
@@ -206,12 +265,13 @@ def test_a_signal_ends_a_wait_closes_clips_and_keeps_rows(tmp_path: Path, number
     assert signal.getsignal(number) in (signal.default_int_handler, signal.SIG_DFL)
 
 
-def test_a_signal_waits_until_a_row_is_written() -> None:
+def test_a_signal_waits_for_a_point_where_it_may_come() -> None:
     order: list[str] = []
     with Interrupts() as interrupts:
-        with pytest.raises(Interrupted), interrupts.held():
-            os.kill(os.getpid(), signal.SIGTERM)
-            order.append("written")
+        os.kill(os.getpid(), signal.SIGTERM)
+        order.append("written")
         with pytest.raises(Interrupted):
             interrupts.check()
+        with pytest.raises(Interrupted), interrupts.allowed():
+            order.append("never")
     assert order == ["written"]

@@ -1,6 +1,4 @@
-"""Progress of `index` on stderr. As the other commands', with failures and warnings by medium."""
-
-import time
+"""Progress of `index` on stderr: as the other commands', with warnings by medium."""
 
 from llava_mini_cli.commands.reporter import Reporter
 
@@ -8,15 +6,7 @@ from llava_mini_cli.commands.reporter import Reporter
 class ArchiveReporter(Reporter):
     """Implements `pipelines.index.IndexProgress`."""
 
-    @property
-    def seconds(self) -> float:
-        """Since the run began."""
-        return time.monotonic() - self._began
-
-    def medium_failed(self, path: str, message: str) -> None:
-        self.failed += 1
-        self._say_once(f"llava-mini: error: {path}: {message}")
-
-    def medium_warned(self, path: str, message: str) -> None:
+    def warned(self, path: str, message: str) -> None:
+        """Something odd about a medium that was indexed all the same."""
         if not self._quiet:
-            self._say_once(f"llava-mini: warning: {path}: {message}")
+            self._warn(f"{path}: {message}")

@@ -9,40 +9,46 @@ from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.run import run_questions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.job import Prompt
-from llava_mini_cli.formats.prompts import checked_prompt, parse_prompts
+from llava_mini_cli.formats.prompts import checked_prompt
 
 Arguments = Annotated[
-    list[str],
+    list[str] | None,
     typer.Argument(
         metavar="MEDIA... QUESTION",
-        help="Videos, images or folders of them, then the question; with -p every one is a medium.",
+        help="Media as for caption, then the question; with -p every one is a medium.",
+        show_default=False,
     ),
 ]
 
 
-def ask(arguments: Arguments, flags: QuestionFlags) -> int:
+def ask(flags: QuestionFlags, arguments: Arguments = None) -> int:
     """Ask a question about videos and images.
 
     One medium and one question at a terminal: the answer as plain text. Otherwise: one JSON line for each answer.
     """
-    media, prompts = split_arguments(arguments, flags.prompts.prompt or [])
+    inputs, prompts = flags.inputs, flags.prompts.prompts()
+    media = arguments or []
+    if not prompts and not inputs.prompt_column:
+        media, prompts = split_question(media, alone=inputs.files_from is not None)
+    if not media and inputs.files_from is None:
+        raise UsageError("there is no medium: llava-mini ask MEDIA... QUESTION, or --files-from")
     return run_questions(media, prompts, flags)
 
 
-def split_arguments(arguments: list[str], prompts: list[str]) -> tuple[list[str], tuple[Prompt, ...]]:
-    """Media and questions. Without -p the last argument is the question.
+def split_question(arguments: list[str], *, alone: bool) -> tuple[list[str], tuple[Prompt, ...]]:
+    """Media and the question, which comes last; `alone`: it may stand without media.
 
     Raises:
         UsageError: no question, or what looks like a forgotten one.
     """
-    if prompts:
-        return arguments, parse_prompts(prompts)
+    if not arguments:
+        raise UsageError("there is no question: llava-mini ask MEDIA... QUESTION, or -p")
     *media, question = arguments
     prompt = checked_prompt(question)
     if Path(question).is_dir():
         raise UsageError(f"'{question}' is a folder, not a question: the question comes last, or with -p")
-    if not media and not Path(question).exists():
-        raise UsageError(f"there is no medium: llava-mini ask MEDIA... QUESTION (got only '{question}')")
     if Path(question).exists():
         raise UsageError(f"'{question}' is a file, not a question: the question comes last, or with -p")
+    if not media and not alone:
+        raise UsageError(f"there is no medium: llava-mini ask MEDIA... QUESTION (got only '{question}')")
     return media, (prompt,)

@@ -1,18 +1,30 @@
 """`llava-mini caption MEDIA...`: a description of videos and images."""
 
+from typing import Annotated
+
+import typer
+
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.inputs import Media
 from llava_mini_cli.commands.run import run_questions
-from llava_mini_cli.formats.job import Prompt
-from llava_mini_cli.formats.prompts import parse_prompts
+from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.prompts import CAPTION_PROMPT, STYLES, CaptionStyle, unique_prompts
 
-CAPTION_PROMPT = Prompt("Please describe what is shown in detail.", name="caption")
+Style = Annotated[
+    CaptionStyle | None,
+    typer.Option("--style", help="A built-in prompt.", show_default=False),
+]
 
 
-def caption(media: Media, flags: QuestionFlags) -> int:
+def caption(flags: QuestionFlags, media: Media = None, style: Style = None) -> int:
     """Describe videos and images.
 
-    The built-in prompt is "Please describe what is shown in detail."; -p asks something else instead.
+    The built-in prompt is "Please describe what is shown in detail."; --style takes another one, and -p, --prompt-file
+    or --prompt-column ask something else instead.
     """
-    prompts = parse_prompts(flags.prompts.prompt) if flags.prompts.prompt else (CAPTION_PROMPT,)
-    return run_questions(media, prompts, flags)
+    if not media and flags.inputs.files_from is None:
+        raise UsageError("there is no medium: llava-mini caption MEDIA..., or --files-from")
+    prompts = unique_prompts([*([STYLES[style]] if style else []), *flags.prompts.prompts()])
+    if not prompts and not flags.inputs.prompt_column:
+        prompts = (CAPTION_PROMPT,)
+    return run_questions(media or [], prompts, flags)

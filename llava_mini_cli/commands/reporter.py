@@ -1,4 +1,4 @@
-"""Progress of a run on stderr: a bar on a terminal, a plain line now and then off it, and failures as they come.
+"""Progress of a run on stderr: a bar on a terminal, a plain line now and then off it, and warnings as they come.
 
 A run over one video counts frames, a run over many media counts media.
 """
@@ -6,56 +6,49 @@ A run over one video counts frames, a run over many media counts media.
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from tqdm import tqdm
 
-from llava_mini_cli.commands.stderr import one_line, say
+from llava_mini_cli.commands.stderr import one_line, say, say_warning
+from llava_mini_cli.commands.summary import counts
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import ClipInfo
+from llava_mini_cli.pipelines.tally import Tally
 
 LABEL_WIDTH = 32  # characters before a bar
 PLAIN_INTERVAL = 10.0  # seconds between lines when stderr is not a terminal
+WARNINGS = 20  # said as they come; more are counted, and stand in their rows
 
 
 class Reporter:
     """Implements `pipelines.progress.Progress`; leaving the `with` block clears the bar."""
 
-    def __init__(self, total: int | None, *, quiet: bool, verbose: bool) -> None:
-        self.media = 0
-        self.frames_read = 0
-        self.answered = 0
-        self.failed = 0
+    def __init__(self, tally: Tally, total: int | None, *, quiet: bool, verbose: bool) -> None:
+        self._tally = tally
         self._total = total  # media; None: not known
         self._quiet = quiet
         self._verbose = verbose
         self._began = time.monotonic()
-        self._said = self._began
+        self._said_at = self._began
         self._last_said = ""
-        self._bar: tqdm[Any] | None = None
-        # tqdm's own lock would be shared between processes, which nothing here needs.
-        tqdm.set_lock(threading.RLock())  # pyright: ignore[reportUnknownMemberType]
-        if not quiet and sys.stderr.isatty():
-            by_frame = total == 1
-            self._bar = tqdm(
-                total=None if by_frame else total,
-                unit=" frames" if by_frame else " media",
-                file=sys.stderr,
-                leave=False,
-                dynamic_ncols=True,
-                ascii=None if (sys.stderr.encoding or "").lower().startswith("utf") else True,
-            )
+        self._warnings: Counter[bool] = Counter()  # said or not
+        self._bar = None if quiet or not sys.stderr.isatty() else _bar(total)
 
     def loading(self, model: str) -> None:
-        self._note(f"loading {model}")
+        text = f"loading {model}"
+        if self._bar is not None:
+            self._bar.set_description_str(shortened(text))
+        elif self._verbose:
+            say(f"llava-mini: {text}")
 
     def opened(self, info: ClipInfo) -> None:
         if self._bar is not None:
-            self._bar.set_description_str(shortened(info.path))
+            self._bar.set_description_str(shortened(info.path), refresh=False)
             if self._total == 1:
                 self._bar.total = info.frame_count
         if self._verbose:
@@ -63,39 +56,31 @@ class Reporter:
             self._say(f"{info.path}: {info.kind}, {info.width}x{info.height}{length}, {info.codec or 'codec unknown'}")
 
     def frames(self, count: int) -> None:
-        self.frames_read += count
         if self._bar is not None and self._total == 1:
             self._bar.update(count)
         self._tick()
 
     def row(self, row: Row) -> None:
-        if row.status == "ok":
-            self.answered += 1
-        else:
-            self.failed += 1
-            self._say_once(f"llava-mini: error: {row.id}: {row.error}")
+        if self._verbose and row.status == "error":
+            self._say_once(f"{row.id}: failed: {row.error}")
         if row.warning and not self._quiet:
-            self._say_once(f"llava-mini: warning: {row.id}: {row.warning}")
+            self._warn(f"{row.id}: {row.warning}")
 
     def item_done(self) -> None:
-        self.media += 1
         if self._bar is not None and self._total != 1:
+            rate = self._tally.frames / (time.monotonic() - self._began)
+            self._bar.set_postfix_str(f"{rate:.1f} frames/s, {self._tally.media_failed} failed", refresh=False)
             self._bar.update()
-            self._bar.set_postfix_str(f"{self.frames_read} frames, {self.failed} failed")
         self._tick()
-
-    def summary(self, path: Path | None) -> None:
-        """One line at the end of a run; `path` is the file that the rows went to."""
-        if not self._quiet:
-            seconds = time.monotonic() - self._began
-            target = "" if path is None else f", written to {path}"
-            say(f"llava-mini: {self._counts()}, {seconds:.1f} s{target}")
 
     @contextmanager
     def aside(self) -> Generator[None]:
         """Takes the bar off the screen while something else is written to the terminal."""
-        with tqdm.external_write_mode(file=sys.stderr):
+        if self._bar is None:
             yield
+        else:
+            with tqdm.external_write_mode(file=sys.stderr):
+                yield
 
     def __enter__(self) -> Self:
         return self
@@ -105,23 +90,34 @@ class Reporter:
     ) -> None:
         if self._bar is not None:
             self._bar.close()
+        if self._warnings[False]:
+            say_warning(f"and {self._warnings[False]} more warnings; they stand in their rows")
 
     def _tick(self) -> None:
         now = time.monotonic()
-        if self._bar is None and not self._quiet and now - self._said >= PLAIN_INTERVAL:
-            self._said = now
-            rate = self.frames_read / (now - self._began)
-            say(f"llava-mini: {self._counts()}, {rate:.1f} frames/s")
+        if self._bar is not None or self._quiet or now - self._said_at < PLAIN_INTERVAL:
+            return
+        self._said_at = now
+        seconds = now - self._began
+        rates = f"{self._tally.media / seconds:.1f} media/s, {self._tally.frames / seconds:.1f} frames/s"
+        say(f"llava-mini: {counts(self._tally, self._total)}, {rates}{self._left(seconds)}")
 
-    def _counts(self) -> str:
-        media = f"{self.media}/{self._total} media" if self._total else f"{self.media} media"
-        return f"{media}, {self.frames_read} frames, {self.answered} answers, {self.failed} failed"
+    def _left(self, seconds: float) -> str:
+        """How long it may still take, where the number of media is known."""
+        if not self._total or not self._tally.media:
+            return ""
+        left = seconds / self._tally.media * (self._total - self._tally.media)
+        return f", {tqdm.format_interval(left)} left"
 
-    def _note(self, text: str) -> None:
-        if self._bar is not None:
-            self._bar.set_description_str(shortened(text))
-        elif self._verbose:
-            say(f"llava-mini: {text}")
+    def _warn(self, text: str) -> None:
+        """Says a warning, once for all prompts of its medium; not more than so many of them."""
+        if text == self._last_said:
+            return
+        is_said = self._verbose or self._warnings[True] < WARNINGS
+        self._warnings[is_said] += 1
+        self._last_said = text
+        if is_said:
+            self._say(f"llava-mini: warning: {text}")
 
     def _say_once(self, text: str) -> None:
         """Says what the prompts of one medium have in common only once."""
@@ -132,6 +128,20 @@ class Reporter:
     def _say(self, text: str) -> None:
         with self.aside():
             say(text)
+
+
+def _bar(total: int | None) -> "tqdm[Any]":
+    # tqdm's own lock would be shared between processes, which nothing here needs.
+    tqdm.set_lock(threading.RLock())  # pyright: ignore[reportUnknownMemberType]
+    by_frame = total == 1
+    return tqdm(
+        total=None if by_frame else total,
+        unit=" frames" if by_frame else " media",
+        file=sys.stderr,
+        leave=False,
+        dynamic_ncols=True,
+        ascii=None if (sys.stderr.encoding or "").lower().startswith("utf") else True,
+    )
 
 
 def shortened(text: str) -> str:

@@ -1,53 +1,131 @@
 """What `ask` and `caption` have in common: options in, one pipeline call, words and an exit code out."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.run import FailOn
 from llava_mini_cli.commands.stderr import hush_libraries
+from llava_mini_cli.errors import LlavaMiniError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.commands.reporter import Reporter
+    from llava_mini_cli.formats.inputs import Inputs
     from llava_mini_cli.formats.job import Prompt
     from llava_mini_cli.formats.outputs import Output, OutputOptions, RunInfo
-    from llava_mini_cli.pipelines.answer import Tally
+    from llava_mini_cli.pipelines.settings import RunOptions
+    from llava_mini_cli.pipelines.tally import Tally
 
 EXIT_ITEMS_FAILED = 3
+EXIT_STOPPED = 101
 
 
 def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: QuestionFlags) -> int:
     """Answers every prompt about every medium; returns the exit code."""
     hush_libraries(verbose=flags.talk.verbose)
     from llava_mini_cli.commands.reporter import Reporter
-    from llava_mini_cli.formats.inputs import read_jobs
+    from llava_mini_cli.formats.cache import FileCache
+    from llava_mini_cli.formats.inputs import open_inputs
     from llava_mini_cli.formats.outputs import OutputOptions
     from llava_mini_cli.media.open import is_media_path, open_clip
     from llava_mini_cli.pipelines.answer import Tools, answer_jobs
     from llava_mini_cli.pipelines.interrupt import Interrupts
     from llava_mini_cli.pipelines.load import load_engine
-    from llava_mini_cli.pipelines.settings import RunOptions
+    from llava_mini_cli.pipelines.tally import Tally
 
     output = OutputOptions.parse(**vars(flags.outputs))
     output.check()
-    jobs = read_jobs(media, prompts, is_media_path)
-    total = None if any(Path(medium).is_dir() for medium in media) else len(media)
-    options = RunOptions(flags.model.options(), flags.frames.options(), flags.answer.options())
-    with Interrupts() as interrupts, Reporter(total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter:
-        single = total == 1 and len(prompts) == 1
-        opener = _output_opener(output, options.run_info(), flags, reporter, single=single, prompts=len(prompts))
-        tally = answer_jobs(jobs, options, Tools(load_engine, open_clip, opener, reporter, interrupts))
-    if tally.answered + tally.failed > 1 or (output.path is not None and tally.answered):
-        reporter.summary(output.path)
+    options = run_options(flags)
+    tally = Tally()
+    with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
+        with interrupts.allowed():
+            inputs = open_inputs(media, prompts, is_media_path, cache, flags.inputs.options()).share(output.shard)
+            if flags.run.dry_run:
+                return _dry_run(inputs, options, output)
+        with (
+            _reported(tally, options, output.path, flags),
+            Reporter(tally, inputs.total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter,
+        ):
+            single = inputs.total == 1 and len(prompts) == 1
+            run = options.run_info(inputs.kept)
+            opener = _output_opener(output, run, flags, reporter, single=single, prompts=len(prompts))
+            tools = Tools(load_engine, open_clip, opener, reporter, interrupts, cache)
+            answer_jobs(inputs.jobs, options, tools, tally)
     return exit_code(tally, flags.run.fail_on)
 
 
+def run_options(flags: QuestionFlags) -> "RunOptions":
+    """Checked. Raises `UsageError`."""
+    from llava_mini_cli.pipelines.settings import RunOptions
+
+    return RunOptions(
+        flags.model.options(),
+        flags.frames.options(),
+        flags.answer.options(),
+        flags.run.limits(),
+        flags.prompts.prefix,
+        flags.prompts.suffix,
+    )
+
+
+def _dry_run(inputs: "Inputs", options: "RunOptions", output: "OutputOptions") -> int:
+    from llava_mini_cli.commands.dry_run import show
+    from llava_mini_cli.formats.outputs import done_at
+    from llava_mini_cli.media.open import probe
+    from llava_mini_cli.pipelines.answer import left_to_do
+    from llava_mini_cli.pipelines.footprint import footprint_of
+    from llava_mini_cli.pipelines.forecast import forecast
+    from llava_mini_cli.pipelines.tally import Tally
+
+    done = done_at(output, options.run_info(inputs.kept))
+    found = forecast(left_to_do(inputs.jobs, options, done, Tally()), options, probe, footprint_of(options.model))
+    found.rows_done = done.rows_left
+    show(found)
+    return 0
+
+
 def exit_code(tally: "Tally", fail_on: FailOn) -> int:
-    """0, or 3 where enough items failed."""
-    failed = tally.failed > 0 and (fail_on == "any" or (fail_on == "all" and tally.answered == 0))
+    """0, 101 where a limit left work undone, or 3 where enough items failed."""
+    if tally.stopped_by is not None:
+        return EXIT_STOPPED
+    failed, good = tally.failed + tally.errors_skipped, tally.answered + tally.skipped - tally.errors_skipped
+    failed = failed > 0 and (fail_on == "any" or (fail_on == "all" and good == 0))
     return EXIT_ITEMS_FAILED if failed else 0
+
+
+@contextmanager
+def _reported(tally: "Tally", options: "RunOptions", output: Path | None, flags: QuestionFlags) -> Generator[None]:
+    """Says how a run ended, and writes its summary, whichever way it ends."""
+    from llava_mini_cli.commands.summary import SummaryFile, say_counts, say_failures, summary
+    from llava_mini_cli.pipelines.interrupt import Interrupted
+
+    target = SummaryFile.parse(flags.run.summary_json, rows_on_stdout=output is None)
+    began = datetime.now(UTC)
+    code, error = 1, None
+    try:
+        yield
+        code = exit_code(tally, flags.run.fail_on)
+    except (LlavaMiniError, Interrupted) as stop:
+        code, error = stop.exit_code, str(stop)
+        raise
+    except BaseException as stop:
+        error = f"{type(stop).__name__}: {stop}"
+        raise
+    finally:
+        if not isinstance(sys.exception(), BrokenPipeError):  # whoever read us is gone, and asked for no words
+            say_failures(tally)
+            if not flags.talk.quiet and _is_worth_a_line(tally, output):
+                say_counts(tally, (datetime.now(UTC) - began).total_seconds(), output)
+        if target is not None:
+            target.write(summary(tally, options, output, began, exit_code=code, error=error))
+
+
+def _is_worth_a_line(tally: "Tally", output: Path | None) -> bool:
+    return tally.answered + tally.failed > 1 or (output is not None and tally.answered + tally.skipped > 0)
 
 
 def _output_opener(

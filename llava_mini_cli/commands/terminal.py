@@ -27,6 +27,9 @@ class PlainWriter:
             with self._reporter.aside():
                 print(row.text, flush=True)
 
+    def release(self) -> None:
+        """Takes no lock."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -61,6 +64,9 @@ class BlockWriter:
             indent = "    " if self._prompt_count > 1 else "  "
             for line in (row.text or "").splitlines() or [""]:
                 self._console.print(Text(indent + line))
+
+    def release(self) -> None:
+        """Takes no lock."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,4 +1,4 @@
-"""The engine: requests in, answers out, by the verbs `add`, `step`, `has_room` and `is_idle`.
+"""The engine: requests in, answers out, by the verbs `add`, `step`, `has_room`, `is_idle` and `is_waiting`.
 
     add -> [track: frames encoded chunk by chunk] -> [window: prefilled] -> [rows: one token a step] -> Answer
 
@@ -90,6 +90,11 @@ class Engine:
     def is_idle(self) -> bool:
         """Nothing in flight and nothing to hand out."""
         return not (self._tracks or self._windows or self._rows or self._outbox)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether `step` would do nothing but wait for a medium's next frames."""
+        return not self._outbox and choose(self._load(), self.limits) == "wait"
 
     def has_room(self) -> bool:
         """Whether another request would be worked on soon."""

@@ -9,8 +9,10 @@ from collections.abc import Iterable
 
 WORK_DIGITS = 20  # hexadecimal digits of a key that name the work; the rest tell in which state it was done
 STATE_DIGITS = 12
+KEY_DIGITS = WORK_DIGITS + STATE_DIGITS
 
-_STATE_BITS = 4 * STATE_DIGITS
+RowMark = tuple[str, bool]  # the key of a row that is there, and whether it is an error
+
 _ASKED, _ERROR = 1, 2  # flags of an entry: claimed by this run; the row that is there is an error
 
 
@@ -29,10 +31,10 @@ class Done:
         """How many rows there are, without those that a newer one replaces."""
         return len(self._entries)
 
-    def add(self, keys: Iterable[str], failed: Iterable[bool]) -> None:
+    def add(self, rows: Iterable[RowMark]) -> None:
         """Takes in rows that are there, the older ones first."""
         entries = self._entries
-        for key, is_error in zip(keys, failed, strict=True):
+        for key, is_error in rows:
             work, state = parse_key(key)
             entry = state << 2 | is_error << 1
             before = entries.get(work)
@@ -41,6 +43,11 @@ class Done:
                 if not supersedes(entry >> 2, not is_error, before >> 2, not before & _ERROR):
                     continue
             entries[work] = entry
+
+    def forget(self) -> None:
+        """Lets the memory go; the counts stay. Nothing can be claimed after it."""
+        self._entries.clear()
+        self._asked_again.clear()
 
     def claim(self, key: str) -> str | None:
         """None if the row of this work is there; otherwise the key that it is to carry."""
@@ -78,6 +85,25 @@ def parse_key(key: str) -> tuple[int, int]:
 def numbered(work: int, occurrence: int) -> int:
     """The number of the same work asked for another time."""
     return work | occurrence << (4 * WORK_DIGITS)
+
+
+def standing(rows: Iterable[RowMark]) -> bytearray:
+    """For each row, the older ones first: 1 if it stands, 0 if another one of the same work stands for it."""
+    marks = bytearray()
+    newest: dict[int, int] = {}  # number of the work -> position and whether it is an error, then the state
+    for position, (key, is_error) in enumerate(rows):
+        work, state = parse_key(key)
+        entry = (position << 1 | is_error) << 4 * STATE_DIGITS | state
+        before = newest.get(work)
+        if before is not None:
+            older, older_state = divmod(before, 1 << 4 * STATE_DIGITS)
+            if not supersedes(state, not is_error, older_state, not older & 1):
+                marks.append(0)
+                continue
+            marks[older >> 1] = 0
+        marks.append(1)
+        newest[work] = entry
+    return marks
 
 
 def supersedes(state: int, ok: bool, older_state: int, older_ok: bool) -> bool:

@@ -1,25 +1,28 @@
-"""Where rows go: a file by its suffix, or standard output. Checked before a model is loaded.
+"""Where rows go: a file by its suffix, a folder, or standard output. Checked before a model is loaded.
 
 Knows the formats by name; each lives in its own module and is imported when it is used.
 """
 
 import os
+import stat
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, Self, get_args
 
-from llava_mini_cli import __version__
 from llava_mini_cli.errors import OutputError, UsageError
+from llava_mini_cli.formats.companion import RunInfo
 from llava_mini_cli.formats.done import Done
-from llava_mini_cli.formats.fingerprint import Settings
-from llava_mini_cli.formats.jsonl import JsonlWriter
-from llava_mini_cli.formats.row import KeptColumn, Row
+from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.shard import Shard
 
-Format = Literal["jsonl", "parquet"]
+if TYPE_CHECKING:
+    from llava_mini_cli.formats.appended import RecordFormat
+
+Format = Literal["jsonl", "parquet", "csv"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-_SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet"}
+_SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv"}
 
 
 class RowWriter(Protocol):
@@ -39,49 +42,70 @@ class Output(RowWriter, Protocol):
 
     done: Done
 
-
-@dataclass(frozen=True)
-class RunInfo:
-    """What the rows of a run have in common, for an output to record and to compare."""
-
-    model: str
-    settings: Settings  # what shapes the answers
-    revision: str | None = None  # of the model, as it was asked for
-    version: str = __version__
-    kept: tuple[KeptColumn, ...] = ()  # columns of the input that every row carries
+    def release(self) -> None:
+        """Lets the lock go and leaves everything else as it is: for whoever only wants to know what is done."""
+        ...
 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Where rows go and in which format."""
+    """Where rows go, in which format, and what becomes of those that are there."""
 
     path: Path | None  # None: standard output
     format: Format
-    overwrite: bool = False  # replace a file that exists
+    overwrite: bool = False  # start anew
+    retry_errors: bool = False  # rows that are errors are not finished work
+    shard: Shard | None = None  # the share of the input that this run does
+    folder: bool = False  # `path` is a folder of parts
 
     @classmethod
-    def parse(cls, output: str | None, format: Format | None, *, overwrite: bool = False) -> Self:
-        """From `-o`, `-f` and `--overwrite`. Raises `UsageError` where they do not go together."""
+    def parse(
+        cls,
+        output: str | None,
+        format: Format | None,
+        *,
+        overwrite: bool = False,
+        retry_errors: bool = False,
+        shard: str | None = None,
+    ) -> Self:
+        """From the flags of the same names. Raises `UsageError` where they do not go together."""
+        share = Shard.parse(shard) if shard is not None else None
         if output is None or output == "-":
             if format == "parquet":
-                raise UsageError("--format parquet needs a file: -o FILE.parquet")
-            return cls(None, "jsonl", overwrite)
+                raise UsageError("--format parquet needs a file or a folder: -o FILE.parquet")
+            return cls(None, format or "jsonl", overwrite, retry_errors, share)
         path = Path(output)
-        if path.is_dir():
-            raise UsageError(f"-o '{path}' is a folder; name a file, such as {path / 'out.parquet'}")
-        return cls(path, format or _format_of(path), overwrite)
+        is_folder = output.endswith("/") or path.is_dir()
+        form = format or ("parquet" if is_folder else _format_of(path))
+        if is_folder and form != "parquet":
+            raise UsageError(f"-o '{output}' is a folder; name a file, such as {path / f'out.{form}'}")
+        folder = is_folder or (form == "parquet" and share is not None)
+        if folder and share is not None and overwrite:
+            raise UsageError("--overwrite would take away what other shards write: remove the folder, or leave --shard")
+        return cls(path, form, overwrite, retry_errors, share, folder)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether rows go to a device or a pipe, which has no rows already and takes no lock."""
+        return self.path is None or (self.path.exists() and not _is_regular(self.path) and not self.folder)
 
     def check(self) -> None:
         """Raises `UsageError` or `OutputError` where the output cannot be made; writes nothing."""
         if self.path is None:
             return
-        if self.path.is_file() and not self.overwrite:
-            raise UsageError(f"-o '{self.path}' exists; --overwrite replaces it")
+        if self.folder and self.path.is_file():
+            raise UsageError(f"-o '{self.path}' is a file; shards write into a folder")
+        if self.is_stream and self.format == "parquet":
+            raise UsageError(f"-o '{self.path}' is no file; --format parquet needs one")
         parent = self.path.parent
         if not parent.is_dir():
             raise OutputError(f"cannot write '{self.path}': there is no folder '{parent}'")
         if not os.access(self.path if self.path.exists() else parent, os.W_OK):
             raise OutputError(f"cannot write '{self.path}': permission denied")
+
+
+def _is_regular(path: Path) -> bool:
+    return stat.S_ISREG(path.stat().st_mode)
 
 
 def _format_of(path: Path) -> Format:
@@ -92,15 +116,63 @@ def _format_of(path: Path) -> Format:
     return _SUFFIXES[suffix]
 
 
-def open_output(options: OutputOptions, run: RunInfo) -> Output:
-    """The output of a run. Raises `OutputError`."""
-    if options.path is None:
-        return JsonlWriter(sys.stdout.buffer, "standard output", owned=False)
-    if options.format == "parquet":
-        from llava_mini_cli.formats.parquet import ParquetWriter
+def rows_at(path: Path) -> Path:
+    """Where the rows of an output are now: a Parquet file that was not finished is still in parts."""
+    parts = path.with_name(f"{path.name}.parts")
+    return parts if parts.is_dir() else path
 
-        return ParquetWriter(options.path)
-    try:
-        return JsonlWriter(options.path.open("wb", buffering=0), str(options.path), owned=True)
-    except OSError as error:
-        raise OutputError(f"cannot write '{options.path}': {error.strerror}") from error
+
+def open_output(options: OutputOptions, run: RunInfo) -> Output:
+    """The output of a run, locked, with what it holds already.
+
+    Raises:
+        OutputLocked: another run is writing it.
+        OutputError: it cannot be written or locked.
+        UsageError: it holds rows of other settings, or was not written by llava-mini.
+    """
+    path, anew, retry = options.path, options.overwrite, options.retry_errors
+    if path is not None and path.is_symlink():
+        path = path.resolve()  # the link stays; what it leads to is replaced
+    if options.format == "parquet" and path is not None:
+        from llava_mini_cli.formats.parquet_file import ParquetFileOutput
+        from llava_mini_cli.formats.parquet_folder import ParquetFolderOutput
+
+        if options.folder:
+            return ParquetFolderOutput(path, run, options.shard, overwrite=anew, retry_errors=retry)
+        return ParquetFileOutput(path, run, overwrite=anew, retry_errors=retry)
+    form = _record_format(options.format, run)
+    if path is None or options.is_stream:
+        from llava_mini_cli.formats.stream import StreamOutput
+
+        if path is None:
+            return StreamOutput(sys.stdout.buffer, "standard output", form)
+        try:
+            return StreamOutput(path.open("wb", buffering=0), str(path), form, owned=True)
+        except OSError as error:
+            raise OutputError(f"cannot write '{path}': {error.strerror}") from error
+    from llava_mini_cli.formats.appended import AppendedOutput
+
+    return AppendedOutput(path, form, run, overwrite=anew, retry_errors=retry)
+
+
+def done_at(options: OutputOptions, run: RunInfo) -> Done:
+    """What an output holds already. Makes nothing, and leaves the output as it is.
+
+    Raises:
+        OutputLocked, OutputError, UsageError: as `open_output`.
+    """
+    if options.is_stream or options.path is None or not rows_at(options.path).exists():
+        return Done()
+    output = open_output(options, run)
+    output.release()
+    return output.done
+
+
+def _record_format(format: Format, run: RunInfo) -> "RecordFormat":
+    if format == "csv":
+        from llava_mini_cli.formats.csv import CsvRecords
+
+        return CsvRecords(run.kept)
+    from llava_mini_cli.formats.jsonl import JsonLines
+
+    return JsonLines()

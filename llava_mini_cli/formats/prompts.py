@@ -1,10 +1,30 @@
-"""Prompts from the command line: `-p [NAME=]TEXT`. Names are unique, texts are neither empty nor broken."""
+"""Prompts from the command line and from files. Names are unique, texts are neither empty nor broken."""
 
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.job import Prompt
+
+CaptionStyle = Literal["brief", "detailed", "tags"]
+
+CAPTION_PROMPT = Prompt("Please describe what is shown in detail.", name="caption")
+STYLES: dict[CaptionStyle, Prompt] = {
+    "brief": Prompt("Describe what is shown concisely, in one sentence.", name="brief"),
+    "detailed": Prompt(
+        "Describe what is shown in detail: the people and objects, what they look like, what they do, where they are, "
+        "and how they relate to each other.",
+        name="detailed",
+    ),
+    "tags": Prompt(
+        "List what is shown as short tags in lower case, separated by commas, the most important first: subjects, "
+        "actions, place, colours, style. Write the tags alone.",
+        name="tags",
+    ),
+}
 
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)=(.*)", re.DOTALL)
 
@@ -26,14 +46,60 @@ def parse_prompt(text: str) -> Prompt:
 
 def parse_prompts(texts: Sequence[str]) -> tuple[Prompt, ...]:
     """Prompts from the values of `-p`. Raises `UsageError` where two share a name or a text."""
-    prompts = tuple(parse_prompt(text) for text in texts)
-    for position, prompt in enumerate(prompts):
-        for earlier in prompts[:position]:
-            if prompt.name is not None and prompt.name == earlier.name:
-                raise UsageError(f"-p gives the name '{prompt.name}' twice")
-            if prompt == earlier:
-                raise UsageError(f"-p asks the same question twice: {prompt.text}")
+    return unique_prompts([parse_prompt(text) for text in texts])
+
+
+def unique_prompts(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
+    """The prompts of a run, in order. Raises `UsageError` where two share a name, or are the same."""
+    names: set[str] = set()
+    for prompt in prompts:
+        if prompt.name in names:
+            raise UsageError(f"two prompts have the name '{prompt.name}'")
+        if prompt.name is not None:
+            names.add(prompt.name)
+        elif prompts.count(prompt) > 1:
+            raise UsageError(f"the same question is asked twice: {prompt.text}")
+    return tuple(prompts)
+
+
+def read_prompt_file(path: str) -> tuple[Prompt, ...]:
+    """Prompts from a file: a line each, as `-p` takes them, or with the suffix .jsonl an object each.
+
+    Blank lines are skipped; nothing is a comment, as a question may begin with any sign.
+
+    Raises:
+        UsageError: the file cannot be read, holds no prompt, or a line of it is none; the text names file and line.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not valid UTF-8"
+        raise UsageError(f"--prompt-file cannot read '{path}': {(reason or str(error)).lower()}") from None
+    prompts = unique_prompts(list(_prompts(text, path)))
+    if not prompts:
+        raise UsageError(f"--prompt-file '{path}' holds no prompt")
     return prompts
+
+
+def _prompts(text: str, path: str) -> Iterator[Prompt]:
+    is_jsonl = path.lower().endswith((".jsonl", ".ndjson"))
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            try:
+                yield _from_json(line) if is_jsonl else parse_prompt(line.strip())
+            except UsageError as error:
+                raise UsageError(f"--prompt-file '{path}', line {number}: {error}") from None
+
+
+def _from_json(line: str) -> Prompt:
+    try:
+        record: Any = json.loads(line)
+        text, name = record["prompt"], record.get("name")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise UsageError('not an object such as {"name": "topic", "prompt": "What is taught?"}') from None
+    if not isinstance(text, str) or not isinstance(name, str | None):
+        raise UsageError("prompt and name must be text")
+    return checked_prompt(text, name or None)
 
 
 def encodes(text: str) -> bool:

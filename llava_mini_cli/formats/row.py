@@ -91,4 +91,7 @@ COLUMNS = _columns()
 
 def printable(text: str) -> str:
     """`text` as valid UTF-8: the bytes of a file name that are not are written as `\\xNN`."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:  # half of a pair, as JSON may hold it, stands for no byte
+        return text.encode("utf-8", "backslashreplace").decode()

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 
 from llava_mini_cli.media.clip import FrameChunk
 
+JOIN_S = 5.0  # its decoder is dead by then, unless the kernel cannot end it
+
 
 class StoppedError(Exception):
     """Raised in the producing thread when nobody wants its frames any more."""
@@ -63,8 +65,8 @@ class Feed:
             self._changed.notify_all()
 
     def join(self) -> None:
-        """Waits for the thread, which must have been stopped."""
-        self._thread.join()
+        """Waits for the thread, which must have been stopped; one that does not end soon is left behind."""
+        self._thread.join(JOIN_S)
 
     def _run(self) -> None:
         try:

@@ -7,7 +7,7 @@ as they are read. Knows nothing of video containers.
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
@@ -74,6 +74,16 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
     return (picture.height, picture.width) if turned else (picture.width, picture.height)
 
 
+def picture_bytes(picture: Image.Image) -> int:
+    """What a still picture holds while it is decoded: Pillow's pixels and ours."""
+    return 2 * 3 * picture.width * picture.height
+
+
+def animation_bytes(picture: Image.Image) -> int:
+    """What an animation holds: the frame, the one before it, and the canvas."""
+    return 3 * 4 * picture.width * picture.height
+
+
 def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
     """Upright RGB `[height, width, 3]`.
 
@@ -114,23 +124,26 @@ class PictureClip:
     def __init__(self, path: Path, picture: Image.Image) -> None:
         with picture:
             try:
-                self._pixels = to_rgb(picture)
+                pixels = to_rgb(picture)
             except MemoryError:
                 raise _too_large("the picture") from None
             except _BROKEN as error:
                 raise _broken(error) from None
-        height, width = self._pixels.shape[:2]
+        height, width = pixels.shape[:2]
+        self._pixels: NDArray[np.uint8] | None = pixels
         self.info = ClipInfo(str(path), "image", width, height, None, 1, None, (picture.format or "").lower())
         self.warnings: list[str] = []
 
     def __iter__(self) -> Iterator[FrameChunk]:
-        yield FrameChunk(self._pixels[None], np.zeros(1))
+        if self._pixels is not None:
+            yield FrameChunk(self._pixels[None], np.zeros(1))
 
     def ready(self) -> bool:
         return True
 
     def close(self) -> None:
-        """Nothing to end."""
+        """Lets go of the pixels."""
+        self._pixels = None
 
     def __enter__(self) -> Self:
         return self
@@ -140,8 +153,11 @@ class PictureClip:
     ) -> None: ...
 
 
-def animation_timeline(picture: Image.Image) -> tuple[Timeline, str | None]:
-    """When each frame is shown, and why later frames cannot be had, if so. Raises `MediaError` without a first one."""
+def animation_timeline(picture: Image.Image, alive: Callable[[], None]) -> tuple[Timeline, str | None]:
+    """When each frame is shown, and why later frames cannot be had, if so. Raises `MediaError` without a first one.
+
+    Calls `alive` after each frame.
+    """
     starts: list[int] = []
     now, duration, trouble = 0, 0, None
     for index in count():
@@ -155,6 +171,7 @@ def animation_timeline(picture: Image.Image) -> tuple[Timeline, str | None]:
                 raise _broken(error) from None
             trouble = f"the animation is damaged after {index} frames, which are all that was read ({_line(error)})"
             break
+        alive()
         starts.append(now)
         duration = round(float(picture.info.get("duration") or 0)) or _DEFAULT_MS
         now += duration

@@ -6,6 +6,7 @@ Knows nothing of models. Whether a file is a picture or a video is told by its b
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 from PIL import Image
@@ -17,9 +18,11 @@ from llava_mini_cli.media.decoders import DECODERS, Decoder, Name, Plan, decord_
 from llava_mini_cli.media.image import (
     AnimationClip,
     PictureClip,
+    animation_bytes,
     animation_timeline,
     is_animation,
     open_picture,
+    picture_bytes,
     upright_size,
 )
 from llava_mini_cli.media.probe import display_size
@@ -38,6 +41,43 @@ VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEOS.split())
 DECORD_SECONDS = 300.0  # beyond this length `auto` begins with ffmpeg: see docs/decoding.md
 _INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 _DECORD_CODECS = frozenset({"h264", "hevc", "vp9"})
+
+
+_DECODER_BYTES = 64 << 20  # of a decoder's process, about, without its frames
+_DECODER_FRAMES = 24  # full-size frames that a decoder keeps for reference and in its threads, about
+_CHUNKS_HELD = 4  # of a video: being filled, waiting (two) and in use
+
+
+class Opening(Protocol):
+    """Whoever waits for a medium to be opened, and decides when there is room for its frames."""
+
+    def alive(self) -> None:
+        """Something was done: the deadline of whoever waits begins anew."""
+        ...
+
+    def guarded(self) -> None:
+        """From here on a child process with a deadline of its own does the work."""
+        ...
+
+    def reserve(self, size: int) -> None:
+        """Waits until there is room for so many bytes, which are held until the clip is closed."""
+        ...
+
+
+class Unwatched:
+    """Nobody waits, and there is always room."""
+
+    def alive(self) -> None:
+        """Nobody minds."""
+
+    def guarded(self) -> None:
+        """Nobody minds."""
+
+    def reserve(self, size: int) -> None:
+        """There is room."""
+
+
+UNWATCHED = Unwatched()
 
 
 def is_media_path(path: str | Path) -> bool:
@@ -63,9 +103,13 @@ def open_clip(
     *,
     frame_size: int = 336,
     chunk_frames: int = 32,
+    opening: Opening = UNWATCHED,
     decoders: Mapping[Name, Decoder] = DECODERS,
 ) -> Clip:
     """Opens a picture or a video.
+
+    Args:
+        opening: Is told while it goes on, and asked for room before anything is decoded.
 
     Returns:
         A clip whose chunks hold up to `chunk_frames` frames: `[n, frame_size, frame_size, 3]` for a video or an
@@ -78,9 +122,16 @@ def open_clip(
     path = Path(path)
     picture = _picture(path)
     if picture is None:
-        return _open_video(path, options, frame_size, chunk_frames, decoders)
+        opening.guarded()
+        return _open_video(path, options, frame_size, chunk_frames, opening, decoders)
+    opening.alive()
     if is_animation(picture):
-        return _open_animation(path, picture, options, frame_size, chunk_frames)
+        return _open_animation(path, picture, options, frame_size, chunk_frames, opening)
+    try:
+        opening.reserve(picture_bytes(picture))
+    except BaseException:
+        picture.close()
+        raise
     return PictureClip(path, picture)
 
 
@@ -112,13 +163,19 @@ def _picture_info(path: Path, picture: Image.Image) -> ClipInfo:
 
 
 def _open_animation(
-    path: Path, picture: Image.Image, options: SamplingOptions, frame_size: int, chunk_frames: int
+    path: Path,
+    picture: Image.Image,
+    options: SamplingOptions,
+    frame_size: int,
+    chunk_frames: int,
+    opening: Opening,
 ) -> Clip:
     width, height = upright_size(picture)
     try:
-        timeline, trouble = animation_timeline(picture)
+        opening.reserve(animation_bytes(picture))
+        timeline, trouble = animation_timeline(picture, opening.alive)
         selection = _select(timeline, options)
-    except MediaError:
+    except BaseException:
         picture.close()
         raise
     info = _video_info(path, (width, height), timeline, selection, options, (picture.format or "").lower())
@@ -129,7 +186,12 @@ def _open_animation(
 
 
 def _open_video(
-    path: Path, options: SamplingOptions, frame_size: int, chunk_frames: int, decoders: Mapping[Name, Decoder]
+    path: Path,
+    options: SamplingOptions,
+    frame_size: int,
+    chunk_frames: int,
+    opening: Opening,
+    decoders: Mapping[Name, Decoder],
 ) -> Clip:
     found = scan(path, options.decode_timeout)
     timeline = found.timeline
@@ -161,6 +223,8 @@ def _open_video(
         doubt=_doubt(found, options),
     )
     info = _video_info(path, (width, height), timeline, selection, options, found.stream.codec)
+    held = min(len(selection), _CHUNKS_HELD * chunk_frames) * frame_size**2 * 3
+    opening.reserve(held + _DECODER_BYTES + _DECODER_FRAMES * width * height * 3 // 2)
     return VideoClip(info, decoding)
 
 

@@ -1,8 +1,8 @@
 """Jobs -> answers -> rows: the one loop of `ask` and `caption`.
 
-    jobs -> open_clip -> engine.add / step -> Row -> output
+    jobs -> resume -> limit -> fetch -> open_clip, ahead -> engine.add / step -> Row -> output
 
-Failures are values that become rows; only an interrupt, a model that cannot be had or an output that cannot be
+Failures are values that become rows; only an interrupt, a limit, a model that cannot be had or an output that cannot be
 written ends the run early, and then every clip is closed. Prints nothing, and knows neither how media are decoded
 nor how answers are made: both are handed in, as `Tools`.
 """
@@ -10,7 +10,7 @@ nor how answers are made: both are handed in, as `Tools`.
 import os
 import stat
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Protocol
@@ -18,18 +18,26 @@ from typing import Protocol
 from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError
+from llava_mini_cli.formats.cache import FileCache
+from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.outputs import Output
 from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.media.clip import Clip, FrameChunk
+from llava_mini_cli.media.open import Opening
+from llava_mini_cli.pipelines.ahead import OpenAhead, Opened
+from llava_mini_cli.pipelines.fetch import FetchAhead
 from llava_mini_cli.pipelines.interrupt import Interrupts
-from llava_mini_cli.pipelines.progress import FrameCount, Progress
+from llava_mini_cli.pipelines.progress import Progress
+from llava_mini_cli.pipelines.resume import Resume
 from llava_mini_cli.pipelines.rows import RowBuilder
 from llava_mini_cli.pipelines.settings import RunOptions
+from llava_mini_cli.pipelines.tally import Tally
 
 CHUNK_FRAMES = 32
-MAX_OPEN_VIDEOS = 2  # each holds a decoder's process and a chunk or two of frames
-MAX_OPEN_MEDIA = 16  # pictures are cheap, and the engine encodes several at once
+HELD_BACK = 1000  # media that are not there, whose rows wait until the model is loaded
+POLL_S = 0.005  # between looks at whether frames or the next medium are there
 
 
 class AnswerEngine(Protocol):
@@ -41,6 +49,8 @@ class AnswerEngine(Protocol):
     def model_revision(self) -> str | None: ...
     @property
     def is_idle(self) -> bool: ...
+    @property
+    def is_waiting(self) -> bool: ...
     def has_room(self) -> bool: ...
     def add(self, request: Request) -> None: ...
     def step(self) -> list[Answer | Failure]: ...
@@ -49,7 +59,9 @@ class AnswerEngine(Protocol):
 class OpenClip(Protocol):
     """`media.open.open_clip`."""
 
-    def __call__(self, path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int) -> Clip: ...
+    def __call__(
+        self, path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int, opening: Opening
+    ) -> Clip: ...
 
 
 @dataclass(frozen=True)
@@ -61,50 +73,74 @@ class Tools:
     open_output: Callable[[], Output]
     progress: Progress
     interrupts: Interrupts
+    cache: FileCache = field(default_factory=lambda: FileCache(FetchOptions()))  # of media from elsewhere
 
 
-@dataclass
-class Tally:
-    """How many rows a run wrote."""
-
-    answered: int = 0
-    failed: int = 0
-
-
-def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools) -> Tally:
+def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools, tally: Tally) -> None:
     """Runs every job to its rows: exactly one row for each of its prompts, in the order they are finished.
 
-    The model is loaded when the first medium that is there turns up, so a run without one fails at once; the output
-    is opened after that, so a model that cannot be had does not cost a file that was to be replaced.
+    The output is opened first, since what it holds already is left out. The model is loaded when the first medium
+    with something left to do turns up, so a run without one needs no model. `tally` counts while it goes on, so that
+    a run which ends early is counted, too.
 
     Raises:
-        ModelError, UsageError: the model cannot be loaded as asked.
-        OutputError: a row cannot be written.
+        ModelError, UsageError: the model cannot be loaded as asked, or the output is of other settings.
+        OutputError: the output is locked, or a row cannot be written.
         Interrupted: a signal came; what was answered is in the output.
     """
-    lost: list[tuple[Job, Fault]] = []
-    first = _first_readable(jobs, lost)
-    engine = None
-    if first is not None:
-        tools.progress.loading(options.model.model)
-        engine = tools.load_engine(options.model)
-    builder = RowBuilder(options, engine.model_revision if engine else None)
     with tools.open_output() as output:
-        run = _Run(builder, output, tools)
-        for job, fault in lost:
-            run.fail(job, fault)
-        if first is not None and engine is not None:
-            run.loop(engine, chain([first], jobs))
-    return run.tally
+        try:
+            with FetchAhead(left_to_do(jobs, options, output.done, tally), tools.cache) as fetched:
+                _answer(fetched, options, tools, output, tally)
+        finally:
+            tally.skipped, tally.errors_skipped = output.done.rows_left, output.done.errors_left
+    tools.interrupts.check()
 
 
-def _first_readable(jobs: Iterator[Job], lost: list[tuple[Job, Fault]]) -> Job | None:
-    """The first job whose medium is there; those before it go to `lost`."""
-    for job in jobs:
-        fault = fault_of(job)
-        if fault is None:
-            return job
-        lost.append((job, fault))
+def left_to_do(jobs: Iterator[Job], options: RunOptions, done: Done, tally: Tally) -> Iterator[Job]:
+    """Without what is done already, and not more than the limit of media."""
+    return limited(Resume(options.row_keys(), done).remaining(jobs), options.limits.media, tally)
+
+
+def _answer(jobs: Iterator[Job], options: RunOptions, tools: Tools, output: Output, tally: Tally) -> None:
+    run = _Run(RowBuilder(options), output, tools, tally)
+    lost: list[tuple[Job, Fault]] = []
+    engine = None
+    while (first := _next_readable(jobs, lost, options.limits.failures, tools.interrupts)) is None and lost:
+        run.fail_all(lost)
+        if run.stop_if_over():
+            return
+    if first is not None:
+        with tools.interrupts.allowed():
+            tools.progress.loading(options.model.model)
+            engine = tools.load_engine(options.model)
+        run.builder = replace(run.builder, model_revision=engine.model_revision)
+    run.fail_all(lost)
+    if first is not None and engine is not None and not run.stop_if_over():
+        run.loop(engine, chain([first], jobs))
+
+
+def limited(jobs: Iterator[Job], most: int | None, tally: Tally) -> Iterator[Job]:
+    """The first `most` jobs; says so in the tally if there are more."""
+    for number, job in enumerate(jobs):
+        if number == most:
+            tally.stopped_by = "limit"
+            return
+        yield job
+
+
+def _next_readable(
+    jobs: Iterator[Job], lost: list[tuple[Job, Fault]], most: int | None, interrupts: Interrupts
+) -> Job | None:
+    """The next job whose medium is there; those before it go to `lost`. None after `most` or very many of those."""
+    with interrupts.allowed():
+        for job in jobs:
+            fault = fault_of(job)
+            if fault is None:
+                return job
+            lost.append((job, fault))
+            if len(lost) == min(most or HELD_BACK, HELD_BACK):
+                return None
     return None
 
 
@@ -135,112 +171,153 @@ class _InFlight:
     clip: Clip
     frames: "CountedFrames"
     waiting: set[int]  # prompts without a row yet
+    has_failed: bool = False
 
 
 class _Run:
     """The state of a run: clips in flight, rows written."""
 
-    def __init__(self, builder: RowBuilder, output: Output, tools: Tools) -> None:
-        self.tally = Tally()
-        self._builder = builder
+    def __init__(self, builder: RowBuilder, output: Output, tools: Tools, tally: Tally) -> None:
+        self.builder = builder
         self._output = output
         self._tools = tools
+        self._tally = tally
         self._keys = count()
         self._flights: dict[str, _InFlight] = {}
 
     def loop(self, engine: AnswerEngine, jobs: Iterator[Job]) -> None:
         """Keeps the engine fed until there are no more jobs and it has nothing left to do."""
+        sampling = self.builder.options.sampling
+
+        def open_one(job: Job, opening: Opening) -> Clip | Fault:
+            return fault_of(job) or open_or_fault(self._tools.open_clip, job, sampling, engine.frame_size, opening)
+
+        ahead = OpenAhead(jobs, open_one, sampling.decode_timeout)
         try:
-            while True:
-                self._admit(engine, jobs)
-                if engine.is_idle:
-                    return
-                for result in engine.step():
-                    self._settle(result)
+            while not self.stop_if_over():
                 self._tools.interrupts.check()
+                self._admit(engine, ahead)
+                if engine.is_idle and ahead.is_exhausted:
+                    return
+                if engine.is_idle:
+                    ahead.wait()
+                elif engine.is_waiting and not ahead.is_exhausted:
+                    ahead.wait(POLL_S)
+                else:
+                    self._step(engine)
         finally:
             for flight in self._flights.values():
-                flight.clip.close()
+                flight.frames.close()
+            ahead.close()
+
+    def _step(self, engine: AnswerEngine) -> None:
+        with self._tools.interrupts.allowed():
+            results = engine.step()
+        for result in results:
+            self._settle(result)
+
+    def fail_all(self, lost: list[tuple[Job, Fault]]) -> None:
+        """Rows for media that were not there, up to the limit; empties the list."""
+        for job, fault in lost:
+            if self.stop_if_over():
+                break
+            self.fail(job, fault)
+        lost.clear()
 
     def fail(self, job: Job, fault: Fault) -> None:
         """Rows for a medium that could not be opened."""
         for index in range(len(job.questions)):
-            self._write(self._builder.failure(job, index, fault))
-        self._tools.progress.item_done()
+            self._write(self.builder.failure(job, index, fault), fails_medium=index == 0)
+        self._finish(job)
 
-    def _admit(self, engine: AnswerEngine, jobs: Iterator[Job]) -> None:
-        """Opens media while the engine has room and few enough are open."""
-        while self._may_open() and engine.has_room():
-            job = next(jobs, None)
-            if job is None:
+    def stop_if_over(self) -> bool:
+        """Whether as many media have failed as are allowed to."""
+        most = self.builder.options.limits.failures
+        if most is None or self._tally.media_failed < most:
+            return False
+        self._tally.stopped_by = "max_failures"
+        return True
+
+    def _admit(self, engine: AnswerEngine, ahead: OpenAhead) -> None:
+        """Gives the engine media that are open, while it has room."""
+        while engine.has_room() and not self.stop_if_over():
+            opened = ahead.take()
+            if opened is None:
                 return
-            clip = self._open(job, engine.frame_size)
-            if isinstance(clip, Fault):
-                self.fail(job, clip)
-                continue
-            self._tools.progress.opened(clip.info)
-            key, frames = str(next(self._keys)), CountedFrames(clip, self._tools.progress)
-            self._flights[key] = _InFlight(job, clip, frames, set(range(len(job.questions))))
-            prompts = tuple(question.prompt.text for question in job.questions)
-            engine.add(Request(key, clip.info.kind, frames, prompts, self._builder.options.generation))
+            if isinstance(opened.clip, Fault):
+                self.fail(opened.job, opened.clip)
+            else:
+                self._add(engine, opened, opened.clip)
 
-    def _may_open(self) -> bool:
-        open_kinds = [flight.clip.info.kind for flight in self._flights.values() if not flight.frames.closed]
-        return len(open_kinds) < MAX_OPEN_MEDIA and open_kinds.count("video") < MAX_OPEN_VIDEOS
-
-    def _open(self, job: Job, frame_size: int) -> Clip | Fault:
-        fault = fault_of(job)
-        if fault is not None:
-            return fault
-        sampling = self._builder.options.sampling
-        try:
-            return self._tools.open_clip(job.file, sampling, frame_size=frame_size, chunk_frames=CHUNK_FRAMES)
-        except MediaError as error:
-            return Fault(error.stage, error.kind, str(error))
+    def _add(self, engine: AnswerEngine, opened: Opened, clip: Clip) -> None:
+        key, job = str(next(self._keys)), opened.job
+        self._tools.progress.opened(replace(clip.info, path=job.path))
+        frames = CountedFrames(clip, self._count_frames, opened.release)
+        self._flights[key] = _InFlight(job, clip, frames, set(range(len(job.questions))))
+        prompts = tuple(question.prompt.text for question in job.questions)
+        engine.add(Request(key, clip.info.kind, frames, prompts, self.builder.options.generation))
 
     def _settle(self, result: Answer | Failure) -> None:
         """The row of one result; the last one of a medium closes its clip."""
         flight = self._flights[result.key]
         if isinstance(result, Answer):
-            row = self._builder.answer(flight.job, result, flight.clip.info, flight.clip.warnings)
+            row = self.builder.answer(flight.job, result, flight.clip.info, flight.clip.warnings)
         else:
             fault = Fault(result.stage, result.error_type, result.message)
-            row = self._builder.failure(flight.job, result.prompt_index, fault, flight.clip.info)
-        self._write(row)
+            row = self.builder.failure(flight.job, result.prompt_index, fault, flight.clip.info)
+        self._write(row, fails_medium=row.status == "error" and not flight.has_failed)
+        flight.has_failed |= row.status == "error"
         flight.waiting.remove(result.prompt_index)
         if not flight.waiting:
             flight.frames.close()
             del self._flights[result.key]
-            self._tools.progress.item_done()
+            self._tally.video_s += flight.clip.info.duration_s or 0.0
+            self._finish(flight.job)
 
-    def _write(self, row: Row) -> None:
-        with self._tools.interrupts.held():
-            self._output.write(row)
-        if row.status == "ok":
-            self.tally.answered += 1
-        else:
-            self.tally.failed += 1
+    def _write(self, row: Row, *, fails_medium: bool) -> None:
+        self._output.write(row)
+        self._tally.row(row, fails_medium=fails_medium)
         self._tools.progress.row(row)
+
+    def _finish(self, job: Job) -> None:
+        if job.local is not None:
+            self._tools.cache.release(Path(job.local))
+        self._tally.media += 1
+        self._tools.progress.item_done()
+
+    def _count_frames(self, count: int) -> None:
+        self._tally.frames += count
+        self._tools.progress.frames(count)
+
+
+def open_or_fault(
+    open_clip: OpenClip, job: Job, sampling: SamplingOptions, frame_size: int, opening: Opening
+) -> Clip | Fault:
+    """A medium's clip, or why there is none."""
+    try:
+        return open_clip(job.file, sampling, frame_size=frame_size, chunk_frames=CHUNK_FRAMES, opening=opening)
+    except MediaError as error:
+        return Fault(error.stage, error.kind, str(error))
 
 
 class CountedFrames:
-    """The frames of a clip, reported to the run's progress as they are read."""
+    """The frames of a clip, counted as they are read; closing it gives their room back."""
 
-    def __init__(self, clip: Clip, progress: FrameCount) -> None:
-        self.closed = False
+    def __init__(self, clip: Clip, count: Callable[[int], None], release: Callable[[], None]) -> None:
         self._clip = clip
-        self._progress = progress
+        self._count = count
+        self._release = release
 
     def __iter__(self) -> Iterator[FrameChunk]:
         for chunk in self._clip:
             yield chunk
-            self._progress.frames(len(chunk.times))
+            self._count(len(chunk.times))
 
     def ready(self) -> bool:
         """Whether the next chunk can be had without waiting."""
         return self._clip.ready()
 
     def close(self) -> None:
-        """Closes the clip."""
-        self.closed = True
+        """Closes the clip. Safe to call twice."""
         self._clip.close()
+        self._release()

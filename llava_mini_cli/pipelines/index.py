@@ -1,6 +1,6 @@
 """Jobs -> an archive: the loop of `index`.
 
-    jobs -> what the archive does not hold -> open_clip -> engine.add / step -> sink -> archive
+    jobs -> what the archive does not hold -> limit -> fetch -> open_clip, ahead -> engine.add / step -> sink -> archive
 
 Each medium is decoded and looked at once, for its vision tokens, CLIP embeddings, patch features and captions
 together. A medium that fails becomes a row of the archive, as it does elsewhere. Prints nothing.
@@ -16,29 +16,34 @@ from typing import Protocol
 
 from llava_mini_cli import __version__
 from llava_mini_cli.config import ModelOptions
-from llava_mini_cli.engine.request import WHOLE, Answer, FrameShapes, Request, Window
-from llava_mini_cli.errors import MediaError, UsageError
+from llava_mini_cli.engine.request import WHOLE, Answer, Failure, FrameShapes, Request, Window
+from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.archive.layout import ArchiveHeader, Shapes
 from llava_mini_cli.formats.archive.reader import Damage
 from llava_mini_cli.formats.archive.writer import ArchiveWriter, open_for_writing
-from llava_mini_cli.formats.fingerprint import item_identity
-from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.formats.cache import FileCache
+from llava_mini_cli.formats.fingerprint import file_identity
+from llava_mini_cli.formats.job import Fault, ItemIdentity, Job
 from llava_mini_cli.formats.row import printable
 from llava_mini_cli.hub import model_digest
 from llava_mini_cli.media.clip import Clip, ClipInfo
+from llava_mini_cli.media.open import Opening
+from llava_mini_cli.pipelines.ahead import OpenAhead, Opened
 from llava_mini_cli.pipelines.answer import (
-    CHUNK_FRAMES,
-    MAX_OPEN_MEDIA,
-    MAX_OPEN_VIDEOS,
+    POLL_S,
     AnswerEngine,
     CountedFrames,
     OpenClip,
     fault_of,
+    limited,
+    open_or_fault,
 )
+from llava_mini_cli.pipelines.fetch import FetchAhead
 from llava_mini_cli.pipelines.index_options import IndexOptions
 from llava_mini_cli.pipelines.index_sink import MediumSink
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.rows import one_line
+from llava_mini_cli.pipelines.tally import LISTED, FailedMedium, Tally
 
 
 class IndexEngine(AnswerEngine, Protocol):
@@ -57,8 +62,7 @@ class IndexProgress(Protocol):
     def opened(self, info: ClipInfo) -> None: ...
     def frames(self, count: int) -> None: ...
     def item_done(self) -> None: ...
-    def medium_failed(self, path: str, message: str) -> None: ...
-    def medium_warned(self, path: str, message: str) -> None: ...
+    def warned(self, path: str, message: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -69,23 +73,29 @@ class IndexTools:
     open_clip: OpenClip
     progress: IndexProgress
     interrupts: Interrupts
+    cache: FileCache
 
 
 @dataclass
-class IndexTally:
-    """What became of the media of a run."""
+class IndexTally(Tally):
+    """Counts of one run; `answered` are media that were indexed, `skipped` those that were there."""
 
-    indexed: int = 0
-    failed: int = 0
-    held: int = 0  # there already
     dropped: int = 0
     damage: list[Damage] = field(default_factory=list[Damage])  # parts that could not be read
 
+    def fail(self, path: str, fault: Fault) -> None:
+        """Counts a medium that failed."""
+        self.failed += 1
+        self.media_failed += 1
+        self.failures[fault.kind] += 1
+        if len(self.listed) < LISTED:
+            self.listed.append(FailedMedium(path, fault.kind, one_line(fault.message)))
 
-def index_jobs(jobs: Iterator[Job], folder: Path, options: IndexOptions, tools: IndexTools) -> IndexTally:
+
+def index_jobs(jobs: Iterator[Job], folder: Path, options: IndexOptions, tools: IndexTools, tally: IndexTally) -> None:
     """Brings an archive up to date with its media: adds what is new, replaces what changed.
 
-    The model is loaded only when there is something to do.
+    The model is loaded only when there is something to do. `tally` counts while it goes on.
 
     Raises:
         UsageError: the archive was made with another model or other settings.
@@ -94,23 +104,26 @@ def index_jobs(jobs: Iterator[Job], folder: Path, options: IndexOptions, tools: 
     """
     digest = model_digest(options.model.model, options.model.revision)
     with open_for_writing(folder) as archive:
+        tally.damage = archive.damage
         if archive.header is not None:
             archive.start(_like(archive.header, options, digest))
-        run = _Run(archive, options, tools)
-        run.tally.damage = archive.damage
-        wanted = run.wanted(jobs)
-        first = next((job for job in wanted if not run.cannot_open(job)), None)
-        if first is not None:
-            tools.progress.loading(options.model.model)
-            engine = tools.load_engine(options.model)
-            archive.start(_header(options, digest, engine))
-            run.fail_lost()
-            run.loop(engine, chain([first], wanted))
-        elif archive.header is not None:
-            run.fail_lost()
+        run = _Run(archive, options, tools, tally)
+        with FetchAhead(limited(run.wanted(jobs), options.limits.media, tally), tools.cache) as wanted:
+            _index(wanted, options, tools, run, digest)
         if options.prune and archive.header is not None:
             run.prune()
-        return run.tally
+        tools.interrupts.check()
+
+
+def _index(jobs: Iterator[Job], options: IndexOptions, tools: IndexTools, run: "_Run", digest: str) -> None:
+    with tools.interrupts.allowed():
+        first = next((job for job in jobs if not run.is_lost(job)), None)
+        if first is None:
+            return
+        tools.progress.loading(options.model.model)
+        engine = tools.load_engine(options.model)
+    run.archive.start(_header(options, digest, engine))
+    run.loop(engine, chain([first], jobs))
 
 
 def _like(header: ArchiveHeader, options: IndexOptions, digest: str) -> ArchiveHeader:
@@ -149,107 +162,102 @@ class _InFlight:
 class _Run:
     """The state of a run: media in flight, and the archive."""
 
-    def __init__(self, archive: ArchiveWriter, options: IndexOptions, tools: IndexTools) -> None:
-        self.tally = IndexTally()
-        self._archive = archive
+    def __init__(self, archive: ArchiveWriter, options: IndexOptions, tools: IndexTools, tally: IndexTally) -> None:
+        self.archive = archive
         self._options = options
         self._tools = tools
+        self._tally = tally
         self._flights: dict[str, _InFlight] = {}
-        self._lost: list[tuple[Job, Fault]] = []  # before the archive could be written to
 
     def wanted(self, jobs: Iterator[Job]) -> Iterator[Job]:
         """The jobs whose media the archive does not hold as they are now; each medium once."""
         seen: set[str] = set()
         for job in jobs:
-            path, size, mtime = job.item or item_identity(job.path)
-            item = printable(path), size, mtime
+            item = _identity(job)
             if item[0] in seen:
                 continue
             seen.add(item[0])
-            if self._archive.holds(item, retry_errors=self._options.retry_errors):
-                self.tally.held += 1
-                self._tools.progress.item_done()
+            if self.archive.holds(item, retry_errors=self._options.retry_errors):
+                self._tally.skipped += 1
             else:
                 yield job._replace(item=item)
 
-    def cannot_open(self, job: Job) -> bool:
-        """Whether a medium can be told to fail without a decoder; it is noted until the archive is open."""
+    def is_lost(self, job: Job) -> bool:
+        """Whether a medium can be told to fail without a decoder, as long as no model is loaded."""
         fault = fault_of(job)
         if fault is not None:
-            self._lost.append((job, fault))
-            self.tally.failed += 1
-            self._tools.progress.medium_failed(job.path, fault.message)
-            self._tools.progress.item_done()
+            self._fail(job, fault)
         return fault is not None
-
-    def fail_lost(self) -> None:
-        """Rows for the media that were lost before the archive was open."""
-        for job, fault in self._lost:
-            self._write_failure(job, fault)
-        self._lost.clear()
 
     def loop(self, engine: IndexEngine, jobs: Iterator[Job]) -> None:
         """Keeps the engine fed until there are no more jobs and it has nothing left to do."""
+        sampling = self._options.sampling
+
+        def open_one(job: Job, opening: Opening) -> Clip | Fault:
+            return fault_of(job) or open_or_fault(self._tools.open_clip, job, sampling, engine.frame_size, opening)
+
+        ahead = OpenAhead(jobs, open_one, sampling.decode_timeout)
         try:
-            while True:
-                self._admit(engine, jobs)
-                if engine.is_idle and not self._flights:
-                    return
-                for result in engine.step():
-                    flight = self._flights[result.key]
-                    flight.waiting -= 1
-                    if isinstance(result, Answer):
-                        flight.sink.caption(result)
-                    elif result.error_type != "empty":  # a window between two frames has no caption
-                        flight.sink.warn(f"no caption: {result.message}")
-                self._settle()
+            while not self._is_over():
                 self._tools.interrupts.check()
+                self._admit(engine, ahead)
+                if engine.is_idle and ahead.is_exhausted:
+                    return
+                if engine.is_idle:
+                    ahead.wait()
+                elif engine.is_waiting:
+                    ahead.wait(POLL_S)
+                else:
+                    self._step(engine)
         finally:
             for flight in self._flights.values():
-                flight.clip.close()
+                flight.frames.close()
+            ahead.close()
 
     def prune(self) -> None:
-        """Drops local files that are not there any more; an archive on another machine's disk looks so, too."""
-        for path in list(self._archive.known):
+        """Drops local files that are not there any more."""
+        for path in list(self.archive.known):
             if "://" not in path and not os.path.lexists(path):
-                with self._tools.interrupts.held():
-                    self._archive.drop(path)
-                self.tally.dropped += 1
+                self.archive.drop(path)
+                self._tally.dropped += 1
 
-    def _admit(self, engine: IndexEngine, jobs: Iterator[Job]) -> None:
-        while self._may_open() and engine.has_room():
-            job = next(jobs, None)
-            if job is None:
+    def _is_over(self) -> bool:
+        most = self._options.limits.failures
+        if most is None or self._tally.media_failed < most:
+            return False
+        self._tally.stopped_by = "max_failures"
+        return True
+
+    def _step(self, engine: IndexEngine) -> None:
+        for result in engine.step():
+            flight = self._flights[result.key]
+            flight.waiting -= 1
+            if isinstance(result, Answer):
+                flight.sink.caption(result)
+            elif _is_worth_a_word(result):
+                flight.sink.warn(f"no caption: {result.message}")
+        self._settle()
+
+    def _admit(self, engine: IndexEngine, ahead: OpenAhead) -> None:
+        """Gives the engine media that are open, while it has room."""
+        while engine.has_room() and not self._is_over():
+            opened = ahead.take()
+            if opened is None:
                 return
-            clip = fault_of(job) or self._open(job, engine.frame_size)
-            if isinstance(clip, Fault):
-                self.tally.failed += 1
-                self._tools.progress.medium_failed(job.path, clip.message)
-                self._write_failure(job, clip)
-                self._tools.progress.item_done()
-                continue
-            self._tools.progress.opened(clip.info)
-            self._start(engine, job, clip)
+            if isinstance(opened.clip, Fault):
+                self._fail(opened.job, opened.clip)
+            else:
+                self._add(engine, opened, opened.clip)
 
-    def _start(self, engine: IndexEngine, job: Job, clip: Clip) -> None:
-        sink = MediumSink(self._archive, job, clip, self._options, self._tools.interrupts.held)
-        windows = _windows(clip.info, self._options.caption_every)
-        prompts = (self._options.caption_prompt,) if windows else ()
-        frames, key = CountedFrames(clip, self._tools.progress), str(sink.number)
+    def _add(self, engine: IndexEngine, opened: Opened, clip: Clip) -> None:
+        job, options = opened.job, self._options
+        self._tools.progress.opened(replace(clip.info, path=job.path))
+        sink = MediumSink(self.archive, job, clip, options)
+        windows = _windows(clip.info, options.caption_every)
+        prompts = (options.caption_prompt,) if windows else ()
+        frames, key = CountedFrames(clip, self._count_frames, opened.release), str(sink.number)
         self._flights[key] = _InFlight(job, clip, frames, sink, len(windows))
-        kind = clip.info.kind
-        engine.add(Request(key, kind, frames, prompts, self._options.generation, windows, sink))
-
-    def _may_open(self) -> bool:
-        kinds = [flight.clip.info.kind for flight in self._flights.values() if not flight.frames.closed]
-        return len(self._flights) < MAX_OPEN_MEDIA and kinds.count("video") < MAX_OPEN_VIDEOS
-
-    def _open(self, job: Job, frame_size: int) -> Clip | Fault:
-        sampling = self._options.sampling
-        try:
-            return self._tools.open_clip(job.file, sampling, frame_size=frame_size, chunk_frames=CHUNK_FRAMES)
-        except MediaError as error:
-            return Fault(error.stage, error.kind, str(error))
+        engine.add(Request(key, clip.info.kind, frames, prompts, options.generation, windows, sink))
 
     def _settle(self) -> None:
         """Finishes the media of which everything is there."""
@@ -259,34 +267,56 @@ class _Run:
             flight.frames.close()
             del self._flights[key]
             self._finish(flight)
-            self._tools.progress.item_done()
 
     def _finish(self, flight: _InFlight) -> None:
         fault = flight.sink.fault
-        with self._tools.interrupts.held():
-            flight.sink.finish()
+        flight.sink.finish()
         if fault is not None:
-            self.tally.failed += 1
-            self._tools.progress.medium_failed(flight.job.path, fault.message)
-            return
-        self.tally.indexed += 1
-        for warning in flight.sink.warnings:
-            self._tools.progress.medium_warned(flight.job.path, warning)
+            self._tally.fail(flight.job.path, fault)
+        else:
+            self._tally.answered += 1
+            self._tally.video_s += flight.clip.info.duration_s or 0.0
+            for warning in flight.sink.warnings:
+                self._tools.progress.warned(flight.job.path, warning)
+        self._done(flight.job)
 
-    def _write_failure(self, job: Job, fault: Fault) -> None:
-        path, size, mtime = job.item or item_identity(job.path)
-        row = {
-            "path": printable(path),
-            "file_name": printable(job.file_name),
-            "size": size,
-            "mtime": mtime,
-            "status": "error",
-            "error": one_line(fault.message),
-            "error_type": fault.kind,
-            "error_stage": fault.stage,
-        }
-        with self._tools.interrupts.held():
-            self._archive.finish(self._archive.begin(), row)
+    def _fail(self, job: Job, fault: Fault) -> None:
+        """A medium that could not be opened; the archive remembers it, if there is one by now."""
+        self._tally.fail(job.path, fault)
+        if self.archive.header is not None:
+            path, size, mtime = _identity(job)
+            row = {
+                "path": path,
+                "file_name": printable(job.file_name),
+                "size": size,
+                "mtime": mtime,
+                "status": "error",
+                "error": one_line(fault.message),
+                "error_type": fault.kind,
+                "error_stage": fault.stage,
+            }
+            self.archive.finish(self.archive.begin(), row)
+        self._done(job)
+
+    def _done(self, job: Job) -> None:
+        if job.local is not None:
+            self._tools.cache.release(Path(job.local))
+        self._tally.media += 1
+        self._tools.progress.item_done()
+
+    def _count_frames(self, count: int) -> None:
+        self._tally.frames += count
+        self._tools.progress.frames(count)
+
+
+def _identity(job: Job) -> ItemIdentity:
+    path, size, mtime = job.item or file_identity(job.path)
+    return printable(path), size, mtime
+
+
+def _is_worth_a_word(failure: Failure) -> bool:
+    """A window that lies between two frames has no caption, and nobody misses it."""
+    return failure.error_type != "empty"
 
 
 def _windows(info: ClipInfo, every: float | None) -> tuple[Window, ...]:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from math import inf
 
-from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
+from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.archive.layout import FeatureKind, Setting
 
@@ -21,6 +21,7 @@ class IndexOptions:
     generation: GenerationOptions = field(default_factory=GenerationOptions)  # of the captions
     retry_errors: bool = False  # look again at media that failed before
     prune: bool = False  # drop media whose files are gone
+    limits: RunLimits = field(default_factory=RunLimits)
 
     def __post_init__(self) -> None:
         if self.dedupe is not None and not 0 <= self.dedupe < 2:

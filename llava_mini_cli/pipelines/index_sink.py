@@ -4,8 +4,6 @@ Near-identical frames are left out here, when that was asked for. Knows nothing 
 """
 
 import json
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from llava_mini_cli.engine.request import Answer, EncodedFrames
 from llava_mini_cli.formats.archive.part import FrameRows
 from llava_mini_cli.formats.archive.writer import ArchiveWriter
-from llava_mini_cli.formats.fingerprint import item_identity
+from llava_mini_cli.formats.fingerprint import file_identity
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.row import printable
 from llava_mini_cli.media.clip import Clip
@@ -31,7 +29,6 @@ class MediumSink:
         job: Job,
         clip: Clip,
         options: IndexOptions,
-        held: Callable[[], AbstractContextManager[None]],
     ) -> None:
         self.number = archive.begin()
         self.ended = False
@@ -41,7 +38,6 @@ class MediumSink:
         self._job = job
         self._clip = clip
         self._options = options
-        self._held = held  # keeps signals off while a row is half written
         self._captions: list[dict[str, Any]] = []
         self._sampled = 0  # frames so far
         self._kept = 0
@@ -57,19 +53,17 @@ class MediumSink:
         """Some more frames of the medium."""
         rows = self._rows(frames)
         self._sampled += len(rows.time)
-        with self._held():
-            if self._options.dedupe is None:
-                self._write(rows)
-            else:
-                for index in range(len(rows.time)):
-                    self._compare(_one(rows, index), self._options.dedupe)
+        if self._options.dedupe is None:
+            self._write(rows)
+            return
+        for index in range(len(rows.time)):
+            self._compare(_one(rows, index), self._options.dedupe)
 
     def end(self) -> None:
         """There are no more frames."""
-        with self._held():
-            if self._last is not None:
-                self._write(self._last)
-                self._last = None
+        if self._last is not None:
+            self._write(self._last)
+            self._last = None
         self.ended = True
 
     def fail(self, stage: str, error_type: str, message: str) -> None:
@@ -104,7 +98,7 @@ class MediumSink:
         self._archive.finish(self.number, self._medium_row(), [] if self.fault else captions)
 
     def _medium_row(self) -> dict[str, Any]:
-        path, size, mtime = self._job.item or item_identity(self._job.path)
+        path, size, mtime = self._job.item or file_identity(self._job.path)
         info, header, fault = self._clip.info, self._archive.header, self.fault
         assert header is not None
         return {

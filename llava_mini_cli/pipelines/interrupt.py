@@ -1,7 +1,8 @@
-"""SIGINT and SIGTERM as one exception, raised where the run is and held back where it must not be.
+"""SIGINT and SIGTERM as one exception, raised where a run may wait long and at points between, nowhere else.
 
-The first signal raises `Interrupted` in the main thread, also out of a wait for a decoder; while a row is
-being written it waits until the row is whole. A second signal ends the process at once.
+The first signal raises `Interrupted` in the main thread: at once inside `allowed`, which is for loading a model, for
+computing and for waiting, otherwise at the next `check`. So it never comes while a row is written, a lock is held or
+an output is finished. A second signal ends the process at once.
 """
 
 import signal
@@ -24,7 +25,7 @@ class Interrupts:
 
     def __init__(self) -> None:
         self._arrived: int | None = None
-        self._held = False
+        self._is_allowed = False
         self._before: dict[int, signal.Handlers | int | None] = {}
 
     def __enter__(self) -> Self:
@@ -43,7 +44,7 @@ class Interrupts:
         self._arrived = number
         for other in (signal.SIGINT, signal.SIGTERM):
             signal.signal(other, signal.SIG_DFL)
-        if not self._held:
+        if self._is_allowed:
             raise Interrupted(number)
 
     def check(self) -> None:
@@ -52,11 +53,11 @@ class Interrupts:
             raise Interrupted(self._arrived)
 
     @contextmanager
-    def held(self) -> Generator[None]:
-        """Holds a signal back until the end of the block."""
-        self._held = True
+    def allowed(self) -> Generator[None]:
+        """Lets a signal raise `Interrupted` anywhere in the block."""
+        self._is_allowed = True
         try:
+            self.check()
             yield
         finally:
-            self._held = False
-        self.check()
+            self._is_allowed = False

@@ -6,15 +6,7 @@ from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import ClipInfo
 
 
-class FrameCount(Protocol):
-    """Is told of frames that were read."""
-
-    def frames(self, count: int) -> None:
-        """So many more frames were read."""
-        ...
-
-
-class Progress(FrameCount, Protocol):
+class Progress(Protocol):
     """Called from the run's own thread, often; each call must return quickly."""
 
     def loading(self, model: str) -> None:
@@ -23,6 +15,10 @@ class Progress(FrameCount, Protocol):
 
     def opened(self, info: ClipInfo) -> None:
         """A medium was opened and its frames will be read."""
+        ...
+
+    def frames(self, count: int) -> None:
+        """So many more frames were read."""
         ...
 
     def row(self, row: Row) -> None:

@@ -5,7 +5,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from llava_mini_cli.engine.request import Answer
-from llava_mini_cli.formats.fingerprint import fingerprint, item_identity
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.row import Row, printable
 from llava_mini_cli.media.clip import ClipInfo
@@ -23,7 +22,7 @@ class RowBuilder:
         """The row of a prompt that was answered."""
         return Row(
             **self._common(job, answer.prompt_index, info),
-            text=answer.text,
+            text=f"{self.options.prefix}{answer.text}{self.options.suffix}",
             status="ok",
             warning=one_line("; ".join(warnings)) or None,
             finish_reason=answer.finish_reason,
@@ -44,8 +43,7 @@ class RowBuilder:
         )
 
     def _common(self, job: Job, prompt_index: int, info: ClipInfo | None) -> dict[str, Any]:
-        prompt, row_id, kept = job.questions[prompt_index]
-        model = self.options.model.model
+        prompt, row_id, kept, key = job.questions[prompt_index]
         return {
             "id": row_id,
             "file_name": printable(job.file_name),
@@ -53,11 +51,9 @@ class RowBuilder:
             "end": self.options.sampling.end,
             "prompt_name": prompt.name,
             "prompt": prompt.text,
-            "model": printable(model),
+            "model": printable(self.options.model.model),
             "model_revision": self.model_revision,
-            "fingerprint": fingerprint(
-                job.item or item_identity(job.path), prompt, printable(model), self.options.answer_settings()
-            ),
+            "fingerprint": key,
             "created_at": datetime.now(UTC),
             "kept": kept,
             "media": info and info.kind,
@@ -69,4 +65,5 @@ class RowBuilder:
 
 
 def one_line(text: str) -> str:
+    """`text` with runs of white space as one space, as valid UTF-8."""
     return " ".join(printable(text).split())

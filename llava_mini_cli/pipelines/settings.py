@@ -1,9 +1,9 @@
 """The options of a run as one value, and the part of them that shapes its answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
-from llava_mini_cli.formats.fingerprint import Settings
+from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
+from llava_mini_cli.formats.fingerprint import RowKeys, Settings
 from llava_mini_cli.formats.outputs import RunInfo
 from llava_mini_cli.formats.row import KeptColumn, printable
 
@@ -15,16 +15,22 @@ class RunOptions:
     model: ModelOptions
     sampling: SamplingOptions
     generation: GenerationOptions
+    limits: RunLimits = field(default_factory=RunLimits)
+    prefix: str = ""  # written before and after each answer
+    suffix: str = ""
 
     def run_info(self, kept: tuple[KeptColumn, ...] = ()) -> RunInfo:
         """What an output records of the run."""
         return RunInfo(printable(self.model.model), self.answer_settings(), self.model.revision, kept=kept)
 
+    def row_keys(self) -> RowKeys:
+        """What gives the run's rows their keys."""
+        return RowKeys(printable(self.model.model), self.model.revision, self.answer_settings())
+
     def answer_settings(self) -> Settings:
         """What goes into a row's fingerprint; sampling of tokens counts only where it is on."""
         greedy = self.generation.temperature == 0
         return {
-            "revision": self.model.revision,
             "dtype": self.model.dtype,
             "quantize": self.model.quantize,
             "prompt_layout": self.model.prompt_layout,
@@ -36,4 +42,6 @@ class RunOptions:
             "temperature": self.generation.temperature,
             "top_p": None if greedy else self.generation.top_p,
             "seed": None if greedy else self.generation.seed,
+            "prefix": self.prefix or None,
+            "suffix": self.suffix or None,
         }

@@ -12,6 +12,7 @@ from typing import Any, TypeGuard, get_type_hints
 
 from llava_mini_cli.commands.flags.answer import AnswerFlags
 from llava_mini_cli.commands.flags.frames import FrameFlags
+from llava_mini_cli.commands.flags.inputs import InputFlags
 from llava_mini_cli.commands.flags.model import ModelFlags
 from llava_mini_cli.commands.flags.outputs import OutputFlags
 from llava_mini_cli.commands.flags.prompts import PromptFlags
@@ -24,6 +25,7 @@ class QuestionFlags:
     """What `ask` and `caption` have in common, in the order of --help."""
 
     prompts: PromptFlags
+    inputs: InputFlags
     outputs: OutputFlags
     run: RunFlags
     talk: TalkFlags
@@ -42,7 +44,7 @@ def with_flags(command: Callable[..., int]) -> Callable[..., int]:
     parameters = [
         expanded
         for parameter in inspect.signature(command).parameters.values()
-        for expanded in (_options(groups[parameter.name]) if parameter.name in groups else (parameter,))
+        for expanded in (_options(groups[parameter.name]) if parameter.name in groups else (_named(parameter),))
     ]
 
     def run(**values: Any) -> int:
@@ -54,6 +56,11 @@ def with_flags(command: Callable[..., int]) -> Callable[..., int]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     vars(run)["__signature__"] = inspect.Signature(parameters, return_annotation=int)
     return run
+
+
+def _named(parameter: inspect.Parameter) -> inspect.Parameter:
+    """A parameter of the command's own, which may have a default and still stand before a group."""
+    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
 
 
 def _is_group(hint: object) -> TypeGuard[type]:

@@ -8,7 +8,7 @@ import typer
 from llava_mini_cli.commands.flags.config import ConfigFile
 from llava_mini_cli.errors import UsageError
 
-_PANEL = "Output"
+_PANEL = "Run"
 
 Verbose = Annotated[
     bool,

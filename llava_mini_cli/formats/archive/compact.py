@@ -39,8 +39,8 @@ class _Source:
     live: pa.Table  # the rows of `media` that stay
 
 
-def compact(folder: Path) -> int:
-    """Rewrites small parts and those with dropped or replaced media; returns how many parts there were.
+def compact(folder: Path) -> tuple[int, int]:
+    """Rewrites small parts and those with dropped or replaced media; returns how many these were and became.
 
     Raises:
         OutputLocked: somebody reads the archive or writes to it. OutputError: the disk refuses.
@@ -49,15 +49,16 @@ def compact(folder: Path) -> int:
     with writing(folder), alone(folder):
         sources = list(_sources(folder))
         if len(sources) == 1 and not _has_dead_rows(folder, sources[0]):
-            return 0
-        number = max((n for table in (*TABLES, VECTORS) for n in part_numbers(folder, table)), default=0) + 1
+            return 0, 0
+        count = len(sources)
+        first = number = max((n for table in (*TABLES, VECTORS) for n in part_numbers(folder, table)), default=0) + 1
         while sources:
             batch = [sources.pop(0)]
             while sources and sum(_frames(source) for source in batch) < MERGED_ROWS:
                 batch.append(sources.pop(0))
             _merge(folder, header, number, batch)
             number += 1
-        return number
+        return count, number - first
 
 
 def _sources(folder: Path) -> Iterator[_Source]:

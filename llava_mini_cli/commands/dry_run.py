@@ -1,0 +1,69 @@
+"""`--dry-run`: what a run would have to do. A table at a terminal, otherwise one JSON object."""
+
+import json
+import sys
+from dataclasses import asdict
+from typing import Any
+
+from llava_mini_cli.commands.stderr import one_line
+from llava_mini_cli.pipelines.forecast import Forecast
+
+
+def show(found: Forecast) -> None:
+    """Prints to standard output, since it is what was asked for."""
+    if sys.stdout.isatty():
+        _show_table(found)
+    else:
+        print(json.dumps(as_json(found), ensure_ascii=False))
+
+
+def as_json(found: Forecast) -> dict[str, Any]:
+    """The fields, with the longest medium as an object."""
+    return asdict(found) | {
+        "unreadable": dict(found.unreadable.most_common()),
+        "longest": found.longest and found.longest._asdict(),
+    }
+
+
+def _show_table(found: Forecast) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    for name, value in _lines(found):
+        table.add_row(name, Text(one_line(value)))
+    Console(highlight=False).print(table)
+
+
+def _lines(found: Forecast) -> list[tuple[str, str]]:
+    remote = f", {found.not_looked_at:,} remote, not looked at" if found.not_looked_at else ""
+    lines = [
+        ("media", f"{found.media:,} ({found.images:,} images, {found.videos:,} videos{remote})"),
+        ("rows to do", f"{found.rows:,}"),
+        ("rows already done", f"{found.rows_done:,}"),
+        ("hours of video", _hours(found)),
+        ("frames", f"{found.frames:,}"),
+        ("vision tokens", "the model is not here" if found.vision_tokens is None else f"{found.vision_tokens:,}"),
+    ]
+    if found.weights_bytes is not None:
+        lines.append(("memory of the model", _memory(found.weights_bytes)))
+    if found.longest is not None and found.longest.memory_bytes is not None:
+        longest = f"{_memory(found.longest.memory_bytes)} (frames: {found.longest.frames:,}, {found.longest.path})"
+        lines.append(("memory of the longest", longest))
+    if found.too_long:
+        lines.append(("too long", f"{found.too_long:,} media exceed the model's context; --max-frames or --fps help"))
+    if found.unreadable:
+        kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.unreadable.most_common())
+        lines.append(("unreadable", kinds))
+    return lines
+
+
+def _hours(found: Forecast) -> str:
+    unknown = f", and {found.unknown_length:,} videos of unknown length" if found.unknown_length else ""
+    return f"{found.video_s / 3600:,.2f}{unknown}"
+
+
+def _memory(size: int) -> str:
+    return f"{size / 2**30:,.1f} GiB" if size >= 2**30 else f"{size / 2**20:,.1f} MiB"

@@ -1,0 +1,171 @@
+"""A bounded folder of files that a run fetched. Files in use stay; the oldest others go when there are too many bytes.
+
+A run has a folder of its own below the cache folder, locked while the run lives and removed when it ends; those
+of runs that were killed are removed by the next one. Safe to use from several threads.
+"""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Condition, Event
+from types import TracebackType
+from typing import Self
+
+from llava_mini_cli.errors import OutputError
+from llava_mini_cli.formats.source import FetchOptions, Source
+
+_LOCK = "lock"
+
+
+@dataclass
+class _Entry:
+    path: Path
+    uses: int = 0
+    size: int = 0
+    done: "Future[None]" = field(default_factory=lambda: Future[None]())
+
+
+class FileCache:
+    """The fetched files of one run."""
+
+    def __init__(self, options: FetchOptions) -> None:
+        self.stopped = Event()
+        self._options = options
+        self._changed = Condition()
+        self._entries: dict[str, _Entry] = {}  # oldest first
+        self._names: dict[Path, str] = {}
+        self._folder: Path | None = None
+        self._lock: int | None = None
+
+    def get(self, source: Source) -> Path:
+        """The file of a source, fetched when it is not here; in use until it is released.
+
+        Raises:
+            FetchError: it cannot be had.
+            OutputError: the cache cannot be written.
+        """
+        with self._changed:
+            folder = self._open_folder()
+            entry = self._entries.get(source.name)
+            is_new = entry is None
+            if entry is None:
+                digest = hashlib.sha256(source.name.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+                entry = self._entries[source.name] = _Entry(folder / (digest + source.suffix[:16]))
+                self._names[entry.path] = source.name
+            entry.uses += 1
+        try:
+            if is_new:
+                self._fetch(source, entry)
+            entry.done.result()
+        except BaseException:
+            self.release(entry.path)
+            raise
+        return entry.path
+
+    def _fetch(self, source: Source, entry: _Entry) -> None:
+        """Fills a new entry."""
+        part = entry.path.with_name(f".{entry.path.name}.part")
+        try:
+            source.write_to(part, self._options, self.stopped)
+            part.replace(entry.path)
+            with self._changed:
+                entry.size = entry.path.stat().st_size
+                self._evict()
+            entry.done.set_result(None)
+        except OSError as error:
+            self._fail(source, entry, part, OutputError(f"cannot write the cache '{part.parent}': {error.strerror}"))
+        except Exception as error:  # noqa: BLE001 - raised again by `get`, in every thread that waits
+            self._fail(source, entry, part, error)
+
+    def _fail(self, source: Source, entry: _Entry, part: Path, error: Exception) -> None:
+        """Takes a new entry back; whoever asked for it gets the error."""
+        part.unlink(missing_ok=True)
+        with self._changed:
+            self._forget(source.name)
+        entry.done.set_exception(error)
+
+    def release(self, path: Path) -> None:
+        """One use less of a file; files that are not of the cache are no concern of it."""
+        with self._changed:
+            entry = self._entries.get(self._names.get(path, ""))
+            if entry is not None:
+                entry.uses -= 1
+                self._evict()
+                self._changed.notify_all()
+
+    def wait_for_room(self, stopped: Event) -> None:
+        """Returns once the files in use are below the bound, or when `stopped` is set and `wake` called."""
+        with self._changed:
+            self._changed.wait_for(lambda: stopped.is_set() or self._bytes(in_use=True) < self._options.cache_bytes)
+
+    def wake(self) -> None:
+        """Makes whoever waits look again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _bytes(self, *, in_use: bool = False) -> int:
+        return sum(entry.size for entry in self._entries.values() if entry.uses or not in_use)
+
+    def _evict(self) -> None:
+        """Removes the oldest files that nobody uses until the rest is within the bound."""
+        over = self._bytes() - self._options.cache_bytes
+        for name, entry in list(self._entries.items()):
+            if over <= 0:
+                return
+            if not entry.uses and entry.done.done():
+                over -= entry.size
+                self._forget(name)
+                entry.path.unlink(missing_ok=True)
+
+    def _forget(self, name: str) -> None:
+        self._names.pop(self._entries.pop(name).path)
+
+    def _open_folder(self) -> Path:
+        if self._folder is None:
+            parent = self._options.cache_dir or default_folder()
+            try:
+                parent.mkdir(parents=True, exist_ok=True)
+                _remove_dead(parent)
+                self._folder = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
+                self._lock = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+                fcntl.flock(self._lock, fcntl.LOCK_EX)
+            except OSError as error:
+                raise OutputError(f"cannot write the cache '{parent}': {error.strerror or error}") from None
+        return self._folder
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stopped.set()
+        self.wake()
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+def default_folder() -> Path:
+    """`llava-mini/fetched` below $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llava-mini" / "fetched"
+
+
+def _remove_dead(parent: Path) -> None:
+    """Removes the folders of runs that ended without doing so: nobody holds their lock."""
+    for folder in parent.glob("run-*"):
+        with suppress(OSError):  # being made or removed by another run at this moment, or not ours
+            descriptor = os.open(folder / _LOCK, os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+            finally:
+                os.close(descriptor)

@@ -1,0 +1,61 @@
+"""Rows as CSV: a header, then one record a row, in which a null is an empty field and probabilities are JSON.
+
+A record may span lines, inside quotation marks. Knows nothing of where the records go.
+"""
+
+import csv
+import json
+from collections.abc import Iterable, Iterator
+from io import StringIO
+
+from llava_mini_cli.formats.done import RowMark
+from llava_mini_cli.formats.jsonl import as_json
+from llava_mini_cli.formats.row import COLUMNS, KeptColumn, Row
+
+_KEY = [column.name for column in COLUMNS].index("fingerprint")
+_STATUS = [column.name for column in COLUMNS].index("status")
+
+
+class CsvRecords:
+    """The format of a CSV file; see `appended.RecordFormat`."""
+
+    def __init__(self, kept: tuple[KeptColumn, ...]) -> None:
+        self._buffer = StringIO()
+        # With both characters in the end of a record, a field that holds either of them is quoted.
+        self._writer = csv.writer(self._buffer, lineterminator="\r\n")
+        self.header = self._record([column.name for column in (*COLUMNS, *kept)])
+
+    def encode(self, row: Row) -> bytes:
+        """One record, ending in a line feed."""
+        return self._record([_field(value) for value in row.as_dict().values()])
+
+    def _record(self, fields: list[object]) -> bytes:
+        self._buffer.seek(0)
+        self._buffer.truncate()
+        self._writer.writerow(fields)
+        return self._buffer.getvalue().removesuffix("\r\n").encode() + b"\n"
+
+    def split(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        """Whole records: those in which every quotation mark is closed at the end of a line."""
+        parts: list[bytes] = []
+        for line in lines:
+            parts.append(line)
+            if line.endswith(b"\n") and sum(part.count(b'"') for part in parts) % 2 == 0:
+                yield b"".join(parts)
+                parts.clear()
+
+    def mark(self, record: bytes) -> RowMark:
+        """The key of a row and whether it is an error. Raises `ValueError` for another kind of record."""
+        fields = next(csv.reader(StringIO(record.decode(), newline="")))
+        if len(fields) < len(COLUMNS) or fields[_STATUS] not in ("ok", "error"):
+            raise ValueError("no row")
+        return fields[_KEY], fields[_STATUS] == "error"
+
+
+def _field(value: object) -> object:
+    """A value as a field: dictionaries and lists as JSON, times as ISO 8601."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=as_json)
+    return as_json(value)

@@ -1,0 +1,54 @@
+"""Writing so that a file is there whole or not at all, even when the machine stops. Knows nothing of rows."""
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+from llava_mini_cli.errors import OutputError
+
+
+@contextmanager
+def errors_of(output: Path) -> Generator[None]:
+    """Turns an `OSError` inside the block into an `OutputError` that names the output."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write '{output}': {error.strerror or error}") from error
+
+
+@contextmanager
+def whole_file(path: Path, temporary: Path) -> Generator[BinaryIO]:
+    """A stream to a file that is put in place, synced, when the block ends well; otherwise nothing stays.
+
+    The temporary file is in the same folder, under a name that no other run writes to.
+    """
+    try:
+        with temporary.open("wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        with suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def sync_folder(folder: Path) -> None:
+    """Has the disk hold the names in a folder; a file system that cannot is left to itself."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def is_at(path: Path, descriptor: int) -> bool:
+    """Whether the open file is still the one at `path`."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False

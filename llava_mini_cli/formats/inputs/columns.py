@@ -1,0 +1,101 @@
+"""Columns of the input that rows carry on: their names in the output, their types, their values.
+
+A type is the name that Arrow has for it. Knows nothing of where values come from.
+"""
+
+import json
+import math
+from base64 import b64encode
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, time
+from typing import cast
+
+from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.row import COLUMNS, KeptColumn, printable
+
+_OURS = frozenset(column.name for column in COLUMNS)
+PREFIX = "input_"  # of a kept column whose name is one of ours
+
+
+def output_name(column: str) -> str:
+    """The name of a kept column in the output; one of our own names gets a prefix."""
+    return f"{PREFIX}{column}" if column in _OURS else column
+
+
+def merge_kinds(tables: Iterable[Mapping[str, str]]) -> dict[str, KeptColumn]:
+    """The kept columns of several tables by their name in the table; one whose types differ becomes text.
+
+    Raises:
+        UsageError: two columns get the same name in the output.
+    """
+    merged: dict[str, KeptColumn] = {}
+    for kinds in tables:
+        for column, kind in kinds.items():
+            known = merged.get(column)
+            is_same = known is None or known.kind == kind
+            merged[column] = KeptColumn(output_name(column), kind if is_same else "string")
+    names = [kept.name for kept in merged.values()]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise UsageError(f"--keep-columns: two columns would be named '{twice[0]}' in the output; name those to keep")
+    return merged
+
+
+def kind_of_types(types: set[type]) -> str:
+    """The type that holds all values of a JSON column, by their Python types; what is mixed or nested is text."""
+    seen = types - {type(None)}
+    if seen == {bool}:
+        return "bool"
+    if seen == {int}:
+        return "int64"
+    if seen and seen <= {int, float}:
+        return "float64"
+    return "string"
+
+
+def as_kind(value: object, kind: str) -> object:
+    """A value as its column's type holds it; null where it has none, such as not-a-number."""
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return None
+    if kind == "string":
+        return as_text(value)
+    if kind == "float64" and isinstance(value, int | float):
+        return float(value)
+    return value
+
+
+def as_text(value: object) -> str:
+    """A value as text: text as it is, a date in ISO form, anything nested as JSON."""
+    if isinstance(value, str):
+        return value if value.isascii() else printable(value)
+    if isinstance(value, bool | int | float | list | dict):
+        return json.dumps(value, ensure_ascii=False, default=_plain)
+    return _plain(value)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, date | time):  # a datetime is a date
+        return value.isoformat()
+    if isinstance(value, bytes):
+        return b64encode(value).decode()
+    return str(value)
+
+
+def is_empty(value: object) -> bool:
+    """Whether a cell holds nothing: null, not-a-number, or white space alone."""
+    if isinstance(value, str):
+        return not value or value.isspace()
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def check_columns(flag: str, names: Sequence[str], columns: Sequence[str], table: str) -> None:
+    """Raises `UsageError` naming the columns there are, where a table has not the ones a flag names."""
+    for name in names:
+        if name not in columns:
+            there = ", ".join(columns) or "none"
+            raise UsageError(f"{flag}: '{table}' has no column '{name}'; its columns are: {there}")
+
+
+def as_mapping(value: object) -> Mapping[str, object] | None:
+    """A JSON object or a Parquet struct, or None for anything else."""
+    return cast("Mapping[str, object]", value) if isinstance(value, dict) else None

@@ -1,0 +1,67 @@
+"""CSV and TSV tables, row by row, through Python's csv module. Values are text; nothing is guessed about them."""
+
+import csv
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from operator import itemgetter
+
+from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.inputs.table import TableRow, line_error, reading_error
+
+LONGEST_FIELD = 1 << 26  # characters; a quote that is never closed costs no more than this
+
+
+class CsvTable:
+    """A table whose first line names its columns. Quoted fields may hold newlines; bytes that are no UTF-8 survive.
+
+    Raises:
+        UsageError: the file cannot be read, or has no such first line.
+    """
+
+    unit = "line"
+
+    def __init__(self, path: str, name: str, folder: str) -> None:
+        self.path, self.name, self.folder = path, name, folder
+        self._delimiter = "\t" if name.lower().endswith(".tsv") else ","
+        csv.field_size_limit(LONGEST_FIELD)
+        try:
+            with self._open() as stream:
+                header = next(csv.reader(stream, delimiter=self._delimiter, strict=True), None)
+        except (OSError, csv.Error) as error:
+            raise UsageError(reading_error(name, error)) from None
+        if not header:
+            raise UsageError(f"the table '{name}' is empty: its first line must name its columns")
+        twice = sorted({column for column in header if header.count(column) > 1})
+        if twice:
+            raise UsageError(f"the table '{name}' has two columns named '{twice[0]}'")
+        self.columns = tuple(header)
+
+    def kinds(self, columns: Sequence[str]) -> Mapping[str, str]:
+        """Every column is text."""
+        return dict.fromkeys(columns, "string")
+
+    def rows(self, columns: Sequence[str]) -> Iterator[TableRow]:
+        """Each row's values of `columns`."""
+        width = len(self.columns)
+        places = [self.columns.index(column) for column in columns]
+        pick: Callable[[list[str]], Sequence[str]] = itemgetter(*places)
+        if len(places) == 1:  # then itemgetter gives the value alone
+            pick = itemgetter(slice(places[0], places[0] + 1))
+        with self._open() as stream:
+            reader = csv.reader(stream, delimiter=self._delimiter, strict=True)
+            next(reader)
+            while True:
+                line = reader.line_num + 1
+                try:
+                    row = next(reader)
+                except StopIteration:
+                    return
+                except csv.Error as error:
+                    yield line, (), line_error(str(error))
+                    continue
+                if len(row) == width:
+                    yield line, pick(row), None
+                elif row:  # a blank line is no row
+                    yield line, (), f"{len(row)} fields where the first line has {width}"
+
+    def _open(self):  # noqa: ANN202 - the type of a text stream is open()'s own
+        return open(self.path, encoding="utf-8-sig", errors="surrogateescape", newline="")  # noqa: PTH123

@@ -1,0 +1,53 @@
+"""`--files-from`: paths and URLs from a file or from standard input, each as soon as its line has come.
+
+Reads the descriptor itself, so that nothing waits for a full buffer. Knows nothing of what the paths lead to.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from llava_mini_cli.errors import UsageError
+
+_CHUNK = 1 << 16  # bytes
+
+
+def check_listing(name: str) -> None:
+    """Raises `UsageError` where there is no list to read; `-` is standard input."""
+    if name != "-" and Path(name).is_dir():
+        raise UsageError(f"--files-from cannot read '{name}': it is a folder")
+    if name != "-" and not os.access(name, os.R_OK):
+        why = "permission denied" if Path(name).exists() else "no such file"
+        raise UsageError(f"--files-from cannot read '{name}': {why}")
+
+
+def read_listing(name: str, *, null: bool) -> Iterator[str]:
+    """The entries of a list, in order; empty ones are skipped, and so is the carriage return of a line from Windows.
+
+    Raises:
+        UsageError: the list cannot be read to its end.
+    """
+    end = b"\0" if null else b"\n"
+    rest = bytearray()
+    descriptor = None
+    try:
+        descriptor = 0 if name == "-" else os.open(name, os.O_RDONLY)
+        while chunk := os.read(descriptor, _CHUNK):
+            whole, found, after = chunk.rpartition(end)
+            if found:
+                yield from _entries((bytes(rest) + whole).split(end), null=null)
+                rest.clear()
+            rest += after
+        yield from _entries([bytes(rest)], null=null)
+    except OSError as error:
+        raise UsageError(f"--files-from cannot read '{name}': {(error.strerror or str(error)).lower()}") from None
+    finally:
+        if descriptor:
+            os.close(descriptor)
+
+
+def _entries(parts: list[bytes], *, null: bool) -> Iterator[str]:
+    for part in parts:
+        entry = part if null else part.removesuffix(b"\r")
+        if entry if null else entry.strip():
+            yield os.fsdecode(entry)

@@ -1,0 +1,42 @@
+"""How inputs are read: which files of a folder count, and what the columns of a table mean."""
+
+from dataclasses import dataclass
+
+from llava_mini_cli.errors import UsageError
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """Options of the inputs; the defaults take every medium and keep no column."""
+
+    recursive: bool = True  # folders to the bottom
+    include: tuple[str, ...] = ()  # globs; of folders and globs only what one of them matches
+    exclude: tuple[str, ...] = ()  # globs; files and folders that are passed over
+    files_from: str | None = None  # a list of media, a line each; - is standard input
+    null: bool = False  # the list is separated by NUL bytes
+    column: str | None = None  # of tables: where the media are; of shards: the extension that is the medium
+    id_column: str | None = None  # what rows carry as their id; None: the medium
+    prompt_columns: tuple[str, ...] = ()  # columns that hold questions
+    keep_columns: tuple[str, ...] = ()  # columns that rows carry on
+    keep_all: bool = False  # every column
+
+    def __post_init__(self) -> None:
+        if self.null and self.files_from is None:
+            raise UsageError("-0 needs --files-from")
+        if self.files_from == "":
+            raise UsageError("--files-from is empty")
+        for flag, names in (("--prompt-column", self.prompt_columns), ("--keep-columns", self.keep_columns)):
+            for name in names:
+                if not name or names.count(name) > 1:
+                    raise UsageError(f"{flag} names the column '{name}' twice" if name else f"{flag} is empty")
+
+    @property
+    def column_flags(self) -> tuple[str, ...]:
+        """The flags that were given and need an input with columns."""
+        given = {
+            "--column": self.column is not None,
+            "--id-column": self.id_column is not None,
+            "--prompt-column": bool(self.prompt_columns),
+            "--keep-columns": bool(self.keep_columns) or self.keep_all,
+        }
+        return tuple(flag for flag, is_given in given.items() if is_given)

@@ -1,0 +1,152 @@
+"""The three kinds of input -> jobs: files, tables, shards. Each says which columns it has before a job is made."""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import chain
+from typing import Protocol
+
+from llava_mini_cli.errors import FetchError
+from llava_mini_cli.formats.cache import FileCache
+from llava_mini_cli.formats.inputs.folders import Found, IsMedia
+from llava_mini_cli.formats.inputs.options import InputOptions
+from llava_mini_cli.formats.inputs.shards import ShardReader, is_shard, shard_columns
+from llava_mini_cli.formats.inputs.table import Table
+from llava_mini_cli.formats.inputs.tables import TableJobs
+from llava_mini_cli.formats.job import NOTHING_KEPT, Fault, Job, Prompt, Question
+from llava_mini_cli.formats.remote import Download, is_remote, shown
+from llava_mini_cli.formats.row import KeptColumn, printable
+
+KeptColumns = Mapping[str, KeptColumn]  # by their name in the input
+
+
+class Part(Protocol):
+    """What one argument stands for."""
+
+    @property
+    def total(self) -> int | None:
+        """How many media there are, where that is known."""
+        ...
+
+    @property
+    def columns(self) -> Sequence[str] | None:
+        """The columns of its rows; None where it has no rows."""
+        ...
+
+    def kinds(self, columns: Sequence[str]) -> Mapping[str, str]:
+        """The types of some of the columns, by Arrow's names."""
+        ...
+
+    def jobs(self, prompts: Sequence[Prompt], kept: KeptColumns) -> Iterable[Job]:
+        """Its jobs, read when they are iterated. Raises `UsageError` at once for a column that is not there."""
+        ...
+
+
+class Files:
+    """Media by their names."""
+
+    columns = None
+
+    def __init__(self, found: Callable[[], Iterable[Found]], total: int | None, shards: "Shards | None" = None) -> None:
+        self.total = total
+        self._found = found
+        self._shards = shards  # reads those that turn up among the files
+
+    def kinds(self, columns: Sequence[str]) -> Mapping[str, str]:
+        """None: files have no columns."""
+        return {}
+
+    def jobs(self, prompts: Sequence[Prompt], kept: KeptColumns) -> Iterable[Job]:
+        blank = dict.fromkeys(each.name for each in kept.values()) or NOTHING_KEPT
+        shards = self._shards.reader(prompts, kept) if self._shards else None
+        return self._jobs(prompts, blank, shards)
+
+    def _jobs(
+        self, prompts: Sequence[Prompt], blank: Mapping[str, object], shards: "Callable[[str], Iterator[Job]] | None"
+    ) -> Iterator[Job]:
+        for path, file_name in self._found():
+            if shards is not None and is_shard(path):
+                yield from shards(path)
+                continue
+            row_id = printable(path)
+            questions = tuple(Question(prompt, row_id, blank) for prompt in prompts)
+            source = Download(path) if is_remote(path) else None
+            yield Job(path, file_name, questions, None, source and source.item, None, source)
+
+
+class TableRows:
+    """A table."""
+
+    total = None  # rows about one medium are one job
+
+    def __init__(self, table: Table, options: InputOptions) -> None:
+        self._table = table
+        self._options = options
+
+    @property
+    def columns(self) -> Sequence[str]:
+        return self._table.columns
+
+    def kinds(self, columns: Sequence[str]) -> Mapping[str, str]:
+        return self._table.kinds(columns)
+
+    def jobs(self, prompts: Sequence[Prompt], kept: KeptColumns) -> Iterable[Job]:
+        return TableJobs(self._table, prompts, self._options, kept)
+
+
+class Shards:
+    """Some tar archives; those that are remote are fetched whole, one after the other."""
+
+    total = None
+
+    def __init__(self, names: Sequence[str], options: InputOptions, is_media: IsMedia, cache: FileCache) -> None:
+        self._names = names
+        self._options = options
+        self._is_media = is_media
+        self._cache = cache
+        self._columns: Sequence[str] | None = None
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Those of the first samples of the first shard; none where it cannot be had, which its rows then say."""
+        if self._columns is None:
+            try:
+                with self._on_disk(self._names[0]) as path:
+                    self._columns = shard_columns(path)
+            except FetchError:
+                self._columns = ()
+        return self._columns
+
+    def kinds(self, columns: Sequence[str]) -> Mapping[str, str]:
+        """Text: what later samples hold cannot be known."""
+        return dict.fromkeys(columns, "string")
+
+    def jobs(self, prompts: Sequence[Prompt], kept: KeptColumns) -> Iterable[Job]:
+        read = self.reader(prompts, kept)
+        return chain.from_iterable(map(read, self._names))
+
+    def reader(self, prompts: Sequence[Prompt], kept: KeptColumns) -> Callable[[str], Iterator[Job]]:
+        """What gives the jobs of one shard by its name. Raises `UsageError` as `jobs` does."""
+        shards = ShardReader(prompts, self._options, kept, self._is_media)
+        if self._names and self.columns:
+            shards.check(self.columns, shown(self._names[0]))
+
+        def read(name: str) -> Iterator[Job]:
+            try:
+                with self._on_disk(name) as path:
+                    yield from shards.read(path, name)
+            except FetchError as error:
+                yield shards.failed(name, Fault(error.stage, error.kind, str(error)))
+
+        return read
+
+    @contextmanager
+    def _on_disk(self, name: str) -> Generator[str]:
+        """The path of a shard, fetched first when it is remote. Raises `FetchError`."""
+        if not is_remote(name):
+            yield name
+            return
+        path = self._cache.get(Download(name))
+        try:
+            yield str(path)
+        finally:
+            self._cache.release(path)

@@ -1,0 +1,194 @@
+"""Arguments -> the jobs of a run. Tells what each argument is: a file, a folder, a glob, a table, a shard or a URL."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from glob import has_magic
+from itertools import chain
+from pathlib import Path, PurePath
+
+from llava_mini_cli.errors import FetchError, UsageError
+from llava_mini_cli.formats.cache import FileCache
+from llava_mini_cli.formats.inputs.columns import check_columns, merge_kinds
+from llava_mini_cli.formats.inputs.folders import Found, IsMedia, find_glob, find_remote, walk
+from llava_mini_cli.formats.inputs.listing import check_listing, read_listing
+from llava_mini_cli.formats.inputs.options import InputOptions
+from llava_mini_cli.formats.inputs.parts import Files, Part, Shards, TableRows
+from llava_mini_cli.formats.inputs.questions import Template
+from llava_mini_cli.formats.inputs.shards import is_shard
+from llava_mini_cli.formats.inputs.tables import is_table, open_table
+from llava_mini_cli.formats.job import Job, Prompt
+from llava_mini_cli.formats.remote import Download, has_listing, is_remote, local_path, shown
+from llava_mini_cli.formats.row import KeptColumn
+from llava_mini_cli.formats.shard import Shard
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run is about."""
+
+    jobs: Iterator[Job]  # read once
+    kept: tuple[KeptColumn, ...]  # the input's own columns, which every row carries on
+    total: int | None  # media, where the number is known before they are read
+
+    def share(self, shard: Shard | None) -> "Inputs":
+        """What one of several runs does of it; all of it where there is one run."""
+        if shard is None:
+            return self
+        total = None if self.total is None else len(range(shard.number - 1, self.total, shard.count))
+        return Inputs(shard.share(self.jobs), self.kept, total)
+
+
+def open_inputs(
+    arguments: Sequence[str],
+    prompts: Sequence[Prompt],
+    is_media: IsMedia,
+    cache: FileCache,
+    options: InputOptions = InputOptions(),  # noqa: B008 - frozen
+) -> Inputs:
+    """The jobs of what the user named: the arguments in order, then --files-from.
+
+    Tables are opened and folders looked into at once; everything else is read when it is reached.
+
+    Args:
+        is_media: tells from a file's name whether a folder's file is meant.
+        cache: where remote tables and shards are fetched to.
+
+    Raises:
+        UsageError: a folder or glob without media, a table that cannot be read, a column that is not there.
+    """
+    finder = _Finder(is_media, cache, options)
+    parts = [part for argument in arguments for part in finder.parts(local_path(argument))]
+    if options.files_from is not None:
+        parts.append(finder.listing(options.files_from))
+    with_columns = [part for part in parts if part.columns is not None]
+    if options.column_flags and not with_columns:
+        raise UsageError(f"{options.column_flags[0]} needs a table or a shard among the inputs")
+    kept = merge_kinds(part.kinds(_kept_of(part.columns or (), options)) for part in with_columns)
+    check_columns("--keep-columns", options.keep_columns, tuple(kept), "the input")
+    plain = _without_columns(prompts) if with_columns and len(with_columns) < len(parts) else prompts
+    streams = [part.jobs(plain if part.columns is None else prompts, kept) for part in parts]
+    counts = [part.total for part in parts]
+    known = [count for count in counts if count is not None]
+    return Inputs(chain.from_iterable(streams), tuple(kept.values()), sum(known) if len(known) == len(counts) else None)
+
+
+def _kept_of(columns: Sequence[str], options: InputOptions) -> Sequence[str]:
+    return columns if options.keep_all else [column for column in columns if column in options.keep_columns]
+
+
+def _without_columns(prompts: Sequence[Prompt]) -> list[Prompt]:
+    """The prompts as files get them when they stand beside a table."""
+    for template in map(Template.parse, prompts):
+        if template.columns:
+            raise UsageError(
+                f"the prompt names the column '{template.columns[0]}', and some of the inputs are no tables: "
+                f"{template.prompt.text}"
+            )
+    return [prompt._replace(text=Template.parse(prompt).literals[0]) for prompt in prompts]
+
+
+class _Finder:
+    """Tells what arguments are."""
+
+    def __init__(self, is_media: IsMedia, cache: FileCache, options: InputOptions) -> None:
+        self._is_media = is_media
+        self._cache = cache
+        self._options = options
+
+    def parts(self, argument: str) -> Iterator[Part]:
+        """What one argument stands for: one thing, or for a glob the things it matches."""
+        if is_remote(argument):
+            found = find_remote(argument, self._options, self._is_wanted) if has_listing(argument) else None
+            yield from self._files(found) if found is not None else [self._one(Found(argument, _name_of(argument)))]
+        elif Path(argument).is_dir():
+            yield self._folder(argument)
+        elif has_magic(argument) and not os.path.lexists(argument):
+            yield from self._files(find_glob(argument, self._options, self._is_wanted))
+        else:
+            yield self._one(Found(argument, PurePath(argument).name))
+
+    def listing(self, name: str) -> Part:
+        """The list of --files-from; folders and shards in it stand for what they hold."""
+        check_listing(name)
+
+        def found() -> Iterator[Found]:
+            for entry in map(local_path, read_listing(name, null=self._options.null)):
+                if not is_remote(entry) and Path(entry).is_dir():
+                    yield from walk(entry, self._options, self._is_media)
+                else:
+                    yield Found(entry, _name_of(entry))
+
+        return Files(found, None, Shards((), self._options, self._is_media, self._cache))
+
+    def _files(self, found: Sequence[Found]) -> Iterator[Part]:
+        """Consecutive media as one part; tables and shards each by themselves."""
+        media: list[Found] = []
+        for each in found:
+            if is_table(each.path) or is_shard(each.path):
+                if media:
+                    yield Files(media.copy, len(media))
+                    media = []
+                yield self._one(each)
+            else:
+                media.append(each)
+        if media:
+            yield Files(media.copy, len(media))
+
+    def _one(self, found: Found) -> Part:
+        if is_table(found.path):
+            return self._table(found.path)
+        if is_shard(found.path):
+            return Shards([found.path], self._options, self._is_media, self._cache)
+        return Files(lambda: [found], 1)
+
+    def _folder(self, folder: str) -> Part:
+        """A folder of media, or where it holds none, of Parquet parts or of shards."""
+        if not os.access(folder, os.R_OK | os.X_OK):
+            raise UsageError(f"cannot read the folder '{folder}': permission denied")
+        if next(walk(folder, self._options, self._is_media), None) is not None:
+            return Files(lambda: walk(folder, self._options, self._is_media), None)
+        for suffix in (".parquet", ".tar"):
+            paths = [path for path, _ in walk(folder, self._options, partial(_ends_with, suffix))]
+            if paths and suffix == ".tar":
+                return Shards(paths, self._options, self._is_media, self._cache)
+            if paths:
+                from llava_mini_cli.formats.inputs.parquet_table import ParquetTable
+
+                return TableRows(ParquetTable(paths, folder, _with_slash(folder)), self._options)
+        chosen = " that --include and --exclude leave" if self._options.include or self._options.exclude else ""
+        raise UsageError(f"no images or videos in the folder '{folder}'{chosen}")
+
+    def _table(self, name: str) -> Part:
+        """A table; one that is remote is fetched now, because its columns must be known."""
+        if not is_remote(name):
+            folder = os.path.dirname(name)  # noqa: PTH120 - "" where the name has none
+            return TableRows(
+                open_table(name, name, _with_slash(folder) if folder else "", self._options), self._options
+            )
+        try:
+            path = self._cache.get(Download(name))  # in use until the run ends
+        except FetchError as error:
+            raise UsageError(f"cannot read the table '{shown(name)}': {error}") from None
+        folder = name.partition("?")[0].rpartition("/")[0] + "/"
+        return TableRows(open_table(str(path), shown(name), folder, self._options), self._options)
+
+    def _is_wanted(self, name: str) -> bool:
+        return self._is_media(name) or is_table(name) or is_shard(name)
+
+
+def _name_of(entry: str) -> str:
+    """The file name of an entry: of a relative path all of it, so that equal names in two folders stay apart."""
+    if is_remote(entry):
+        return Download(entry).file_name
+    path = PurePath(entry)
+    return path.name if path.is_absolute() or ".." in path.parts else path.as_posix()
+
+
+def _ends_with(suffix: str, name: str) -> bool:
+    return name.lower().endswith(suffix)
+
+
+def _with_slash(folder: str) -> str:
+    return folder if folder.endswith("/") else f"{folder}/"

@@ -1,0 +1,54 @@
+"""What every kind of table gives: its columns, and its rows one by one, good or bad."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Protocol
+
+TableRow = tuple[int, Sequence[object], str | None]  # number of the row or line, values, why there are none
+
+
+class Table(Protocol):
+    """A table of media."""
+
+    @property
+    def name(self) -> str:
+        """As the user named it."""
+        ...
+
+    @property
+    def path(self) -> str:
+        """Where it is on this disk."""
+        ...
+
+    @property
+    def folder(self) -> str:
+        """Where relative media begin: a folder or a URL, with its slash, or nothing."""
+        ...
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names, in order."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What the numbers of its rows count: lines or rows."""
+        ...
+
+    def kinds(self, columns: Sequence[str]) -> Mapping[str, str]:
+        """The types of some columns, by Arrow's names."""
+        ...
+
+    def rows(self, columns: Sequence[str]) -> Iterator[TableRow]:
+        """Each row's values of `columns`, in bounded memory. Raises `OSError` where the file cannot be read on."""
+        ...
+
+
+def reading_error(name: str, error: Exception) -> str:
+    """One line about a table that cannot be read."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or line_error(str(error))
+    return f"cannot read the table '{name}': {reason[:1].lower()}{reason[1:]}"
+
+
+def line_error(text: str) -> str:
+    """The first line of a library's message."""
+    return (text.strip() or "no reason given").splitlines()[0]

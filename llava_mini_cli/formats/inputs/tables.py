@@ -1,0 +1,179 @@
+"""Tables of media -> jobs: consecutive rows about one medium become one job, a bad row becomes a job with a fault.
+
+Opens no medium. Knows the kinds of table by their suffix; each lives in its own module.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+
+from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.inputs.columns import as_mapping, check_columns, is_empty
+from llava_mini_cli.formats.inputs.options import InputOptions
+from llava_mini_cli.formats.inputs.questions import RowAsker
+from llava_mini_cli.formats.inputs.table import Table, reading_error
+from llava_mini_cli.formats.job import Fault, ItemIdentity, Job, Prompt, Question, make_job
+from llava_mini_cli.formats.remote import Download, is_remote, local_path
+from llava_mini_cli.formats.row import KeptColumn, printable
+from llava_mini_cli.formats.source import Source
+from llava_mini_cli.formats.stored import Embedded
+
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+MEDIA_COLUMNS = ("path", "file", "file_name", "video", "image", "url", "media")
+_ORDINARY = re.compile(r"[!-.0-9;-~][ -9;-~]*")  # a relative path in ASCII, and no URL
+MOST_ROWS = 256  # rows about one medium that become one job
+
+Medium = tuple[
+    str, str, ItemIdentity | None, Source | None
+]  # path, file name, what tells it from others, how it is had
+
+
+def is_table(name: str) -> bool:
+    """Whether a file's name ends as tables' names do."""
+    return name.lower().endswith(SUFFIXES)
+
+
+def open_table(path: str, name: str, folder: str, options: InputOptions) -> Table:
+    """The table in a file. `name` is for messages; relative media begin at `folder`. Raises `UsageError`."""
+    suffix = PurePath(name).suffix.lower()
+    if suffix == ".parquet":
+        from llava_mini_cli.formats.inputs.parquet_table import ParquetTable
+
+        return ParquetTable([path], name, folder)
+    if suffix in (".csv", ".tsv"):
+        from llava_mini_cli.formats.inputs.csv_table import CsvTable
+
+        return CsvTable(path, name, folder)
+    from llava_mini_cli.formats.inputs.jsonl_table import JsonlTable
+
+    return JsonlTable(path, name, folder, look_at_all=bool(options.keep_columns) or options.keep_all)
+
+
+def kept_kinds(table: Table, options: InputOptions) -> Mapping[str, str]:
+    """The types of the columns of a table that rows carry on."""
+    return table.kinds(table.columns if options.keep_all else [c for c in table.columns if c in options.keep_columns])
+
+
+class TableJobs:
+    """The jobs of one table.
+
+    Raises:
+        UsageError: a column that is named is not there, or none is known to hold media.
+    """
+
+    def __init__(
+        self, table: Table, prompts: Sequence[Prompt], options: InputOptions, kept: Mapping[str, KeptColumn]
+    ) -> None:
+        self._table = table
+        self._asker = RowAsker(prompts, options, kept, table.columns, table.name)
+        self._media = media_column(table, options)
+        self._is_local = "://" not in table.folder
+        self._blank: Mapping[str, object] = dict.fromkeys(each.name for each in kept.values())
+
+    def __iter__(self) -> Iterator[Job]:
+        table, asker = self._table, self._asker
+        last: object = None  # what the medium's cell held in the row before
+        medium: Medium | None = None
+        questions: list[Question] = []
+        number = 0
+        try:
+            for number, values, problem in table.rows((*asker.columns, self._media)):
+                cell = None if problem is not None else values[-1]
+                if medium is None or cell != last or len(questions) >= MOST_ROWS:
+                    if questions and medium is not None:
+                        yield _job(medium, questions)
+                        questions = []
+                    medium, last = None if problem is not None else self._medium(cell, number), cell
+                if medium is None:
+                    yield self._bad_row(number, problem or self._why_no_medium(cell))
+                    continue
+                row_id = medium[0] if medium[0].isascii() else printable(medium[0])
+                for unasked in asker.ask(values, row_id, questions):
+                    fault = Fault("input", "bad_row", f"{self._place(number)}: {unasked.why}")
+                    yield _job(medium, [unasked.question], fault)
+        except OSError as error:
+            yield self._bad_row(number + 1, reading_error(table.name, error))
+        if questions and medium is not None:
+            yield _job(medium, questions)
+
+    def _medium(self, cell: object, number: int) -> "Medium | None":
+        """The medium of a cell; None where the cell holds none."""
+        if not isinstance(cell, str):
+            return self._embedded(cell, number)
+        folder = self._table.folder
+        if self._is_local and _ORDINARY.fullmatch(cell):
+            return folder + cell, cell, None, None
+        if is_empty(cell) or "\0" in cell or not _is_path(cell):
+            return None
+        if is_remote(cell):
+            return _remote(cell, Download(cell).file_name)
+        path = local_path(cell)
+        if PurePath(path).is_absolute():
+            return path, PurePath(path).name, None, None
+        return (folder + path, path, None, None) if self._is_local else _remote(folder + path, path)
+
+    def _embedded(self, cell: object, number: int) -> "Medium | None":
+        """A picture or video whose bytes are in the table itself, as Hugging Face datasets store them."""
+        struct = as_mapping(cell)
+        data = struct.get("bytes") if struct is not None else cell
+        name = struct.get("path") if struct is not None else None
+        if not isinstance(data, bytes):
+            return self._medium(name, number) if isinstance(name, str) else None
+        file_name = PurePath(name).name if isinstance(name, str) else f"{number}"
+        place = f"{self._table.name}/{number}/{file_name}" if name else f"{self._table.name}/{number}"
+        item = (f"{self._absolute()}/{number}", len(data), None)
+        return place, file_name, item, Embedded(place, PurePath(file_name).suffix, data)
+
+    def _absolute(self) -> str:
+        """What stands for the table in the identity of what is in it."""
+        name = self._table.name
+        return name if is_remote(name) else os.path.abspath(name)  # noqa: PTH100 - must not follow links
+
+    def _why_no_medium(self, cell: object) -> str:
+        if is_empty(cell):
+            return f"nothing in column '{self._media}'"
+        return f"column '{self._media}' holds no path"
+
+    def _bad_row(self, number: int, why: str) -> Job:
+        name = printable(self._table.name)
+        question = Question(Prompt(""), f"{name}:{number}", self._blank)
+        fault = Fault("input", "bad_row", f"{self._place(number)}: {why}")
+        item = (f"{self._absolute()}:{number}", None, None)
+        return Job(self._table.name, printable(Path(self._table.name).name), (question,), fault, item)
+
+    def _place(self, number: int) -> str:
+        return f"{printable(self._table.name)}, {self._table.unit} {number}"
+
+
+def _job(medium: Medium, questions: list[Question], fault: Fault | None = None) -> Job:
+    path, file_name, item, source = medium
+    return make_job(path, file_name, tuple(questions), fault, item, source)
+
+
+def _remote(url: str, file_name: str) -> Medium:
+    source = Download(url)
+    return url, file_name, source.item, source
+
+
+def media_column(table: Table, options: InputOptions) -> str:
+    """The column that holds the media. Raises `UsageError` where it is not there, or none has a known name."""
+    if options.column is not None:
+        check_columns("--column", [options.column], table.columns, table.name)
+        return options.column
+    for name in MEDIA_COLUMNS:
+        if name in table.columns:
+            return name
+    if not table.columns:  # no rows either
+        return MEDIA_COLUMNS[0]
+    there = ", ".join(table.columns)
+    raise UsageError(f"which column of '{table.name}' holds the media? Name it with --column; there are: {there}")
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text with other letters than ASCII can be a file's name."""
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError:
+        return False
+    return True

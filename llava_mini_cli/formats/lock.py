@@ -1,0 +1,99 @@
+"""The lock of an output: a file that one run at a time holds by flock, and that says which.
+
+The kernel lets it go when the run is gone, however it ended. Knows nothing of what is locked.
+"""
+
+import errno
+import fcntl
+import json
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+from llava_mini_cli.errors import OutputError, OutputLocked
+from llava_mini_cli.formats.disk import is_at
+
+_UNLOCKABLE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+_MOST = 1 << 20  # bytes of a lock file that are read
+
+
+class FileLock:
+    """Holds the lock from the moment it is made until `release`. The file may hold some JSON beside the holder."""
+
+    def __init__(self, path: Path, output: Path, *, shared: bool = False, wait: bool = False) -> None:
+        """Takes the lock; with others if `shared`, and after them if `wait`.
+
+        Raises:
+            OutputLocked: another run holds it.
+            OutputError: the file cannot be written, or its file system has no locks.
+        """
+        self.path = path
+        self._output = output
+        self._shared = shared
+        self._descriptor = self._take((fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+        if not shared:
+            self.write(self.read())
+
+    def _take(self, mode: int) -> int:
+        while True:
+            try:
+                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            except OSError as error:
+                raise OutputError(f"cannot write '{self._output}': no lock '{self.path}': {error.strerror}") from error
+            try:
+                fcntl.flock(descriptor, mode)
+            except OSError as error:
+                holder = _holder(descriptor)
+                os.close(descriptor)
+                raise self._not_had(error, holder) from error
+            if is_at(self.path, descriptor):
+                return descriptor
+            os.close(descriptor)  # whoever held it has removed it
+
+    def _not_had(self, error: OSError, holder: str) -> OutputError:
+        if isinstance(error, BlockingIOError):
+            return OutputLocked(f"another run{holder} is writing '{self._output}'")
+        reason = "its file system has no locks" if error.errno in _UNLOCKABLE else error.strerror
+        return OutputError(f"cannot lock '{self._output}': {reason}")
+
+    def share(self) -> None:
+        """Lets others in that share the lock."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_SH)
+        self._shared = True
+
+    def read(self) -> dict[str, Any]:
+        """What the file holds, the holder aside. Raises `OutputError` for a damaged file."""
+        text = os.pread(self._descriptor, _MOST, 0)
+        try:
+            content: dict[str, Any] = json.loads(text) if text else {}
+        except ValueError as error:
+            os.close(self._descriptor)
+            raise OutputError(f"'{self.path}' is damaged; without it settings are not compared") from error
+        return {name: value for name, value in content.items() if name not in ("pid", "host")}
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Replaces what the file holds. In place, since the lock is on this very file; the end is cut last."""
+        holder = {"pid": os.getpid(), "host": socket.gethostname()}
+        text = json.dumps(holder | content, indent=1).encode() + b"\n"
+        try:
+            os.pwrite(self._descriptor, text, 0)
+            os.ftruncate(self._descriptor, len(text))
+        except OSError as error:
+            raise OutputError(f"cannot write '{self.path}': {error.strerror}") from error
+
+    def release(self, *, remove: bool = False) -> None:
+        """Lets go, and takes the file away if nobody else can hold it."""
+        if remove and not self._shared and is_at(self.path, self._descriptor):
+            self.path.unlink()
+        os.close(self._descriptor)
+
+
+def _holder(descriptor: int) -> str:
+    """` (pid 12 on host)`; nothing where the holder has not said so."""
+    try:
+        content = json.loads(os.pread(descriptor, _MOST, 0))
+    except ValueError:
+        return ""
+    elsewhere = "" if content.get("host") == socket.gethostname() else f" on {content.get('host')}"
+    return f" (pid {content.get('pid')}{elsewhere})"

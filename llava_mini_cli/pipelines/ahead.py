@@ -1,0 +1,224 @@
+"""Opens media in a few threads, ahead of whoever uses them, and hands them out in the order of their jobs.
+
+Owns the bound on the bytes of decoded frames: a medium is decoded when there is room for what it will hold, and its
+room is given back when it is closed. A picture whose decoder hangs is given up after the deadline; its thread, which
+nothing can end, is left behind and replaced. Knows nothing of engines, rows or how media are opened.
+"""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from llava_mini_cli.errors import LlavaMiniError
+from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.media.clip import Clip
+from llava_mini_cli.media.open import Opening
+
+MEDIA_BYTES = 512 << 20  # of frames and decoders; one medium alone may need more
+THREADS = 4
+AHEAD = 64  # media that are opened or being opened, and not yet taken
+JOIN_S = 2.0  # for which the end of a run waits for a thread
+
+
+OpenOne = Callable[[Job, Opening], Clip | Fault]
+
+
+class Opened(NamedTuple):
+    """A job with its clip, or with why there is none."""
+
+    job: Job
+    clip: Clip | Fault
+    release: Callable[[], None]  # to be called once the clip is closed
+
+
+class AbandonedError(Exception):
+    """Raised in a thread whose medium nobody waits for any more."""
+
+
+class _Slot:
+    """One job on its way; implements `Opening` for the thread that works on it."""
+
+    def __init__(self, job: Job, ahead: "OpenAhead") -> None:
+        self.job = job
+        self.clip: Clip | Fault | None = None
+        self.size = 0  # bytes reserved
+        self.deadline: float | None = None  # None: not begun, waiting for room, or watched by somebody else
+        self.is_taken = False
+        self.is_abandoned = False  # nobody waits for it any more
+        self.error: LlavaMiniError | None = None  # what ends the run, such as a decoder that is not installed
+        self._ahead = ahead
+        self._is_guarded = False
+
+    def alive(self) -> None:
+        """Something was done: the deadline begins anew."""
+        if not self._is_guarded:
+            self.deadline = time.monotonic() + self._ahead.timeout
+
+    def guarded(self) -> None:
+        """From here on a child process with a deadline of its own does the work."""
+        self._is_guarded, self.deadline = True, None
+
+    def reserve(self, size: int) -> None:
+        """Waits until there is room for so many bytes."""
+        self.deadline = None
+        self._ahead.reserve(self, size)
+        self.alive()
+
+
+class OpenAhead:
+    """An iterator's jobs, opened ahead. `take` and `wait` are for one thread, the one that made it."""
+
+    def __init__(self, jobs: Iterator[Job], open_one: OpenOne, timeout: float, limit: int = MEDIA_BYTES) -> None:
+        """Args: timeout: seconds without a sign of life after which a picture is given up; limit: bytes."""
+        self.timeout = timeout
+        self._jobs = jobs
+        self._open_one = open_one
+        self._limit = limit
+        self._changed = threading.Condition()
+        self._order: deque[_Slot] = deque()  # not yet taken
+        self._to_open: deque[_Slot] = deque()  # of these, those that no thread has begun with
+        self._held = 0  # bytes reserved
+        self._taken_bytes = 0  # of these, those of media that were taken
+        self._no_more = False  # the iterator of jobs has ended
+        self._stopped = False
+        self._error: BaseException | None = None
+        self._threads = [self._start(self._read_jobs, "jobs")]
+        self._threads += [self._start(self._open_next, "open") for _ in range(THREADS)]
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether `take` has nothing left to give, now and later. Raises what the iterator of jobs raised."""
+        with self._changed:
+            if self._error is not None and not self._order:
+                raise self._error
+            return self._no_more and not self._order
+
+    def take(self) -> Opened | None:
+        """The next job with its medium, or None while that is being opened."""
+        with self._changed:
+            slot = self._order[0] if self._order else None
+            if slot is None or (slot.clip is None and not self._is_late(slot)):
+                return None
+            self._order.popleft()
+            slot.is_taken = True
+            self._taken_bytes += slot.size
+            self._changed.notify_all()
+            if slot.error is not None:
+                raise slot.error
+            if slot.clip is None:
+                return self._abandoned(slot)
+            return Opened(slot.job, slot.clip, lambda: self._release(slot))
+
+    def wait(self, seconds: float = 0.2) -> None:
+        """Returns when `take` may have something, at the latest after so many seconds."""
+        with self._changed:
+            if not self._order or self._order[0].clip is None:
+                self._changed.wait(seconds)
+
+    def close(self) -> None:
+        """Closes what was opened and not taken. Threads that do not end soon are left behind."""
+        with self._changed:
+            self._stopped = True
+            waiting = [slot.clip for slot in self._order if slot.clip is not None]
+            self._order.clear()
+            self._to_open.clear()
+            self._changed.notify_all()
+        for clip in waiting:
+            if not isinstance(clip, Fault):
+                clip.close()
+        end = time.monotonic() + JOIN_S
+        for thread in self._threads[1:]:  # the first may be waiting for its input, such as a pipe
+            thread.join(max(0.0, end - time.monotonic()))
+
+    def reserve(self, slot: _Slot, size: int) -> None:
+        """Waits for room. What comes first may exceed the limit once everything that was taken is closed again."""
+
+        def is_free() -> bool:
+            first = bool(self._order) and self._order[0] is slot and not self._taken_bytes
+            return self._stopped or slot.is_abandoned or first or self._held + size <= self._limit
+
+        with self._changed:
+            self._changed.wait_for(is_free)
+            if self._stopped or slot.is_abandoned:
+                raise AbandonedError
+            slot.size += size
+            self._held += size
+
+    def _release(self, slot: _Slot) -> None:
+        with self._changed:
+            self._held -= slot.size
+            self._taken_bytes -= slot.size if slot.is_taken else 0
+            slot.size = 0
+            self._changed.notify_all()
+
+    def _is_late(self, slot: _Slot) -> bool:
+        return slot.deadline is not None and time.monotonic() > slot.deadline
+
+    def _abandoned(self, slot: _Slot) -> Opened:
+        """Goes on without the thread that works on this; what it holds is given back if it ever comes back."""
+        slot.is_abandoned = True
+        self._threads.append(self._start(self._open_next, "open"))
+        fault = Fault("decode", "timeout", f"the picture could not be read within {self.timeout:g} s")
+        return Opened(slot.job, fault, lambda: None)
+
+    def _start(self, run: Callable[[], None], name: str) -> threading.Thread:
+        thread = threading.Thread(target=run, name=name, daemon=True)
+        thread.start()
+        return thread
+
+    def _read_jobs(self) -> None:
+        """The thread that takes jobs from the iterator, which may have to wait for them."""
+        try:
+            for job in self._jobs:
+                slot = _Slot(job, self)
+                with self._changed:
+                    self._changed.wait_for(lambda: self._stopped or len(self._order) < AHEAD)
+                    if self._stopped:
+                        return
+                    self._order.append(slot)
+                    self._to_open.append(slot)
+                    self._changed.notify_all()
+        except BaseException as error:  # noqa: BLE001 - carried to the thread that takes, where it is raised
+            self._error = error
+        with self._changed:
+            self._no_more = True
+            self._changed.notify_all()
+
+    def _open_next(self) -> None:
+        """A thread that opens one medium after the other."""
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or bool(self._to_open))
+                if self._stopped:
+                    return
+                slot = self._to_open.popleft()
+            slot.alive()
+            clip = self._open(slot)
+            if not self._hand_over(slot, clip):
+                return
+
+    def _open(self, slot: _Slot) -> Clip | Fault:
+        try:
+            return self._open_one(slot.job, slot)
+        except AbandonedError:
+            return Fault("decode", "timeout", "nobody waits for it any more")
+        except LlavaMiniError as error:
+            slot.error = error
+            return Fault("decode", "internal", str(error))
+        except Exception as error:  # noqa: BLE001 - a mistake of ours about one medium must not stop the others
+            return Fault("decode", "internal", f"{type(error).__name__}: {error}")
+
+    def _hand_over(self, slot: _Slot, clip: Clip | Fault) -> bool:
+        """Whether anybody still wanted it; if not, it is closed and the thread shall end."""
+        with self._changed:
+            is_wanted = not (slot.is_abandoned or self._stopped)
+            if is_wanted:
+                slot.clip = clip
+                self._changed.notify_all()
+        if not is_wanted and not isinstance(clip, Fault):
+            clip.close()
+        if not is_wanted or isinstance(clip, Fault):
+            self._release(slot)
+        return is_wanted

@@ -1,0 +1,122 @@
+"""What a run would have to do, told from headers alone: media, hours, frames, vision tokens, memory.
+
+Reads the header of every medium in a few threads, each within a deadline, and the model's config.json; decodes nothing
+and loads neither a model nor torch. Remote media are counted, not fetched. The number of frames is an estimate: only
+decoding tells it exactly.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from llava_mini_cli.config import SamplingOptions
+from llava_mini_cli.errors import MediaError
+from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.media.clip import ClipInfo
+from llava_mini_cli.pipelines.footprint import Footprint
+from llava_mini_cli.pipelines.settings import RunOptions
+
+PROBE_S = 10.0  # for one header
+THREADS = 4
+AHEAD = 64  # headers asked for and not yet counted
+
+Probe = Callable[[str, float], ClipInfo]
+
+
+class Longest(NamedTuple):
+    """The medium with the most frames."""
+
+    path: str
+    frames: int
+    vision_tokens: int | None  # None: the model is not known
+    memory_bytes: int | None  # of its tokens and of keys and values, all questions answered at once
+
+
+@dataclass
+class Forecast:
+    """The work that is left, in numbers."""
+
+    media: int = 0
+    images: int = 0
+    videos: int = 0
+    not_looked_at: int = 0  # remote
+    unknown_length: int = 0  # videos whose header does not say how long they are
+    unreadable: Counter[str] = field(default_factory=Counter[str])  # media, by error type
+    too_long: int = 0  # media whose frames do not fit the model's context
+    video_s: float = 0.0
+    frames: int = 0
+    vision_tokens: int | None = None
+    weights_bytes: int | None = None
+    rows: int = 0
+    rows_done: int = 0
+    longest: Longest | None = None
+
+
+def forecast(jobs: Iterator[Job], options: RunOptions, probe: Probe, footprint: Footprint | None) -> Forecast:
+    """Counts what `jobs` would take; `footprint` is None where the model is not on this disk."""
+    found = Forecast(weights_bytes=footprint and footprint.weights_bytes)
+    for job, info in _probed(jobs, probe):
+        found.media += 1
+        found.rows += len(job.questions)
+        if isinstance(info, Fault):
+            found.unreadable[info.kind] += 1
+        elif info is None:
+            found.not_looked_at += 1
+        else:
+            _count(found, job, info, options, footprint)
+    if footprint is not None:
+        found.vision_tokens = found.frames * footprint.tokens_per_frame
+    return found
+
+
+def _count(found: Forecast, job: Job, info: ClipInfo, options: RunOptions, footprint: Footprint | None) -> None:
+    frames = expected_frames(info, options.sampling)
+    found.frames += frames
+    found.images += info.kind == "image"
+    found.videos += info.kind == "video"
+    found.unknown_length += info.kind == "video" and info.duration_s is None
+    found.video_s += info.duration_s or 0.0
+    new_tokens = options.generation.max_new_tokens
+    if footprint is not None and frames * footprint.tokens_per_frame + new_tokens > footprint.context:
+        found.too_long += 1
+    if found.longest is None or frames > found.longest.frames:
+        tokens = memory = None
+        if footprint is not None:
+            tokens = frames * footprint.tokens_per_frame
+            memory = footprint.memory_bytes(frames, len(job.questions), new_tokens)
+        found.longest = Longest(job.path, frames, tokens, memory)
+
+
+def expected_frames(info: ClipInfo, sampling: SamplingOptions) -> int:
+    """Frames that will be sampled of a medium, as far as its header tells; at least one."""
+    if info.kind == "image" or info.duration_s is None:
+        return 1
+    span = min(info.duration_s, sampling.end or info.duration_s) - (sampling.start or 0.0)
+    frames = max(1, int(span * sampling.fps + 1e-6))
+    return frames if sampling.max_frames is None else min(frames, sampling.max_frames)
+
+
+def _probed(jobs: Iterator[Job], probe: Probe) -> Iterator[tuple[Job, ClipInfo | Fault | None]]:
+    """Each job with what its header says, in order; None for one that is not on this disk."""
+    pending: deque[tuple[Job, Future[ClipInfo | Fault | None]]] = deque()
+    with ThreadPoolExecutor(THREADS, "probe") as threads:
+        for job in jobs:
+            pending.append((job, threads.submit(_look, job, probe)))
+            if len(pending) == AHEAD:
+                first, future = pending.popleft()
+                yield first, future.result()
+        for job, future in pending:
+            yield job, future.result()
+
+
+def _look(job: Job, probe: Probe) -> ClipInfo | Fault | None:
+    if job.fault is not None:
+        return job.fault
+    if job.source is not None:
+        return None
+    try:
+        return probe(job.file, PROBE_S)
+    except MediaError as error:
+        return Fault(error.stage, error.kind, str(error))

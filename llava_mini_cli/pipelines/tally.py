@@ -1,0 +1,49 @@
+"""What a run did so far, in numbers. One place counts; whoever reports reads."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from llava_mini_cli.formats.row import Row
+
+LISTED = 20  # failed media that are remembered by name
+
+Stop = Literal["limit", "max_failures"]
+
+
+class FailedMedium(NamedTuple):
+    """One failed medium, for the list at the end."""
+
+    id: str
+    error_type: str
+    error: str
+
+
+@dataclass
+class Tally:
+    """Counts of one run. A medium has failed when one of its rows has."""
+
+    media: int = 0  # finished: every question has its row
+    media_failed: int = 0
+    answered: int = 0  # rows
+    failed: int = 0
+    skipped: int = 0  # rows that were there already
+    errors_skipped: int = 0  # errors among them
+    frames: int = 0
+    video_s: float = 0.0  # length of the finished videos
+    failures: Counter[str] = field(default_factory=Counter[str])  # rows, by error type
+    listed: list[FailedMedium] = field(default_factory=list[FailedMedium])  # the first failed media
+    stopped_by: Stop | None = None  # the limit that left work undone
+
+    def row(self, row: Row, *, fails_medium: bool) -> None:
+        """Counts a row; `fails_medium`: it is the first failed one of its medium."""
+        if row.status == "ok":
+            self.answered += 1
+            return
+        self.failed += 1
+        self.failures[row.error_type or "unknown"] += 1
+        if not fails_medium:
+            return
+        self.media_failed += 1
+        if len(self.listed) < LISTED:
+            self.listed.append(FailedMedium(row.id, row.error_type or "unknown", row.error or ""))

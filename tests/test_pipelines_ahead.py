@@ -1,0 +1,225 @@
+"""Media opened ahead: order, the bound on bytes, pictures that hang, inputs that wait, and the end."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_doubles import MadeClip
+
+from llava_mini_cli.errors import LlavaMiniError
+from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.media.clip import Clip
+from llava_mini_cli.media.open import Opening
+from llava_mini_cli.pipelines.ahead import AHEAD, OpenAhead, Opened
+
+
+def jobs(count: int) -> Iterator[Job]:
+    return (Job(str(number), str(number), ()) for number in range(count))
+
+
+def made(job: Job, opening: Opening) -> Clip:
+    return MadeClip(job.path, "1")
+
+
+def take(ahead: OpenAhead, seconds: float = 20.0) -> Opened:
+    deadline = time.monotonic() + seconds
+    while (opened := ahead.take()) is None:
+        assert time.monotonic() < deadline
+        ahead.wait()
+    return opened
+
+
+def close(opened: Opened) -> None:
+    assert not isinstance(opened.clip, Fault)
+    opened.clip.close()
+    opened.release()
+
+
+def test_media_come_in_the_order_of_their_jobs_though_they_open_in_any() -> None:
+    def uneven(job: Job, opening: Opening) -> Clip:
+        time.sleep(0.02 if int(job.path) % 3 == 0 else 0)
+        return made(job, opening)
+
+    ahead = OpenAhead(jobs(200), uneven, timeout=60)
+    taken = [take(ahead) for _ in range(200)]
+    assert [opened.job.path for opened in taken] == [str(number) for number in range(200)]
+    assert ahead.is_exhausted
+    assert ahead.take() is None
+    ahead.close()
+
+
+def test_no_more_bytes_are_held_than_the_limit() -> None:
+    held = most = 0
+    lock = threading.Lock()
+
+    def counted(job: Job, opening: Opening) -> Clip:
+        nonlocal held, most
+        opening.reserve(30)
+        with lock:
+            held += 30
+            most = max(most, held)
+        return made(job, opening)
+
+    ahead = OpenAhead(jobs(100), counted, timeout=60, limit=100)
+    for _ in range(100):
+        opened = take(ahead)
+        with lock:
+            held -= 30
+        close(opened)
+    assert 90 <= most <= 130  # the next one may exceed the limit while nothing that was taken is open
+    ahead.close()
+
+
+def test_a_medium_larger_than_the_limit_is_opened_alone() -> None:
+    sizes = [10, 10, 500, 10, 500, 10]
+    begun: list[str] = []
+
+    def sized(job: Job, opening: Opening) -> Clip:
+        opening.reserve(sizes[int(job.path)])
+        begun.append(job.path)
+        return made(job, opening)
+
+    ahead = OpenAhead(jobs(6), sized, timeout=60, limit=100)
+    first, second = take(ahead), take(ahead)
+    time.sleep(0.1)
+    assert "2" not in begun  # waits for what was taken, although it is next
+    close(first)
+    close(second)
+    for number in (2, 3, 4, 5):
+        opened = take(ahead)
+        assert opened.job.path == str(number)
+        close(opened)
+    ahead.close()
+
+
+@pytest.mark.parametrize("room_first", [False, True])
+def test_a_picture_that_hangs_is_given_up_and_the_others_go_on(room_first: bool) -> None:
+    free = threading.Event()
+    hanging = range(0, 40, 5)  # more than there are threads
+    late: list[MadeClip] = []
+
+    def hangs(job: Job, opening: Opening) -> Clip:
+        if room_first:
+            opening.reserve(1)
+        if int(job.path) in hanging:
+            free.wait(30)
+            late.append(MadeClip(job.path, "1"))
+            return late[-1]
+        return made(job, opening)
+
+    ahead = OpenAhead(jobs(40), hangs, timeout=0.2)
+    began = time.monotonic()
+    for number in range(40):
+        opened = take(ahead)
+        assert opened.job.path == str(number)
+        if number in hanging:
+            assert opened.clip == Fault("decode", "timeout", "the picture could not be read within 0.2 s")
+        else:
+            close(opened)
+    assert time.monotonic() - began < 20
+    assert ahead.is_exhausted
+    free.set()
+    deadline = time.monotonic() + 10
+    while not (len(late) == len(hanging) and all(clip.closed for clip in late)):  # closed by the threads left behind
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    ahead.close()
+
+
+def test_what_a_child_process_watches_has_no_deadline_here() -> None:
+    def scans(job: Job, opening: Opening) -> Clip:
+        opening.guarded()
+        opening.alive()
+        time.sleep(0.4)
+        opening.reserve(1)
+        time.sleep(0.4)
+        return made(job, opening)
+
+    ahead = OpenAhead(jobs(1), scans, timeout=0.1)
+    close(take(ahead))
+    ahead.close()
+
+
+def test_a_picture_that_shows_signs_of_life_is_waited_for() -> None:
+    def slow(job: Job, opening: Opening) -> Clip:
+        for _ in range(20):
+            time.sleep(0.05)
+            opening.alive()
+        return made(job, opening)
+
+    ahead = OpenAhead(jobs(1), slow, timeout=0.5)
+    close(take(ahead))
+    ahead.close()
+
+
+def test_media_are_handed_out_while_the_input_waits_for_more() -> None:
+    more = threading.Event()
+
+    def typed() -> Iterator[Job]:
+        yield from jobs(1)
+        more.wait(30)
+        yield from jobs(1)
+
+    ahead = OpenAhead(typed(), made, timeout=60)
+    close(take(ahead))
+    assert ahead.take() is None
+    assert not ahead.is_exhausted
+    more.set()
+    close(take(ahead))
+    ahead.close()
+
+
+def test_what_the_input_raises_comes_after_what_it_gave() -> None:
+    def broken() -> Iterator[Job]:
+        yield from jobs(2)
+        raise ValueError("bad line")
+
+    ahead = OpenAhead(broken(), made, timeout=60)
+    for _ in range(2):
+        assert not ahead.is_exhausted
+        close(take(ahead))
+    time.sleep(0.05)
+    with pytest.raises(ValueError, match="bad line"):
+        assert ahead.is_exhausted
+    ahead.close()
+
+
+def test_a_mistake_of_ours_is_a_fault_and_a_missing_decoder_ends_the_run() -> None:
+    def fails(job: Job, opening: Opening) -> Clip:
+        opening.reserve(100)
+        raise (ZeroDivisionError("oops") if job.path == "0" else LlavaMiniError("there is no ffmpeg"))
+
+    ahead = OpenAhead(jobs(2), fails, timeout=60, limit=100)
+    assert take(ahead).clip == Fault("decode", "internal", "ZeroDivisionError: oops")
+    with pytest.raises(LlavaMiniError, match="no ffmpeg"):
+        take(ahead)
+    ahead.close()
+
+
+def test_closing_closes_what_is_open_and_does_not_wait_for_what_hangs(tmp_path: Path) -> None:
+    MadeClip.opened.clear()
+    hang = threading.Event()
+
+    def endless() -> Iterator[Job]:
+        yield from jobs(AHEAD)
+        hang.wait(60)
+
+    def last_hangs(job: Job, opening: Opening) -> Clip:
+        if job.path == "9":
+            hang.wait(60)
+        return made(job, opening)
+
+    ahead = OpenAhead(endless(), last_hangs, timeout=60)
+    opened = take(ahead)
+    deadline = time.monotonic() + 10
+    while len(MadeClip.opened) < AHEAD - 1:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    began = time.monotonic()
+    ahead.close()
+    assert time.monotonic() - began < 10
+    close(opened)
+    assert all(clip.closed for clip in MadeClip.opened)
+    hang.set()
