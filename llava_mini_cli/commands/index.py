@@ -106,6 +106,5 @@ def _say_end(tally: "IndexTally", archive: Path, talk: TalkFlags, seconds: float
     counts = (tally.skipped, "there already"), (tally.dropped, "dropped"), (tally.failed, "failed")
     words = [f"{tally.answered} media indexed", *(f"{count} {what}" for count, what in counts if count)]
     stopped = {"limit": ", stopped by --limit", "max_failures": ", stopped by --max-failures", None: ""}
-    say(
-        f"llava-mini: {', '.join(words)}, {tally.frames} frames, {seconds:.1f} s{stopped[tally.stopped_by]}, in {archive}"
-    )
+    end = stopped[tally.stopped_by]
+    say(f"llava-mini: {', '.join(words)}, {tally.frames} frames, {seconds:.1f} s{end}, in {archive}")

@@ -24,7 +24,7 @@ class RowBuilder:
             **self._common(job, answer.prompt_index, info),
             text=f"{self.options.prefix}{answer.text}{self.options.suffix}",
             status="ok",
-            warning=one_line("; ".join(warnings)) or None,
+            warning=one_line("; ".join([*([job.moment.note] if job.moment else []), *warnings])) or None,
             finish_reason=answer.finish_reason,
             frame_count=answer.frame_count,
             prompt_tokens=answer.prompt_tokens,
@@ -44,11 +44,13 @@ class RowBuilder:
 
     def _common(self, job: Job, prompt_index: int, info: ClipInfo | None) -> dict[str, Any]:
         prompt, row_id, kept, key = job.questions[prompt_index]
+        moment = job.moment
         return {
             "id": row_id,
             "file_name": printable(job.file_name),
-            "start": self.options.sampling.start,
-            "end": self.options.sampling.end,
+            "segment": moment and moment.number,
+            "start": moment.start if moment else self.options.sampling.start,
+            "end": moment.end if moment else self.options.sampling.end,
             "prompt_name": prompt.name,
             "prompt": prompt.text,
             "model": printable(self.options.model.model),
