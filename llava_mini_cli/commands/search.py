@@ -10,8 +10,8 @@ import typer
 from llava_mini_cli.commands.flags.search import FoundFlags, SearchFlags
 from llava_mini_cli.commands.flags.talk import TalkFlags
 from llava_mini_cli.commands.run import EXIT_ITEMS_FAILED
-from llava_mini_cli.commands.stderr import hush_libraries, say, say_error
-from llava_mini_cli.errors import MediaError, OutputError, UsageError
+from llava_mini_cli.commands.stderr import hush_libraries, say_error, say_warning
+from llava_mini_cli.errors import OutputError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.formats.archive.reader import Archive
@@ -111,33 +111,24 @@ def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str) -> boo
         return False
     from llava_mini_cli.formats.moments import write_whole
     from llava_mini_cli.formats.page import page
+    from llava_mini_cli.pipelines.pictures import picture_name, pictures
 
-    pictures = [_picture(moment) for moment in moments]
-    if found.thumbnails is not None:
-        folder = Path(found.thumbnails)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot write '{folder}': {error.strerror}") from error
-        for moment, picture in zip(moments, pictures, strict=True):
-            if picture is not None:
-                write_whole(folder / thumbnail_name(moment), picture)
+    made: list[bytes | None] = []
+    for moment, picture in zip(moments, pictures(moments), strict=True):
+        made.append(picture if isinstance(picture, bytes) else None)
+        if isinstance(picture, str):
+            say_warning(f"{moment.path}: no picture: {picture}")
+        elif found.thumbnails is not None:
+            write_whole(_folder(found.thumbnails) / picture_name(moment), picture)
     if found.html is not None:
-        write_whole(Path(found.html), page(moments, pictures, query))
-    return any(picture is None for picture in pictures)
+        write_whole(Path(found.html), page(moments, made, query))
+    return None in made
 
 
-def thumbnail_name(moment: "Moment") -> str:
-    """`003-lecture-754.5s.jpg`: the rank first, so that files sort as the moments do."""
-    time = "" if moment.time is None else f"-{moment.time:.1f}s"
-    return f"{moment.rank:03d}-{Path(moment.file_name).stem}{time}.jpg"
-
-
-def _picture(moment: "Moment") -> bytes | None:
-    from llava_mini_cli.media.thumbnail import thumbnail
-
+def _folder(name: str) -> Path:
+    folder = Path(name)
     try:
-        return thumbnail(moment.path, moment.time)
-    except MediaError as error:
-        say(f"llava-mini: warning: {moment.path}: no picture: {error}")
-        return None
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write '{folder}': {error.strerror}") from error
+    return folder

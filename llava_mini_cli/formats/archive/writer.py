@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.archive.layout import (
+    CAPTION_COLUMNS,
     HEADER,
     MEDIA_COLUMNS,
     READERS,
@@ -102,7 +103,9 @@ class ArchiveWriter:
         """A medium is complete, or failed: `row` holds the columns of `media` that are known."""
         part = self._places.pop(medium)
         stamped = dict.fromkeys(MEDIA_COLUMNS) | dict(row) | {"medium": medium, "indexed_at": datetime.now(UTC)}
-        part.add_medium(stamped, [dict(caption) | {"medium": medium} for caption in captions])
+        part.add_medium(
+            stamped, [dict.fromkeys(CAPTION_COLUMNS) | dict(caption) | {"medium": medium} for caption in captions]
+        )
         self.known[row["path"]] = Known(row.get("size"), row.get("mtime"), row["status"])
         for open_part in list(self._open):
             if _is_full(open_part) and open_part not in self._places.values():
