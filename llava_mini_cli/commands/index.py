@@ -37,7 +37,7 @@ def index(
     in it, llava-mini ask --index asks about it.
     """
     has_media = bool(media) or inputs.files_from is not None
-    if not has_media and not (flags.prune or flags.compact):
+    if not has_media and not (flags.prune or flags.compact or flags.ann):
         raise UsageError("there is no medium: llava-mini index MEDIA... -o ARCHIVE, or --files-from")
     hush_libraries(verbose=talk.verbose)
     from llava_mini_cli.pipelines.index import IndexTally
@@ -61,6 +61,8 @@ def index(
             _index(media or [], archive, options, inputs, talk, tally)
         if flags.compact:
             _compact(archive, talk)
+        if flags.ann:
+            _approximate(archive, talk)
     finally:
         _say_end(tally, archive, talk, time.monotonic() - began)
     return exit_code(tally, limits.fail_on) or (3 if tally.damage else 0)
@@ -92,6 +94,16 @@ def _compact(archive: Path, talk: TalkFlags) -> None:
     before, after = compact(archive)
     if not talk.quiet:
         say(f"llava-mini: {before} parts merged into {after}")
+
+
+def _approximate(archive: Path, talk: TalkFlags) -> None:
+    from llava_mini_cli.formats.archive.near import build
+    from llava_mini_cli.formats.archive.reader import open_archive
+
+    with open_archive(archive) as opened:
+        facts = build(opened)
+    if not talk.quiet:
+        say(f"llava-mini: approximate index of {facts.rows} frames, recall of the nearest 10 {facts.recall:.3f}")
 
 
 def _say_end(tally: "IndexTally", archive: Path, talk: TalkFlags, seconds: float) -> None:

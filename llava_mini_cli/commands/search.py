@@ -10,7 +10,7 @@ import typer
 from llava_mini_cli.commands.flags.search import FoundFlags, SearchFlags
 from llava_mini_cli.commands.flags.talk import TalkFlags
 from llava_mini_cli.commands.run import EXIT_ITEMS_FAILED
-from llava_mini_cli.commands.stderr import hush_libraries, say_error, say_warning
+from llava_mini_cli.commands.stderr import hush_libraries, say, say_error, say_warning
 from llava_mini_cli.errors import OutputError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
@@ -56,9 +56,13 @@ def search(
 
     target = None if found.output in (None, "-") else Path(found.output or "")
     format = format_of(target, found.format)
-    options = SearchOptions(flags.most, flags.min_score, flags.path, flags.after, flags.before)
+    options = SearchOptions(flags.most, flags.min_score, flags.path, flags.after, flags.before, flags.approximate)
     with open_archive(Path(archive)) as opened:
         moments = find(opened, text, flags.image, options, model)
+        if opened.recall is not None and not talk.quiet:
+            say(
+                f"llava-mini: approximate: of the nearest 10 frames {opened.recall:.1%} are found, measured on this archive"
+            )
         pictures_missing = _pictures(moments, found, " + ".join(filter(None, (text, flags.image))))
         _write(moments, found, target, format)
         return _exit_code(opened, pictures_missing)

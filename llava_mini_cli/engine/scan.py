@@ -4,6 +4,7 @@ Vectors are float16, sums float32. Knows nothing of archives.
 """
 
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,19 +20,34 @@ def scan_file(path: Path, rows: int, query: NDArray[np.float32]) -> NDArray[np.f
     Raises:
         OSError: the file cannot be read. EOFError: it is shorter.
     """
-    width = len(query)
     scores = torch.empty(rows)
-    against = torch.from_numpy(query)
+    threads = torch.get_num_threads()
+    edges = [rows * number // threads for number in range(threads + 1)]
+    # One stretch a thread, and torch's own threads out of the way: they would wait for each other at every chunk.
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            stretches = zip(edges, edges[1:], strict=False)
+            work = [pool.submit(_scan, path, start, scores[start:stop], query) for start, stop in stretches]
+            for stretch in work:
+                stretch.result()
+    finally:
+        torch.set_num_threads(threads)
+    return scores.numpy()
+
+
+def _scan(path: Path, first: int, scores: torch.Tensor, query: NDArray[np.float32]) -> None:
+    """Fills `scores` for the vectors from `first` on."""
+    width, against = len(query), torch.from_numpy(query)
     buffer = bytearray(ROWS * width * 2)
     halves = torch.frombuffer(buffer, dtype=torch.float16).view(ROWS, width)
     floats = torch.empty(ROWS, width)
     with path.open("rb", buffering=0) as file:
-        for start in range(0, rows, ROWS):
-            count = min(ROWS, rows - start)
+        file.seek(first * width * 2)
+        for part in scores.split(ROWS):
+            count = len(part)
             _fill(file, memoryview(buffer)[: count * width * 2])
             floats[:count].copy_(halves[:count])
-            torch.mv(floats[:count], against, out=scores[start : start + count])
-    return scores.numpy()
+            torch.mv(floats[:count], against, out=part)
 
 
 def _fill(file: object, space: memoryview) -> None:

@@ -17,11 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_mini_cli.errors import ArchiveError, UsageError
+from llava_mini_cli.formats.archive.near import nearest
 from llava_mini_cli.formats.archive.reader import Archive, Damage, FrameColumns, Medium
 from llava_mini_cli.formats.moments import Moment
 from llava_mini_cli.pipelines.spans import Span, spans
 
 Vector = NDArray[np.float32]
+NEAR_FRAMES = 100  # of the approximate index, for each moment that is wanted: a moment has several
 
 
 class Scan(Protocol):
@@ -39,12 +41,15 @@ class SearchOptions:
     path: str | None = None  # a glob over paths
     after: float | None = None  # seconds of the video's own time
     before: float | None = None
+    approximate: bool = False  # look only at media that the approximate index names
 
     def __post_init__(self) -> None:
         if self.most < 1:
             raise UsageError(f"-k must be at least 1, not {self.most}")
         if self.before is not None and self.before <= (self.after or 0.0):
             raise UsageError(f"--before ({self.before:g} s) must come after --after ({self.after or 0.0:g} s)")
+        if self.approximate and (self.path, self.after, self.before) != (None, None, None):
+            raise UsageError("--approximate looks everywhere: it goes with neither --path nor --after nor --before")
 
 
 @dataclass(frozen=True)
@@ -81,8 +86,10 @@ def search(archive: Archive, query: Vector, options: SearchOptions, scanner: Sca
             f"'{archive.folder}' holds no CLIP embeddings: its model's CLIP checkpoint is the vision half alone, "
             "without a projection; index with a model whose mm_vision_tower is a whole CLIP"
         )
-    usual = _usual(chosen, query)
     hits: list[Hit] = []
+    if options.approximate:
+        chosen, archive.recall = _near(chosen, query, options)
+    usual = _usual(archive, query)
     for part in chosen.parts:
         try:
             found = _search_part(chosen, part, query, usual, options, scanner)
@@ -91,6 +98,17 @@ def search(archive: Archive, query: Vector, options: SearchOptions, scanner: Sca
             continue
         hits = nlargest(options.most, [*hits, *found], key=lambda hit: hit.score)
     return moments(chosen, hits)
+
+
+def _near(archive: Archive, query: Vector, options: SearchOptions) -> tuple[Archive, float]:
+    """The media of about the nearest frames, with those that came after the index was made; and its recall."""
+    facts, rows = nearest(archive.folder, query, NEAR_FRAMES * options.most)
+    parts = archive.media["part"].to_numpy()
+    wanted = ~np.isin(parts, facts.parts)
+    for part in {part for part, _ in rows} & set(archive.parts):
+        owners = archive.frames(part).medium[[row for found, row in rows if found == part]]
+        wanted |= (parts == part) & np.isin(archive.media["medium"].to_numpy(), owners)
+    return archive.restrict(wanted), facts.recall
 
 
 def by_path(archive: Archive, pattern: str | None) -> Archive:
@@ -112,9 +130,12 @@ def _search_part(
     archive: Archive, part: int, query: Vector, usual: float, options: SearchOptions, scanner: Scanner
 ) -> list[Hit]:
     columns = archive.frames(part)
-    scores = part_scores(archive, part, len(columns.medium), query, scanner)
     rows = _wanted_rows(archive, part, columns, options)
-    medium, kept = columns.medium[rows], scores[rows]
+    medium = columns.medium[rows]
+    if options.approximate and 4 * len(rows) < len(columns.medium):
+        kept = archive.vector_rows(part, rows, len(columns.medium)).astype(np.float32) @ query
+    else:
+        kept = part_scores(archive, part, len(columns.medium), query, scanner)[rows]
     least = -inf if options.min_score is None else options.min_score
     found = spans(medium, kept, usual, options.most, least)
     return [_hit(part, columns, rows, span) for span in found]

@@ -57,6 +57,14 @@ class IndexFlags:
     prune: Annotated[bool, typer.Option("--prune", help="Drop media whose files are gone.", rich_help_panel=_PANEL)] = (
         False
     )
+    ann: Annotated[
+        bool,
+        typer.Option(
+            "--ann",
+            help="Make the index of llava-mini search --approximate anew; needs the [ann] extra.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = False
     compact: Annotated[
         bool,
         typer.Option("--compact", help="Merge small parts and take out what was dropped.", rich_help_panel=_PANEL),

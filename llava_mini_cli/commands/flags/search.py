@@ -49,6 +49,12 @@ class SearchFlags:
             rich_help_panel=_PANEL,
         ),
     ] = None
+    approximate: Annotated[
+        bool,
+        typer.Option(
+            "--approximate", help="Through the index of llava-mini index --ann; may miss.", rich_help_panel=_PANEL
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)

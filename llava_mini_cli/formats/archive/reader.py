@@ -77,6 +77,7 @@ class Archive:
     header: ArchiveHeader
     media: pa.Table  # live and readable, in the order in which they were indexed; the columns of `media` and `part`
     damage: list[Damage] = field(default_factory=list[Damage])
+    recall: float | None = None  # of the approximate index, where that was used
 
     @property
     def parts(self) -> list[int]:
@@ -137,6 +138,13 @@ class Archive:
         except OSError:
             return None
         return path if whole else None
+
+    def vector_rows(self, part: int, rows: NDArray[np.int64], count: int) -> NDArray[np.float16]:
+        """Some of a part's embeddings `[n, clip]`; `count`: how many it has. Raises `ArchiveError`."""
+        file = self.vector_file(part, count)
+        if file is None:
+            return np.concatenate(list(self.vectors(part)))[rows]
+        return np.memmap(file, "<f2", "r", shape=(count, self.header.shapes.clip or 0))[rows]
 
     def vectors(self, part: int) -> Iterator[NDArray[np.float16]]:
         """The same embeddings from Parquet, a batch `[n, clip]` at a time. Raises `ArchiveError`."""
