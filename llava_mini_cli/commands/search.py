@@ -61,7 +61,7 @@ def search(
         moments = find(opened, text, flags.image, options, model)
         if opened.recall is not None and not talk.quiet:
             say(
-                f"llava-mini: approximate: of the nearest 10 frames {opened.recall:.1%} are found, measured on this archive"
+                f"llava-mini: approximate: {opened.recall:.1%} of the nearest 10 frames are found, as measured by --ann"
             )
         pictures_missing = _pictures(moments, found, " + ".join(filter(None, (text, flags.image))))
         _write(moments, found, target, format)

@@ -5,6 +5,7 @@ Vectors are float16, sums float32. Knows nothing of archives.
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ def scan_file(path: Path, rows: int, query: NDArray[np.float32]) -> NDArray[np.f
     # One stretch a thread, and torch's own threads out of the way: they would wait for each other at every chunk.
     try:
         with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            stretches = zip(edges, edges[1:], strict=False)
+            stretches = pairwise(edges)
             work = [pool.submit(_scan, path, start, scores[start:stop], query) for start, stop in stretches]
             for stretch in work:
                 stretch.result()

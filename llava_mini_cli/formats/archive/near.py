@@ -25,6 +25,7 @@ ROUNDS = 10  # of k-means
 SAMPLE = 100  # frames that recall is measured on
 NEIGHBOURS = 10
 WANTED_RECALL = 0.98
+TIE = 1e-4  # of a score: faiss sums in another order
 ROW_BITS = 32  # of an entry's number: part in the upper bits, row in the lower
 
 
@@ -72,7 +73,7 @@ def build(archive: Archive) -> NearFacts:
             raise UsageError(f"'{archive.folder}' holds no embeddings to index")
         cells = max(1, min(int(2 * sqrt(rows)), rows // TRAINED_ON))
         index = library.index_factory(width, f"IVF{cells},SQfp16", library.METRIC_INNER_PRODUCT)
-        index.cp.niter = ROUNDS
+        index.cp.niter, index.cp.min_points_per_centroid = ROUNDS, 1
         sample = _sample(archive, sizes, cells * TRAINED_ON)
         index.train(sample)
         for part in archive.parts:
@@ -119,31 +120,25 @@ def _add_part(archive: Archive, index: Any, part: int) -> None:
 
 def _tuned(archive: Archive, index: Any, queries: NDArray[np.float32]) -> tuple[int, float]:
     """The fewest cells to look into that give the wanted recall, and that recall."""
-    exact = _exact(archive, queries)
+    least = _least_of_nearest(archive, queries)
     probes, recall = 1, 0.0
     while True:
         index.nprobe = probes
-        _, found = index.search(queries, NEIGHBOURS)
-        recall = float(np.mean([len(set(a) & set(b)) / len(a) for a, b in zip(exact, found.tolist(), strict=True)]))
+        scores, _ = index.search(queries, least.shape[1])
+        recall = float(np.mean(scores >= least[:, -1:] - TIE))
         if recall >= WANTED_RECALL or probes >= index.nlist:
             return probes, recall
         probes = min(2 * probes, int(index.nlist))
 
 
-def _exact(archive: Archive, queries: NDArray[np.float32]) -> list[list[int]]:
-    """Numbers of the truly nearest frames."""
-    scores = np.full((len(queries), NEIGHBOURS), -np.inf, np.float32)
-    numbers = np.full((len(queries), NEIGHBOURS), -1, np.int64)
+def _least_of_nearest(archive: Archive, queries: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scores of the truly nearest frames, best first; frames that score the same are as good as one another."""
+    scores = np.zeros((len(queries), 0), np.float32)
     for part in archive.parts:
-        start = 0
         for batch in archive.vectors(part):
-            here = (np.int64(part) << ROW_BITS) + np.arange(start, start + len(batch), dtype=np.int64)
-            both = np.concatenate([scores, queries @ batch.astype(np.float32).T], axis=1)
-            every = np.concatenate([numbers, np.broadcast_to(here, (len(queries), len(here)))], axis=1)
-            best = np.argpartition(-both, NEIGHBOURS - 1, axis=1)[:, :NEIGHBOURS]
-            scores, numbers = np.take_along_axis(both, best, 1), np.take_along_axis(every, best, 1)
-            start += len(batch)
-    return [[number for number in row if number >= 0] for row in numbers.tolist()]
+            every = np.concatenate([scores, queries @ batch.astype(np.float32).T], axis=1)
+            scores = -np.sort(-every, axis=1)[:, :NEIGHBOURS]
+    return scores
 
 
 def _write(library: Any, folder: Path, index: Any, facts: NearFacts) -> None:

@@ -235,7 +235,7 @@ def _layout(table: str, header: ArchiveHeader) -> tuple[pa.Schema | None, dict[s
 
 
 def _frame_columns(parts: list[tuple[int, FrameRows]]) -> dict[str, Any]:
-    """The columns of `frames`, `clip` as `[n, shared]` or None."""
+    """The columns of `frames`, `clip` as `[n, shared]` or nulls."""
     clips = [rows.clip for _, rows in parts if rows.clip is not None]
     return {
         "medium": np.concatenate([np.full(len(rows.time), medium, np.int64) for medium, rows in parts]),
@@ -244,7 +244,7 @@ def _frame_columns(parts: list[tuple[int, FrameRows]]) -> dict[str, Any]:
         "last_time": np.concatenate([rows.last_time for _, rows in parts]),
         "stands_for": np.concatenate([rows.stands_for for _, rows in parts]),
         "token": np.concatenate([rows.tokens.reshape(len(rows.time), -1) for _, rows in parts]),
-        "clip": np.concatenate(clips) if clips else None,
+        "clip": np.concatenate(clips) if clips else [None] * sum(len(rows.time) for _, rows in parts),
     }
 
 
