@@ -49,7 +49,10 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert {"answers.parquet", "first.jsonl"} <= {entry.name for entry in tmp_path.iterdir()}
 
 
-@pytest.mark.parametrize(("page", "made"), [("commands.md", "rows.parquet"), ("inputs.md", "captions.parquet")])
+@pytest.mark.parametrize(
+    ("page", "made"),
+    [("commands.md", "rows.parquet"), ("inputs.md", "captions.parquet"), ("outputs.md", "photos/metadata.jsonl")],
+)
 def test_the_commands_of_the_docs_run(page: str, made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With doubles of the engine and of clips."""
     binary = tmp_path / "bin" / "llava-mini"
@@ -57,6 +60,9 @@ def test_the_commands_of_the_docs_run(page: str, made: str, tmp_path: Path, monk
     binary.parent.mkdir()
     binary.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(DOUBLES))} "$@"\n')
     binary.chmod(0o755)
+    python = binary.with_name("python")  # with the packages that the tests have
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
     for name in ("a.mp4", "b.mp4", "photos/c.jpg"):
         (tmp_path / name).write_text("3")
     for block in shell_blocks(ROOT / "docs" / page):
