@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +84,7 @@ def speeds(times: list[datetime]) -> list[float]:
     ordered = sorted(times)
     marks = [ordered[min(len(ordered) - 1, len(ordered) * part // 5)] for part in range(6)]
     return [
-        round(len(ordered) / 5 / max(1e-6, (after - before).total_seconds()), 1)
-        for before, after in zip(marks, marks[1:], strict=False)
+        round(len(ordered) / 5 / max(1e-6, (after - before).total_seconds()), 1) for before, after in pairwise(marks)
     ]
 
 
