@@ -57,9 +57,9 @@ def write_output(table: Path, output: Path) -> None:
         jobs = open_inputs([str(table)], (), is_media_path, cache, columns).jobs
         for job in Resume(options.row_keys(), rows.done, Tally()).remaining(jobs):
             for question in job.questions:
+                asked = {"id": question.id, "file_name": job.file_name, "prompt": question.prompt.text}
                 text = f"The answer to question {question.id}, in a sentence."
-                named = replace(row, id=question.id, file_name=job.file_name, prompt=question.prompt.text)
-                rows.write(replace(named, text=text, fingerprint=question.key))
+                rows.write(replace(row, **asked, text=text, fingerprint=question.key))
 
 
 def measure(table: Path, output: Path) -> dict[str, float]:
@@ -82,11 +82,13 @@ def measure(table: Path, output: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--rows-per-medium", type=int, nargs="+", default=[1, 10])
     parser.add_argument("--formats", nargs="+", default=["parquet", "jsonl"])
     parser.add_argument("--write", type=Path)
     arguments = parser.parse_args()
+    target = arguments.write and arguments.write.absolute()
     results: list[dict[str, Any]] = []
-    for rows_per_medium in (1, 10):
+    for rows_per_medium in arguments.rows_per_medium:
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             table = Path(folder, "table.csv")
@@ -98,9 +100,9 @@ def main() -> None:
                 results.append(shape | measure(table, output))
                 print(json.dumps(results[-1]), flush=True)
                 output.unlink()
-    if arguments.write:
+    if target:
         machine = {"cpus": os.cpu_count(), "python": platform.python_version(), "date": date.today().isoformat()}
-        arguments.write.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
+        target.write_text(json.dumps({"machine": machine, "results": results}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -53,11 +53,9 @@ class Done:
         self._entries.clear()
         self._asked_again.clear()
 
-    def claim(self, key: str) -> str | None:
+    def claim(self, work: int, state: int) -> str | None:
         """None if the row of this work is there; otherwise the key that it is to carry."""
-        work, state = parse_key(key)
         entry = self._entries.get(work)
-        occurrence = 0
         if entry is not None and entry & _ASKED:
             occurrence = self._asked_again.get(work, 0) + 1
             self._asked_again[work] = occurrence
@@ -73,7 +71,7 @@ class Done:
         else:
             self._entries[work] = state << 2 | _ASKED
             self.replaced += 1
-        return f"{key}.{occurrence}" if occurrence else key
+        return written_key(work, state)
 
 
 def parse_key(key: str) -> tuple[int, int]:
@@ -84,6 +82,13 @@ def parse_key(key: str) -> tuple[int, int]:
     if len(state) != STATE_DIGITS:
         raise ValueError(f"not a key: {key}")
     return numbered(int(key[:WORK_DIGITS], 16), int(occurrence)), int(state, 16)
+
+
+def written_key(work: int, state: int) -> str:
+    """The two numbers of a key as a row carries them."""
+    occurrence, work = divmod(work, 1 << 4 * WORK_DIGITS)
+    key = f"{work:0{WORK_DIGITS}x}{state:0{STATE_DIGITS}x}"
+    return f"{key}.{occurrence}" if occurrence else key
 
 
 def numbered(work: int, occurrence: int) -> int:

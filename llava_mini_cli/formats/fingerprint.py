@@ -26,7 +26,9 @@ def file_identity(path: str, folder: str = "") -> ItemIdentity:
 
     `folder` is the working directory, which whoever asks a million times looks up once.
     """
-    full = os.path.normpath(os.path.join(folder or os.getcwd(), path))  # noqa: PTH109, PTH118 - links are not followed
+    full = path if path.startswith("/") else f"{folder or os.getcwd()}/{path}"  # noqa: PTH109
+    if "//" in full or "/." in full or full.endswith("/"):
+        full = os.path.normpath(full)  # links are not followed
     try:
         status = os.stat(path)  # noqa: PTH116 - a million times
     except OSError:
@@ -35,29 +37,27 @@ def file_identity(path: str, folder: str = "") -> ItemIdentity:
 
 
 class RowKeys:
-    """The keys of a run's rows. What they have in common, or the rows of one medium, is digested once."""
+    """The keys of a run's rows, as two numbers each. What they have in common is digested once."""
 
     def __init__(self, model: str, revision: str | None, settings: Settings) -> None:
-        self._model = blake2b(ascii((model, revision)).encode(), digest_size=16)
-        self._settings = json.dumps(dict(settings), sort_keys=True)
+        self._model = blake2b(ascii((model, revision)).encode(), digest_size=WORK_DIGITS // 2)
+        self._settings = blake2b(json.dumps(dict(settings), sort_keys=True).encode(), digest_size=STATE_DIGITS // 2)
         self._folder = os.getcwd()  # noqa: PTH109
-        self._item: ItemIdentity | None = None  # of the last key
-        self._state = ""  # that it was in
 
     def item(self, job: Job) -> ItemIdentity:
         """What tells the medium from others and from its own earlier states: one look at the disk."""
         return job.item or file_identity(job.path, self._folder)
 
-    def key(self, item: ItemIdentity, path: str, question: Question) -> str:
-        """32 hexadecimal digits over everything that shapes the answer."""
-        if item is not self._item:
-            self._item, self._state = item, self._state_of(item)
+    def work(self, item: ItemIdentity, path: str, question: Question) -> int:
+        """The first part of a key: what is asked about which medium, and of which model."""
         prompt, row_id = question.prompt, question.id
         digest = self._model.copy()
         # ascii() puts quotes around each part and escapes those within, so no two works give the same text.
         digest.update(ascii((item[0], None if row_id == path else row_id, prompt.name, prompt.text)).encode())
-        return digest.hexdigest()[:WORK_DIGITS] + self._state
+        return int.from_bytes(digest.digest(), "big")
 
-    def _state_of(self, item: ItemIdentity) -> str:
-        text = f"{item[1]} {item[2]} {self._settings}"
-        return blake2b(text.encode(), digest_size=STATE_DIGITS // 2).hexdigest()
+    def state(self, item: ItemIdentity) -> int:
+        """The second part: what the file was, and the settings."""
+        digest = self._settings.copy()
+        digest.update(b"%a %a" % item[1:])
+        return int.from_bytes(digest.digest(), "big")

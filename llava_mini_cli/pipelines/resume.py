@@ -23,15 +23,16 @@ class Resume:
 
     def remaining(self, jobs: Iterator[Job]) -> Iterator[Job]:
         """The jobs with the questions whose rows are not there yet; looks at each medium once."""
-        key, claim, is_there = self.keys.key, self.done.claim, self.done.is_there
+        work, claim, is_there = self.keys.work, self.done.claim, self.done.is_there
         for job in jobs:
             item, path = self.keys.item(job), job.path
+            state = self.keys.state(item)
             left: list[Question] = []
             for question in job.questions:
                 if is_there is not None and is_there(job, question):
                     self.done.rows_left += 1
                     continue
-                name = claim(key(item, path, question))
+                name = claim(work(item, path, question), state)
                 if name is not None:
                     left.append(question._replace(key=name))
             if left:
