@@ -31,6 +31,7 @@ from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.open import is_media_path
 from llava_mini_cli.pipelines.resume import Resume
 from llava_mini_cli.pipelines.settings import RunOptions
+from llava_mini_cli.pipelines.tally import Tally
 
 COLUMNS = ["--column", "video", "--id-column", "id", "--prompt-column", "question"]
 
@@ -54,7 +55,7 @@ def write_output(table: Path, output: Path) -> None:
         open_output(OutputOptions.parse(str(output), None), options.run_info()) as rows,
     ):
         jobs = open_inputs([str(table)], (), is_media_path, cache, columns).jobs
-        for job in Resume(options.row_keys(), rows.done).remaining(jobs):
+        for job in Resume(options.row_keys(), rows.done, Tally()).remaining(jobs):
             for question in job.questions:
                 asked = {"id": question.id, "file_name": job.file_name, "prompt": question.prompt.text}
                 text = f"The answer to question {question.id}, in a sentence."

@@ -9,6 +9,7 @@ LlavaMiniError                  exit 1
 |   |-- FetchError                        the medium cannot be brought to this disk
 |   |-- MediaError                        the medium cannot be read or decoded
 |   `-- PromptError                       the prompt cannot be asked of this medium
+|-- ArchiveError                exit 1    an archive cannot be read
 `-- OutputError                 exit 1    the output cannot be written
     `-- OutputLocked            exit 75   another run holds it
 """
@@ -85,6 +86,10 @@ class PromptError(ItemError):
     """A prompt that cannot be asked of this medium, such as one too long for the context."""
 
     stage = "prompt"
+
+
+class ArchiveError(LlavaMiniError):
+    """An archive, or a part of it, cannot be read."""
 
 
 class OutputError(LlavaMiniError):

@@ -1,5 +1,7 @@
 """From the name of a model to a directory on this disk. Knows file names and the hub's cache, nothing of tensors."""
 
+import hashlib
+import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,6 +9,7 @@ from pathlib import Path
 from llava_mini_cli.errors import ModelNotFound
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+DIGEST_BYTES = 1 << 16  # read from each end of a weight file
 CHECK_TIMEOUT_S = 3.0  # for the one question whether the hub can be reached at all
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 TOWER_FILES = ("*.json", "*.safetensors", "*.txt")
@@ -52,6 +55,42 @@ def find_tower(name: str | None, checkpoint: Path, *, local_files_only: bool = F
     if not is_hub_id(name):
         raise ModelNotFound(f"model {checkpoint}: its vision tower {name!r} is no directory here and no hub id")
     return _snapshot(name, None, TOWER_FILES, local_files_only)
+
+
+def model_digest(name: str, revision: str | None = None) -> str:
+    """16 hexadecimal digits that tell a model from others, whatever it is called and wherever it lies.
+
+    Read from the configuration and from the size and both ends of every weight file, the vision tower's included, so
+    that a large model is told in a moment.
+
+    Raises:
+        ModelNotFound: the model is not there.
+    """
+    checkpoint = find_model(name, revision)
+    digest = hashlib.sha256()
+    for directory in (checkpoint, *_tower_of(checkpoint)):
+        for path in sorted(directory.glob("*")):
+            if path.name == "config.json" or path.suffix in (".safetensors", ".bin"):
+                digest.update(_ends(path))
+    return digest.hexdigest()[:16]
+
+
+def _tower_of(checkpoint: Path) -> tuple[Path, ...]:
+    """The vision tower's directory, where the checkpoint names one that is there."""
+    try:
+        tower = json.loads((checkpoint / "config.json").read_text()).get("mm_vision_tower")
+        return (find_tower(tower, checkpoint),)
+    except (OSError, ValueError, AttributeError, ModelNotFound):
+        return ()  # no tower of its own; a damaged configuration is told when the model is loaded
+
+
+def _ends(path: Path) -> bytes:
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(0)
+        head = file.read(DIGEST_BYTES)
+        file.seek(max(size - DIGEST_BYTES, 0))
+        return size.to_bytes(8, "little") + head + file.read(DIGEST_BYTES)
 
 
 def _demo_directory() -> Path:

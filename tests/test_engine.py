@@ -238,14 +238,14 @@ def test_a_loop_ends_as_repetition_and_the_rest_as_length(oracle: Oracle, monkey
 def test_memory_running_out_halves_the_chunk(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
     from llava_mini_cli.engine import engine as module
 
-    real = module.encode
+    real = module.see
 
-    def small(model: torch.nn.Module, pixels: torch.Tensor, packs: Sequence[object]) -> object:
+    def small(model: torch.nn.Module, pixels: torch.Tensor, projection: None) -> object:
         if len(pixels) > 3:
             raise torch.OutOfMemoryError("too much")
-        return real(model, pixels, packs)  # pyright: ignore
+        return real(model, pixels, projection)  # pyright: ignore
 
-    monkeypatch.setattr(module, "encode", small)
+    monkeypatch.setattr(module, "see", small)
     wanted = [request(str(number), oracle.video(frames, 1), QUESTIONS[:1]) for number, frames in enumerate((17, 1, 5))]
     outcomes = by_prompt(list(oracle.engine(limits(16)).run(wanted)))
     for number, frames in enumerate((17, 1, 5)):

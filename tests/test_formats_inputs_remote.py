@@ -15,7 +15,6 @@ from http_server import Server, serve
 from hypothesis import given
 from hypothesis import strategies as st
 from input_doubles import asked, inputs, jobs_of
-from llava_mini_cli.formats.urls import is_remote, local_path, shown, without_signature
 
 from llava_mini_cli.errors import FetchError, OutputError, UsageError
 from llava_mini_cli.formats.cache import FileCache
@@ -23,6 +22,7 @@ from llava_mini_cli.formats.inputs import InputOptions
 from llava_mini_cli.formats.job import Job, Prompt
 from llava_mini_cli.formats.remote import Download
 from llava_mini_cli.formats.source import FetchOptions
+from llava_mini_cli.formats.urls import is_remote, local_path, shown, without_signature
 from llava_mini_cli.pipelines.fetch import FETCHING, MOST_AHEAD, FetchAhead
 
 

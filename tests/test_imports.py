@@ -26,6 +26,7 @@ ONLY_IN = {  # third-party packages and the parts that may know them
     "rich": {"commands"},
     "tqdm": {"commands"},
     "pyarrow": {"formats"},
+    "faiss": {"formats"},
     "decord": {"media"},
     "ffmpeg": {"media"},
     "imageio_ffmpeg": {"media", "pipelines", "demo"},  # pipelines: `doctor` runs it; demo: writes its video

@@ -5,7 +5,9 @@ from typing import Annotated
 
 import typer
 
+from llava_mini_cli.commands.ask_archive import ask_archive
 from llava_mini_cli.commands.flags import QuestionFlags
+from llava_mini_cli.commands.flags.archive import ArchiveFlags
 from llava_mini_cli.commands.run import run_questions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.job import Prompt
@@ -21,7 +23,7 @@ Arguments = Annotated[
 ]
 
 
-def ask(flags: QuestionFlags, arguments: Arguments = None) -> int:
+def ask(flags: QuestionFlags, archive: ArchiveFlags, arguments: Arguments = None) -> int:
     """Ask a question about videos and images.
 
     One medium and one question at a terminal: the answer as plain text. Otherwise: one JSON line for each answer.
@@ -29,7 +31,11 @@ def ask(flags: QuestionFlags, arguments: Arguments = None) -> int:
     inputs, prompts = flags.inputs, flags.prompts.prompts()
     media = arguments or []
     if not prompts and not inputs.prompt_column:
-        media, prompts = split_question(media, alone=inputs.files_from is not None)
+        media, prompts = split_question(media, alone=inputs.files_from is not None or archive.index is not None)
+    if archive.index is not None:
+        if media:
+            raise UsageError(f"'{media[0]}': --index takes no MEDIA; --path says which of the archive's")
+        return ask_archive(prompts, flags, archive)
     if not media and inputs.files_from is None:
         raise UsageError("there is no medium: llava-mini ask MEDIA... QUESTION, or --files-from")
     return run_questions(media, prompts, flags)

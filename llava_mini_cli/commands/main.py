@@ -12,6 +12,8 @@ from llava_mini_cli.commands.config import config
 from llava_mini_cli.commands.configured import ConfiguredCommand
 from llava_mini_cli.commands.doctor import doctor
 from llava_mini_cli.commands.flags import with_flags
+from llava_mini_cli.commands.index import index
+from llava_mini_cli.commands.search import search
 from llava_mini_cli.commands.train import train
 from llava_mini_cli.errors import UsageError
 
@@ -22,6 +24,8 @@ app = typer.Typer(
 )
 app.command(cls=ConfiguredCommand)(with_flags(ask))
 app.command(cls=ConfiguredCommand)(with_flags(caption))
+app.command(cls=ConfiguredCommand)(with_flags(index))
+app.command(cls=ConfiguredCommand)(with_flags(search))
 app.command(cls=ConfiguredCommand)(doctor)
 app.command()(config)
 app.command()(train)

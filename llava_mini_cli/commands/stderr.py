@@ -5,8 +5,6 @@ import os
 import sys
 import warnings
 
-from llava_mini_cli.formats.urls import scrubbed
-
 
 def say(text: str) -> None:
     """One line on stderr, whatever `text` holds; file names may hold newlines, terminal codes or broken UTF-8."""
@@ -25,7 +23,11 @@ def say_warning(text: str) -> None:
 
 def one_line(text: str) -> str:
     """`text` with runs of white space as one space, anything unprintable escaped, and URLs without credentials."""
-    words = " ".join(scrubbed(text).split())
+    if "://" in text:
+        from llava_mini_cli.formats.urls import scrubbed  # seldom needed, and --help shall be quick
+
+        text = scrubbed(text)
+    words = " ".join(text.split())
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in words)
 
 

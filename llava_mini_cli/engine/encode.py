@@ -65,6 +65,13 @@ def encode(model: LlavaMiniModel, pixels: torch.Tensor, packs: Sequence[TextPack
     """
     frames, parts = pixels.shape[:2]
     features = patch_features(model.vision_tower, pixels.flatten(0, 1)).unflatten(0, (frames, parts))
+    return encode_features(model, features, packs)
+
+
+@tells_out_of_memory
+@torch.inference_mode()
+def encode_features(model: LlavaMiniModel, features: torch.Tensor, packs: Sequence[TextPack]) -> Encoded:
+    """`encode` behind the vision tower: its features `[F, parts, N, mm_hidden_size]` in place of pixels."""
     return fuse_packed(model, model.project_vision(features), packs)
 
 
@@ -112,10 +119,12 @@ def _layer(
     queries = _rotate(queries, cos[:, first_query:], sin[:, first_query:])
     reads = vision_length - first_query  # vision positions that are queries too
     seen = _causal(queries[:, :, :reads], keys[:, :, :vision_length], values[:, :, :vision_length])
-    text = functional.scaled_dot_product_attention(
-        queries[:, :, reads:], keys, values, attn_mask=text_mask, enable_gqa=True
-    )
-    out = torch.cat([seen, text], dim=2).transpose(1, 2).flatten(2)
+    if text_mask.shape[2]:  # nothing is asked when frames are only looked at
+        text = functional.scaled_dot_product_attention(
+            queries[:, :, reads:], keys, values, attn_mask=text_mask, enable_gqa=True
+        )
+        seen = torch.cat([seen, text], dim=2)
+    out = seen.transpose(1, 2).flatten(2)
     hidden = linear(attention.o_proj, out).add_(hidden[:, first_query:])
     return _mlp(layer.mlp, layer.post_attention_layernorm(hidden)).add_(hidden)
 

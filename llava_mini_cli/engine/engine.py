@@ -15,13 +15,14 @@ import torch
 
 from llava_mini_cli.engine.cache import RowCache
 from llava_mini_cli.engine.dense import EAGER, Dense
-from llava_mini_cli.engine.encode import encode
+from llava_mini_cli.engine.encode import encode_features
 from llava_mini_cli.engine.generate import DecodeBatch, decode, prefill
 from llava_mini_cli.engine.memory import Upload
 from llava_mini_cli.engine.pack import pack_prompts
-from llava_mini_cli.engine.request import Answer, Failure, FinishReason, Request
+from llava_mini_cli.engine.request import Answer, AnyChunk, Failure, FinishReason, FrameShapes, Request
 from llava_mini_cli.engine.sampling import is_looping, next_token, row_generator
 from llava_mini_cli.engine.scheduler import Limits, Load, choose
+from llava_mini_cli.engine.sight import Sight, apart, collect, known, see
 from llava_mini_cli.engine.track import Chunk, Row, Track, WindowSum, halves, prefill_items, too_long
 from llava_mini_cli.errors import ItemError, MediaError, PromptError
 from llava_mini_cli.media.clip import FrameChunk
@@ -45,6 +46,7 @@ class Engine:
         name: str = "",
         revision: str | None = None,
         dense: Dense = EAGER,
+        image_projection: torch.Tensor | None = None,
     ) -> None:
         self.model = model
         self.processor = processor
@@ -53,6 +55,7 @@ class Engine:
         self.model_name = name
         self.model_revision = revision
         self._dense = dense
+        self._image_projection = image_projection  # CLIP's, for requests with a sink; None: it has none
         self.frame_size = model.config.video_frame_size  # pixels; what video frames are squashed to
         self.frames_encoded = 0  # since the engine was made
         self._chunk = limits.chunk_frames  # halves when memory runs out
@@ -75,6 +78,15 @@ class Engine:
         return str(self.model.dtype).removeprefix("torch.")
 
     @property
+    def frame_shapes(self) -> FrameShapes:
+        """How wide what a sink is given of one frame is."""
+        config = self.model.config
+        patches = config.patch_grid**2 + (config.mm_vision_select_feature == "cls_patch")
+        shared = None if self._image_projection is None else self._image_projection.shape[0]
+        token = config.vision_tokens_per_frame, config.hidden_size
+        return FrameShapes(token, shared, (config.parts_per_frame, patches, config.mm_hidden_size))
+
+    @property
     def is_idle(self) -> bool:
         """Nothing in flight and nothing to hand out."""
         return not (self._tracks or self._windows or self._rows or self._outbox)
@@ -91,7 +103,7 @@ class Engine:
     def add(self, request: Request) -> None:
         """Takes a request in. Prompts that cannot be laid out fail at once, the others go on."""
         ids = [self._prompt_ids(request, index) for index in range(len(request.prompts))]
-        if not any(ids):
+        if not any(ids) and request.sink is None:
             request.frames.close()
             return
         windows = [WindowSum(index, window) for index, window in enumerate(request.windows)]
@@ -162,32 +174,37 @@ class Engine:
                 if frames is None:
                     break
                 chunk.append((track, frames))
-                room -= len(frames.pixels)
-        self._encode_chunk([(track, frames) for track, frames in chunk if track in self._tracks])
+                room -= len(frames.times)
+        for stretch in apart(chunk):
+            self._encode_chunk([(track, frames) for track, frames in stretch if track in self._tracks])
         for track in [t for t in self._tracks if t.ended]:
             track.request.frames.close()
             self._tracks.remove(track)
+            if track.request.sink is not None:
+                track.request.sink.end()
             self._finish_windows(track, float("inf"))
 
     def _encode_chunk(self, chunk: Chunk) -> None:
         """Encodes frames and adds them to their windows; halves itself when memory runs out."""
         if not chunk:
             return
-        packs = [track.pack for track, frames in chunk for _ in range(len(frames.pixels))]
+        packs = [track.pack for track, frames in chunk for _ in range(len(frames.times))]
         try:
-            pixels = torch.cat([self._pixels(track, frames) for track, frames in chunk]).to(self.model.dtype)
-            encoded = encode(self.model.model, pixels, packs)
+            sight = self._sight(chunk)
+            encoded = encode_features(self.model.model, sight.features, packs)
         except torch.OutOfMemoryError:
             self._retry_halves(chunk, len(packs))
             return
         self.frames_encoded += len(packs)
         start = 0
         for track, frames in chunk:
-            stop = start + len(frames.pixels)
+            stop = start + len(frames.times)
             size = len(track.pack)
-            track.add(encoded.tokens[start:stop], encoded.fused[start:stop, :size], frames.times)
+            tokens = encoded.tokens[start:stop]
+            track.add(tokens, encoded.fused[start:stop, :size], frames.times)
+            self._collect(track, frames, sight.part(start, stop), tokens)
             start = stop
-        for track in {id(track): track for track, _ in chunk}.values():
+        for track in {id(track): track for track, _ in chunk if track in self._tracks}.values():
             self._check_context(track)
         for track, frames in chunk:
             if track in self._tracks:
@@ -203,6 +220,23 @@ class Engine:
         self._chunk = max(1, min(self._chunk, size) // 2)
         for part in halves(chunk):
             self._encode_chunk([(track, frames) for track, frames in part if track in self._tracks])
+
+    def _sight(self, chunk: Chunk) -> Sight:
+        """A chunk of pixels or of features behind the vision tower; known features do not go through it again."""
+        pixels = [self._pixels(track, frames) for track, frames in chunk if isinstance(frames, FrameChunk)]
+        if not pixels:
+            return known(chunk, self.model.dtype, self.model.device)
+        collected = any(track.request.sink is not None for track, _ in chunk)
+        projection = self._image_projection if collected else None
+        return see(self.model.model, torch.cat(pixels).to(self.model.dtype), projection)
+
+    def _collect(self, track: Track, frames: AnyChunk, sight: Sight, tokens: torch.Tensor) -> None:
+        if track.request.sink is None or track not in self._tracks:
+            return
+        try:
+            collect(track.request.sink, frames, sight, tokens)
+        except ItemError as error:
+            self._drop(track, error, "generate")
 
     def _pixels(self, track: Track, frames: FrameChunk) -> torch.Tensor:
         """A medium's frames as the vision tower takes them, float32 `[n, parts, 3, H, W]` on the device."""
@@ -355,6 +389,8 @@ class Engine:
         """Fails whatever of a medium is not answered yet and is not being answered."""
         track.request.frames.close()
         self._tracks.remove(track)
+        if track.request.sink is not None:
+            track.request.sink.fail(stage or getattr(error, "stage", "generate"), error.kind, str(error))
         for window in track.windows:
             self._fail_window(track, window, error, stage)
 

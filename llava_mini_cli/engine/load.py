@@ -7,9 +7,10 @@ from llava_mini_cli.engine.dense import EAGER, compile_dense
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.quantize import quantize
 from llava_mini_cli.engine.scheduler import Limits
-from llava_mini_cli.errors import UsageError
-from llava_mini_cli.hub import find_model
+from llava_mini_cli.errors import ModelNotFound, UsageError
+from llava_mini_cli.hub import find_model, find_tower
 from llava_mini_cli.model.checkpoint import pick_device
+from llava_mini_cli.model.clip import load_image_projection
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
 
@@ -21,8 +22,11 @@ CPU_CACHE_BYTES = 4 << 30
 CUDA_CACHE_SHARE = 0.5  # of the memory that is free once the model is loaded
 
 
-def load_engine(options: ModelOptions) -> Engine:
+def load_engine(options: ModelOptions, *, collects: bool = False) -> Engine:
     """Loads a model and makes an engine around it.
+
+    Args:
+        collects: requests will have sinks, so CLIP's image projection is loaded too, where the tower has one.
 
     Raises:
         UsageError: a device that is not there.
@@ -35,7 +39,17 @@ def load_engine(options: ModelOptions) -> Engine:
     if options.quantize is not None:
         quantize(model, options.quantize)
     processor = LlavaMiniProcessor.from_pretrained(options.model, revision=options.revision)
-    return make_engine(model, processor, options, _revision(options))
+    projection = _projection(options, model.config.mm_vision_tower) if collects else None
+    return make_engine(model, processor, options, _revision(options), projection)
+
+
+def _projection(options: ModelOptions, tower: str | None) -> torch.Tensor | None:
+    """CLIP's image projection; None where the tower's directory is the vision half alone, or there is none."""
+    try:
+        directory = find_tower(tower, find_model(options.model, options.revision))
+    except ModelNotFound:
+        return None  # a checkpoint that stands alone holds the tower's own weights
+    return load_image_projection(directory)
 
 
 def make_engine(
@@ -43,6 +57,7 @@ def make_engine(
     processor: LlavaMiniProcessor,
     options: ModelOptions,
     revision: str | None = None,
+    image_projection: torch.Tensor | None = None,
 ) -> Engine:
     """An engine around a loaded model, its bounds chosen for the device."""
     on_cuda = model.device.type == "cuda"
@@ -55,7 +70,7 @@ def make_engine(
     )
     prompts = processor.prompts(options.prompt_layout)
     dense = compile_dense(model) if options.compile else EAGER
-    return Engine(model, processor, prompts, limits, options.model, revision, dense)
+    return Engine(model, processor, prompts, limits, options.model, revision, dense, image_projection)
 
 
 def _device(name: str) -> torch.device:

@@ -1,7 +1,8 @@
 """What goes into the engine and what comes out: requests, answers, failures. No torch.
 
 A request is one medium with all the questions about it, asked of each of its windows. The engine gives
-exactly one `Answer` or one `Failure` for each window and prompt, in any order.
+exactly one `Answer` or one `Failure` for each window and prompt, in any order. A request may also have a sink, which
+is given what the model made of each frame; then it needs no prompts.
 """
 
 from collections.abc import Iterator
@@ -9,20 +10,68 @@ from dataclasses import dataclass
 from math import inf
 from typing import Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.media.clip import FrameChunk, MediaKind
 
 FinishReason = Literal["stop", "length", "repetition"]
 
 
+@dataclass(frozen=True)
+class FeatureChunk:
+    """Some consecutive frames of one medium of which the vision tower's features are known already."""
+
+    features: NDArray[np.float16] | NDArray[np.float32]  # [n, parts, N, mm_hidden_size]
+    times: NDArray[np.float64]  # [n] seconds from the beginning of the video
+
+
+AnyChunk = FrameChunk | FeatureChunk
+
+
 class FrameSource(Protocol):
     """Frames of one medium; `media.clip.Clip` is one."""
 
-    def __iter__(self) -> Iterator[FrameChunk]: ...
+    def __iter__(self) -> Iterator[AnyChunk]: ...
 
     def ready(self) -> bool: ...
 
     def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class EncodedFrames:
+    """What the model made of some consecutive frames of one medium."""
+
+    times: NDArray[np.float64]  # [n] seconds
+    tokens: NDArray[np.float16]  # [n, C * C, hidden], the vision tokens that the language model reads
+    embeddings: NDArray[np.float32] | None  # [n, shared] CLIP's own, of length 1; None: CLIP has no projection
+    features: NDArray[np.float16] | NDArray[np.float32] | None  # [n, parts, N, mm_hidden_size], where wanted
+
+
+@dataclass(frozen=True)
+class FrameShapes:
+    """The shapes of what a model makes of one frame."""
+
+    token: tuple[int, int]  # C * C, hidden
+    embedding: int | None  # CLIP's shared width; None: its projection is not there
+    features: tuple[int, int, int]  # parts, patches, width
+
+
+class FrameSink(Protocol):
+    """Takes what becomes of a medium's frames, in order, then one `end` or one `fail`."""
+
+    @property
+    def features(self) -> Literal["float16", "float32"] | None:
+        """In which form the vision tower's features are wanted, if at all."""
+        ...
+
+    def add(self, frames: EncodedFrames) -> None: ...
+
+    def end(self) -> None: ...
+
+    def fail(self, stage: str, error_type: str, message: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -46,6 +95,7 @@ class Request:
     prompts: tuple[str, ...]  # questions as the user typed them
     generation: GenerationOptions
     windows: tuple[Window, ...] = (WHOLE,)
+    sink: FrameSink | None = None
 
 
 @dataclass(frozen=True)

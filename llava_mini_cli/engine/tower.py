@@ -31,6 +31,14 @@ def hidden_states(tower: VisionTower, pixels: torch.Tensor) -> torch.Tensor:
     return hidden
 
 
+def summary(tower: VisionTower, hidden: torch.Tensor) -> torch.Tensor:
+    """CLIP's own summary of pictures, `[B, width]`: the selected hidden state through the layers behind it."""
+    clip = tower.vision_tower
+    for layer in clip.encoder.layers[tower.layers_run :]:
+        hidden = _layer(cast(CLIPEncoderLayer, layer), hidden)
+    return clip.post_layernorm(hidden[:, 0])
+
+
 def _layer(layer: CLIPEncoderLayer, hidden: torch.Tensor) -> torch.Tensor:
     hidden = _attention(layer.self_attn, layer.layer_norm1(hidden)).add_(hidden)
     mlp, normed = layer.mlp, layer.layer_norm2(hidden)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from llava_mini_cli.engine.cache import RowCache
 from llava_mini_cli.engine.generate import PrefillItem
 from llava_mini_cli.engine.pack import TextPack
-from llava_mini_cli.engine.request import Request, Window
+from llava_mini_cli.engine.request import AnyChunk, FeatureChunk, Request, Window
 from llava_mini_cli.errors import PromptError
 from llava_mini_cli.media.clip import FrameChunk
 
@@ -68,9 +68,9 @@ class Track:
 
     request: Request
     pack: TextPack
-    frames: Iterator[FrameChunk]
+    frames: Iterator[AnyChunk]
     windows: list[WindowSum]  # not yet complete, in order of their start
-    buffer: FrameChunk | None = None  # decoded, not yet encoded
+    buffer: AnyChunk | None = None  # decoded, not yet encoded
     ended: bool = False  # the source has no more frames
     frame_count: int = 0  # encoded so far
 
@@ -78,7 +78,7 @@ class Track:
         """Whether `take` would not have to wait."""
         return self.buffer is not None or (not self.ended and self.request.frames.ready())
 
-    def take(self, most: int) -> FrameChunk | None:
+    def take(self, most: int) -> AnyChunk | None:
         """Up to `most` next frames, waiting for them if need be; None at the end. Raises what the source raises."""
         if self.buffer is None and not self.ended:
             self.buffer = next(self.frames, None)
@@ -86,9 +86,8 @@ class Track:
         if self.buffer is None:
             return None
         chunk = self.buffer
-        size = len(chunk.pixels)
-        self.buffer = FrameChunk(chunk.pixels[most:], chunk.times[most:]) if size > most else None
-        return FrameChunk(chunk.pixels[:most], chunk.times[:most])
+        self.buffer = cut(chunk, slice(most, None)) if len(chunk.times) > most else None
+        return cut(chunk, slice(most))
 
     def add(self, tokens: torch.Tensor, fused: torch.Tensor, times: NDArray[np.float64]) -> None:
         """Adds encoded frames to every window that holds them."""
@@ -133,6 +132,8 @@ def too_long(track: Track, context: int, per_frame: int) -> PromptError | None:
         context: positions that the model has.
         per_frame: vision tokens of a frame.
     """
+    if not track.pack.prompt_lengths:
+        return None  # nothing is asked, so nothing has to fit
     text, new = max(track.pack.prompt_lengths.values()), track.request.generation.max_new_tokens
     most = (context - text - new) // per_frame
     if max((window.frame_count for window in track.windows), default=0) <= most:
@@ -145,20 +146,27 @@ def too_long(track: Track, context: int, per_frame: int) -> PromptError | None:
     )
 
 
-Chunk = list[tuple[Track, FrameChunk]]
+Chunk = list[tuple[Track, AnyChunk]]
+
+
+def cut(chunk: AnyChunk, part: slice) -> AnyChunk:
+    """Some of a chunk's frames."""
+    if isinstance(chunk, FeatureChunk):
+        return FeatureChunk(chunk.features[part], chunk.times[part])
+    return FrameChunk(chunk.pixels[part], chunk.times[part])
 
 
 def halves(chunk: Chunk) -> tuple[Chunk, Chunk]:
     """A chunk of at least two frames cut in the middle."""
-    left = sum(len(frames.pixels) for _, frames in chunk) // 2
+    left = sum(len(frames.times) for _, frames in chunk) // 2
     first: Chunk = []
     second: Chunk = []
     for track, frames in chunk:
         if left > 0:
-            first.append((track, FrameChunk(frames.pixels[:left], frames.times[:left])))
-        if len(frames.pixels) > left:
-            second.append((track, FrameChunk(frames.pixels[left:], frames.times[left:])))
-        left = max(0, left - len(frames.pixels))
+            first.append((track, cut(frames, slice(left))))
+        if len(frames.times) > left:
+            second.append((track, cut(frames, slice(left, None))))
+        left = max(0, left - len(frames.times))
     return first, second
 
 

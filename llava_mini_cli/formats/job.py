@@ -48,6 +48,15 @@ class Fault(NamedTuple):
     message: str
 
 
+class Moment(NamedTuple):
+    """A stretch of a medium that is asked about by itself."""
+
+    number: int  # the row's segment
+    start: float | None  # seconds; None: an image
+    end: float | None
+    note: str  # why this one; the row's warning
+
+
 class Job(NamedTuple):
     """One medium and all its questions; they travel together so that the medium is decoded once."""
 
@@ -58,6 +67,7 @@ class Job(NamedTuple):
     item: ItemIdentity | None = None  # what tells the medium from others; None: the file at `path`
     local: str | None = None  # the file that is opened, where it is not at `path`: a fetched copy
     source: Source | None = None  # how that copy is had, while it is not here
+    moment: Moment | None = None  # None: the whole medium, or what --start and --end leave of it
 
     @property
     def file(self) -> str:

@@ -25,6 +25,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from llava_mini_cli.errors import CheckpointError
 from llava_mini_cli.hub import find_model, find_tower
 from llava_mini_cli.model.config import LlavaMiniConfig
+from llava_mini_cli.model.vision import VisionTower
 
 logger = logging.getLogger(__name__)
 
@@ -97,8 +98,8 @@ def weight_files(directory: Path) -> list[Path]:
     raise CheckpointError(f"{directory}: no weights (model.safetensors or pytorch_model.bin, or shards with an index)")
 
 
-def read_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The tensors of a weight file, one at a time, on the CPU.
+def read_tensors(path: Path, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of a weight file whose names begin with `prefix`, one at a time, on the CPU.
 
     Raises:
         CheckpointError: the file is damaged, or a pickle that holds more than tensors.
@@ -110,11 +111,14 @@ def read_tensors(path: Path) -> Iterator[tuple[str, torch.Tensor]]:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118  a safe_open handle is no mapping
-                    yield key, tensors.get_tensor(key)
+                    if key.startswith(prefix):
+                        yield key, tensors.get_tensor(key)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             while state:
-                yield state.popitem()
+                key, tensor = state.popitem()
+                if key.startswith(prefix):
+                    yield key, tensor
     except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path}: damaged or unreadable ({str(error).splitlines()[0]})") from error
 
@@ -197,6 +201,41 @@ def load_weights(model: nn.Module, checkpoint: Path, dtype: torch.dtype, device:
         loader.put("lm_head.weight", model.get_parameter("model.embed_tokens.weight").data, checkpoint)
     loader.finish(checkpoint)
     _make_buffers(model, config, device)
+
+
+def load_tower(checkpoint: Path, *, local_files_only: bool = False) -> VisionTower:
+    """The vision tower of a checkpoint by itself, float32 on the CPU; the language model's weights are not read.
+
+    Raises:
+        CheckpointError, ModelNotFound
+    """
+    config = load_config(checkpoint, local_files_only=local_files_only)
+    with torch.device("meta"):
+        tower = VisionTower(config)
+    state = _own_tower(checkpoint) if config.unfreeze_mm_vision_tower else {}
+    if not state:
+        directory = find_tower(config.mm_vision_tower, checkpoint, local_files_only=local_files_only)
+        named = (
+            (_our_tower_name(key), tensor) for path in weight_files(directory) for key, tensor in read_tensors(path)
+        )
+        state = {name.removeprefix(TOWER_MODULE): tensor.float() for name, tensor in named if name is not None}
+    state = {key: tensor for key, tensor in state.items() if not key.endswith(NOT_WEIGHTS)}
+    try:
+        tower.vision_tower.load_state_dict(state, assign=True)
+    except RuntimeError as error:
+        raise CheckpointError(f"{checkpoint}: {' '.join(str(error).split())}") from error
+    embeddings = tower.get_submodule("vision_tower.embeddings")
+    embeddings.position_ids = torch.arange(config.patch_grid**2 + 1)[None]
+    return tower.eval()
+
+
+def _own_tower(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """The tower's tensors that a checkpoint holds itself, by their names in the tower."""
+    state: dict[str, torch.Tensor] = {}
+    for path in weight_files(checkpoint):
+        for key, tensor in read_tensors(path, TOWER_MODULE):
+            state[key.removeprefix(TOWER_FILE).removeprefix(TOWER_MODULE)] = tensor.float()
+    return state
 
 
 def _make_buffers(model: nn.Module, config: LlavaMiniConfig, device: torch.device) -> None:

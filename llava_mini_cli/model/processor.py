@@ -25,6 +25,28 @@ PREPROCESSOR_FILE = "preprocessor_config.json"
 Picture = Any  # a Pillow image, or a uint8 array or tensor [H, W, 3] (or [H, W], grey)
 
 
+def load_preprocessor(
+    checkpoint: Path, config: LlavaMiniConfig | None = None, *, local_files_only: bool = False
+) -> Preprocessor:
+    """CLIP's settings from the checkpoint's `preprocessor_config.json`, else from the tower's directory.
+
+    Raises:
+        ModelNotFound, CheckpointError
+    """
+    config = config or load_config(checkpoint, local_files_only=local_files_only)
+    source = checkpoint / PREPROCESSOR_FILE
+    if not source.exists():
+        tower = find_tower(config.mm_vision_tower, checkpoint, local_files_only=local_files_only)
+        source = tower / PREPROCESSOR_FILE
+    return Preprocessor.from_fields(
+        read_json(source),
+        source,
+        splits=config.resolution_ratio,
+        pad=config.image_aspect_ratio == "pad",
+        frame_size=config.video_frame_size,
+    )
+
+
 class LlavaMiniProcessor:
     """Prepares batches for `LlavaMiniForConditionalGeneration`."""
 
@@ -51,17 +73,7 @@ class LlavaMiniProcessor:
         """
         checkpoint = find_model(str(pretrained_model_name_or_path), revision, local_files_only=local_files_only)
         config = load_config(checkpoint, local_files_only=local_files_only)
-        source = checkpoint / PREPROCESSOR_FILE
-        if not source.exists():
-            tower = find_tower(config.mm_vision_tower, checkpoint, local_files_only=local_files_only)
-            source = tower / PREPROCESSOR_FILE
-        preprocessor = Preprocessor.from_fields(
-            read_json(source),
-            source,
-            splits=config.resolution_ratio,
-            pad=config.image_aspect_ratio == "pad",
-            frame_size=config.video_frame_size,
-        )
+        preprocessor = load_preprocessor(checkpoint, config, local_files_only=local_files_only)
         return cls(load_tokenizer(checkpoint), preprocessor, config)
 
     def save_pretrained(self, save_directory: str | Path) -> None:

@@ -74,6 +74,7 @@ class Tools:
     progress: Progress
     interrupts: Interrupts
     cache: FileCache = field(default_factory=lambda: FileCache(FetchOptions()))  # of media from elsewhere
+    find_fault: Callable[[Job], Fault | None] = lambda job: fault_of(job)  # told without a decoder
 
 
 def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools, tally: Tally) -> None:
@@ -99,14 +100,14 @@ def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools, tally: T
 
 def left_to_do(jobs: Iterator[Job], options: RunOptions, done: Done, tally: Tally) -> Iterator[Job]:
     """Without what is done already, and not more than the limit of media."""
-    return limited(Resume(options.row_keys(), done).remaining(jobs), options.limits.media, tally)
+    return limited(Resume(options.row_keys(), done, tally).remaining(jobs), options.limits.media, tally)
 
 
 def _answer(jobs: Iterator[Job], options: RunOptions, tools: Tools, output: Output, tally: Tally) -> None:
     run = _Run(RowBuilder(options), output, tools, tally)
     lost: list[tuple[Job, Fault]] = []
     engine = None
-    while (first := _next_readable(jobs, lost, options.limits.failures, tools.interrupts)) is None and lost:
+    while (first := _next_readable(jobs, lost, options.limits.failures, tools)) is None and lost:
         run.fail_all(lost)
         if run.stop_if_over():
             return
@@ -129,13 +130,11 @@ def limited(jobs: Iterator[Job], most: int | None, tally: Tally) -> Iterator[Job
         yield job
 
 
-def _next_readable(
-    jobs: Iterator[Job], lost: list[tuple[Job, Fault]], most: int | None, interrupts: Interrupts
-) -> Job | None:
+def _next_readable(jobs: Iterator[Job], lost: list[tuple[Job, Fault]], most: int | None, tools: Tools) -> Job | None:
     """The next job whose medium is there; those before it go to `lost`. None after `most` or very many of those."""
-    with interrupts.allowed():
+    with tools.interrupts.allowed():
         for job in jobs:
-            fault = _fault_of(job)
+            fault = tools.find_fault(job)
             if fault is None:
                 return job
             lost.append((job, fault))
@@ -144,7 +143,7 @@ def _next_readable(
     return None
 
 
-def _fault_of(job: Job) -> Fault | None:
+def fault_of(job: Job) -> Fault | None:
     """Why a medium cannot even be opened, told without a decoder; None when it looks as if it could."""
     if job.fault is not None:
         return job.fault
@@ -190,7 +189,9 @@ class _Run:
         sampling = self.builder.options.sampling
 
         def open_one(job: Job, opening: Opening) -> Clip | Fault:
-            return _fault_of(job) or _opened(self._tools.open_clip, job, sampling, engine.frame_size, opening)
+            return self._tools.find_fault(job) or open_or_fault(
+                self._tools.open_clip, job, sampling, engine.frame_size, opening
+            )
 
         ahead = OpenAhead(jobs, open_one, sampling.decode_timeout)
         try:
@@ -290,9 +291,12 @@ class _Run:
         self._tools.progress.frames(count)
 
 
-def _opened(
+def open_or_fault(
     open_clip: OpenClip, job: Job, sampling: SamplingOptions, frame_size: int, opening: Opening
 ) -> Clip | Fault:
+    """A medium's clip, or why there is none."""
+    if job.moment is not None:
+        sampling = replace(sampling, start=job.moment.start, end=job.moment.end)
     try:
         return open_clip(job.file, sampling, frame_size=frame_size, chunk_frames=CHUNK_FRAMES, opening=opening)
     except MediaError as error:

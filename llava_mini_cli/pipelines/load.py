@@ -3,6 +3,7 @@
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.hub import find_model
 from llava_mini_cli.pipelines.answer import AnswerEngine
+from llava_mini_cli.pipelines.index import IndexEngine
 
 
 def load_engine(options: ModelOptions) -> AnswerEngine:
@@ -11,3 +12,11 @@ def load_engine(options: ModelOptions) -> AnswerEngine:
     from llava_mini_cli.engine import load
 
     return load.load_engine(options)
+
+
+def load_collecting_engine(options: ModelOptions) -> IndexEngine:
+    """The same engine, ready to hand out what it makes of frames."""
+    find_model(options.model, options.revision)
+    from llava_mini_cli.engine import load
+
+    return load.load_engine(options, collects=True)

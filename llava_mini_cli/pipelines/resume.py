@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.fingerprint import RowKeys
 from llava_mini_cli.formats.job import Job, Question
+from llava_mini_cli.pipelines.tally import Tally
 
 
 @dataclass
@@ -18,7 +19,7 @@ class Resume:
 
     keys: RowKeys
     done: Done
-    media_left_out: int = 0  # media of which every row is there
+    tally: Tally
 
     def remaining(self, jobs: Iterator[Job]) -> Iterator[Job]:
         """The jobs with the questions whose rows are not there yet; looks at each medium once."""
@@ -37,4 +38,4 @@ class Resume:
             if left:
                 yield job._replace(questions=tuple(left))
             else:
-                self.media_left_out += 1
+                self.tally.media_skipped += 1

@@ -24,7 +24,7 @@ class RowBuilder:
             **self._common(job, answer.prompt_index, info),
             text=f"{self.options.prefix}{answer.text}{self.options.suffix}",
             status="ok",
-            warning=_one_line("; ".join(warnings)) or None,
+            warning=one_line("; ".join([*([job.moment.note] if job.moment else []), *warnings])) or None,
             finish_reason=answer.finish_reason,
             frame_count=answer.frame_count,
             prompt_tokens=answer.prompt_tokens,
@@ -37,18 +37,20 @@ class RowBuilder:
         return Row(
             **self._common(job, prompt_index, info),
             status="error",
-            error=_one_line(fault.message),
+            error=one_line(fault.message),
             error_type=fault.kind,
             error_stage=fault.stage,
         )
 
     def _common(self, job: Job, prompt_index: int, info: ClipInfo | None) -> dict[str, Any]:
         prompt, row_id, kept, key = job.questions[prompt_index]
+        moment = job.moment
         return {
             "id": row_id,
             "file_name": printable(job.file_name),
-            "start": self.options.sampling.start,
-            "end": self.options.sampling.end,
+            "segment": moment and moment.number,
+            "start": moment.start if moment else self.options.sampling.start,
+            "end": moment.end if moment else self.options.sampling.end,
             "prompt_name": prompt.name,
             "prompt": prompt.text,
             "model": printable(self.options.model.model),
@@ -65,5 +67,6 @@ class RowBuilder:
         }
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """`text` with runs of white space as one space, as valid UTF-8."""
     return " ".join(printable(text).split())

@@ -38,10 +38,21 @@ class OutputFlags:
     ] = None
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Start anew instead of going on with what is there.", rich_help_panel=_PANEL),
+        typer.Option(
+            "--overwrite/--no-overwrite",
+            help="Start anew instead of going on with what is there.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
     ] = False
     retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="Try again what failed in an earlier run.", rich_help_panel=_PANEL)
+        bool,
+        typer.Option(
+            "--retry-errors/--no-retry-errors",
+            help="Try again what failed in an earlier run.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
     ] = False
     shard: Annotated[
         str | None,

@@ -11,24 +11,28 @@ FailOn = Literal["any", "all", "never"]
 
 _PANEL = "Run"
 
+LimitOption = Annotated[
+    int | None,
+    typer.Option("--limit", metavar="N", help="Stop after N media.", show_default=False, rich_help_panel=_PANEL),
+]
+MaxFailuresOption = Annotated[
+    int | None,
+    typer.Option(
+        "--max-failures", metavar="N", help="Stop once N media failed.", show_default=False, rich_help_panel=_PANEL
+    ),
+]
+FailOnOption = Annotated[
+    FailOn, typer.Option("--fail-on", help="Failed items that make the exit code 3.", rich_help_panel=_PANEL)
+]
+
 
 @dataclass(frozen=True)
 class RunFlags:
     """Bounds of a run, its exit code and its summary."""
 
-    limit: Annotated[
-        int | None,
-        typer.Option("--limit", metavar="N", help="Stop after N media.", show_default=False, rich_help_panel=_PANEL),
-    ] = None
-    max_failures: Annotated[
-        int | None,
-        typer.Option(
-            "--max-failures", metavar="N", help="Stop once N media failed.", show_default=False, rich_help_panel=_PANEL
-        ),
-    ] = None
-    fail_on: Annotated[
-        FailOn, typer.Option("--fail-on", help="Failed items that make the exit code 3.", rich_help_panel=_PANEL)
-    ] = "any"
+    limit: LimitOption = None
+    max_failures: MaxFailuresOption = None
+    fail_on: FailOnOption = "any"
     summary_json: Annotated[
         str | None,
         typer.Option(

@@ -1,0 +1,94 @@
+"""`llava-mini ask --index ARCHIVE QUESTION`: questions about an archive in place of files."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava_mini_cli.commands.flags import QuestionFlags
+from llava_mini_cli.commands.flags.archive import ArchiveFlags
+from llava_mini_cli.commands.flags.model import DEFAULT_MODEL
+from llava_mini_cli.commands.run import EXIT_ITEMS_FAILED, exit_code, output_opener, reported, run_options
+from llava_mini_cli.commands.stderr import hush_libraries, say_error
+from llava_mini_cli.errors import UsageError
+
+if TYPE_CHECKING:  # imported where they are used, so that --help is quick
+    from llava_mini_cli.formats.archive.reader import Archive
+    from llava_mini_cli.formats.job import Job, Prompt
+    from llava_mini_cli.pipelines.settings import RunOptions
+    from llava_mini_cli.pipelines.stored import StoredMedia
+
+
+def ask_archive(prompts: tuple["Prompt", ...], flags: QuestionFlags, archive_flags: ArchiveFlags) -> int:
+    """Answers every prompt about every medium of an archive, or about its best moments; returns the exit code."""
+    if flags.run.dry_run:
+        raise UsageError("--dry-run tells about files, not about --index")
+    if flags.inputs.files_from is not None:
+        raise UsageError("--files-from and --index exclude each other; --path says which of an archive's media")
+    hush_libraries(verbose=flags.talk.verbose)
+    from llava_mini_cli.commands.reporter import Reporter
+    from llava_mini_cli.formats.archive.reader import open_archive
+    from llava_mini_cli.formats.cache import FileCache
+    from llava_mini_cli.formats.outputs import OutputOptions
+    from llava_mini_cli.media.open import open_clip
+    from llava_mini_cli.pipelines.answer import Tools, answer_jobs
+    from llava_mini_cli.pipelines.interrupt import Interrupts
+    from llava_mini_cli.pipelines.load import load_engine
+    from llava_mini_cli.pipelines.search import by_path
+    from llava_mini_cli.pipelines.stored import StoredMedia
+    from llava_mini_cli.pipelines.tally import Tally
+
+    output = OutputOptions.parse(**vars(flags.outputs))
+    output.check()
+    tally = Tally()
+    with open_archive(Path(archive_flags.index or "")) as whole:
+        archive = by_path(whole, archive_flags.path)
+        options = _options(archive, flags)
+        media = StoredMedia(archive, open_clip)
+        with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
+            with interrupts.allowed():
+                jobs, total = _jobs(media, prompts, options, archive_flags)
+            with (
+                reported(tally, options, output, flags),
+                Reporter(tally, total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter,
+            ):
+                single = total == 1 and len(prompts) == 1
+                opener = output_opener(output, options.run_info(), flags, reporter, single=single, prompts=len(prompts))
+                load = media.loading(load_engine)
+                tools = Tools(load, media.open_clip, opener, reporter, interrupts, cache, media.find_fault)
+                answer_jobs(jobs, options, tools, tally)
+        for damage in whole.damage:
+            say_error(f"{whole.folder}: {damage.file} is damaged and left out: {damage.message}")
+        return exit_code(tally, flags.run.fail_on) or (EXIT_ITEMS_FAILED if whole.damage else 0)
+
+
+def _options(archive: "Archive", flags: QuestionFlags) -> "RunOptions":
+    """The run's options, with the archive's own model and sampling where nothing else was asked for."""
+    from llava_mini_cli.pipelines.find import the_model
+    from llava_mini_cli.pipelines.stored import sampling_of
+
+    options = run_options(flags)
+    given = None if options.model.model == DEFAULT_MODEL else options.model.model
+    name, revision = the_model(archive.header, given)
+    model = replace(options.model, model=name, revision=revision)
+    return replace(options, model=model, sampling=sampling_of(archive, options.sampling))
+
+
+def _jobs(
+    media: "StoredMedia", prompts: tuple["Prompt", ...], options: "RunOptions", flags: ArchiveFlags
+) -> tuple["Iterator[Job]", int]:
+    """What is asked, and of how many media or moments."""
+    from llava_mini_cli.pipelines.find import find
+    from llava_mini_cli.pipelines.search import SearchOptions
+
+    if not len(media.archive.media):
+        where = f" whose path matches '{flags.path}'" if flags.path else ""
+        raise UsageError(f"'{media.archive.folder}' holds no media{where}")
+    if flags.top is None:
+        return media.jobs(prompts), len(media.archive.media)
+    wanted = SearchOptions(flags.top)
+    found: list[Job] = []
+    for prompt in prompts:
+        moments = find(media.archive, flags.find or prompt.text, None, wanted, options.model.model)
+        found += media.moment_jobs(prompt, moments)
+    return iter(found), len(found)

@@ -1,0 +1,71 @@
+"""What `index` stores beside vision tokens and CLIP embeddings, and how it treats what is there."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import typer
+
+from llava_mini_cli.commands.times import parse_time
+
+_PANEL = "Archive"
+
+
+@dataclass(frozen=True)
+class IndexFlags:
+    """As given; `pipelines.index_options` checks them."""
+
+    output: Annotated[
+        str,
+        typer.Option("-o", "--output", metavar="ARCHIVE", help="The archive, a folder.", rich_help_panel=_PANEL),
+    ]
+    features: Annotated[
+        Literal["float16", "float32", "int8"] | None,
+        typer.Option(
+            "--features",
+            help="Store patch features in this form: exact answers later, without the files.",
+            show_default="no",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    dedupe: Annotated[
+        float | None,
+        typer.Option(
+            "--dedupe",
+            metavar="DISTANCE",
+            help="Skip frames this near to the last one kept (1 - cosine of CLIP embeddings).",
+            show_default="off",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    caption_every: Annotated[
+        float | None,
+        typer.Option(
+            "--caption-every",
+            parser=parse_time,
+            metavar="TIME",
+            help="Store a caption of every stretch of this length.",
+            show_default="off",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    caption_prompt: Annotated[
+        str, typer.Option("--caption-prompt", help="What is asked for a caption.", rich_help_panel=_PANEL)
+    ] = "Please describe what is shown in detail."
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Look again at media that failed.", rich_help_panel=_PANEL)
+    ] = False
+    prune: Annotated[bool, typer.Option("--prune", help="Drop media whose files are gone.", rich_help_panel=_PANEL)] = (
+        False
+    )
+    ann: Annotated[
+        bool,
+        typer.Option(
+            "--ann",
+            help="Make the index of llava-mini search --approximate anew; needs the [ann] extra.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = False
+    compact: Annotated[
+        bool,
+        typer.Option("--compact", help="Merge small parts and take out what was dropped.", rich_help_panel=_PANEL),
+    ] = False

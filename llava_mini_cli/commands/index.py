@@ -1,0 +1,122 @@
+"""`llava-mini index MEDIA... -o ARCHIVE`: an archive of videos and images that can be searched and asked again."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llava_mini_cli.commands.flags.answer import AnswerFlags
+from llava_mini_cli.commands.flags.frames import FrameFlags
+from llava_mini_cli.commands.flags.index import IndexFlags
+from llava_mini_cli.commands.flags.inputs import InputFlags, Media
+from llava_mini_cli.commands.flags.limits import LimitFlags
+from llava_mini_cli.commands.flags.model import ModelFlags
+from llava_mini_cli.commands.flags.talk import TalkFlags
+from llava_mini_cli.commands.run import exit_code
+from llava_mini_cli.commands.stderr import hush_libraries, say, say_error
+from llava_mini_cli.errors import UsageError
+
+if TYPE_CHECKING:  # imported where they are used, so that --help is quick
+    from llava_mini_cli.pipelines.index import IndexTally
+    from llava_mini_cli.pipelines.index_options import IndexOptions
+
+
+def index(
+    media: Media = None,
+    *,
+    flags: IndexFlags,
+    inputs: InputFlags,
+    limits: LimitFlags,
+    talk: TalkFlags,
+    model: ModelFlags,
+    frames: FrameFlags,
+    answer: AnswerFlags,
+) -> int:
+    """Make an archive of videos and images, or bring one up to date.
+
+    What is there already is left as it is; new files are added, changed ones replaced. llava-mini search finds moments
+    in it, llava-mini ask --index asks about it.
+    """
+    has_media = bool(media) or inputs.files_from is not None
+    if not has_media and not (flags.prune or flags.compact or flags.ann):
+        raise UsageError("there is no medium: llava-mini index MEDIA... -o ARCHIVE, or --files-from")
+    hush_libraries(verbose=talk.verbose)
+    from llava_mini_cli.pipelines.index import IndexTally
+    from llava_mini_cli.pipelines.index_options import IndexOptions
+
+    options = IndexOptions(
+        model.options(),
+        frames.options(),
+        flags.features,
+        flags.dedupe,
+        flags.caption_every,
+        flags.caption_prompt,
+        answer.options(),
+        flags.retry_errors,
+        flags.prune,
+        limits.limits(),
+    )
+    archive, tally, began = Path(flags.output), IndexTally(), time.monotonic()
+    try:
+        if has_media or flags.prune:
+            _index(media or [], archive, options, inputs, talk, tally)
+        if flags.compact:
+            _compact(archive, talk)
+        if flags.ann:
+            _approximate(archive, talk)
+    finally:
+        _say_end(tally, archive, talk, time.monotonic() - began)
+    return exit_code(tally, limits.fail_on) or (3 if tally.damage else 0)
+
+
+def _index(
+    media: list[str], archive: Path, options: "IndexOptions", inputs: InputFlags, talk: TalkFlags, tally: "IndexTally"
+) -> None:
+    from llava_mini_cli.commands.archive_reporter import ArchiveReporter
+    from llava_mini_cli.formats.cache import FileCache
+    from llava_mini_cli.formats.inputs import open_inputs
+    from llava_mini_cli.formats.job import Prompt
+    from llava_mini_cli.media.open import is_media_path, open_clip
+    from llava_mini_cli.pipelines.index import IndexTools, index_jobs
+    from llava_mini_cli.pipelines.interrupt import Interrupts
+    from llava_mini_cli.pipelines.load import load_collecting_engine
+
+    with Interrupts() as interrupts, FileCache(inputs.fetch_options()) as cache:
+        with interrupts.allowed():  # tables give a job for each question, so there is one, of no meaning
+            found = open_inputs(media, (Prompt("index"),), is_media_path, cache, inputs.options())
+        with ArchiveReporter(tally, found.total, quiet=talk.quiet, verbose=talk.verbose) as reporter:
+            tools = IndexTools(load_collecting_engine, open_clip, reporter, interrupts, cache)
+            index_jobs(found.jobs, archive, options, tools, tally)
+
+
+def _compact(archive: Path, talk: TalkFlags) -> None:
+    from llava_mini_cli.formats.archive.compact import compact
+
+    before, after = compact(archive)
+    if not talk.quiet:
+        say(f"llava-mini: {before} parts merged into {after}")
+
+
+def _approximate(archive: Path, talk: TalkFlags) -> None:
+    from llava_mini_cli.formats.archive.near import build
+    from llava_mini_cli.formats.archive.reader import open_archive
+
+    with open_archive(archive) as opened:
+        facts = build(opened)
+    if not talk.quiet:
+        say(f"llava-mini: approximate index of {facts.rows} frames, recall of the nearest 10 {facts.recall:.3f}")
+
+
+def _say_end(tally: "IndexTally", archive: Path, talk: TalkFlags, seconds: float) -> None:
+    """What was done, and what failed, also where the run ended early."""
+    from llava_mini_cli.commands.summary import say_failures
+
+    say_failures(tally)
+    for damage in tally.damage:
+        say_error(f"{archive}: {damage.file} is damaged and left out: {damage.message}")
+    if talk.quiet:
+        return
+    counts = (tally.skipped, "there already"), (tally.dropped, "dropped"), (tally.failed, "failed")
+    words = [f"{tally.answered} media indexed", *(f"{count} {what}" for count, what in counts if count)]
+    stopped = {"limit": ", stopped by --limit", "max_failures": ", stopped by --max-failures", None: ""}
+    end = stopped[tally.stopped_by]
+    say(f"llava-mini: {', '.join(words)}, {tally.frames} frames, {seconds:.1f} s{end}, in {archive}")

@@ -1,0 +1,138 @@
+"""`llava-mini search ARCHIVE TEXT`: moments of an archive that a text or a picture describes."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from llava_mini_cli.commands.flags.search import FoundFlags, SearchFlags
+from llava_mini_cli.commands.flags.talk import TalkFlags
+from llava_mini_cli.commands.run import EXIT_ITEMS_FAILED
+from llava_mini_cli.commands.stderr import hush_libraries, say, say_error, say_warning
+from llava_mini_cli.errors import OutputError, UsageError
+
+if TYPE_CHECKING:  # imported where they are used, so that --help is quick
+    from llava_mini_cli.formats.archive.reader import Archive
+    from llava_mini_cli.formats.moments import Moment
+
+ArchiveArgument = Annotated[str, typer.Argument(metavar="ARCHIVE", help="A folder that llava-mini index made.")]
+Text = Annotated[
+    str | None, typer.Argument(metavar="[TEXT]", help="What a caption of the moment would say.", show_default=False)
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "-m", "--model", metavar="PATH|HUB_ID", help="Where the archive's model is now.", show_default="the archive's"
+    ),
+]
+
+
+def search(
+    archive: ArchiveArgument,
+    text: Text = None,
+    model: ModelOption = None,
+    *,
+    flags: SearchFlags,
+    found: FoundFlags,
+    talk: TalkFlags,
+) -> int:
+    """Find moments in an archive.
+
+    At a terminal: a table. Otherwise: one JSON line for each moment.
+    """
+    if text is None and flags.image is None:
+        raise UsageError("there is nothing to look for: llava-mini search ARCHIVE TEXT, or --image FILE")
+    if text is not None and not text.strip():
+        raise UsageError("the text to look for is empty")
+    if found.paths_only and found.output is not None:
+        raise UsageError("--paths-only prints to standard output and takes no -o")
+    hush_libraries(verbose=talk.verbose)
+    from llava_mini_cli.formats.archive.reader import open_archive
+    from llava_mini_cli.formats.moments import format_of
+    from llava_mini_cli.pipelines.find import find
+    from llava_mini_cli.pipelines.search import SearchOptions
+
+    target = None if found.output in (None, "-") else Path(found.output or "")
+    format = format_of(target, found.format)
+    options = SearchOptions(flags.most, flags.min_score, flags.path, flags.after, flags.before, flags.approximate)
+    with open_archive(Path(archive)) as opened:
+        moments = find(opened, text, flags.image, options, model)
+        if opened.recall is not None and not talk.quiet:
+            say(
+                f"llava-mini: approximate: {opened.recall:.1%} of the nearest 10 frames are found, as measured by --ann"
+            )
+        pictures_missing = _pictures(moments, found, " + ".join(filter(None, (text, flags.image))))
+        _write(moments, found, target, format)
+        return _exit_code(opened, pictures_missing)
+
+
+def _exit_code(archive: "Archive", pictures_missing: bool) -> int:
+    for damage in archive.damage:
+        say_error(f"{archive.folder}: {damage.file} is damaged and left out: {damage.message}")
+    return EXIT_ITEMS_FAILED if archive.damage or pictures_missing else 0
+
+
+def _write(moments: "Sequence[Moment]", found: FoundFlags, target: Path | None, format: str) -> None:
+    from llava_mini_cli.formats.moments import write_moments
+
+    if found.paths_only:
+        end = "\0" if found.null else "\n"
+        paths = dict.fromkeys(moment.path for moment in moments)
+        sys.stdout.write("".join(path + end for path in paths))
+    elif found.output is None and found.format is None and sys.stdout.isatty():
+        _show(moments)
+    else:
+        write_moments(moments, target, format)  # pyright: ignore[reportArgumentType] - `format_of` checked it
+
+
+def _show(moments: "Sequence[Moment]") -> None:
+    """A table for a person."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from llava_mini_cli.formats.page import clock
+
+    table = Table(box=None, pad_edge=False)
+    for name in ("score", "time", "span"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("file", overflow="fold")
+    captioned = any(moment.caption for moment in moments)
+    if captioned:
+        table.add_column("caption")
+    for moment in moments:
+        still = moment.time is None or moment.start is None or moment.end is None
+        times = ("", "") if still else (clock(moment.time or 0), f"{clock(moment.start or 0)}-{clock(moment.end or 0)}")
+        row = [f"{moment.score:.3f}", *times, moment.path]
+        table.add_row(*row, *([moment.caption or ""] if captioned else []))
+    Console(highlight=False, markup=False).print(table)  # honours NO_COLOR and TERM=dumb
+
+
+def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str) -> bool:
+    """Writes thumbnails and the page, where asked for; whether some could not be made."""
+    if found.thumbnails is None and found.html is None:
+        return False
+    from llava_mini_cli.formats.moments import write_whole
+    from llava_mini_cli.formats.page import page
+    from llava_mini_cli.pipelines.pictures import picture_name, pictures
+
+    made: list[bytes | None] = []
+    for moment, picture in zip(moments, pictures(moments), strict=True):
+        made.append(picture if isinstance(picture, bytes) else None)
+        if isinstance(picture, str):
+            say_warning(f"{moment.path}: no picture: {picture}")
+        elif found.thumbnails is not None:
+            write_whole(_folder(found.thumbnails) / picture_name(moment), picture)
+    if found.html is not None:
+        write_whole(Path(found.html), page(moments, made, query))
+    return None in made
+
+
+def _folder(name: str) -> Path:
+    folder = Path(name)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write '{folder}': {error.strerror}") from error
+    return folder

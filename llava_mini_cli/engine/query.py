@@ -1,0 +1,58 @@
+"""What is searched for as a vector in CLIP's shared space: a text, a picture, or both.
+
+Loads the halves of CLIP that are needed and nothing of the language model. Knows nothing of archives.
+"""
+
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llava_mini_cli.engine.tower import hidden_states, summary
+from llava_mini_cli.errors import CheckpointError, UsageError
+from llava_mini_cli.hub import find_model, find_tower
+from llava_mini_cli.model.checkpoint import load_tower, read_json
+from llava_mini_cli.model.clip import TextTower, embed_images, load_image_projection
+from llava_mini_cli.model.processor import load_preprocessor
+
+
+class QueryEncoder:
+    """Queries -> vectors, for the CLIP of one model."""
+
+    def __init__(self, model: str, revision: str | None = None) -> None:
+        """Raises `ModelNotFound` where the model or its CLIP directory is not there."""
+        self._checkpoint = find_model(model, revision)
+        fields = read_json(self._checkpoint / "config.json")
+        self._tower: Path = find_tower(fields.get("mm_vision_tower"), self._checkpoint)
+
+    def text(self, text: str) -> NDArray[np.float32]:
+        """A text, `[shared]` of length 1.
+
+        Raises:
+            CheckpointError: CLIP's text half is not there. UsageError: the text is longer than CLIP reads.
+        """
+        try:
+            return self._text_tower.embed_query(text).numpy()
+        except ValueError as error:
+            raise UsageError(f"the query cannot be searched for: {error}") from error
+
+    @torch.inference_mode()
+    def picture(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """A picture `[height, width, 3]`, looked at as `index` does, `[shared]` of length 1.
+
+        Raises:
+            CheckpointError: CLIP's image projection is not there.
+        """
+        projection = load_image_projection(self._tower)
+        if projection is None:
+            raise CheckpointError(f"{self._tower}: the CLIP checkpoint has no visual_projection, which searching needs")
+        tower = load_tower(self._checkpoint)
+        pieces = load_preprocessor(self._checkpoint).image(torch.from_numpy(pixels))
+        hidden = hidden_states(tower, pieces[-1:])
+        return embed_images(summary(tower, hidden), projection)[0].numpy()
+
+    @cached_property
+    def _text_tower(self) -> TextTower:
+        return TextTower.load(self._tower)

@@ -1,0 +1,68 @@
+"""Similarities of one query with very many vectors, read from disk as they go: exact, and in bounded memory.
+
+Vectors are float16, sums float32. Knows nothing of archives.
+"""
+
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+ROWS = 512  # at once: both forms of so many vectors stay in a processor's cache
+
+
+def scan_file(path: Path, rows: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Dot products of a query `[width]` with the `rows` vectors of a file of plain little-endian float16 numbers.
+
+    Raises:
+        OSError: the file cannot be read. EOFError: it is shorter.
+    """
+    scores = torch.empty(rows)
+    threads = torch.get_num_threads()
+    edges = [rows * number // threads for number in range(threads + 1)]
+    # One stretch a thread, and torch's own threads out of the way: they would wait for each other at every chunk.
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            stretches = pairwise(edges)
+            work = [pool.submit(_scan, path, start, scores[start:stop], query) for start, stop in stretches]
+            for stretch in work:
+                stretch.result()
+    finally:
+        torch.set_num_threads(threads)
+    return scores.numpy()
+
+
+def _scan(path: Path, first: int, scores: torch.Tensor, query: NDArray[np.float32]) -> None:
+    """Fills `scores` for the vectors from `first` on."""
+    width, against = len(query), torch.from_numpy(query)
+    buffer = bytearray(ROWS * width * 2)
+    halves = torch.frombuffer(buffer, dtype=torch.float16).view(ROWS, width)
+    floats = torch.empty(ROWS, width)
+    with path.open("rb", buffering=0) as file:
+        file.seek(first * width * 2)
+        for part in scores.split(ROWS):
+            count = len(part)
+            _fill(file, memoryview(buffer)[: count * width * 2])
+            floats[:count].copy_(halves[:count])
+            torch.mv(floats[:count], against, out=part)
+
+
+def _fill(file: object, space: memoryview) -> None:
+    """Reads until the space is full; the system may give less at a time."""
+    read = getattr(file, "readinto")  # noqa: B009 - of an unbuffered file, for which there is no public type
+    while space:
+        count = read(space)
+        if not count:
+            raise EOFError("the file ends early")
+        space = space[count:]
+
+
+def scan_batches(batches: Iterable[NDArray[np.float16]], query: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The same from batches `[n, width]` in memory."""
+    against = torch.from_numpy(query)
+    scores = [torch.mv(torch.from_numpy(batch.copy()).float(), against).numpy() for batch in batches]
+    return np.concatenate(scores) if scores else np.zeros(0, np.float32)

@@ -1,0 +1,118 @@
+"""Merging small parts and taking out rows that nothing refers to any more. The one thing that rewrites an archive.
+
+Only on request, and alone: readers would lose the files under their hands. New parts are complete before old ones go,
+so an end in between leaves media twice, of which the newer part counts.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llava_mini_cli.errors import OutputError
+from llava_mini_cli.formats.archive.layout import (
+    TABLES,
+    VECTORS,
+    ArchiveHeader,
+    files_of,
+    media_schema,
+    part_name,
+    part_numbers,
+)
+from llava_mini_cli.formats.archive.locks import alone, writing
+from llava_mini_cli.formats.archive.part import PartWriter
+from llava_mini_cli.formats.archive.reader import newest_media
+
+SMALL_ROWS = 8_192  # frames; parts with fewer are merged
+MERGED_ROWS = 65_536  # frames at which a merged part is closed
+BATCH_ROWS = 256  # frames held at once
+
+
+@dataclass(frozen=True)
+class _Source:
+    """A part that goes."""
+
+    number: int
+    live: pa.Table  # the rows of `media` that stay
+
+
+def compact(folder: Path) -> tuple[int, int]:
+    """Rewrites small parts and those with dropped or replaced media; returns how many these were and became.
+
+    Raises:
+        OutputLocked: somebody reads the archive or writes to it. OutputError: the disk refuses.
+    """
+    header = ArchiveHeader.read(folder)
+    with writing(folder), alone(folder):
+        sources = list(_sources(folder))
+        if len(sources) == 1 and not _has_dead_rows(folder, sources[0]):
+            return 0, 0
+        count = len(sources)
+        first = number = max((n for table in (*TABLES, VECTORS) for n in part_numbers(folder, table)), default=0) + 1
+        while sources:
+            batch = [sources.pop(0)]
+            while sources and sum(_frames(source) for source in batch) < MERGED_ROWS:
+                batch.append(sources.pop(0))
+            _merge(folder, header, number, batch)
+            number += 1
+        return count, number - first
+
+
+def _sources(folder: Path) -> Iterator[_Source]:
+    """The parts that are worth rewriting; parts that cannot be read go, too, and what they held is indexed again."""
+    newest, damage = newest_media(folder)
+    damaged = {item.part for item in damage}
+    stays = newest.filter(pa.array([status != "dropped" for status in newest["status"].to_pylist()], pa.bool_()))
+    owners = stays["part"].to_numpy()
+    for number in part_numbers(folder, "media"):
+        live = stays.filter(pa.array(owners == number))
+        source = _Source(number, live if number not in damaged else live.slice(0, 0))
+        if number in damaged or _frames(source) < SMALL_ROWS or _has_dead_rows(folder, source):
+            yield source
+
+
+def _frames(source: _Source) -> int:
+    return int(np.sum([frames or 0 for frames in source.live["frames"].to_pylist()]))
+
+
+def _has_dead_rows(folder: Path, source: _Source) -> bool:
+    path = folder / part_name(source.number, "media")
+    try:
+        return pq.read_metadata(path).num_rows != len(source.live)
+    except (OSError, pa.ArrowException):
+        return True
+
+
+def _merge(folder: Path, header: ArchiveHeader, number: int, sources: list[_Source]) -> None:
+    part = PartWriter(folder, number, header)
+    try:
+        for source in sources:
+            if not len(source.live):
+                continue
+            for table in ("frames", "features", "captions"):
+                for rows in _live_rows(folder, source, table):
+                    part.append(table, rows)
+            media = source.live.drop_columns(["part"]).cast(media_schema())
+            part.append("media", media)
+        part.commit()
+    except (OSError, pa.ArrowException) as error:
+        part.discard()
+        raise OutputError(f"cannot compact the archive '{folder}': {error}") from error
+    for source in sources:
+        for path in files_of(folder, source.number):
+            path.unlink()
+
+
+def _live_rows(folder: Path, source: _Source, table: str) -> Iterator[pa.Table]:
+    path = folder / part_name(source.number, table)
+    if not path.exists():
+        return
+    live = source.live["medium"].to_numpy()
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            rows = pa.Table.from_batches([batch.filter(pa.array(np.isin(batch["medium"].to_numpy(), live)))])
+            if len(rows):
+                yield rows

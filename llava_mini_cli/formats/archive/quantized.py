@@ -1,0 +1,19 @@
+"""Patch features in 8 bits: one scale a channel and frame, so that a loud channel does not drown the others."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+def to_int8(
+    features: NDArray[np.float16] | NDArray[np.float32],
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+    """Rounds `[n, parts, patches, width]` to int8 and float32 scales `[n, parts, width]`; their product is it again."""
+    exact = features.astype(np.float32)
+    scales = np.abs(exact).max(axis=2) / 127
+    scales[scales == 0] = 1.0
+    return np.rint(exact / scales[:, :, None]).astype(np.int8), scales.astype(np.float32)
+
+
+def from_int8(quantized: NDArray[np.int8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
+    """What `to_int8` rounded, float32 `[n, parts, patches, width]`."""
+    return quantized.astype(np.float32) * scales[:, :, None]

@@ -1,0 +1,295 @@
+"""An archive as it was when it was opened: its live media and their frames. Reading goes on while a run writes.
+
+A part that cannot be read is noted in `damage` and left out. Knows nothing of scores or questions.
+"""
+
+import base64
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from llava_mini_cli.errors import ArchiveError
+from llava_mini_cli.formats.archive.layout import (
+    CLIP_SUM,
+    VECTORS,
+    ArchiveHeader,
+    media_schema,
+    part_name,
+    part_numbers,
+)
+from llava_mini_cli.formats.archive.locks import reading
+from llava_mini_cli.formats.archive.quantized import from_int8
+
+FEATURE_FRAMES = 32  # read at once
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A part of an archive that cannot be read."""
+
+    part: int
+    file: str  # relative to the archive
+    message: str
+
+
+@dataclass(frozen=True)
+class Medium:
+    """One live medium of an archive."""
+
+    number: int
+    part: int
+    path: str
+    file_name: str
+    size: int | None
+    mtime_ns: int | None
+    media: str  # image or video
+    duration_s: float | None
+    width: int
+    height: int
+    frames: int
+    frames_sampled: int
+    fps_sampled: float | None
+    warning: str | None
+
+
+@dataclass(frozen=True)
+class FrameColumns:
+    """The frames of one part, without their vectors; in no order but that a medium's own frames ascend."""
+
+    medium: NDArray[np.int64]
+    time: NDArray[np.float64]
+    last_time: NDArray[np.float64]
+
+
+@dataclass
+class Archive:
+    """An archive that was opened for reading."""
+
+    folder: Path
+    header: ArchiveHeader
+    media: pa.Table  # live and readable, in the order in which they were indexed; the columns of `media` and `part`
+    damage: list[Damage] = field(default_factory=list[Damage])
+    recall: float | None = None  # of the approximate index, where that was used
+
+    @property
+    def parts(self) -> list[int]:
+        """The parts that hold live media."""
+        return np.unique(self.media["part"].to_numpy()).tolist()
+
+    def medium(self, row: int) -> Medium:
+        """A row of `media`."""
+        found = self.media.slice(row, 1).to_pylist()[0]
+        return _medium(found)
+
+    def each_medium(self) -> Iterator[Medium]:
+        """All rows of `media`, lazily."""
+        for batch in self.media.to_batches(max_chunksize=1024):
+            yield from (_medium(row) for row in batch.to_pylist())
+
+    def names(self) -> Iterator[tuple[str, str]]:
+        """Path and file name of each row of `media`."""
+        columns: list[Any] = [self.media[name].to_pylist() for name in ("path", "file_name")]
+        return zip(*columns, strict=True)
+
+    def restrict(self, rows: NDArray[np.bool_]) -> "Archive":
+        """The archive with these of its media alone."""
+        return Archive(self.folder, self.header, self.media.filter(pa.array(rows)), self.damage)
+
+    def frames(self, part: int) -> FrameColumns:
+        """Raises `ArchiveError` for a damaged file."""
+        table = self._read(part, "frames", ["medium", "time", "last_time"])
+        return FrameColumns(*(table[name].to_numpy() for name in ("medium", "time", "last_time")))
+
+    def mean_vector(self) -> NDArray[np.float32]:
+        """The mean of all embeddings, dropped ones included, `[clip]`; zeros where there are none."""
+        total = np.zeros(self.header.shapes.clip or 0, np.float32)
+        rows = 0
+        for part in self.parts:
+            try:
+                found = pq.read_metadata(self.folder / part_name(part, "frames"))
+            except (OSError, pa.ArrowException) as error:
+                raise self._damaged(part, "frames", error) from error
+            text = (found.metadata or {}).get(CLIP_SUM.encode())
+            if text is not None:
+                total += np.frombuffer(base64.b64decode(text), "<f4")
+                rows += found.num_rows
+        return total / np.float32(max(rows, 1))
+
+    def captions(self, medium: Medium) -> list[dict[str, Any]]:
+        """The captions of a medium, in order; none where none were asked for. Raises `ArchiveError`."""
+        if not (self.folder / part_name(medium.part, "captions")).exists():
+            return []
+        table = self._read(medium.part, "captions", ["medium", "start", "end", "text"])
+        return table.filter(_equal(table["medium"], medium.number)).to_pylist()
+
+    def vector_file(self, part: int, rows: int) -> Path | None:
+        """The part's embeddings as plain float16 `[rows, clip]`; None where the file is missing or cut."""
+        path = self.folder / part_name(part, VECTORS)
+        try:
+            whole = path.stat().st_size == rows * 2 * (self.header.shapes.clip or 0)
+        except OSError:
+            return None
+        return path if whole else None
+
+    def vector_rows(self, part: int, rows: NDArray[np.int64], count: int) -> NDArray[np.float16]:
+        """Some of a part's embeddings `[n, clip]`; `count`: how many it has. Raises `ArchiveError`."""
+        file = self.vector_file(part, count)
+        if file is None:
+            return np.concatenate(list(self.vectors(part)))[rows]
+        return np.memmap(file, "<f2", "r", shape=(count, self.header.shapes.clip or 0))[rows]
+
+    def vectors(self, part: int) -> Iterator[NDArray[np.float16]]:
+        """The same embeddings from Parquet, a batch `[n, clip]` at a time. Raises `ArchiveError`."""
+        width = self.header.shapes.clip
+        assert width is not None
+        try:
+            with pq.ParquetFile(self.folder / part_name(part, "frames"), page_checksum_verification=True) as file:
+                for batch in file.iter_batches(batch_size=4096, columns=["clip"]):
+                    column: Any = batch.column(0)
+                    yield column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(part, "frames", error) from error
+
+    def features(self, medium: Medium) -> Iterator[tuple[NDArray[np.generic], NDArray[np.float64]]]:
+        """Patch features `[n, parts, patches, width]` (float16 or float32) and times `[n]` of a medium, in order.
+
+        Raises:
+            ArchiveError: they are damaged, or not all there.
+        """
+        found = 0
+        try:
+            with pq.ParquetFile(
+                self.folder / part_name(medium.part, "features"), page_checksum_verification=True, memory_map=True
+            ) as file:
+                for group in range(file.metadata.num_row_groups):
+                    for features, times in self._group_features(file, group, medium.number):
+                        found += len(times)
+                        yield features, times
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(medium.part, "features", error) from error
+        if found != medium.frames:
+            name = part_name(medium.part, "features")
+            raise ArchiveError(f"{name}: {found} of {medium.frames} frames of {medium.path} are there")
+
+    def _group_features(
+        self, file: pq.ParquetFile, group: int, medium: int
+    ) -> Iterator[tuple[NDArray[np.generic], NDArray[np.float64]]]:
+        """Those of one row group; a group that holds nothing of the medium is not read."""
+        owners = file.read_row_group(group, columns=["medium"])["medium"].to_numpy()
+        if not (owners == medium).any():
+            return
+        for batch in file.iter_batches(batch_size=FEATURE_FRAMES, row_groups=[group]):
+            mine = _equal(batch["medium"], medium)
+            batch = batch.filter(mine)
+            if batch.num_rows:
+                yield self._unpacked(batch), batch["time"].to_numpy()
+
+    def _unpacked(self, batch: pa.RecordBatch) -> NDArray[np.generic]:
+        parts, patches, width = self.header.shapes.features
+        kind: Any = {"float32": "<f4", "float16": "<f2", "int8": "i1"}[self.header.features or ""]
+        features = _numbers(batch["features"], kind).reshape(batch.num_rows, parts, patches, width)
+        if self.header.features != "int8":
+            return features
+        return from_int8(features, _numbers(batch["scales"], "<f4").reshape(batch.num_rows, parts, width))
+
+    def _read(self, part: int, table: str, columns: list[str]) -> pa.Table:
+        try:
+            return pq.read_table(
+                self.folder / part_name(part, table),
+                columns=columns,
+                page_checksum_verification=True,
+                partitioning=None,
+            )
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(part, table, error) from error
+
+    def _damaged(self, part: int, table: str, error: Exception) -> ArchiveError:
+        return ArchiveError(f"{part_name(part, table)}: {_line(error)}")
+
+
+@contextmanager
+def open_archive(folder: Path) -> Generator[Archive]:
+    """An archive for reading; `--compact` waits until the block ends, other writers do not.
+
+    Raises:
+        UsageError: there is none. ArchiveError: its header is damaged. OutputLocked: it is being compacted.
+    """
+    header = ArchiveHeader.read(folder)
+    with reading(folder):
+        newest, damage = newest_media(folder)
+        yield Archive(folder, header, newest.filter(_equal(newest["status"], "ok")), damage)
+
+
+def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
+    """The newest row of each path, whatever its status, with its `part`; and what could not be read."""
+    tables: list[pa.Table] = []
+    damage: list[Damage] = []
+    for part in part_numbers(folder, "media"):
+        name = part_name(part, "media")
+        try:
+            table = pq.read_table(folder / name, page_checksum_verification=True, partitioning=None)
+            _check_frames(folder, part, table)
+        except (OSError, pa.ArrowException) as error:
+            damage.append(Damage(part, name, _line(error)))
+            continue
+        except ArchiveError as error:
+            damage.append(Damage(part, part_name(part, "frames"), str(error)))
+            continue
+        tables.append(table.append_column("part", pa.array(np.full(len(table), part, np.int64))))
+    if not tables:
+        tables.append(media_schema().append(pa.field("part", pa.int64())).empty_table())
+    newest = _newest(pa.concat_tables(tables))
+    # As nanoseconds: Python's own datetime has none, and pandas is not always there.
+    place = newest.schema.get_field_index("mtime")
+    return newest.set_column(place, "mtime", newest["mtime"].cast(pa.int64())), damage
+
+
+def _check_frames(folder: Path, part: int, media: pa.Table) -> None:
+    """Raises `ArchiveError` where the frames of a part's media are not there; reads the footer alone."""
+    wanted = pc.sum(pc.filter(media["frames"], _equal(media["status"], "ok"))).as_py() or 0
+    if not wanted:
+        return
+    try:
+        there = pq.read_metadata(folder / part_name(part, "frames")).num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise ArchiveError(_line(error)) from error
+    if there < wanted:
+        raise ArchiveError(f"{there} of {wanted} frames are there")
+
+
+def _newest(media: pa.Table) -> pa.Table:
+    """The row with the highest number for each path; of rows with the same number, that of the highest part."""
+    if not len(media):
+        return media
+    codes = media["path"].combine_chunks().dictionary_encode().indices.to_numpy()
+    order = np.lexsort((media["part"].to_numpy(), media["medium"].to_numpy(), codes))
+    last = np.append(codes[order][1:] != codes[order][:-1], True)
+    return media.take(np.sort(order[last]))
+
+
+def _medium(row: dict[str, Any]) -> Medium:
+    names = {"number": "medium", "mtime_ns": "mtime"}
+    return Medium(**{name: row[names.get(name, name)] for name in Medium.__dataclass_fields__})
+
+
+def _numbers(column: Any, kind: Any) -> NDArray[Any]:
+    """The plain numbers in a column of fixed-size blobs."""
+    data = column.buffers()[1]
+    width = column.type.byte_width
+    return np.frombuffer(data, kind, len(column) * width // np.dtype(kind).itemsize, column.offset * width)
+
+
+def _equal(column: Any, value: Any) -> Any:
+    return pc.equal(column, pa.scalar(value, column.type))  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

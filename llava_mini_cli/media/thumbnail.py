@@ -1,0 +1,26 @@
+"""One frame of a medium as a small JPEG."""
+
+import io
+
+import numpy as np
+from PIL import Image
+
+from llava_mini_cli.config import SamplingOptions
+from llava_mini_cli.media.open import open_clip
+
+EDGE = 320  # pixels of the longer edge
+INSTANT = 1e-3  # seconds; no video shows two frames in so short a time
+
+
+def thumbnail(path: str, time: float | None) -> bytes:
+    """The frame of a video at a time in seconds, or an image (`time` is None), as JPEG. Raises `MediaError`."""
+    span = (None, None) if time is None else (max(0.0, time - INSTANT), time + INSTANT)
+    with open_clip(path, SamplingOptions(start=span[0], end=span[1], max_frames=1), frame_size=EDGE) as clip:
+        pixels = next(iter(clip)).pixels[0]
+        width, height = clip.info.width, clip.info.height
+    scale = EDGE / max(width, height)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    picture = Image.fromarray(np.ascontiguousarray(pixels)).resize(size, Image.Resampling.BICUBIC)
+    buffer = io.BytesIO()
+    picture.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()

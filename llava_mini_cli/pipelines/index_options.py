@@ -1,0 +1,46 @@
+"""What an index is made of, as one value."""
+
+from dataclasses import dataclass, field
+from math import inf
+
+from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
+from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.archive.layout import FeatureKind, Setting
+
+
+@dataclass(frozen=True)
+class IndexOptions:
+    """How an archive is filled; the same for all of its media."""
+
+    model: ModelOptions
+    sampling: SamplingOptions
+    features: FeatureKind | None = None  # store patch features, for exact later answers
+    dedupe: float | None = None  # skip frames whose CLIP distance to the last one kept is at most this
+    caption_every: float | None = None  # seconds of a window that is captioned
+    caption_prompt: str = "Please describe what is shown in detail."
+    generation: GenerationOptions = field(default_factory=GenerationOptions)  # of the captions
+    retry_errors: bool = False  # look again at media that failed before
+    prune: bool = False  # drop media whose files are gone
+    limits: RunLimits = field(default_factory=RunLimits)
+
+    def __post_init__(self) -> None:
+        if self.dedupe is not None and not 0 <= self.dedupe < 2:
+            raise UsageError(f"--dedupe is a distance, 0 to 2, not {self.dedupe:g}")
+        if self.caption_every is not None and not 0 < self.caption_every < inf:
+            raise UsageError(f"--caption-every must be above 0 seconds, not {self.caption_every:g}")
+
+    def settings(self, dtype: str) -> dict[str, Setting]:
+        """What shapes the rows, by the names of the flags; `dtype` is what the engine computes in."""
+        sampling, captions = self.sampling, self.caption_every is not None
+        return {
+            "fps": sampling.fps,
+            "max_frames": sampling.max_frames,
+            "start": sampling.start,
+            "end": sampling.end,
+            "dtype": dtype,
+            "quantize": self.model.quantize,
+            "dedupe": self.dedupe,
+            "caption_every": self.caption_every,
+            "caption_prompt": self.caption_prompt if captions else None,
+            "max_new_tokens": self.generation.max_new_tokens if captions else None,
+        }

@@ -1,0 +1,172 @@
+"""What becomes of one medium's frames on their way into the archive: a `FrameSink` of the engine.
+
+Near-identical frames are left out here, when that was asked for. Knows nothing of other media.
+"""
+
+import json
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llava_mini_cli.engine.request import Answer, EncodedFrames
+from llava_mini_cli.formats.archive.part import FrameRows
+from llava_mini_cli.formats.archive.writer import ArchiveWriter
+from llava_mini_cli.formats.fingerprint import file_identity
+from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.formats.row import printable
+from llava_mini_cli.media.clip import Clip
+from llava_mini_cli.pipelines.index_options import IndexOptions
+from llava_mini_cli.pipelines.rows import one_line
+
+
+class MediumSink:
+    """Collects one medium. `ended` or `fault` is set when its last frame was encoded, or it failed."""
+
+    def __init__(
+        self,
+        archive: ArchiveWriter,
+        job: Job,
+        clip: Clip,
+        options: IndexOptions,
+    ) -> None:
+        self.number = archive.begin()
+        self.ended = False
+        self.fault: Fault | None = None
+        self.warnings: list[str] = []
+        self._archive = archive
+        self._job = job
+        self._clip = clip
+        self._options = options
+        self._captions: list[dict[str, Any]] = []
+        self._sampled = 0  # frames so far
+        self._kept = 0
+        self._last: FrameRows | None = None  # with --dedupe, the frame that is kept and not yet written
+
+    @property
+    def features(self) -> Literal["float16", "float32"] | None:
+        """int8 is rounded from float32, once."""
+        kind = self._options.features
+        return "float32" if kind == "int8" else kind
+
+    def add(self, frames: EncodedFrames) -> None:
+        """Some more frames of the medium."""
+        rows = self._rows(frames)
+        self._sampled += len(rows.time)
+        if self._options.dedupe is None:
+            self._write(rows)
+            return
+        for index in range(len(rows.time)):
+            self._compare(_one(rows, index), self._options.dedupe)
+
+    def end(self) -> None:
+        """There are no more frames."""
+        if self._last is not None:
+            self._write(self._last)
+            self._last = None
+        self.ended = True
+
+    def fail(self, stage: str, error_type: str, message: str) -> None:
+        """The medium cannot be read to its end."""
+        self.fault = Fault(stage, error_type, message)
+
+    def caption(self, answer: Answer) -> None:
+        """The caption of one window."""
+        every = self._options.caption_every
+        duration = self._clip.info.duration_s
+        assert every is not None
+        start = answer.window_index * every
+        self._captions.append(
+            {
+                "start": None if duration is None else start,
+                "end": None if duration is None else min(start + every, duration),
+                "prompt": self._options.caption_prompt,
+                "text": answer.text,
+                "finish_reason": answer.finish_reason,
+                "frame_count": answer.frame_count,
+            }
+        )
+
+    def warn(self, text: str) -> None:
+        """Something odd about a medium that is indexed all the same."""
+        self.warnings.append(one_line(text))
+
+    def finish(self) -> None:
+        """Writes the medium's own row."""
+        self.warnings = [*map(one_line, self._clip.warnings), *self.warnings]
+        captions = sorted(self._captions, key=lambda caption: caption["start"] or 0.0)
+        self._archive.finish(self.number, self._medium_row(), [] if self.fault else captions)
+
+    def _medium_row(self) -> dict[str, Any]:
+        path, size, mtime = self._job.item or file_identity(self._job.path)
+        info, header, fault = self._clip.info, self._archive.header, self.fault
+        assert header is not None
+        return {
+            "path": printable(path),
+            "file_name": printable(self._job.file_name),
+            "size": size,
+            "mtime": mtime,
+            "media": info.kind,
+            "duration_s": info.duration_s,
+            "width": info.width,
+            "height": info.height,
+            "frames": 0 if fault else self._kept,
+            "frames_sampled": 0 if fault else self._sampled,
+            "fps_sampled": info.fps_sampled,
+            "model": header.model,
+            "model_revision": header.model_revision,
+            "settings": json.dumps(dict(header.settings)),
+            "status": "error" if fault else "ok",
+            "error": one_line(fault.message) if fault else None,
+            "error_type": fault.kind if fault else None,
+            "error_stage": fault.stage if fault else None,
+            "warning": "; ".join(self.warnings) or None,
+        }
+
+    def _rows(self, frames: EncodedFrames) -> FrameRows:
+        count = len(frames.times)
+        return FrameRows(
+            frame=np.arange(self._sampled, self._sampled + count, dtype=np.int32),
+            time=frames.times,
+            last_time=frames.times,
+            stands_for=np.ones(count, np.int32),
+            tokens=frames.tokens,
+            clip=None if frames.embeddings is None else frames.embeddings.astype(np.float16),
+            features=frames.features,
+        )
+
+    def _compare(self, row: FrameRows, threshold: float) -> None:
+        """Lets the frame that was kept last stand for this one too, or takes this one."""
+        last = self._last
+        if last is not None and _distance(last.clip, row.clip) <= threshold:
+            stands_for = last.stands_for + 1
+            self._last = FrameRows(last.frame, last.time, row.time, stands_for, last.tokens, last.clip, last.features)
+            return
+        if last is not None:
+            self._write(last)
+        self._last = row
+
+    def _write(self, rows: FrameRows) -> None:
+        self._kept += len(rows.time)
+        self._archive.add_frames(self.number, rows)
+
+
+def _one(rows: FrameRows, index: int) -> FrameRows:
+    """One of several frames, in memory of its own."""
+    part = slice(index, index + 1)
+    return FrameRows(
+        rows.frame[part],
+        rows.time[part],
+        rows.last_time[part],
+        rows.stands_for[part],
+        rows.tokens[part].copy(),
+        None if rows.clip is None else rows.clip[part].copy(),
+        None if rows.features is None else rows.features[part].copy(),
+    )
+
+
+def _distance(one: NDArray[np.float16] | None, other: NDArray[np.float16] | None) -> float:
+    """1 - cosine of two embeddings `[1, shared]` of length 1."""
+    assert one is not None
+    assert other is not None
+    return 1.0 - float(one[0].astype(np.float32) @ other[0].astype(np.float32))

@@ -1,0 +1,23 @@
+"""Pictures of found moments, decoded from their files. Prints nothing."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from llava_mini_cli.errors import MediaError
+from llava_mini_cli.formats.moments import Moment
+from llava_mini_cli.media.thumbnail import thumbnail
+
+
+def pictures(moments: Sequence[Moment]) -> Iterator[bytes | str]:
+    """A JPEG of each moment's best frame, or why there is none."""
+    for moment in moments:
+        try:
+            yield thumbnail(moment.path, moment.time)
+        except MediaError as error:
+            yield str(error)
+
+
+def picture_name(moment: Moment) -> str:
+    """`003-lecture-754.5s.jpg`: the rank first, so that files sort as the moments do."""
+    time = "" if moment.time is None else f"-{moment.time:.1f}s"
+    return f"{moment.rank:03d}-{Path(moment.file_name).stem}{time}.jpg"
