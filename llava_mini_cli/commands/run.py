@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.run import FailOn
-from llava_mini_cli.commands.stderr import hush_libraries
+from llava_mini_cli.commands.stderr import hush_libraries, say
 from llava_mini_cli.errors import LlavaMiniError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
@@ -122,6 +122,8 @@ def reported(tally: "Tally", options: "RunOptions", to: "OutputOptions", flags: 
             say_failures(tally)
             if not flags.talk.quiet and _is_worth_a_line(tally, output):
                 say_counts(tally, (datetime.now(UTC) - began).total_seconds(), output)
+            elif not flags.talk.quiet and error is None and tally.answered + tally.failed + tally.skipped == 0:
+                say("llava-mini: there is nothing to do")
         if target is not None:
             target.write(summary(tally, options, output, began, exit_code=code, error=error))
 
