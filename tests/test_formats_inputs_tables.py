@@ -18,7 +18,7 @@ from input_doubles import WHAT, asked, faults, inputs, jobs_of, touch
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs import InputOptions
 from llava_mini_cli.formats.inputs.tables import MOST_ROWS
-from llava_mini_cli.formats.job import Prompt
+from llava_mini_cli.formats.job import NOTHING_KEPT, Job, Prompt, Question, make_job, make_prompt, make_question
 from llava_mini_cli.formats.row import KeptColumn
 
 Rows = Sequence[dict[str, Any]]
@@ -349,3 +349,10 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path, name: str) -> None:
 def test_what_is_asked_of_files_is_what_was_typed() -> None:
     (job,) = jobs_of("a.mp4")
     assert tuple(question.prompt for question in job.questions) == WHAT
+
+
+def test_jobs_made_in_a_hurry_are_whole() -> None:
+    """They are made without the checks of a named tuple, which would notice a field that was added since."""
+    question = make_question(make_prompt("Q", None), "a", NOTHING_KEPT)
+    assert question == Question(Prompt("Q"), "a")
+    assert make_job("a", "a", (question,), None, None, None) == Job("a", "a", (question,))
