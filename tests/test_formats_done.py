@@ -1,5 +1,7 @@
 """What is done already: claims, occurrences of the same work, and which of two rows stands."""
 
+import tracemalloc
+
 import pytest
 
 from llava_mini_cli.formats.done import Done, parse_key, standing, written_key
@@ -74,3 +76,16 @@ def test_what_is_no_key_is_refused() -> None:
 def test_keys_read_back_as_written() -> None:
     for key in (WORK + OLD, OTHER + NEW + ".12", "0" * 32):
         assert written_key(*parse_key(key)) == key
+
+
+def test_what_is_done_takes_little_memory() -> None:
+    """Numbers, not rows: a million of them fit beside everything else in 500 MB."""
+    count = 50_000
+    tracemalloc.start()
+    there = Done()
+    there.add((written_key(number << 40, number), False) for number in range(count))
+    assert len(there) == count
+    assert all(there.claim(number << 40, number) is None for number in range(count))
+    used = tracemalloc.get_traced_memory()[0] / count
+    tracemalloc.stop()
+    assert used < 200  # bytes a row

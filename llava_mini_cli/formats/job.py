@@ -83,4 +83,4 @@ def make_job(
     item: ItemIdentity | None,
     source: Source | None,
 ) -> Job:
-    return tuple.__new__(Job, (path, file_name, questions, fault, item, None, source))  # pyright: ignore
+    return tuple.__new__(Job, (path, file_name, questions, fault, item, None, source, None))  # pyright: ignore
