@@ -139,12 +139,13 @@ class Archive:
             return None
         return path if whole else None
 
-    def vector_rows(self, part: int, rows: NDArray[np.int64], count: int) -> NDArray[np.float16]:
-        """Some of a part's embeddings `[n, clip]`; `count`: how many it has. Raises `ArchiveError`."""
-        file = self.vector_file(part, count)
-        if file is None:
+    def vector_rows(self, part: int, rows: NDArray[np.int32]) -> NDArray[np.float16]:
+        """Some of a part's embeddings `[n, clip]`. Raises `ArchiveError`."""
+        path, width = self.folder / part_name(part, VECTORS), self.header.shapes.clip or 0
+        try:
+            return np.memmap(path, "<f2", "r").reshape(-1, width)[rows]
+        except (OSError, ValueError, IndexError):  # the file is missing or cut; the table has the same numbers
             return np.concatenate(list(self.vectors(part)))[rows]
-        return np.memmap(file, "<f2", "r", shape=(count, self.header.shapes.clip or 0))[rows]
 
     def vectors(self, part: int) -> Iterator[NDArray[np.float16]]:
         """The same embeddings from Parquet, a batch `[n, clip]` at a time. Raises `ArchiveError`."""
