@@ -203,12 +203,7 @@ class Archive:
 
     def _read(self, part: int, table: str, columns: list[str]) -> pa.Table:
         try:
-            return pq.read_table(
-                self.folder / part_name(part, table),
-                columns=columns,
-                page_checksum_verification=True,
-                partitioning=None,
-            )
+            return _table(self.folder / part_name(part, table), columns)
         except (OSError, pa.ArrowException) as error:
             raise self._damaged(part, table, error) from error
 
@@ -236,7 +231,7 @@ def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
     for part in part_numbers(folder, "media"):
         name = part_name(part, "media")
         try:
-            table = pq.read_table(folder / name, page_checksum_verification=True, partitioning=None)
+            table = _table(folder / name)
             _check_frames(folder, part, table)
         except (OSError, pa.ArrowException) as error:
             damage.append(Damage(part, name, _line(error)))
@@ -251,6 +246,12 @@ def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
     # As nanoseconds: Python's own datetime has none, and pandas is not always there.
     place = newest.schema.get_field_index("mtime")
     return newest.set_column(place, "mtime", newest["mtime"].cast(pa.int64())), damage
+
+
+def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A small file, in this thread: there are many, and starting threads for each costs more than reading it."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return file.read(columns=columns, use_threads=False)
 
 
 def _check_frames(folder: Path, part: int, media: pa.Table) -> None:
