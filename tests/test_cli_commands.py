@@ -10,7 +10,6 @@ from cli_doubles import EchoEngine, open_made_clip
 from test_formats_outputs import FAILED, ROW
 from typer.testing import CliRunner, Result
 
-from llava_mini_cli.commands.caption import CAPTION_PROMPT
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.commands.reporter import Reporter
 from llava_mini_cli.commands.stderr import one_line
@@ -18,6 +17,7 @@ from llava_mini_cli.commands.terminal import BlockWriter, PlainWriter
 from llava_mini_cli.commands.times import parse_time
 from llava_mini_cli.config import GenerationOptions, ModelOptions
 from llava_mini_cli.errors import ModelNotFound
+from llava_mini_cli.formats.prompts import CAPTION_PROMPT, STYLES
 from llava_mini_cli.formats.row import COLUMNS
 from llava_mini_cli.formats.row import Row as FormatRow
 from llava_mini_cli.pipelines.health import Fact
@@ -89,6 +89,37 @@ def test_caption_asks_the_built_in_prompt_unless_told_otherwise() -> None:
     assert (own["prompt_name"], own["prompt"]) == (None, "Describe the sky.")
 
 
+def test_caption_styles_and_the_text_around_answers() -> None:
+    (row,) = rows(llava_mini("caption", "a.mp4", "--style", "tags", "--prefix", "sks, ", "--suffix", " x"))
+    assert (row["prompt_name"], row["prompt"]) == ("tags", STYLES["tags"].text)
+    assert row["text"] == f"sks, {STYLES['tags'].text} [4] x"
+    (other,) = rows(llava_mini("caption", "a.mp4", "--style", "tags"))
+    assert row["fingerprint"] != other["fingerprint"]  # another text is other work
+    both = rows(llava_mini("caption", "a.mp4", "--style", "brief", "-p", "sky=How is the sky?"))
+    assert [row["prompt_name"] for row in both] == ["brief", "sky"]
+
+
+def test_a_table_through_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("path,name,q,id\na.mp4,Ann,Who?,7\nphotos/c.jpg,,Why?,8\n")
+    (tmp_path / "prompts.txt").write_text("who=Is {name} here?\n")
+    flags = ["--prompt-file", "prompts.txt", "--prompt-column", "q", "--id-column", "id", "--keep-columns", "name, id"]
+    result = llava_mini("ask", "t.csv", *flags)
+    assert result.exit_code == 3
+    got = [json.loads(line) for line in result.stdout.splitlines()]
+    assert sorted((row["input_id"], row["prompt_name"], row["text"], row["error"]) for row in got) == [
+        ("7", "q", "Who? [4]", None),
+        ("7", "who", "Is Ann here? [4]", None),
+        ("8", "q", "Why? [1]", None),
+        ("8", "who", None, "t.csv, line 3: nothing in column 'name'"),
+    ]
+    assert [list(row)[-2:] for row in got] == [["name", "input_id"]] * 4
+    assert (
+        llava_mini("caption", "t.csv", "--prompt-column", "q", "-o", "out.parquet", "--keep-columns", "all").exit_code
+        == 0
+    )
+    assert pq.read_table("out.parquet").column("name").to_pylist() == ["Ann", ""]
+
+
 def test_options_reach_the_engine(engines: list[EchoEngine], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LLAVA_MINI_MODEL", "from-environment")
     arguments = ["--device", "cpu", "--dtype", "bfloat16", "--prompt-layout", "reference", "--batch-size", "3"]
@@ -110,13 +141,18 @@ def test_defaults_are_those_of_the_dataclasses(engines: list[EchoEngine]) -> Non
         (["ask", "a.mp4"], "'a.mp4' is a file, not a question"),
         (["ask", "a.mp4", "photos"], "'photos' is a folder, not a question"),
         (["ask", "a.mp4", ""], "the prompt is empty"),
+        (["caption", "--files-from", "gone"], "--files-from cannot read 'gone': no such file"),
+        (["caption", "a.mp4", "-0"], "-0 needs --files-from"),
+        (["caption", "a.mp4", "--column", "x"], "--column needs a table or a shard among the inputs"),
+        (["caption", "a.mp4", "--cache-size", "much"], "'much' is not a size such as 500MB or 10GB"),
+        (["caption", "a.mp4", "--fetch-timeout", "0"], "--fetch-timeout must be above 0 seconds"),
         (["ask", "empty", "What?"], "no images or videos in the folder 'empty'"),
         (["ask", "a.mp4", "-p", "x=A", "-p", "x=B"], "two prompts have the name 'x'"),
         (["ask", "a.mp4", "What?", "-o", "x.xls"], "the suffix must be one of .jsonl, .ndjson, .parquet, .csv"),
         (["ask", "a.mp4", "What?", "-f", "parquet"], "--format parquet needs a file"),
         (
             ["ask", "a.mp4", "What?", "-f", "xls"],
-            "Invalid value for '-f' / '--format': 'xls' is not one of 'jsonl', 'parquet', 'csv'.",
+            "Invalid value for '-f' / '--format': 'xls' is not one of 'jsonl', 'parquet', 'csv', 'txt', 'hf'.",
         ),
         (["ask", "a.mp4", "What?", "-o", "photos", "-f", "csv"], "is a folder; name a file, such as photos/out.csv"),
         (["ask", "a.mp4", "What?", "-o", "x.csv", "--shard", "3/2"], "--shard 3/2: I/N counts from 1/2 to N/N"),

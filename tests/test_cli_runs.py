@@ -72,6 +72,13 @@ def test_failed_media_are_listed_at_the_end_twenty_at_most() -> None:
     assert result.stderr.splitlines() == [*listed, "llava-mini: error: and 13 more failed"]
 
 
+def test_a_run_without_anything_to_do_says_so() -> None:
+    Path("list.txt").touch()
+    result = llava_mini("caption", "--files-from", "list.txt")
+    assert (result.exit_code, result.stdout, result.stderr) == (0, "", "llava-mini: there is nothing to do\n")
+    assert llava_mini("caption", "--files-from", "list.txt", "-q").stderr == ""
+
+
 def test_failures_are_said_as_they_come_with_v() -> None:
     lines = llava_mini("ask", "c.mp4", "a.mp4", "-p", "What?", "-p", "Why?", "-v").stderr.splitlines()
     assert lines.count("c.mp4: failed: holds no video") == 1

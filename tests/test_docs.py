@@ -1,13 +1,17 @@
 """The README and the docs: shell blocks run, paths exist, exit codes and columns are the real ones."""
 
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import imageio_ffmpeg
+import pyarrow.parquet as pq
 import pytest
+from broken_media import make_picture, make_video
 from PIL import Image
 
 from llava_mini_cli.formats.row import COLUMNS
@@ -45,18 +49,49 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
     assert {"answers.parquet", "first.jsonl"} <= {entry.name for entry in tmp_path.iterdir()}
 
 
-def test_the_commands_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("page", "made"),
+    [("commands.md", "rows.parquet"), ("inputs.md", "captions.parquet"), ("outputs.md", "photos/metadata.jsonl")],
+)
+def test_the_commands_of_the_docs_run(page: str, made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With doubles of the engine and of clips."""
     binary = tmp_path / "bin" / "llava-mini"
     (tmp_path / "photos").mkdir()
     binary.parent.mkdir()
     binary.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(DOUBLES))} "$@"\n')
     binary.chmod(0o755)
+    python = binary.with_name("python")  # with the packages that the tests have
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
+    python.chmod(0o755)
     for name in ("a.mp4", "b.mp4", "photos/c.jpg"):
         (tmp_path / name).write_text("3")
-    for block in shell_blocks(ROOT / "docs" / "commands.md"):
+    for block in shell_blocks(ROOT / "docs" / page):
         run_block(block, tmp_path, monkeypatch, PATH=f"{binary.parent}:/usr/bin:/bin")
-    assert (tmp_path / "rows.parquet").exists()
+    assert (tmp_path / made).exists()
+
+
+@pytest.mark.skipif(shutil.which("jq") is None, reason="the recipes use jq")
+def test_the_recipes_of_batch_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over real media, with a double of the engine alone."""
+    for folder in ("photos", "cam", "bin"):
+        (tmp_path / folder).mkdir()
+    for number in (1, 2):
+        make_picture(tmp_path / "photos" / f"{number}.jpg", number)
+        make_video(tmp_path / "cam" / f"{number}.mp4")
+    binary = tmp_path / "bin" / "llava-mini"
+    binary.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(DOUBLES))} "$@"\n')
+    binary.chmod(0o755)
+    environment = {"PATH": f"{binary.parent}:/usr/local/bin:/usr/bin:/bin", "CLIPS": "real"}
+    environment["HF_HOME"] = str(tmp_path / "hf")
+    for block in shell_blocks(ROOT / "docs" / "batch.md"):
+        block = block.replace("python - <<", f"{shlex.quote(sys.executable)} - <<")
+        run_block(block, tmp_path, monkeypatch, **environment)
+    for task in ("1", "2"):
+        array = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "2"}
+        run_block("bash captions.sbatch", tmp_path, monkeypatch, **array)
+    made = [row["file_name"] for row in pq.read_table(tmp_path / "sharded").to_pylist()]
+    assert sorted(made) == ["1.jpg", "1.mp4", "2.jpg", "2.mp4"]
+    assert json.loads((tmp_path / "summary.json").read_text())["rows_answered"] == 2
 
 
 def test_the_tree_of_the_readme_is_there() -> None:
@@ -65,7 +100,7 @@ def test_the_tree_of_the_readme_is_there() -> None:
     for part in ("commands", "pipelines", "formats"):
         section = re.search(rf"^  {part}/.*?\n((?:    .*\n)+)", tree, re.MULTILINE)
         assert section is not None
-        listed = {line.split()[0].rstrip("/") for line in section[1].splitlines()}
+        listed = {line.split()[0].rstrip("/") for line in section[1].splitlines() if line[4] != " "}
         assert listed <= {path.name for path in (ROOT / "llava_mini_cli" / part).iterdir()}
         assert (ROOT / part).resolve() == (ROOT / "llava_mini_cli" / part).resolve()
 

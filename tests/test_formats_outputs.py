@@ -20,9 +20,11 @@ from llava_mini_cli.errors import OutputError, OutputLocked, UsageError
 from llava_mini_cli.formats import parquet_parts
 from llava_mini_cli.formats.companion import RunInfo
 from llava_mini_cli.formats.csv import CsvRecords
+from llava_mini_cli.formats.done import parse_key, written_key
 from llava_mini_cli.formats.fingerprint import RowKeys, file_identity
-from llava_mini_cli.formats.job import Job, Prompt, Question
+from llava_mini_cli.formats.job import ItemIdentity, Job, Prompt, Question
 from llava_mini_cli.formats.jsonl import JsonLines
+from llava_mini_cli.formats.lock import FileLock
 from llava_mini_cli.formats.outputs import Format, Output, OutputOptions, open_output
 from llava_mini_cli.formats.row import COLUMNS, KeptColumn, Row, printable
 from llava_mini_cli.formats.shard import Shard
@@ -107,7 +109,7 @@ def test_jsonl_has_every_column_in_every_line() -> None:
         assert stream.getvalue().endswith(b"}\n")  # visible at once
         writer.write(FAILED)
     lines = stream.getvalue().decode().rstrip("\n").split("\n")
-    names = [field.name for field in fields(Row) if field.name != "kept"]
+    names = [field.name for field in fields(Row) if field.name not in ("kept", "source")]
     assert [list(json.loads(line)) for line in lines] == [names, names]
     first = json.loads(lines[0])
     assert first["created_at"] == "2026-01-02T03:04:05.678Z"
@@ -135,12 +137,27 @@ def test_parquet_reads_back_as_written(tmp_path: Path, name: str) -> None:
     table = pq.read_table(tmp_path / name)
     assert table.column_names == NAMES
     assert table.to_pylist() == [
-        ROW.as_dict() | {"choice_probs": [("yes", 0.75), ("no", 0.25)]},
+        ROW.as_dict()
+        | {"choice_probs": [{"choice": "yes", "probability": 0.75}, {"choice": "no", "probability": 0.25}]},
         FAILED.as_dict() | {"fingerprint": key(7)},
     ]
     record = json.loads((table.schema.metadata or {})[b"llava-mini"])
     assert (record["model"], record["settings"]) == ("tiny", dict(RUN.settings))
     assert record["version"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_duckdb_pandas_and_datasets_read_parquet(tmp_path: Path) -> None:
+    import duckdb
+    import pandas
+    from datasets import load_dataset
+
+    write(tmp_path / "out.parquet", row(1), row(2, None))
+    where = f"FROM '{tmp_path}/out.parquet' WHERE status = 'ok'"
+    assert duckdb.sql(f"SELECT text, choice_probs[1].probability {where}").fetchall() == [("yes", 0.75)]
+    assert list(pandas.read_parquet(tmp_path / "out.parquet")["status"]) == ["ok", "error"]
+    files, cache = str(tmp_path / "out.parquet"), str(tmp_path / "cache")
+    assert load_dataset("parquet", data_files=files, cache_dir=cache)["train"]["text"][:] == ["yes", None]
 
 
 @each_format
@@ -183,7 +200,7 @@ def test_a_finished_output_grows(output: str) -> None:
     write(output, row(1), row(2))
     with opened(output) as again:
         assert len(again.done) == 2
-        assert [again.done.claim(key(number)) for number in (1, 2, 3)] == [None, None, key(3)]
+        assert [again.done.claim(*parse_key(key(number))) for number in (1, 2, 3)] == [None, None, key(3)]
         again.write(row(3))
     assert texts(output) == [("1", "yes"), ("2", "yes"), ("3", "yes")]
 
@@ -201,7 +218,7 @@ def test_nothing_to_do_changes_nothing(output: str) -> None:
 def test_an_error_tried_again_and_a_changed_file_leave_one_row(output: str) -> None:
     write(output, row(1, None), row(2, "old"), row(3, "kept"), row(4, None))
     with opened(output, retry_errors=True) as again:
-        assert [again.done.claim(name) for name in (key(1), key(2, 9), key(3))] == [key(1), key(2, 9), None]
+        assert [again.done.claim(*parse_key(name)) for name in (key(1), key(2, 9), key(3))] == [key(1), key(2, 9), None]
         again.write(row(1, "now"))
         again.write(row(2, "new", state=9))
     assert texts(output) == [("1", "now"), ("2", "new"), ("3", "kept"), ("4", None)]
@@ -293,6 +310,23 @@ def test_a_second_run_is_told_who_holds_the_output(output: str) -> None:
         first.write(row(1))
     write(output, row(2))
     assert texts(output) == [("1", "yes"), ("2", "yes")]
+
+
+def test_a_companion_is_never_half_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed before the end of the longer text that was there before is cut off."""
+    path = tmp_path / "out.jsonl"
+    write(path, row(1), run=replace(RUN, revision="a name that is longer than the next one"))
+
+    def killed(descriptor: int, size: int) -> None:
+        raise KeyboardInterrupt
+
+    lock = FileLock(tmp_path / ".out.jsonl.llava-mini", path)
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "ftruncate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            lock.write({})
+    lock.release()
+    assert json.loads((tmp_path / ".out.jsonl.llava-mini").read_bytes())["pid"] == os.getpid()
 
 
 @pytest.mark.parametrize("tail", ['{"id": "3", "fingerp', "{"])
@@ -436,7 +470,7 @@ def test_a_link_stays_and_a_device_takes_no_lock(tmp_path: Path) -> None:
     (tmp_path / "link.jsonl").symlink_to(tmp_path / "real.jsonl")
     write(tmp_path / "link.jsonl", row(1, None))
     with opened(tmp_path / "link.jsonl", retry_errors=True) as output:
-        assert output.done.claim(key(1)) == key(1)
+        assert output.done.claim(*parse_key(key(1))) == key(1)
         output.write(row(1))
     assert (tmp_path / "link.jsonl").is_symlink()
     assert texts(tmp_path / "real.jsonl") == [("1", "yes")]
@@ -493,25 +527,36 @@ def test_shards_take_every_nth_medium(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_keys_change_with_all_that_shapes_the_answer(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"one")
-    item, keys = file_identity(str(path)), RowKeys("m", None, {"fps": 1.0, "seed": None})
-    asked = Question(Prompt("Q"), str(path))
-    base = keys.key(item, str(path), asked)
+    item, asked = file_identity(str(path)), Question(Prompt("Q"), str(path))
+
+    def key(keys: RowKeys, item: ItemIdentity = item, asked: Question = asked) -> str:
+        return written_key(keys.work(item, str(path), asked), keys.state(item))
+
+    keys = RowKeys("m", None, {"fps": 1.0, "seed": None})
+    base = key(keys)
     assert len(base) == 32
-    assert base == RowKeys("m", None, {"seed": None, "fps": 1.0}).key(file_identity(str(path)), str(path), asked)
+    assert base == key(RowKeys("m", None, {"seed": None, "fps": 1.0}), file_identity(str(path)))
     path.write_bytes(b"two!")
-    changed = keys.key(file_identity(str(path)), str(path), asked)
-    setting = RowKeys("m", None, {"fps": 2.0, "seed": None}).key(item, str(path), asked)
+    changed, setting = key(keys, file_identity(str(path))), key(RowKeys("m", None, {"fps": 2.0, "seed": None}))
     assert base[:20] == changed[:20] == setting[:20]  # the same work, done in another state
     others = [
-        keys.key(file_identity(str(tmp_path / "gone")), str(path), asked),
-        keys.key(item, str(path), asked._replace(prompt=Prompt("Q", "name"))),
-        keys.key(item, str(path), asked._replace(prompt=Prompt("R"))),
-        keys.key(item, str(path), asked._replace(id="17")),
-        RowKeys("n", None, {"fps": 1.0, "seed": None}).key(item, str(path), asked),
-        RowKeys("m", "r", {"fps": 1.0, "seed": None}).key(item, str(path), asked),
+        key(keys, file_identity(str(tmp_path / "gone"))),
+        key(keys, asked=asked._replace(prompt=Prompt("Q", "name"))),
+        key(keys, asked=asked._replace(prompt=Prompt("R"))),
+        key(keys, asked=asked._replace(id="17")),
+        key(RowKeys("n", None, {"fps": 1.0, "seed": None})),
+        key(RowKeys("m", "r", {"fps": 1.0, "seed": None})),
     ]
     assert len({base, changed, setting, *others}) == 9
     assert len({name[:20] for name in (base, *others)}) == 7
+
+
+@pytest.mark.parametrize(
+    "path", ["a.jpg", "./a.jpg", "b/../a.jpg", "/x//a.jpg", "/x/./a.jpg", ".hidden", "b/", "..", "/x/a.jpg"]
+)
+def test_a_file_is_the_same_however_it_is_named(path: str, tmp_path: Path) -> None:
+    assert file_identity(path, "/y")[0] == os.path.normpath(os.path.join("/y", path))  # noqa: PTH118
+    assert file_identity(path)[0] == os.path.abspath(path)  # noqa: PTH100
 
 
 def test_file_names_of_any_bytes_can_be_written() -> None:

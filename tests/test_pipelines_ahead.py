@@ -128,6 +128,27 @@ def test_a_picture_that_hangs_is_given_up_and_the_others_go_on(room_first: bool)
     ahead.close()
 
 
+def test_what_is_slow_is_overtaken_and_keeps_no_thread_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llava_mini_cli.pipelines.ahead.SLOW_S", 0.1)
+    slow = range(0, 60, 6)  # more than there are threads, guarded by others
+    free = threading.Event()
+
+    def scans(job: Job, opening: Opening) -> Clip:
+        opening.guarded()
+        if int(job.path) in slow:
+            free.wait(30)
+        return made(job, opening)
+
+    ahead = OpenAhead(jobs(60), scans, timeout=60)
+    quick = [number for number in range(60) if number not in slow]
+    assert [int(take(ahead).job.path) for _ in quick] == quick
+    assert not ahead.is_exhausted
+    free.set()
+    assert sorted(int(take(ahead).job.path) for _ in slow) == list(slow)
+    assert ahead.is_exhausted
+    ahead.close()
+
+
 def test_what_a_child_process_watches_has_no_deadline_here() -> None:
     def scans(job: Job, opening: Opening) -> Clip:
         opening.guarded()

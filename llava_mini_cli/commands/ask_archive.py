@@ -49,7 +49,7 @@ def ask_archive(prompts: tuple["Prompt", ...], flags: QuestionFlags, archive_fla
             with interrupts.allowed():
                 jobs, total = _jobs(media, prompts, options, archive_flags)
             with (
-                reported(tally, options, output.path, flags),
+                reported(tally, options, output, flags),
                 Reporter(tally, total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter,
             ):
                 single = total == 1 and len(prompts) == 1

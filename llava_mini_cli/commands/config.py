@@ -1,6 +1,5 @@
 """`llava-mini config`: every option's value and where it comes from."""
 
-import json
 import sys
 from collections import Counter
 from typing import Any, cast
@@ -20,6 +19,8 @@ def config(context: typer.Context, config: ConfigFile = None) -> int:
     ./llava-mini.toml and the user's config.toml. Keys of a file are the long flags (max-frames = 16); those in a table,
     such as [ask], are for one command. At a terminal a table, otherwise one JSON line for each option.
     """
+    import json  # here and not above, so that --help is quick
+
     rows = merged(context, config)
     for name in unknown_variables(context):
         say_warning(f"{name} is set, but no option has this name")

@@ -45,6 +45,8 @@ class ConfiguredCommand(TyperCommand):
         options = [param for param in self.params if isinstance(param, TyperOption)]
         with _naming_the_place(context):
             for option in sorted(options, key=lambda option: not option.is_eager):
+                if option.required and _is_unset(option, context, typed):
+                    continue  # it must be typed, and here nothing is
                 option.handle_parse_result(context, typed, [])
         return context
 
@@ -122,6 +124,12 @@ def _naming_the_place(context: Any) -> Generator[None]:
         if place is None:
             raise
         raise UsageError(f"{place}: {error.message.removeprefix('Value error, ')}") from None
+
+
+def _is_unset(option: TyperOption, context: typer.Context, typed: Any) -> bool:
+    """Whether neither what was typed nor a variable, file or default gives an option its value."""
+    value, _ = option.consume_value(context, typed)
+    return option.value_is_missing(value)
 
 
 def _flags_of_all(context: typer.Context) -> dict[str, dict[str, Kind]]:

@@ -20,6 +20,7 @@ def show(found: Forecast) -> None:
 def as_json(found: Forecast) -> dict[str, Any]:
     """The fields, with the longest medium as an object."""
     return asdict(found) | {
+        "video_s": round(found.video_s, 3),
         "unreadable": dict(found.unreadable.most_common()),
         "longest": found.longest and found.longest._asdict(),
     }

@@ -19,7 +19,6 @@ from llava_mini_cli.errors import UsageError
 
 app = typer.Typer(
     cls=Cli,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )

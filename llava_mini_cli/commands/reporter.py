@@ -7,8 +7,8 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from llava_mini_cli.commands.stderr import one_line, say, say_warning
 from llava_mini_cli.commands.summary import counts
+from llava_mini_cli.errors import LlavaMiniError
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.tally import Tally
@@ -30,14 +31,28 @@ class Reporter:
 
     def __init__(self, tally: Tally, total: int | None, *, quiet: bool, verbose: bool) -> None:
         self._tally = tally
-        self._total = total  # media; None: not known
+        self._total = total  # media, done ones included; None: not known
+        self._by_frame = total == 1
         self._quiet = quiet
         self._verbose = verbose
         self._began = time.monotonic()
         self._said_at = self._began
         self._last_said = ""
         self._warnings: Counter[bool] = Counter()  # said or not
-        self._bar = None if quiet or not sys.stderr.isatty() else _bar(total)
+        self._bar = None if quiet or not sys.stderr.isatty() else _bar(total, by_frame=self._by_frame)
+
+    def count(self, jobs: Callable[[], Iterator[object]] | None) -> None:
+        """Counts the media while the run goes on, in a thread of its own, where nobody knows their number yet."""
+        if self._total is None and jobs is not None and not self._quiet:
+            threading.Thread(target=self._count, args=(jobs,), name="count", daemon=True).start()
+
+    def _count(self, jobs: Callable[[], Iterator[object]]) -> None:
+        with suppress(LlavaMiniError, OSError):  # the run says so itself
+            self._total = sum(1 for _ in jobs())
+
+    def _left_of_total(self) -> int | None:
+        """Media that were not done before, where the number of all is known."""
+        return None if self._total is None else max(self._total - self._tally.media_skipped, self._tally.media)
 
     def loading(self, model: str) -> None:
         text = f"loading {model}"
@@ -49,14 +64,14 @@ class Reporter:
     def opened(self, info: ClipInfo) -> None:
         if self._bar is not None:
             self._bar.set_description_str(shortened(info.path), refresh=False)
-            if self._total == 1:
+            if self._by_frame:
                 self._bar.total = info.frame_count
         if self._verbose:
             length = "" if info.duration_s is None else f", {info.duration_s:.1f} s"
             self._say(f"{info.path}: {info.kind}, {info.width}x{info.height}{length}, {info.codec or 'codec unknown'}")
 
     def frames(self, count: int) -> None:
-        if self._bar is not None and self._total == 1:
+        if self._bar is not None and self._by_frame:
             self._bar.update(count)
         self._tick()
 
@@ -67,7 +82,8 @@ class Reporter:
             self._warn(f"{row.id}: {row.warning}")
 
     def item_done(self) -> None:
-        if self._bar is not None and self._total != 1:
+        if self._bar is not None and not self._by_frame:
+            self._bar.total = self._left_of_total()
             rate = self._tally.frames / (time.monotonic() - self._began)
             self._bar.set_postfix_str(f"{rate:.1f} frames/s, {self._tally.media_failed} failed", refresh=False)
             self._bar.update()
@@ -100,13 +116,14 @@ class Reporter:
         self._said_at = now
         seconds = now - self._began
         rates = f"{self._tally.media / seconds:.1f} media/s, {self._tally.frames / seconds:.1f} frames/s"
-        say(f"llava-mini: {counts(self._tally, self._total)}, {rates}{self._left(seconds)}")
+        say(f"llava-mini: {counts(self._tally, self._left_of_total())}, {rates}{self._left(seconds)}")
 
     def _left(self, seconds: float) -> str:
         """How long it may still take, where the number of media is known."""
-        if not self._total or not self._tally.media:
+        total = self._left_of_total()
+        if total is None or not self._tally.media:
             return ""
-        left = seconds / self._tally.media * (self._total - self._tally.media)
+        left = seconds / self._tally.media * (total - self._tally.media)
         return f", {tqdm.format_interval(left)} left"
 
     def _warn(self, text: str) -> None:
@@ -130,10 +147,9 @@ class Reporter:
             say(text)
 
 
-def _bar(total: int | None) -> "tqdm[Any]":
+def _bar(total: int | None, *, by_frame: bool) -> "tqdm[Any]":
     # tqdm's own lock would be shared between processes, which nothing here needs.
     tqdm.set_lock(threading.RLock())  # pyright: ignore[reportUnknownMemberType]
-    by_frame = total == 1
     return tqdm(
         total=None if by_frame else total,
         unit=" frames" if by_frame else " media",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.run import FailOn
-from llava_mini_cli.commands.stderr import hush_libraries
+from llava_mini_cli.commands.stderr import hush_libraries, say
 from llava_mini_cli.errors import LlavaMiniError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
@@ -47,9 +47,10 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
             if flags.run.dry_run:
                 return _dry_run(inputs, options, output)
         with (
-            reported(tally, options, output.path, flags),
+            reported(tally, options, output, flags),
             Reporter(tally, inputs.total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter,
         ):
+            reporter.count(inputs.again)
             single = inputs.total == 1 and len(prompts) == 1
             run = options.run_info(inputs.kept)
             opener = output_opener(output, run, flags, reporter, single=single, prompts=len(prompts))
@@ -98,12 +99,13 @@ def exit_code(tally: "Tally", fail_on: FailOn) -> int:
 
 
 @contextmanager
-def reported(tally: "Tally", options: "RunOptions", output: Path | None, flags: QuestionFlags) -> Generator[None]:
+def reported(tally: "Tally", options: "RunOptions", to: "OutputOptions", flags: QuestionFlags) -> Generator[None]:
     """Says how a run ended, and writes its summary, whichever way it ends."""
     from llava_mini_cli.commands.summary import SummaryFile, say_counts, say_failures, summary
     from llava_mini_cli.pipelines.interrupt import Interrupted
 
-    target = SummaryFile.parse(flags.run.summary_json, rows_on_stdout=output is None)
+    output = to.path
+    target = SummaryFile.parse(flags.run.summary_json, rows_on_stdout=output is None and to.format != "txt")
     began = datetime.now(UTC)
     code, error = 1, None
     try:
@@ -120,6 +122,8 @@ def reported(tally: "Tally", options: "RunOptions", output: Path | None, flags: 
             say_failures(tally)
             if not flags.talk.quiet and _is_worth_a_line(tally, output):
                 say_counts(tally, (datetime.now(UTC) - began).total_seconds(), output)
+            elif not flags.talk.quiet and error is None and tally.answered + tally.failed + tally.skipped == 0:
+                say("llava-mini: there is nothing to do")
         if target is not None:
             target.write(summary(tally, options, output, began, exit_code=code, error=error))
 

@@ -90,6 +90,7 @@ def summary(
         "seconds": round((now - began).total_seconds(), 3),
         "media": tally.media,
         "media_failed": tally.media_failed,
+        "media_skipped": tally.media_skipped,
         "rows_answered": tally.answered,
         "rows_failed": tally.failed,
         "rows_skipped": tally.skipped,

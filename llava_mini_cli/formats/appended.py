@@ -15,7 +15,7 @@ from typing import BinaryIO, Protocol, Self
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.companion import ANEW, Companion, RunInfo, check_same_settings
 from llava_mini_cli.formats.disk import errors_of, is_at, whole_file
-from llava_mini_cli.formats.done import Done, RowMark, standing
+from llava_mini_cli.formats.done import Done, RowMark, standing, standing_answers
 from llava_mini_cli.formats.row import Row
 
 
@@ -128,6 +128,13 @@ class AppendedOutput:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            self.finish(error)
+        finally:
+            self.release()
+
+    def finish(self, error: BaseException | None) -> None:
+        """Syncs, and takes out what newer rows replace if the run came to its end; the lock is still held."""
+        try:
             if not isinstance(error, OutputError):
                 self._sync()
             if error is None:
@@ -137,13 +144,20 @@ class AppendedOutput:
         finally:
             if self._stream is not None:
                 self._stream.close()
-            self._companion.release()
 
     def _cut_torn_record(self) -> None:
         """What a killed run left unfinished, where this run had no row to write behind it."""
         if self._stream is None and not self._overwrite and self._path.exists():
             with errors_of(self._path):
-                os.truncate(self._path, self._whole)
+                if self._path.stat().st_size > self._whole:
+                    os.truncate(self._path, self._whole)
+
+    def copy_answers(self, stream: BinaryIO) -> None:
+        """Writes the rows that stand and are no errors."""
+        with self._path.open("rb") as rows:
+            marks = standing_answers(self._marks(rows))
+            rows.seek(len(self._form.header))
+            stream.writelines(record for record, mark in zip(self._form.split(rows), marks, strict=True) if mark)
 
     def _take_out_replaced(self) -> None:
         """Writes the rows that stand into a new file, which takes the place of the old one."""

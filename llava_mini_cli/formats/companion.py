@@ -59,7 +59,7 @@ class Companion:
 
     def __init__(self, output: Path) -> None:
         """Raises `OutputLocked` if another run holds the output, `OutputError` if it cannot be locked."""
-        self._lock = FileLock(output.with_name(f".{output.name}.llava-mini"), output)
+        self._lock = FileLock(output.with_name(f".{output.name.lstrip('.')}.llava-mini"), output)
         self.record: dict[str, Any] = self._lock.read().get("run", {})  # empty where nothing was recorded
 
     def save(self, record: dict[str, Any]) -> None:

@@ -5,12 +5,15 @@ settings that it was done with. An input may ask the same about the same file tw
 second carries the key with `.1` behind it. Knows no file format, and keeps 110 bytes a row.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+
+from llava_mini_cli.formats.job import Job, Question
 
 WORK_DIGITS = 20  # hexadecimal digits of a key that name the work; the rest tell in which state it was done
 STATE_DIGITS = 12
 KEY_DIGITS = WORK_DIGITS + STATE_DIGITS
 
+IsThere = Callable[[Job, Question], bool]
 RowMark = tuple[str, bool]  # the key of a row that is there, and whether it is an error
 
 _ASKED, _ERROR = 1, 2  # flags of an entry: claimed by this run; the row that is there is an error
@@ -19,7 +22,8 @@ _ASKED, _ERROR = 1, 2  # flags of an entry: claimed by this run; the row that is
 class Done:
     """Rows that are there, by their keys; each is claimed once by the run that would make it again."""
 
-    def __init__(self, *, retry_errors: bool = False) -> None:
+    def __init__(self, *, retry_errors: bool = False, is_there: IsThere | None = None) -> None:
+        self.is_there = is_there  # asked before any key is made, by outputs that tell by something else than a key
         self.errors_left = 0  # claimed error rows that stay as they are
         self.rows_left = 0  # claimed rows that stay as they are, errors among them
         self.replaced = 0  # rows of which there is, or will be, a newer one
@@ -49,11 +53,9 @@ class Done:
         self._entries.clear()
         self._asked_again.clear()
 
-    def claim(self, key: str) -> str | None:
+    def claim(self, work: int, state: int) -> str | None:
         """None if the row of this work is there; otherwise the key that it is to carry."""
-        work, state = parse_key(key)
         entry = self._entries.get(work)
-        occurrence = 0
         if entry is not None and entry & _ASKED:
             occurrence = self._asked_again.get(work, 0) + 1
             self._asked_again[work] = occurrence
@@ -69,17 +71,24 @@ class Done:
         else:
             self._entries[work] = state << 2 | _ASKED
             self.replaced += 1
-        return f"{key}.{occurrence}" if occurrence else key
+        return written_key(work, state)
 
 
 def parse_key(key: str) -> tuple[int, int]:
     """The number of the work, occurrence included, and the state it was done in. Raises `ValueError`."""
-    work = int(key[:WORK_DIGITS], 16)
-    state = key[WORK_DIGITS:]
+    if len(key) == KEY_DIGITS:
+        return int(key[:WORK_DIGITS], 16), int(key[WORK_DIGITS:], 16)
+    state, _, occurrence = key[WORK_DIGITS:].partition(".")
     if len(state) != STATE_DIGITS:
-        state, _, occurrence = state.partition(".")
-        work = numbered(work, int(occurrence))
-    return work, int(state, 16)
+        raise ValueError(f"not a key: {key}")
+    return numbered(int(key[:WORK_DIGITS], 16), int(occurrence)), int(state, 16)
+
+
+def written_key(work: int, state: int) -> str:
+    """The two numbers of a key as a row carries them."""
+    occurrence, work = divmod(work, 1 << 4 * WORK_DIGITS)
+    key = f"{work:0{WORK_DIGITS}x}{state:0{STATE_DIGITS}x}"
+    return f"{key}.{occurrence}" if occurrence else key
 
 
 def numbered(work: int, occurrence: int) -> int:
@@ -104,6 +113,18 @@ def standing(rows: Iterable[RowMark]) -> bytearray:
         marks.append(1)
         newest[work] = entry
     return marks
+
+
+def standing_answers(rows: Iterable[RowMark]) -> bytearray:
+    """For each row: 1 if it stands and is no error."""
+    failed = bytearray()
+
+    def noted() -> Iterator[RowMark]:
+        for key, is_error in rows:
+            failed.append(is_error)
+            yield key, is_error
+
+    return bytearray(mark > is_error for mark, is_error in zip(standing(noted()), failed, strict=True))
 
 
 def supersedes(state: int, ok: bool, older_state: int, older_ok: bool) -> bool:

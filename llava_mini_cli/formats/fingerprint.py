@@ -21,33 +21,43 @@ from llava_mini_cli.formats.job import ItemIdentity, Job, Question
 Settings = Mapping[str, str | int | float | None]
 
 
-def file_identity(path: str) -> ItemIdentity:
-    """Absolute path, size in bytes and mtime in nanoseconds; the last two are None for a file that is not there."""
+def file_identity(path: str, folder: str = "") -> ItemIdentity:
+    """Absolute path, size in bytes and mtime in nanoseconds; the last two are None for a file that is not there.
+
+    `folder` is the working directory, which whoever asks a million times looks up once.
+    """
+    full = path if path.startswith("/") else f"{folder or os.getcwd()}/{path}"  # noqa: PTH109
+    if "//" in full or "/." in full or full.endswith("/"):
+        full = os.path.normpath(full)  # links are not followed
     try:
         status = os.stat(path)  # noqa: PTH116 - a million times
     except OSError:
-        return os.path.abspath(path), None, None  # noqa: PTH100 - must not follow links
-    return os.path.abspath(path), status.st_size, status.st_mtime_ns  # noqa: PTH100
+        return full, None, None
+    return full, status.st_size, status.st_mtime_ns
 
 
 class RowKeys:
-    """The keys of a run's rows. What they have in common is digested once."""
+    """The keys of a run's rows, as two numbers each. What they have in common is digested once."""
 
     def __init__(self, model: str, revision: str | None, settings: Settings) -> None:
-        self._model = blake2b(ascii((model, revision)).encode(), digest_size=16)
-        self._settings = json.dumps(dict(settings), sort_keys=True)
+        self._model = blake2b(ascii((model, revision)).encode(), digest_size=WORK_DIGITS // 2)
+        self._settings = blake2b(json.dumps(dict(settings), sort_keys=True).encode(), digest_size=STATE_DIGITS // 2)
+        self._folder = os.getcwd()  # noqa: PTH109
 
     def item(self, job: Job) -> ItemIdentity:
         """What tells the medium from others and from its own earlier states: one look at the disk."""
-        return job.item or file_identity(job.path)
+        return job.item or file_identity(job.path, self._folder)
 
-    def key(self, item: ItemIdentity, path: str, question: Question) -> str:
-        """32 hexadecimal digits over everything that shapes the answer."""
-        name, size, mtime = item
+    def work(self, item: ItemIdentity, path: str, question: Question) -> int:
+        """The first part of a key: what is asked about which medium, and of which model."""
         prompt, row_id = question.prompt, question.id
         digest = self._model.copy()
         # ascii() puts quotes around each part and escapes those within, so no two works give the same text.
-        digest.update(ascii((name, None if row_id == path else row_id, prompt.name, prompt.text)).encode())
-        work = digest.hexdigest()[:WORK_DIGITS]
-        digest.update(f"{size} {mtime} {self._settings}".encode())
-        return work + digest.hexdigest()[:STATE_DIGITS]
+        digest.update(ascii((item[0], None if row_id == path else row_id, prompt.name, prompt.text)).encode())
+        return int.from_bytes(digest.digest(), "big")
+
+    def state(self, item: ItemIdentity) -> int:
+        """The second part: what the file was, and the settings."""
+        digest = self._settings.copy()
+        digest.update(b"%a %a" % item[1:])
+        return int.from_bytes(digest.digest(), "big")

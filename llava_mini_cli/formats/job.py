@@ -37,7 +37,7 @@ def make_prompt(text: str, name: str | None) -> Prompt:
 
 
 def make_question(prompt: Prompt, row_id: str, kept: Mapping[str, object]) -> Question:
-    return tuple.__new__(Question, (prompt, row_id, kept))  # pyright: ignore[reportUnknownMemberType]
+    return tuple.__new__(Question, (prompt, row_id, kept, ""))  # pyright: ignore[reportUnknownMemberType]
 
 
 class Fault(NamedTuple):
@@ -83,4 +83,4 @@ def make_job(
     item: ItemIdentity | None,
     source: Source | None,
 ) -> Job:
-    return tuple.__new__(Job, (path, file_name, questions, fault, item, None, source))  # pyright: ignore
+    return tuple.__new__(Job, (path, file_name, questions, fault, item, None, source, None))  # pyright: ignore

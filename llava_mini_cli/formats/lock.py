@@ -73,11 +73,14 @@ class FileLock:
         return {name: value for name, value in content.items() if name not in ("pid", "host")}
 
     def write(self, content: dict[str, Any]) -> None:
-        """Replaces what the file holds. In place, since the lock is on this very file; the end is cut last."""
+        """Replaces what the file holds. In place, since the lock is on this very file, and by one call.
+
+        Blanks cover what was there beyond the new text, so that there is no moment at which the file is no JSON.
+        """
         holder = {"pid": os.getpid(), "host": socket.gethostname()}
         text = json.dumps(holder | content, indent=1).encode() + b"\n"
         try:
-            os.pwrite(self._descriptor, text, 0)
+            os.pwrite(self._descriptor, text.ljust(os.fstat(self._descriptor).st_size), 0)
             os.ftruncate(self._descriptor, len(text))
         except OSError as error:
             raise OutputError(f"cannot write '{self.path}': {error.strerror}") from error

@@ -6,10 +6,10 @@ Knows the formats by name; each lives in its own module and is imported when it 
 import os
 import stat
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol, Self, get_args
+from typing import TYPE_CHECKING, Literal, Protocol, Self, cast, get_args
 
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.companion import RunInfo
@@ -19,10 +19,16 @@ from llava_mini_cli.formats.shard import Shard
 
 if TYPE_CHECKING:
     from llava_mini_cli.formats.appended import RecordFormat
+    from llava_mini_cli.formats.huggingface import Store
 
-Format = Literal["jsonl", "parquet", "csv"]
+Format = Literal["jsonl", "parquet", "csv", "txt", "hf"]
 FORMATS: tuple[Format, ...] = get_args(Format)
+Existing = Literal["skip", "overwrite", "append", "prepend"]
+_METADATA = ("metadata.jsonl", "metadata.parquet")  # what Hugging Face datasets look for in a folder
 _SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv"}
+
+
+_EXAMPLES = {"parquet": "FILE.parquet", "hf": "FOLDER/metadata.parquet", "txt": "FOLDER"}
 
 
 class RowWriter(Protocol):
@@ -51,12 +57,23 @@ class Output(RowWriter, Protocol):
 class OutputOptions:
     """Where rows go, in which format, and what becomes of those that are there."""
 
-    path: Path | None  # None: standard output
+    path: Path | None  # None: standard output, or for txt beside the media
     format: Format
     overwrite: bool = False  # start anew
     retry_errors: bool = False  # rows that are errors are not finished work
     shard: Shard | None = None  # the share of the input that this run does
-    folder: bool = False  # `path` is a folder of parts
+    folder: bool = False  # `path` is a folder of parts or of captions
+    existing: Existing = "skip"  # what becomes of captions that are there
+
+    def __post_init__(self) -> None:
+        if self.existing != "skip" and self.format != "txt":
+            raise UsageError(f"--existing {self.existing} is for --format txt; --overwrite starts other outputs anew")
+        if self.overwrite and self.format == "txt":
+            raise UsageError("--overwrite is not for --format txt: --existing overwrite")
+        if self.overwrite and self.folder and self.shard is not None:
+            raise UsageError("--overwrite would take away what other shards write: remove the folder, or leave --shard")
+        if self.shard is not None and self.format == "hf":
+            raise UsageError("--shard: shards cannot share one file of metadata; name a folder of Parquet")
 
     @classmethod
     def parse(
@@ -67,41 +84,56 @@ class OutputOptions:
         overwrite: bool = False,
         retry_errors: bool = False,
         shard: str | None = None,
+        existing: Existing = "skip",
     ) -> Self:
         """From the flags of the same names. Raises `UsageError` where they do not go together."""
         share = Shard.parse(shard) if shard is not None else None
-        if output is None or output == "-":
-            if format == "parquet":
-                raise UsageError("--format parquet needs a file or a folder: -o FILE.parquet")
-            return cls(None, format or "jsonl", overwrite, retry_errors, share)
-        path = Path(output)
-        is_folder = output.endswith("/") or path.is_dir()
-        form = format or ("parquet" if is_folder else _format_of(path))
-        if is_folder and form != "parquet":
-            raise UsageError(f"-o '{output}' is a folder; name a file, such as {path / f'out.{form}'}")
-        folder = is_folder or (form == "parquet" and share is not None)
-        if folder and share is not None and overwrite:
-            raise UsageError("--overwrite would take away what other shards write: remove the folder, or leave --shard")
-        return cls(path, form, overwrite, retry_errors, share, folder)
+        form, path, folder = _target(output, format, is_shard=share is not None)
+        return cls(path, form, overwrite, retry_errors, share, folder, existing)
 
     @property
     def is_stream(self) -> bool:
         """Whether rows go to a device or a pipe, which has no rows already and takes no lock."""
-        return self.path is None or (self.path.exists() and not _is_regular(self.path) and not self.folder)
+        if self.path is None:
+            return self.format != "txt"
+        return self.path.exists() and not _is_regular(self.path) and not self.folder
 
     def check(self) -> None:
         """Raises `UsageError` or `OutputError` where the output cannot be made; writes nothing."""
         if self.path is None:
             return
         if self.folder and self.path.is_file():
-            raise UsageError(f"-o '{self.path}' is a file; shards write into a folder")
-        if self.is_stream and self.format == "parquet":
-            raise UsageError(f"-o '{self.path}' is no file; --format parquet needs one")
+            raise UsageError(f"-o '{self.path}' is a file; what is asked for goes into a folder")
+        if self.is_stream and self.format not in ("jsonl", "csv"):
+            raise UsageError(f"-o '{self.path}' is no file; --format {self.format} needs one")
         parent = self.path.parent
         if not parent.is_dir():
             raise OutputError(f"cannot write '{self.path}': there is no folder '{parent}'")
         if not os.access(self.path if self.path.exists() else parent, os.W_OK):
             raise OutputError(f"cannot write '{self.path}': permission denied")
+
+
+def _target(output: str | None, format: Format | None, *, is_shard: bool) -> tuple[Format, Path | None, bool]:
+    """Format, path, and whether the path is a folder."""
+    if output is None or output == "-":
+        if format == "txt" and output is None:
+            return "txt", None, False
+        if format not in (None, "jsonl", "csv"):
+            raise UsageError(f"--format {format} needs a file or a folder: -o {_EXAMPLES[format]}")
+        return format or "jsonl", None, False
+    path = Path(output)
+    is_folder = output.endswith("/") or path.is_dir()
+    if format == "hf" or (format is None and path.name in _METADATA):
+        path = path / "metadata.parquet" if is_folder else path
+        if path.name not in _METADATA:
+            raise UsageError(f"-o '{output}': --format hf writes {' or '.join(_METADATA)} into the captioned folder")
+        return "hf", path, False
+    if format == "txt":
+        return "txt", path, True
+    form = format or ("parquet" if is_folder else _format_of(path))
+    if is_folder and form != "parquet":
+        raise UsageError(f"-o '{output}' is a folder; name a file, such as {path / f'out.{form}'}")
+    return form, path, is_folder or (form == "parquet" and is_shard)
 
 
 def _is_regular(path: Path) -> bool:
@@ -118,6 +150,8 @@ def _format_of(path: Path) -> Format:
 
 def rows_at(path: Path) -> Path:
     """Where the rows of an output are now: a Parquet file that was not finished is still in parts."""
+    if path.name in _METADATA and not path.exists():
+        path = path.with_name(f".{path.stem}.rows{path.suffix}")
     parts = path.with_name(f"{path.name}.parts")
     return parts if parts.is_dir() else path
 
@@ -133,6 +167,16 @@ def open_output(options: OutputOptions, run: RunInfo) -> Output:
     path, anew, retry = options.path, options.overwrite, options.retry_errors
     if path is not None and path.is_symlink():
         path = path.resolve()  # the link stays; what it leads to is replaced
+    if options.format == "txt":
+        from llava_mini_cli.formats.sidecar import SidecarOutput
+
+        return SidecarOutput(path, options.existing)
+    if options.format == "hf" and path is not None:
+        from llava_mini_cli.formats.huggingface import HuggingFaceOutput, store_path
+
+        form: Format = "parquet" if path.suffix == ".parquet" else "jsonl"
+        store = open_output(replace(options, path=store_path(path), format=form), run)
+        return HuggingFaceOutput(path, cast("Store", store), overwrite=anew)
     if options.format == "parquet" and path is not None:
         from llava_mini_cli.formats.parquet_file import ParquetFileOutput
         from llava_mini_cli.formats.parquet_folder import ParquetFolderOutput
@@ -140,19 +184,19 @@ def open_output(options: OutputOptions, run: RunInfo) -> Output:
         if options.folder:
             return ParquetFolderOutput(path, run, options.shard, overwrite=anew, retry_errors=retry)
         return ParquetFileOutput(path, run, overwrite=anew, retry_errors=retry)
-    form = _record_format(options.format, run)
+    records = _record_format(options.format, run)
     if path is None or options.is_stream:
         from llava_mini_cli.formats.stream import StreamOutput
 
         if path is None:
-            return StreamOutput(sys.stdout.buffer, "standard output", form)
+            return StreamOutput(sys.stdout.buffer, "standard output", records)
         try:
-            return StreamOutput(path.open("wb", buffering=0), str(path), form, owned=True)
+            return StreamOutput(path.open("wb", buffering=0), str(path), records, owned=True)
         except OSError as error:
             raise OutputError(f"cannot write '{path}': {error.strerror}") from error
     from llava_mini_cli.formats.appended import AppendedOutput
 
-    return AppendedOutput(path, form, run, overwrite=anew, retry_errors=retry)
+    return AppendedOutput(path, records, run, overwrite=anew, retry_errors=retry)
 
 
 def done_at(options: OutputOptions, run: RunInfo) -> Done:
@@ -161,7 +205,8 @@ def done_at(options: OutputOptions, run: RunInfo) -> Done:
     Raises:
         OutputLocked, OutputError, UsageError: as `open_output`.
     """
-    if options.is_stream or options.path is None or not rows_at(options.path).exists():
+    path = options.path
+    if options.format != "txt" and (options.is_stream or path is None or not rows_at(path).exists()):
         return Done()
     output = open_output(options, run)
     output.release()

@@ -10,14 +10,14 @@ from itertools import chain
 from pathlib import Path
 from secrets import token_hex
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import pyarrow as pa
 
 from llava_mini_cli.errors import OutputError
 from llava_mini_cli.formats.companion import Companion, RunInfo, check_same_settings
 from llava_mini_cli.formats.disk import errors_of, whole_file
-from llava_mini_cli.formats.done import Done, standing
+from llava_mini_cli.formats.done import Done, standing, standing_answers
 from llava_mini_cli.formats.parquet_parts import PartWriter, parts_in, remove_unfinished, write_standing
 from llava_mini_cli.formats.parquet_schema import arrow_schema, check_columns, marks_of, read_file, record_of
 from llava_mini_cli.formats.row import Row
@@ -27,6 +27,7 @@ class ParquetFileOutput:
     """Rows in one Parquet file, locked from the beginning and untouched until the first row."""
 
     def __init__(self, path: Path, run: RunInfo, *, overwrite: bool, retry_errors: bool) -> None:
+        arrow_schema(run, "")  # refuses now what could not be kept later
         self.done = Done(retry_errors=retry_errors)
         self._path = path
         self._run = run
@@ -90,12 +91,22 @@ class ParquetFileOutput:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
-            if not isinstance(error, OutputError):
-                self._writer.flush()
-            if error is None:
-                self._become_one()
+            self.finish(error)
         finally:
-            self._companion.release()
+            self.release()
+
+    def finish(self, error: BaseException | None) -> None:
+        """Writes what is in memory, and all as one file if the run came to its end; the lock is still held."""
+        if not isinstance(error, OutputError):
+            self._writer.flush()
+        if error is None:
+            self._become_one()
+
+    def copy_answers(self, stream: BinaryIO) -> None:
+        """Writes the rows that stand and are no errors as one file."""
+        sources = [path for path in (*self._sources, *self._writer.written) if path.exists()] or [self._path]
+        marks = standing_answers(chain.from_iterable(marks_of(read_file(path), path) for path in sources))
+        write_standing(sources, marks, arrow_schema(self._run, self._generation), stream)
 
     def _become_one(self) -> None:
         """Everything that stands into one file; then the parts go."""

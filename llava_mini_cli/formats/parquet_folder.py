@@ -28,6 +28,7 @@ class ParquetFolderOutput:
     """Rows in a folder of parts; what other shards have written before this run began is done, too."""
 
     def __init__(self, folder: Path, run: RunInfo, shard: Shard | None, *, overwrite: bool, retry_errors: bool) -> None:
+        arrow_schema(run, "")  # refuses now what could not be kept later
         self.done = Done(retry_errors=retry_errors)
         self._folder = folder
         self._run = run

@@ -22,8 +22,10 @@ _ARROW_TYPES: dict[ColumnKind, pa.DataType] = {
     int: pa.int64(),
     float: pa.float64(),
     datetime: pa.timestamp("ms", tz="UTC"),
-    dict[str, float]: pa.map_(pa.string(), pa.float64()),
+    # A map would say it better, but Hugging Face datasets cannot read a file with one.
+    dict[str, float]: pa.list_(pa.struct([("choice", pa.string()), ("probability", pa.float64())])),
 }
+_DICTIONARIES = [column.name for column in COLUMNS if column.kind == dict[str, float]]
 
 
 def arrow_schema(run: RunInfo, generation: str) -> pa.Schema:
@@ -44,9 +46,18 @@ def _type_of(column: KeptColumn) -> pa.DataType:
 def table_of(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
     """Rows as a table. Raises `OutputError` for a value that is not of its column's type."""
     try:
-        return pa.Table.from_pylist([row.as_dict() for row in rows], schema=schema)
+        return pa.Table.from_pylist([_with_lists(row) for row in rows], schema=schema)
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise OutputError(f"a kept column holds what its type cannot: {error}") from error
+
+
+def _with_lists(row: Row) -> dict[str, Any]:
+    """The columns, with dictionaries as lists of their items."""
+    columns = row.as_dict()
+    for name in _DICTIONARIES:
+        if columns[name] is not None:
+            columns[name] = [{"choice": choice, "probability": value} for choice, value in columns[name].items()]
+    return columns
 
 
 def read_file(path: Path) -> pq.ParquetFile:

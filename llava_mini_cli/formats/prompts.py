@@ -1,6 +1,5 @@
 """Prompts from the command line and from files. Names are unique, texts are neither empty nor broken."""
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -92,6 +91,8 @@ def _prompts(text: str, path: str) -> Iterator[Prompt]:
 
 
 def _from_json(line: str) -> Prompt:
+    import json  # here and not above, so that --help is quick
+
     try:
         record: Any = json.loads(line)
         text, name = record["prompt"], record.get("name")

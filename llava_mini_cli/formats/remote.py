@@ -5,17 +5,14 @@
 
 import asyncio
 import errno
-import re
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as WaitTimeout
 from dataclasses import dataclass
-from glob import has_magic
 from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit
 
 from fsspec.callbacks import Callback
 from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]
@@ -23,43 +20,10 @@ from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]
 from llava_mini_cli.errors import FetchError, MediaErrorKind, UsageError
 from llava_mini_cli.formats.job import ItemIdentity
 from llava_mini_cli.formats.source import FetchOptions
+from llava_mini_cli.formats.urls import scrubbed, shown, without_signature
 
-_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
-_URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
-_SIGNATURE = re.compile(  # parameters of signed URLs (S3, Google, Azure, CloudFront) and common names of secrets
-    r"(x-amz-.*|x-goog-.*|signature|sig|expires|awsaccesskeyid|googleaccessid|policy|key-pair-id"
-    r"|se|sp|sv|sr|st|skoid|sktid|skt|ske|sks|skv|.*token|api_?key|password)",
-    re.IGNORECASE,
-)
 _LOCAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 _POLL = 0.1  # seconds between looks at a download
-
-
-def is_remote(name: str) -> bool:
-    """Whether a name is a URL of something that is not on this disk."""
-    match = _URL.match(name)
-    return match is not None and match[1].lower() not in ("file", "local")
-
-
-def local_path(name: str) -> str:
-    """The path of a file:// URL; anything else as it is."""
-    match = _URL.match(name)
-    return unquote(urlsplit(name).path) if match and match[1].lower() in ("file", "local") else name
-
-
-def shown(name: str) -> str:
-    """A URL without user, password and query, for messages; a path as it is."""
-    if "://" not in name or not is_remote(name):
-        return name
-    parts = urlsplit(name)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "…" if parts.query else "", ""))
-
-
-def without_signature(url: str) -> str:
-    """A URL without what changes when it is signed again, so that it stands for the same file."""
-    parts = urlsplit(url)
-    query = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if not _SIGNATURE.fullmatch(pair[0])]
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, urlencode(query), ""))
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,6 +74,10 @@ class _PassingError(FetchError):
         self.media_kind: MediaErrorKind = kind
 
 
+class _GivenUpError(Exception):
+    """The deadline is over, or nobody wants the file any more."""
+
+
 class _Watch(Callback):
     """Sees a download's progress; raises within it once the run has stopped or the deadline is over."""
 
@@ -125,7 +93,7 @@ class _Watch(Callback):
     def relative_update(self, inc: int = 1) -> None:
         self.moved = time.monotonic()
         if self._stopped.is_set() or self.moved > self._deadline:
-            raise asyncio.CancelledError
+            raise _GivenUpError
 
     def absolute_update(self, value: int) -> None:
         self.relative_update()
@@ -143,7 +111,7 @@ def _attempt(url: str, path: Path, options: FetchOptions, deadline: float, stopp
             filesystem.get_file(remote, str(path), callback=watch)
     except FetchError:
         raise
-    except asyncio.CancelledError:
+    except _GivenUpError:
         raise FetchError("timeout", f"not here after {options.timeout:g} s (--fetch-timeout)") from None
     except OSError as error:
         if error.errno in _LOCAL or error.filename == str(path):
@@ -168,7 +136,7 @@ def _wait(download: "Future[None]", watch: _Watch, stall: float, deadline: float
         now = time.monotonic()
         if stopped.is_set() or now > deadline:
             download.cancel()
-            raise asyncio.CancelledError
+            raise _GivenUpError
         if now - watch.moved > stall:
             download.cancel()
             raise _PassingError("timeout", f"the server sent nothing for {stall:g} s")
@@ -192,7 +160,7 @@ def open_filesystem(url: str, stall: float = FetchOptions.stall) -> tuple[Any, s
     except ValueError as error:
         if "protocol not known" in str(error).lower():
             raise FetchError("unreadable", f"{scheme}:// is no protocol that fsspec knows") from None
-        raise FetchError("unreadable", scrubbed(error)) from None
+        raise FetchError("unreadable", first_line(error)) from None
 
 
 def _translated(error: Exception) -> FetchError:
@@ -202,22 +170,17 @@ def _translated(error: Exception) -> FetchError:
         return FetchError("not_found", "no such file on the server")
     if isinstance(error, PermissionError) or status in (401, 403):
         return FetchError("unreadable", f"the server refuses it{f' ({status})' if status else ''}")
+    if type(error).__name__ == "ClientPayloadError":  # aiohttp's, for a connection that ends too early
+        return _PassingError("truncated", "the server sent less than it announced")
     if isinstance(error, TimeoutError):
         return _PassingError("timeout", "the server does not answer")
     if isinstance(status, int) and status < 500 and status not in (408, 425, 429):
         return FetchError("unreadable", f"the server answers {status}")
     if isinstance(status, int):
         return _PassingError("unreadable", f"the server answers {status}")
-    return _PassingError("unreadable", scrubbed(error))
+    return _PassingError("unreadable", first_line(error))
 
 
-def scrubbed(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     """The first line of a message, with its URLs shown without credentials."""
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    replace: Callable[[re.Match[str]], str] = lambda match: shown(match[0])  # noqa: E731
-    return _URL_IN_TEXT.sub(replace, line)
-
-
-def has_listing(url: str) -> bool:
-    """Whether a URL means several files: a folder or a glob of a store that can list them."""
-    return not url.lower().startswith(("http://", "https://")) and (url.endswith("/") or has_magic(url))
+    return scrubbed((str(error).strip() or type(error).__name__).splitlines()[0])

@@ -1,8 +1,9 @@
 """Opens media in a few threads, ahead of whoever uses them, and hands them out in the order of their jobs.
 
+A medium that takes long is overtaken by those behind it, and another thread takes its thread's place meanwhile.
 Owns the bound on the bytes of decoded frames: a medium is decoded when there is room for what it will hold, and its
 room is given back when it is closed. A picture whose decoder hangs is given up after the deadline; its thread, which
-nothing can end, is left behind and replaced. Knows nothing of engines, rows or how media are opened.
+nothing can end, is left behind. Knows nothing of engines, rows or how media are opened.
 """
 
 import threading
@@ -18,6 +19,8 @@ from llava_mini_cli.media.open import Opening
 
 MEDIA_BYTES = 512 << 20  # of frames and decoders; one medium alone may need more
 THREADS = 4
+SLOW_S = 1.0  # after which a medium no longer holds up those behind it
+MOST_SLOW = 12  # so many at once, each with a thread of its own
 AHEAD = 64  # media that are opened or being opened, and not yet taken
 JOIN_S = 2.0  # for which the end of a run waits for a thread
 
@@ -45,6 +48,9 @@ class _Slot:
         self.clip: Clip | Fault | None = None
         self.size = 0  # bytes reserved
         self.deadline: float | None = None  # None: not begun, waiting for room, or watched by somebody else
+        self.began: float | None = None  # when a thread began with it
+        self.is_waiting = False  # for room
+        self.is_slow = False  # overtaken, and its thread replaced
         self.is_taken = False
         self.is_abandoned = False  # nobody waits for it any more
         self.error: LlavaMiniError | None = None  # what ends the run, such as a decoder that is not installed
@@ -62,8 +68,9 @@ class _Slot:
 
     def reserve(self, size: int) -> None:
         """Waits until there is room for so many bytes."""
-        self.deadline = None
+        self.deadline, self.is_waiting = None, True
         self._ahead.reserve(self, size)
+        self.began, self.is_waiting = time.monotonic(), False
         self.alive()
 
 
@@ -98,10 +105,10 @@ class OpenAhead:
     def take(self) -> Opened | None:
         """The next job with its medium, or None while that is being opened."""
         with self._changed:
-            slot = self._order[0] if self._order else None
-            if slot is None or (slot.clip is None and not self._is_late(slot)):
+            slot = self._next()
+            if slot is None:
                 return None
-            self._order.popleft()
+            self._order.remove(slot)
             slot.is_taken = True
             self._taken_bytes += slot.size
             self._changed.notify_all()
@@ -114,8 +121,29 @@ class OpenAhead:
     def wait(self, seconds: float = 0.2) -> None:
         """Returns when `take` may have something, at the latest after so many seconds."""
         with self._changed:
-            if not self._order or self._order[0].clip is None:
+            if self._next() is None:
                 self._changed.wait(seconds)
+
+    def _next(self) -> _Slot | None:
+        """The first that is open, or given up; only what is slow is overtaken."""
+        for slot in self._order:
+            if slot.clip is not None or self._is_late(slot):
+                return slot
+            if not slot.is_slow and not self._became_slow(slot):
+                return None
+        return None
+
+    def _became_slow(self, slot: _Slot) -> bool:
+        is_working = slot.began is not None and not slot.is_waiting
+        if not is_working or time.monotonic() - (slot.began or 0.0) < SLOW_S or self._count_slow() == MOST_SLOW:
+            return False
+        slot.is_slow = True
+        self._threads.append(self._start(self._open_next, "open"))
+        self._changed.notify_all()
+        return True
+
+    def _count_slow(self) -> int:
+        return sum(slot.is_slow for slot in self._order)
 
     def close(self) -> None:
         """Closes what was opened and not taken. Threads that do not end soon are left behind."""
@@ -136,8 +164,9 @@ class OpenAhead:
         """Waits for room. What comes first may exceed the limit once everything that was taken is closed again."""
 
         def is_free() -> bool:
-            first = bool(self._order) and self._order[0] is slot and not self._taken_bytes
-            return self._stopped or slot.is_abandoned or first or self._held + size <= self._limit
+            first = next((other for other in self._order if not other.is_slow), None) is slot
+            fits = self._held + size <= self._limit or (first and not self._taken_bytes)
+            return fits or self._stopped or slot.is_abandoned
 
         with self._changed:
             self._changed.wait_for(is_free)
@@ -159,7 +188,8 @@ class OpenAhead:
     def _abandoned(self, slot: _Slot) -> Opened:
         """Goes on without the thread that works on this; what it holds is given back if it ever comes back."""
         slot.is_abandoned = True
-        self._threads.append(self._start(self._open_next, "open"))
+        if not slot.is_slow:
+            self._threads.append(self._start(self._open_next, "open"))
         fault = Fault("decode", "timeout", f"the picture could not be read within {self.timeout:g} s")
         return Opened(slot.job, fault, lambda: None)
 
@@ -174,7 +204,7 @@ class OpenAhead:
             for job in self._jobs:
                 slot = _Slot(job, self)
                 with self._changed:
-                    self._changed.wait_for(lambda: self._stopped or len(self._order) < AHEAD)
+                    self._changed.wait_for(lambda: self._stopped or len(self._order) < AHEAD + self._count_slow())
                     if self._stopped:
                         return
                     self._order.append(slot)
@@ -194,6 +224,7 @@ class OpenAhead:
                 if self._stopped:
                     return
                 slot = self._to_open.popleft()
+            slot.began = time.monotonic()
             slot.alive()
             clip = self._open(slot)
             if not self._hand_over(slot, clip):
@@ -211,7 +242,7 @@ class OpenAhead:
             return Fault("decode", "internal", f"{type(error).__name__}: {error}")
 
     def _hand_over(self, slot: _Slot, clip: Clip | Fault) -> bool:
-        """Whether anybody still wanted it; if not, it is closed and the thread shall end."""
+        """Closes what nobody wants any more. Whether the thread shall go on: not if another one took its place."""
         with self._changed:
             is_wanted = not (slot.is_abandoned or self._stopped)
             if is_wanted:
@@ -221,4 +252,4 @@ class OpenAhead:
             clip.close()
         if not is_wanted or isinstance(clip, Fault):
             self._release(slot)
-        return is_wanted
+        return is_wanted and not slot.is_slow

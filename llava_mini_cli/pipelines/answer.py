@@ -100,7 +100,7 @@ def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools, tally: T
 
 def left_to_do(jobs: Iterator[Job], options: RunOptions, done: Done, tally: Tally) -> Iterator[Job]:
     """Without what is done already, and not more than the limit of media."""
-    return limited(Resume(options.row_keys(), done).remaining(jobs), options.limits.media, tally)
+    return limited(Resume(options.row_keys(), done, tally).remaining(jobs), options.limits.media, tally)
 
 
 def _answer(jobs: Iterator[Job], options: RunOptions, tools: Tools, output: Output, tally: Tally) -> None:

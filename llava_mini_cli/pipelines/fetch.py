@@ -65,13 +65,12 @@ class FetchAhead:
         """Reads the jobs until they end or the run does; each is put in line before it is fetched."""
         try:
             for job in self._jobs:
-                if job.source is None or job.fault is not None:
-                    self._put(job)
-                else:
-                    self._cache.wait_for_room(self._stopped)
-                    self._put(job, fetched=True)
-                if self._stopped.is_set():
+                is_here = job.source is None or job.fault is not None
+                if not self._wait_for_turn(fetch=not is_here):
                     return
+                with self._changed:
+                    self._ahead.append(job if is_here else self._start(job))
+                    self._changed.notify_all()
         except BaseException as error:  # noqa: BLE001 - raised again where it can be dealt with
             self._error = error
         finally:
@@ -79,29 +78,28 @@ class FetchAhead:
                 self._ended = True
                 self._changed.notify_all()
 
-    def _put(self, job: Job, *, fetched: bool = False) -> None:
+    def _wait_for_turn(self, *, fetch: bool) -> bool:
+        """Waits until one more job may stand in line, and be fetched if it has to; False when the run has stopped."""
         with self._changed:
             self._changed.wait_for(
                 lambda: (
                     self._stopped.is_set()
-                    or (len(self._ahead) < self._most_ahead and not (fetched and self._fetching >= FETCHING))
+                    or (len(self._ahead) < self._most_ahead and not (fetch and self._fetching >= FETCHING))
                 )
             )
-            if self._stopped.is_set():
-                return
-            if fetched:
-                self._fetching += 1
-                future = self._pool.submit(self._fetch, job)
-                self._ahead.append(future)
-                future.add_done_callback(self._fetched)
-            else:
-                self._ahead.append(job)
-            self._changed.notify_all()
+        if fetch:
+            self._cache.wait_for_room(self._stopped)
+        return not self._stopped.is_set()
+
+    def _start(self, job: Job) -> Future[Job]:
+        self._fetching += 1
+        future = self._pool.submit(self._fetch, job)
+        future.add_done_callback(self._fetched)
+        return future
 
     def _fetch(self, job: Job) -> Job:
-        assert job.source is not None
         try:
-            return job._replace(local=str(self._cache.get(job.source)))
+            return job if job.source is None else job._replace(local=str(self._cache.get(job.source)))
         except FetchError as error:
             return job._replace(fault=Fault(error.stage, error.kind, str(error)))
 

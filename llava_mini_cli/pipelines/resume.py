@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.fingerprint import RowKeys
-from llava_mini_cli.formats.job import ItemIdentity, Job, Question
+from llava_mini_cli.formats.job import Job, Question
+from llava_mini_cli.pipelines.tally import Tally
 
 
 @dataclass
@@ -18,21 +19,23 @@ class Resume:
 
     keys: RowKeys
     done: Done
-    media_left_out: int = 0  # media of which every row is there
+    tally: Tally
 
     def remaining(self, jobs: Iterator[Job]) -> Iterator[Job]:
         """The jobs with the questions whose rows are not there yet; looks at each medium once."""
+        work, claim, is_there = self.keys.work, self.done.claim, self.done.is_there
         for job in jobs:
-            item = self.keys.item(job)
-            questions = tuple(
-                question._replace(key=key)
-                for question in job.questions
-                if (key := self._claim(item, job, question)) is not None
-            )
-            if questions:
-                yield job._replace(questions=questions)
+            item, path = self.keys.item(job), job.path
+            state = self.keys.state(item)
+            left: list[Question] = []
+            for question in job.questions:
+                if is_there is not None and is_there(job, question):
+                    self.done.rows_left += 1
+                    continue
+                name = claim(work(item, path, question), state)
+                if name is not None:
+                    left.append(question._replace(key=name))
+            if left:
+                yield job._replace(questions=tuple(left))
             else:
-                self.media_left_out += 1
-
-    def _claim(self, item: ItemIdentity, job: Job, question: Question) -> str | None:
-        return self.done.claim(self.keys.key(item, job.path, question))
+                self.tally.media_skipped += 1

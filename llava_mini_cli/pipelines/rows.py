@@ -58,6 +58,7 @@ class RowBuilder:
             "fingerprint": key,
             "created_at": datetime.now(UTC),
             "kept": kept,
+            "source": job.path,
             "media": info and info.kind,
             "fps_sampled": info and info.fps_sampled,
             "duration_s": info and info.duration_s,

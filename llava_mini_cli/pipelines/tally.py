@@ -25,6 +25,7 @@ class Tally:
 
     media: int = 0  # finished: every question has its row
     media_failed: int = 0
+    media_skipped: int = 0  # every row was there already
     answered: int = 0  # rows
     failed: int = 0
     skipped: int = 0  # rows that were there already

@@ -5,7 +5,8 @@ from typing import Annotated, Literal
 
 import typer
 
-FormatName = Literal["jsonl", "parquet", "csv"]
+FormatName = Literal["jsonl", "parquet", "csv", "txt", "hf"]
+ExistingName = Literal["skip", "overwrite", "append", "prepend"]
 
 _PANEL = "Output"
 
@@ -27,14 +28,31 @@ class OutputFlags:
     ] = None
     format: Annotated[
         FormatName | None,
-        typer.Option("-f", "--format", help="Instead of the suffix.", show_default=False, rich_help_panel=_PANEL),
+        typer.Option(
+            "-f",
+            "--format",
+            help="Instead of the suffix; txt: a file beside each medium, hf: metadata in the folder of images.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
     ] = None
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Start anew instead of going on with what is there.", rich_help_panel=_PANEL),
+        typer.Option(
+            "--overwrite/--no-overwrite",
+            help="Start anew instead of going on with what is there.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
     ] = False
     retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="Try again what failed in an earlier run.", rich_help_panel=_PANEL)
+        bool,
+        typer.Option(
+            "--retry-errors/--no-retry-errors",
+            help="Try again what failed in an earlier run.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
     ] = False
     shard: Annotated[
         str | None,
@@ -46,3 +64,7 @@ class OutputFlags:
             rich_help_panel=_PANEL,
         ),
     ] = None
+    existing: Annotated[
+        ExistingName,
+        typer.Option("--existing", help="With -f txt: what becomes of captions there.", rich_help_panel=_PANEL),
+    ] = "skip"

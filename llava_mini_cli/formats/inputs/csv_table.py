@@ -21,7 +21,7 @@ class CsvTable:
 
     def __init__(self, path: str, name: str, folder: str) -> None:
         self.path, self.name, self.folder = path, name, folder
-        self._delimiter = "\t" if name.lower().endswith(".tsv") else ","
+        self._delimiter = "\t" if path.lower().endswith(".tsv") else ","
         csv.field_size_limit(LONGEST_FIELD)
         try:
             with self._open() as stream:

@@ -12,7 +12,8 @@ from fsspec.utils import glob_translate  # pyright: ignore[reportUnknownVariable
 
 from llava_mini_cli.errors import LlavaMiniError, UsageError
 from llava_mini_cli.formats.inputs.options import InputOptions
-from llava_mini_cli.formats.remote import open_filesystem, scrubbed, shown
+from llava_mini_cli.formats.remote import first_line, open_filesystem
+from llava_mini_cli.formats.urls import shown
 
 IsMedia = Callable[[str], bool]
 
@@ -85,7 +86,7 @@ def find_remote(url: str, options: InputOptions, is_wanted: IsMedia) -> list[Fou
     except LlavaMiniError:
         raise
     except Exception as error:  # noqa: BLE001 - each protocol's package has exceptions of its own
-        raise UsageError(f"cannot list '{shown(url)}': {scrubbed(error)}") from None
+        raise UsageError(f"cannot list '{shown(url)}': {first_line(error)}") from None
     if not chosen:
         raise UsageError(f"no images or videos match '{shown(url)}'")
     return chosen

@@ -13,8 +13,9 @@ from llava_mini_cli.formats.inputs.shards import ShardReader, is_shard, shard_co
 from llava_mini_cli.formats.inputs.table import Table
 from llava_mini_cli.formats.inputs.tables import TableJobs
 from llava_mini_cli.formats.job import NOTHING_KEPT, Fault, Job, Prompt, Question
-from llava_mini_cli.formats.remote import Download, is_remote, shown
+from llava_mini_cli.formats.remote import Download
 from llava_mini_cli.formats.row import KeptColumn, printable
+from llava_mini_cli.formats.urls import is_remote, shown
 
 KeptColumns = Mapping[str, KeptColumn]  # by their name in the input
 

@@ -1,7 +1,7 @@
 """Arguments -> the jobs of a run. Tells what each argument is: a file, a folder, a glob, a table, a shard or a URL."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from glob import has_magic
@@ -19,9 +19,10 @@ from llava_mini_cli.formats.inputs.questions import Template
 from llava_mini_cli.formats.inputs.shards import is_shard
 from llava_mini_cli.formats.inputs.tables import is_table, open_table
 from llava_mini_cli.formats.job import Job, Prompt
-from llava_mini_cli.formats.remote import Download, has_listing, is_remote, local_path, shown
+from llava_mini_cli.formats.remote import Download
 from llava_mini_cli.formats.row import KeptColumn
 from llava_mini_cli.formats.shard import Shard
+from llava_mini_cli.formats.urls import has_listing, is_remote, local_path, shown
 
 
 @dataclass(frozen=True)
@@ -31,13 +32,15 @@ class Inputs:
     jobs: Iterator[Job]  # read once
     kept: tuple[KeptColumn, ...]  # the input's own columns, which every row carries on
     total: int | None  # media, where the number is known before they are read
+    again: Callable[[], Iterator[Job]] | None = None  # the jobs from the beginning; None where that costs too much
 
     def share(self, shard: Shard | None) -> "Inputs":
         """What one of several runs does of it; all of it where there is one run."""
         if shard is None:
             return self
         total = None if self.total is None else len(range(shard.number - 1, self.total, shard.count))
-        return Inputs(shard.share(self.jobs), self.kept, total)
+        again = self.again
+        return Inputs(shard.share(self.jobs), self.kept, total, again and (lambda: shard.share(again())))
 
 
 def open_inputs(
@@ -65,13 +68,24 @@ def open_inputs(
     with_columns = [part for part in parts if part.columns is not None]
     if options.column_flags and not with_columns:
         raise UsageError(f"{options.column_flags[0]} needs a table or a shard among the inputs")
+    there = dict.fromkeys(column for part in with_columns for column in part.columns or ())
+    check_columns("--keep-columns", options.keep_columns, tuple(there), "the input")
     kept = merge_kinds(part.kinds(_kept_of(part.columns or (), options)) for part in with_columns)
-    check_columns("--keep-columns", options.keep_columns, tuple(kept), "the input")
     plain = _without_columns(prompts) if with_columns and len(with_columns) < len(parts) else prompts
-    streams = [part.jobs(plain if part.columns is None else prompts, kept) for part in parts]
+
+    def jobs() -> Iterator[Job]:
+        return chain.from_iterable([part.jobs(plain if part.columns is None else prompts, kept) for part in parts])
+
     counts = [part.total for part in parts]
     known = [count for count in counts if count is not None]
-    return Inputs(chain.from_iterable(streams), tuple(kept.values()), sum(known) if len(known) == len(counts) else None)
+    total = sum(known) if len(known) == len(counts) else None
+    once = any(isinstance(part, Shards) for part in parts) or _is_stream(options.files_from)
+    return Inputs(jobs(), tuple(kept.values()), total, None if once else jobs)
+
+
+def _is_stream(listing: str | None) -> bool:
+    """Whether a list can be read only once."""
+    return listing is not None and not Path(listing).is_file()
 
 
 def _kept_of(columns: Sequence[str], options: InputOptions) -> Sequence[str]:

@@ -10,19 +10,19 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
-from llava_mini_cli.formats.inputs.columns import as_mapping, check_columns
+from llava_mini_cli.formats.inputs.columns import as_mapping
 from llava_mini_cli.formats.inputs.folders import IsMedia
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.questions import RowAsker
 from llava_mini_cli.formats.inputs.table import line_error
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
-from llava_mini_cli.formats.remote import is_remote, without_signature
 from llava_mini_cli.formats.row import KeptColumn, printable
 from llava_mini_cli.formats.stored import Archive, Member
+from llava_mini_cli.formats.urls import is_remote, plain_name, without_signature
 
 LOOKED_AT = 100  # samples whose columns are the shard's
 KEY = "__key__"  # the column of a sample's base name
@@ -43,14 +43,14 @@ class Sample:
 
 def is_shard(name: str) -> bool:
     """Whether a file's name ends as shards' names do."""
-    return name.lower().endswith(".tar")
+    return plain_name(name).lower().endswith(".tar")
 
 
 def shard_columns(path: str) -> tuple[str, ...]:
     """The columns of a shard's first samples; none where it cannot be read, which its jobs then say."""
     columns: dict[str, None] = {KEY: None}
     with suppress(OSError, tarfile.TarError), open(path, "rb") as stream:  # noqa: PTH123
-        for sample in islice(_samples(stream, lambda name: True), LOOKED_AT):
+        for sample in islice(_samples(stream, lambda name: False), LOOKED_AT):
             for row in sample.rows:
                 columns.update(dict.fromkeys(row))
     return tuple(columns)
@@ -68,7 +68,6 @@ class ShardReader:
     def check(self, columns: Sequence[str], name: str) -> None:
         """Raises `UsageError` where a prompt or a flag names a column that a shard has not."""
         RowAsker(self.prompts, self.options, self.kept, columns, name)
-        check_columns("--keep-columns", self.options.keep_columns, columns, name)
 
     def read(self, path: str, name: str) -> Iterator[Job]:
         """The jobs of one shard on this disk, then one with a fault where it cannot be read to its end."""
@@ -133,21 +132,37 @@ def _absolute(shard: str) -> str:
 
 
 def _samples(stream: BinaryIO, is_medium: IsMedia) -> Iterator[Sample]:
-    """The samples in order. Raises `tarfile.ReadError` where the archive is cut short or damaged."""
-    for key, members in groupby(_members(stream), key=lambda info: _split(info.name)[0]):
-        sample = Sample(key)
-        for info in members:
-            extension = _split(info.name)[1]
-            if is_medium(info.name):
-                sample.media.append(info)
-            elif extension in _TEXTS or extension in ("json", "jsonl"):
-                try:
-                    _add_note(sample, extension, _read_note(stream, info))
-                except ValueError as error:
-                    sample.problem = f"{printable(info.name)}: {line_error(str(error))}"
-        for row in sample.rows:
-            row[KEY] = key
-        yield sample
+    """The samples in order. Raises `tarfile.TarError` where the archive is cut short or damaged, after what it gave."""
+    sample: Sample | None = None
+    trouble: tarfile.TarError | None = None
+    members = _members(stream)
+    while True:
+        try:
+            info = next(members, None)
+        except tarfile.TarError as error:
+            info, trouble = None, error
+        if sample is not None and (info is None or _split(info.name)[0] != sample.key):
+            for row in sample.rows:
+                row[KEY] = sample.key
+            yield sample
+            sample = None
+        if info is None:
+            break
+        sample = sample or Sample(_split(info.name)[0])
+        _add(sample, info, stream, is_medium)
+    if trouble is not None:
+        raise trouble
+
+
+def _add(sample: Sample, info: tarfile.TarInfo, stream: BinaryIO, is_medium: IsMedia) -> None:
+    extension = _split(info.name)[1]
+    if is_medium(info.name):
+        sample.media.append(info)
+    elif extension in _TEXTS or extension in ("json", "jsonl"):
+        try:
+            _add_note(sample, extension, _read_note(stream, info))
+        except ValueError as error:
+            sample.problem = f"{printable(info.name)}: {line_error(str(error))}"
 
 
 def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:

@@ -14,10 +14,11 @@ from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.questions import RowAsker
 from llava_mini_cli.formats.inputs.table import Table, reading_error
 from llava_mini_cli.formats.job import Fault, ItemIdentity, Job, Prompt, Question, make_job
-from llava_mini_cli.formats.remote import Download, is_remote, local_path
+from llava_mini_cli.formats.remote import Download
 from llava_mini_cli.formats.row import KeptColumn, printable
 from llava_mini_cli.formats.source import Source
 from llava_mini_cli.formats.stored import Embedded
+from llava_mini_cli.formats.urls import is_remote, local_path, plain_name
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 MEDIA_COLUMNS = ("path", "file", "file_name", "video", "image", "url", "media")
@@ -31,12 +32,12 @@ Medium = tuple[
 
 def is_table(name: str) -> bool:
     """Whether a file's name ends as tables' names do."""
-    return name.lower().endswith(SUFFIXES)
+    return plain_name(name).lower().endswith(SUFFIXES)
 
 
 def open_table(path: str, name: str, folder: str, options: InputOptions) -> Table:
     """The table in a file. `name` is for messages; relative media begin at `folder`. Raises `UsageError`."""
-    suffix = PurePath(name).suffix.lower()
+    suffix = PurePath(path).suffix.lower()
     if suffix == ".parquet":
         from llava_mini_cli.formats.inputs.parquet_table import ParquetTable
 

@@ -1,0 +1,93 @@
+"""A server on this machine with good and bad manners, one for each first part of a path."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+@dataclass
+class Server:
+    """What it was asked, and what it holds."""
+
+    url: str
+    files: dict[str, bytes]  # by path without its leading slash
+    asked: list[str] = field(default_factory=list[str])
+    most_at_once: int = 0
+    busy: int = 0
+    let_go: threading.Event = field(default_factory=threading.Event)  # ends what stalls
+
+
+@contextmanager
+def serve(files: dict[str, bytes]) -> Iterator[Server]:
+    """Serves `files`; `/404/`, `/403/`, `/500/`, `/flaky/`, `/stall/`, `/short/`, `/drip/` and `/move/` misbehave."""
+    lock = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = self.path.lstrip("/")
+            with lock:
+                server.asked.append(path)
+                server.busy += 1
+                server.most_at_once = max(server.most_at_once, server.busy)
+            try:
+                self.answer(path)
+            except OSError:  # the client went away
+                self.close_connection = True
+            finally:
+                with lock:
+                    server.busy -= 1
+
+        def answer(self, path: str) -> None:
+            manner, _, rest = path.partition("/")
+            whole, rest = path.partition("?")[0], rest.partition("?")[0]
+            body = server.files.get(whole) or server.files.get(rest) or b"x" * 100_000
+            if manner.isdigit():
+                self.head(int(manner), 0)
+            elif manner == "flaky" and server.asked.count(path) < 3:
+                self.head(503, 0)
+            elif manner == "move":
+                self.send_response(302)
+                self.send_header("Location", f"{server.url}/{rest}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            elif manner in ("stall", "drip", "short"):
+                self.head(200, len(body))
+                self.wfile.write(body[: len(body) // 2])
+                if manner == "stall":
+                    server.let_go.wait(30)
+                while manner == "drip" and not server.let_go.wait(0.05):
+                    self.wfile.write(b"x")
+                self.close_connection = True
+            elif manner == "slow":
+                server.let_go.wait(0.2)
+                self.whole(body)
+            else:
+                self.whole(body)
+
+        def whole(self, body: bytes) -> None:
+            self.head(200, len(body))
+            self.wfile.write(body)
+
+        def head(self, status: int, length: int) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(length))
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Says nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        http.daemon_threads = True
+        server = Server(f"http://127.0.0.1:{http.server_port}", files)
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.let_go.set()
+            http.shutdown()
+            thread.join()

@@ -1,0 +1,101 @@
+"""Whole runs of the command line in forked children, with doubles, to be killed: at a moment, or at a file operation.
+
+Imported once by multiprocessing's fork server, so that a run costs no start of Python.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import time
+from multiprocessing.forkserver import ensure_running
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import cli_doubles
+import pandas  # noqa: F401 - pyarrow imports it where it is installed; here once for all
+
+from llava_mini_cli.commands import reporter, summary  # noqa: F401 - once for all, like the formats
+from llava_mini_cli.commands.main import app
+from llava_mini_cli.config import ModelOptions
+from llava_mini_cli.engine.request import Answer, Failure
+from llava_mini_cli.formats import appended, csv, parquet_file, parquet_folder, parquet_parts  # noqa: F401
+from llava_mini_cli.media import open as media_open
+from llava_mini_cli.pipelines import load
+
+FILE_OPERATIONS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
+
+_runs = multiprocessing.get_context("forkserver")
+_runs.set_forkserver_preload([__name__])
+
+
+def _start_server() -> None:
+    """The server looks for what it imports where its environment says, not where this process would."""
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    try:
+        ensure_running()
+    finally:
+        if before is None:
+            del os.environ["PYTHONPATH"]
+        else:
+            os.environ["PYTHONPATH"] = before
+
+
+def start(folder: Path, *arguments: str, pace: float = 0.0, kill_at: int = 0) -> BaseProcess:
+    """`llava-mini ARGUMENTS` in `folder`; a step of the engine takes `pace` seconds.
+
+    With `kill_at` it kills itself right before the so-manieth time that it changes what files there are.
+    """
+    _start_server()
+    process = _runs.Process(target=_run, args=(str(folder), arguments, pace, kill_at))
+    process.start()
+    return process
+
+
+def run(folder: Path, *arguments: str, kill_at: int = 0) -> int:
+    """The exit code of a run, or minus the signal that ended it."""
+    process = start(folder, *arguments, kill_at=kill_at)
+    process.join(60)
+    assert process.exitcode is not None
+    return process.exitcode
+
+
+def _run(folder: str, arguments: tuple[str, ...], pace: float, kill_at: int) -> None:
+    os.chdir(folder)
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), descriptor)
+
+    class PacedEngine(cli_doubles.EchoEngine):
+        def __init__(self, options: ModelOptions) -> None:
+            super().__init__(options)
+
+        def step(self) -> list[Answer | Failure]:
+            time.sleep(pace)
+            return super().step()
+
+    load.load_engine = PacedEngine
+    media_open.open_clip = cli_doubles.open_made_clip
+    parquet_parts.FLUSH_ROWS = 5
+    os.fsync = lambda descriptor: None  # what a killed process wrote is there; only a power cut asks for more
+    if kill_at:
+        _kill_at(kill_at)
+    sys.argv = ["llava-mini", *arguments]
+    app()
+
+
+def _kill_at(number: int) -> None:
+    left = [number]
+
+    def count(event: str, arguments: tuple[object, ...]) -> None:
+        if event in FILE_OPERATIONS or (event == "open" and _is_write(arguments)):
+            left[0] -= 1
+            if not left[0]:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)
+
+
+def _is_write(arguments: tuple[object, ...]) -> bool:
+    flags = arguments[2]
+    return isinstance(flags, int) and bool(flags & (os.O_WRONLY | os.O_RDWR))
