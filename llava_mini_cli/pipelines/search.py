@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_mini_cli.errors import ArchiveError, UsageError
-from llava_mini_cli.formats.archive.near import nearest
+from llava_mini_cli.formats.archive.near import Stretch, nearest
 from llava_mini_cli.formats.archive.reader import Archive, Damage, FrameColumns, Medium
 from llava_mini_cli.formats.moments import Moment
 from llava_mini_cli.pipelines.spans import Span, spans
@@ -86,10 +86,10 @@ def search(archive: Archive, query: Vector, options: SearchOptions, scanner: Sca
             f"'{archive.folder}' holds no CLIP embeddings: its model's CLIP checkpoint is the vision half alone, "
             "without a projection; index with a model whose mm_vision_tower is a whole CLIP"
         )
+    usual = _usual(chosen, query)
     hits: list[Hit] = []
     if options.approximate:
-        chosen, archive.recall = _near(chosen, query, options)
-    usual = _usual(archive, query)
+        chosen, hits = _near(archive, query, usual, options)
     for part in chosen.parts:
         try:
             found = _search_part(chosen, part, query, usual, options, scanner)
@@ -97,18 +97,33 @@ def search(archive: Archive, query: Vector, options: SearchOptions, scanner: Sca
             archive.damage.append(Damage(part, f"part {part}", str(error)))
             continue
         hits = nlargest(options.most, [*hits, *found], key=lambda hit: hit.score)
-    return moments(chosen, hits)
+    return moments(archive, hits)
 
 
-def _near(archive: Archive, query: Vector, options: SearchOptions) -> tuple[Archive, float]:
-    """The media of about the nearest frames, with those that came after the index was made; and its recall."""
-    facts, rows = nearest(archive.folder, query, NEAR_FRAMES * options.most)
-    parts = archive.media["part"].to_numpy()
-    wanted = ~np.isin(parts, facts.parts)
-    for part in {part for part, _ in rows} & set(archive.parts):
-        owners = archive.frames(part).medium[[row for found, row in rows if found == part]]
-        wanted |= (parts == part) & np.isin(archive.media["medium"].to_numpy(), owners)
-    return archive.restrict(wanted), facts.recall
+def _near(archive: Archive, query: Vector, usual: float, options: SearchOptions) -> tuple[Archive, list[Hit]]:
+    """The best moments of media that the approximate index names; and what it does not cover, for an exact search."""
+    facts, stretches = nearest(archive.folder, query, NEAR_FRAMES * options.most)
+    archive.recall = facts.recall
+    parts, numbers = archive.media["part"].to_numpy(), archive.media["medium"].to_numpy()
+    live = set(zip(parts.tolist(), numbers.tolist(), strict=True))
+    hits: list[Hit] = []
+    for stretch in stretches:
+        if (stretch.part, stretch.medium) in live:
+            hits += _search_stretch(archive, stretch, query, usual, options)
+    best = nlargest(options.most, hits, key=lambda hit: hit.score)
+    return archive.restrict(~np.isin(parts, facts.parts)), best
+
+
+def _search_stretch(
+    archive: Archive, stretch: Stretch, query: Vector, usual: float, options: SearchOptions
+) -> list[Hit]:
+    """The best moments of one medium, exactly."""
+    scores = archive.vector_rows(stretch.part, stretch.rows).astype(np.float32) @ query
+    owners = np.full(len(scores), stretch.medium)
+    columns = FrameColumns(owners, stretch.time, stretch.last_time)
+    least = -inf if options.min_score is None else options.min_score
+    found = spans(owners, scores, usual, options.most, least)
+    return [_hit(stretch.part, columns, np.arange(len(scores)), span) for span in found]
 
 
 def by_path(archive: Archive, pattern: str | None) -> Archive:
@@ -130,12 +145,9 @@ def _search_part(
     archive: Archive, part: int, query: Vector, usual: float, options: SearchOptions, scanner: Scanner
 ) -> list[Hit]:
     columns = archive.frames(part)
+    scores = part_scores(archive, part, len(columns.medium), query, scanner)
     rows = _wanted_rows(archive, part, columns, options)
-    medium = columns.medium[rows]
-    if options.approximate and 4 * len(rows) < len(columns.medium):
-        kept = archive.vector_rows(part, rows, len(columns.medium)).astype(np.float32) @ query
-    else:
-        kept = part_scores(archive, part, len(columns.medium), query, scanner)[rows]
+    medium, kept = columns.medium[rows], scores[rows]
     least = -inf if options.min_score is None else options.min_score
     found = spans(medium, kept, usual, options.most, least)
     return [_hit(part, columns, rows, span) for span in found]

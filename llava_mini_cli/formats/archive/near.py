@@ -1,7 +1,8 @@
 """An approximate index of an archive's embeddings, through faiss: an inverted file that is read from disk as needed.
 
 It only says which media to look at; their scores are exact. Built on request and never used unasked. Its recall is
-measured when it is built, on frames of the archive itself, and kept beside it.
+measured when it is built, on frames of the archive itself, and kept beside it. So is a table of all frames, medium by
+medium, that spares a search the Parquet files.
 """
 
 import importlib
@@ -19,14 +20,25 @@ from llava_mini_cli.formats.archive.locks import writing
 from llava_mini_cli.formats.archive.reader import Archive
 
 FOLDER = "near"
-INDEX, FACTS = "vectors.faiss", "near.json"
+INDEX, FRAMES, FACTS = "vectors.faiss", "frames.npy", "near.json"
 TRAINED_ON = 40  # vectors a cell
 ROUNDS = 10  # of k-means
 SAMPLE = 100  # frames that recall is measured on
 NEIGHBOURS = 10
 WANTED_RECALL = 0.98
 TIE = 1e-4  # of a score: faiss sums in another order
-ROW_BITS = 32  # of an entry's number: part in the upper bits, row in the lower
+ADDED_AT_ONCE = 4096
+TABLE = np.dtype(
+    [
+        ("part", "<i4"),
+        ("row", "<i4"),  # of the part
+        ("medium", "<i8"),
+        ("time", "<f8"),
+        ("last_time", "<f8"),
+        ("first", "<i8"),  # place in this table of the medium's first frame
+        ("count", "<i4"),  # of the medium's frames
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -59,6 +71,17 @@ def faiss() -> Any:
         raise UsageError("an approximate index needs the [ann] extra: pip install 'llava-mini-cli[ann]'") from error
 
 
+@dataclass(frozen=True)
+class Stretch:
+    """The frames of one medium, in order of time."""
+
+    part: int
+    medium: int
+    rows: NDArray[np.int32]  # of the part
+    time: NDArray[np.float64]
+    last_time: NDArray[np.float64]
+
+
 def build(archive: Archive) -> NearFacts:
     """Makes the index of everything that the archive holds now, in place of an older one.
 
@@ -66,56 +89,74 @@ def build(archive: Archive) -> NearFacts:
     """
     library = faiss()
     with writing(archive.folder):
-        sizes = {part: len(archive.frames(part).medium) for part in archive.parts}
-        rows = sum(sizes.values())
-        width = archive.header.shapes.clip
+        table = np.concatenate([_table(archive, part) for part in archive.parts] or [np.zeros(0, TABLE)])
+        rows, width = len(table), archive.header.shapes.clip
         if not rows or width is None:
             raise UsageError(f"'{archive.folder}' holds no embeddings to index")
         cells = max(1, min(int(2 * sqrt(rows)), rows // TRAINED_ON))
         index = library.index_factory(width, f"IVF{cells},SQfp16", library.METRIC_INNER_PRODUCT)
         index.cp.niter, index.cp.min_points_per_centroid = ROUNDS, 1
-        sample = _sample(archive, sizes, cells * TRAINED_ON)
+        sample = _sample(archive, rows, cells * TRAINED_ON)
         index.train(sample)
+        start = 0
         for part in archive.parts:
-            _add_part(archive, index, part)
+            start += _add_part(archive, index, table, part, start)
         queries = sample[np.linspace(0, len(sample) - 1, min(SAMPLE, len(sample))).astype(int)]
         probes, recall = _tuned(archive, index, queries)
         facts = NearFacts(archive.parts, rows, cells, probes, round(recall, 4))
-        _write(library, archive.folder, index, facts)
+        _write(library, archive.folder, index, table, facts)
     return facts
 
 
-def nearest(folder: Path, query: NDArray[np.float32], most: int) -> tuple[NearFacts, list[tuple[int, int]]]:
-    """Part and row of about the nearest `most` frames, and what is known of the index."""
+def nearest(folder: Path, query: NDArray[np.float32], most: int) -> tuple[NearFacts, list[Stretch]]:
+    """The media of about the nearest `most` frames, and what is known of the index."""
     library, facts = faiss(), NearFacts.read(folder)
     path = folder / FOLDER / INDEX
     try:
         index = library.read_index(str(path), library.IO_FLAG_MMAP | library.IO_FLAG_READ_ONLY)
-    except RuntimeError as error:
+        table = np.load(folder / FOLDER / FRAMES, mmap_mode="r")
+    except (RuntimeError, OSError, ValueError) as error:
         raise ArchiveError(f"'{path}' is damaged: {str(error).splitlines()[0]}") from error
     index.nprobe = facts.probes
     _, numbers = index.search(query[None], most)
-    found: list[int] = [number for number in numbers[0].tolist() if number >= 0]
-    return facts, [(number >> ROW_BITS, number & ((1 << ROW_BITS) - 1)) for number in found]
+    first = np.unique(table["first"][numbers[0][numbers[0] >= 0]])
+    return facts, [_stretch(table, int(start)) for start in first]
 
 
-def _sample(archive: Archive, sizes: dict[int, int], most: int) -> NDArray[np.float32]:
+def _stretch(table: NDArray[Any], start: int) -> Stretch:
+    rows = table[start : start + int(table["count"][start])]
+    part, medium = int(rows["part"][0]), int(rows["medium"][0])
+    return Stretch(part, medium, rows["row"].copy(), rows["time"].copy(), rows["last_time"].copy())
+
+
+def _table(archive: Archive, part: int) -> NDArray[Any]:
+    """The frames of a part, medium by medium, dropped ones included; `first` counts from the part's own start."""
+    columns = archive.frames(part)
+    order = np.argsort(columns.medium, kind="stable")
+    table = np.zeros(len(order), TABLE)
+    table["part"], table["row"], table["medium"] = part, order, columns.medium[order]
+    table["time"], table["last_time"] = columns.time[order], columns.last_time[order]
+    _, first, back, count = np.unique(table["medium"], return_index=True, return_inverse=True, return_counts=True)
+    table["first"], table["count"] = first[back], count[back]
+    return table
+
+
+def _sample(archive: Archive, rows: int, most: int) -> NDArray[np.float32]:
     """Vectors spread evenly over the archive."""
-    rows = sum(sizes.values())
     step = max(1, rows // most)
-    return np.concatenate([_part_vectors(archive, part)[::step].astype(np.float32) for part in sizes])
+    found = [np.concatenate(list(archive.vectors(part)))[::step] for part in archive.parts]
+    return np.concatenate(found).astype(np.float32)
 
 
-def _part_vectors(archive: Archive, part: int) -> NDArray[np.float16]:
-    return np.concatenate(list(archive.vectors(part)))
-
-
-def _add_part(archive: Archive, index: Any, part: int) -> None:
-    start = 0
-    for batch in archive.vectors(part):
-        numbers = (np.int64(part) << ROW_BITS) + np.arange(start, start + len(batch), dtype=np.int64)
-        index.add_with_ids(batch.astype(np.float32), numbers)
-        start += len(batch)
+def _add_part(archive: Archive, index: Any, table: NDArray[Any], part: int, start: int) -> int:
+    """Adds a part whose frames begin at `start` of the table; returns how many there are."""
+    vectors = np.concatenate(list(archive.vectors(part)))
+    here = table[start : start + len(vectors)]
+    here["first"] += start
+    for chunk in range(0, len(vectors), ADDED_AT_ONCE):
+        rows = here["row"][chunk : chunk + ADDED_AT_ONCE]
+        index.add_with_ids(vectors[rows].astype(np.float32), np.arange(len(rows), dtype=np.int64) + start + chunk)
+    return len(vectors)
 
 
 def _tuned(archive: Archive, index: Any, queries: NDArray[np.float32]) -> tuple[int, float]:
@@ -141,13 +182,16 @@ def _least_of_nearest(archive: Archive, queries: NDArray[np.float32]) -> NDArray
     return scores
 
 
-def _write(library: Any, folder: Path, index: Any, facts: NearFacts) -> None:
+def _write(library: Any, folder: Path, index: Any, table: NDArray[Any], facts: NearFacts) -> None:
     place = folder / FOLDER
     try:
         place.mkdir(exist_ok=True)
         library.write_index(index, str(place / f".{INDEX}.tmp"))
+        np.save(place / f".{FRAMES}", table)
         (place / f".{FACTS}.tmp").write_text(json.dumps(asdict(facts)) + "\n")
+        (place / FACTS).unlink(missing_ok=True)  # without it there is no index, while its files are being changed
         (place / f".{INDEX}.tmp").replace(place / INDEX)
+        (place / f".{FRAMES}").replace(place / FRAMES)
         (place / f".{FACTS}.tmp").replace(place / FACTS)
     except (OSError, RuntimeError) as error:
         raise OutputError(f"cannot write '{place}': {str(error).splitlines()[0]}") from error

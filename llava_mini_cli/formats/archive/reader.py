@@ -139,12 +139,13 @@ class Archive:
             return None
         return path if whole else None
 
-    def vector_rows(self, part: int, rows: NDArray[np.int64], count: int) -> NDArray[np.float16]:
-        """Some of a part's embeddings `[n, clip]`; `count`: how many it has. Raises `ArchiveError`."""
-        file = self.vector_file(part, count)
-        if file is None:
+    def vector_rows(self, part: int, rows: NDArray[np.int32]) -> NDArray[np.float16]:
+        """Some of a part's embeddings `[n, clip]`. Raises `ArchiveError`."""
+        path, width = self.folder / part_name(part, VECTORS), self.header.shapes.clip or 0
+        try:
+            return np.memmap(path, "<f2", "r").reshape(-1, width)[rows]
+        except (OSError, ValueError, IndexError):  # the file is missing or cut; the table has the same numbers
             return np.concatenate(list(self.vectors(part)))[rows]
-        return np.memmap(file, "<f2", "r", shape=(count, self.header.shapes.clip or 0))[rows]
 
     def vectors(self, part: int) -> Iterator[NDArray[np.float16]]:
         """The same embeddings from Parquet, a batch `[n, clip]` at a time. Raises `ArchiveError`."""
@@ -202,12 +203,7 @@ class Archive:
 
     def _read(self, part: int, table: str, columns: list[str]) -> pa.Table:
         try:
-            return pq.read_table(
-                self.folder / part_name(part, table),
-                columns=columns,
-                page_checksum_verification=True,
-                partitioning=None,
-            )
+            return _table(self.folder / part_name(part, table), columns)
         except (OSError, pa.ArrowException) as error:
             raise self._damaged(part, table, error) from error
 
@@ -235,7 +231,7 @@ def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
     for part in part_numbers(folder, "media"):
         name = part_name(part, "media")
         try:
-            table = pq.read_table(folder / name, page_checksum_verification=True, partitioning=None)
+            table = _table(folder / name)
             _check_frames(folder, part, table)
         except (OSError, pa.ArrowException) as error:
             damage.append(Damage(part, name, _line(error)))
@@ -250,6 +246,12 @@ def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
     # As nanoseconds: Python's own datetime has none, and pandas is not always there.
     place = newest.schema.get_field_index("mtime")
     return newest.set_column(place, "mtime", newest["mtime"].cast(pa.int64())), damage
+
+
+def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A small file, in this thread: there are many, and starting threads for each costs more than reading it."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return file.read(columns=columns, use_threads=False)
 
 
 def _check_frames(folder: Path, part: int, media: pa.Table) -> None:
