@@ -21,6 +21,7 @@ VIDEO_KINDS = (
     "video_yesno",
     "video_caption",
 )
+STEPPING_STONES = ("endpoint",)  # asked in training alone: what a direction is worked out from
 
 
 def kind_name(thing: Thing) -> str:
@@ -67,6 +68,17 @@ def direction(rng: np.random.Generator, video: Video, split: Split) -> Question 
         return None
     name = seen_name(rng, video, video.main[0])
     return Question("direction", worded(rng, split, "direction", ref=name), video.direction)
+
+
+def endpoint(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
+    """Where a moving thing is in the first or in the last second."""
+    if video.direction is None:
+        return None
+    actor, which = video.main[0], pick(rng, ("first", "last"))
+    thing = actor.at(0.5 if which == "first" else video.seconds - 0.5)
+    assert thing is not None  # what moves is always seen
+    name = seen_name(rng, video, actor)
+    return Question("endpoint", worded(rng, split, "endpoint", ref=name, which=which), thing.place)
 
 
 def order(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
@@ -127,10 +139,16 @@ def video_yesno(rng: np.random.Generator, video: Video, split: Split) -> Questio
 
 
 def video_question(rng: np.random.Generator, video: Video, split: Split, kind: str) -> Question | None:
-    """A question of one of `VIDEO_KINDS`, or None when the video does not allow one."""
+    """A question of one of `VIDEO_KINDS` or `STEPPING_STONES`, or None when the video does not allow one."""
     if kind in ("appears", "vanishes", "brief", "moving"):
         return event(rng, video, split, kind)
     if kind == "video_caption":
         return Question(kind, worded(rng, split, kind), video_caption(video))
-    makers = {"direction": direction, "order": order, "event_count": event_count, "video_yesno": video_yesno}
+    makers = {
+        "direction": direction,
+        "endpoint": endpoint,
+        "order": order,
+        "event_count": event_count,
+        "video_yesno": video_yesno,
+    }
     return makers[kind](rng, video, split)

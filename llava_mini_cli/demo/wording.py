@@ -1,6 +1,7 @@
 """How questions are worded. The held-out wordings use known words in sentences that training never shows.
 
-Knows nothing of scenes: templates with {ref}, {other}, {thing}, {colour}, {shape}, {place}, {relation} or {direction}.
+Knows nothing of scenes: templates with {ref}, {other}, {thing}, {colour}, {shape}, {place}, {relation},
+{which} or {direction}.
 """
 
 import numpy as np
@@ -110,6 +111,12 @@ TRAIN: dict[str, tuple[str, ...]] = {
         "Tell me the direction of {ref}.",
         "Which direction does {ref} go?",
     ),
+    "endpoint": (
+        "Where is {ref} {which}?",
+        "In which place is {ref} {which}?",
+        "What is the {which} place of {ref}?",
+        "Tell me the {which} place of {ref}.",
+    ),
     "first": (
         "What appears first?",
         "Which shape appears first?",
@@ -218,6 +225,7 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
     "json": ("Tell me the shape, colour and size of {ref} as JSON.", "Name {ref} as JSON."),
     "caption": ("Describe what the picture shows.", "Tell me what you see.", "What is in this image?"),
     "direction": ("{ref} moves in which direction?", "Tell me which way {ref} moves.", "Which way does {ref} go?"),
+    "endpoint": ("Name the {which} place of {ref}.", "Tell me where {ref} is {which}."),
     "first": ("Tell me which shape appears first.", "Which shape comes first?"),
     "second": ("Tell me which shape appears second.", "Which shape comes second?"),
     "last": ("Tell me which shape appears last.", "Which shape comes last?"),

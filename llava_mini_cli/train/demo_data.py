@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from llava_mini_cli.demo.questions import IMAGE_KINDS, Question, image_question
 from llava_mini_cli.demo.render import Look, random_look, render
 from llava_mini_cli.demo.scenes import CANVAS, Scene, Split, Thing, generator, random_scene
-from llava_mini_cli.demo.video_questions import VIDEO_KINDS, video_question
+from llava_mini_cli.demo.video_questions import STEPPING_STONES, VIDEO_KINDS, video_question
 from llava_mini_cli.demo.videos import LONGEST, Story, Video, random_video
 from llava_mini_cli.train.pixels import resized, squashed
 
@@ -37,9 +37,9 @@ STORY_WEIGHTS: dict[Story, float] = {
     "blink": 1.7,
     "brief": 1.8,
 }
-VIDEO_ASK = {"order": 2, "video_yesno": 2, "event_count": 1}  # questions of a kind about one video; others: 1
+VIDEO_ASK = {"order": 2, "video_yesno": 2, "endpoint": 2}  # questions of a kind about one video; others: 1
 IMAGE_QUESTIONS = 8
-VIDEO_QUESTIONS = 5
+VIDEO_QUESTIONS = 6
 SQUASHED = 0.3  # share of media that take the road of video frames to the tower; it costs more than the other
 TEXT_FRAMES = 3  # frames of a moving thing that the text is fused with in training; every different one otherwise
 
@@ -69,7 +69,7 @@ def ask_about_image(rng: np.random.Generator, scene: Scene, split: Split, number
 def ask_about_video(rng: np.random.Generator, video: Video, split: Split, number: int) -> tuple[Question, ...]:
     """Different questions about a video, of every kind that it allows."""
     found: dict[str, Question] = {}
-    kinds = [kind for kind in VIDEO_KINDS for _ in range(VIDEO_ASK.get(kind, 1))]
+    kinds = [kind for kind in (*VIDEO_KINDS, *STEPPING_STONES) for _ in range(VIDEO_ASK.get(kind, 1))]
     for index in rng.permutation(len(kinds)):
         question = video_question(rng, video, split, kinds[int(index)])
         if question is not None and len(found) < number:
