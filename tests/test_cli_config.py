@@ -167,6 +167,7 @@ def test_config_says_where_each_value_comes_from(monkeypatch: pytest.MonkeyPatch
         ("model", "doctor", "demo", "file", f"{own}: model"),
         ("seed", "ask", 7, "environment", "LLAVA_MINI_SEED"),
         ("top-p", "ask", 1.0, "default", None),
+        ("output", "index", None, "required", None),
     ):
         line = values[option, command]
         assert [line["value"], line["source"], line["place"]] == expected
@@ -181,6 +182,18 @@ def test_config_reads_the_named_file_alone_and_refuses_a_bad_one(tmp_path: Path)
     result = llava_mini("config", "--config", "own.toml")
     assert (result.exit_code, result.stdout) == (2, "")
     assert result.stderr.startswith("llava-mini: error: own.toml: seed: ")
+
+
+def test_required_options_may_stand_in_a_file() -> None:
+    Path("llava-mini.toml").write_text("[index]\noutput = 'archive'")
+    value = shown(llava_mini("config"))["output", "index"]
+    assert (value["value"], value["place"]) == ("archive", "llava-mini.toml: [index] output")
+
+
+@pytest.mark.parametrize("command", ["ask", "caption", "index", "search"])
+def test_help_does_not_swallow_the_names_of_extras(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    assert "needs the  extra" not in llava_mini(command, "--help").stdout
 
 
 def test_help_and_completion_survive_a_bad_file() -> None:

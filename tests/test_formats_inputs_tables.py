@@ -18,7 +18,7 @@ from input_doubles import WHAT, asked, faults, inputs, jobs_of, touch
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs import InputOptions
 from llava_mini_cli.formats.inputs.tables import MOST_ROWS
-from llava_mini_cli.formats.job import Prompt
+from llava_mini_cli.formats.job import Fault, Job, Prompt, Question, make_job, make_prompt, make_question
 from llava_mini_cli.formats.row import KeptColumn
 
 Rows = Sequence[dict[str, Any]]
@@ -349,3 +349,14 @@ def test_memory_does_not_grow_with_the_table(tmp_path: Path, name: str) -> None:
 def test_what_is_asked_of_files_is_what_was_typed() -> None:
     (job,) = jobs_of("a.mp4")
     assert tuple(question.prompt for question in job.questions) == WHAT
+
+
+def test_what_is_made_quickly_is_what_the_constructors_make() -> None:
+    prompt = make_prompt("What?", "what")
+    assert prompt == Prompt("What?", "what")
+    question = make_question(prompt, "id", {"split": "train"})
+    assert question == Question(prompt, "id", {"split": "train"})
+    fault = Fault("input", "bad_row", "line 7")
+    assert make_job("a.jpg", "a.jpg", (question,), fault, ("/a.jpg", 1, 2), None) == Job(
+        "a.jpg", "a.jpg", (question,), fault, ("/a.jpg", 1, 2)
+    )

@@ -41,13 +41,12 @@ class ConfiguredCommand(TyperCommand):
     def parsed_without_flags(self, parent: typer.Context, config: str | None) -> typer.Context:
         """A context with the values that the options have when none is typed but `--config`."""
         context = typer.Context(self, parent=parent, info_name=self.name)
-        typed = {} if config is None else {"config": config}
+        typed: dict[str, Any] = {} if config is None else {"config": config}
         options = [param for param in self.params if isinstance(param, TyperOption)]
         with _naming_the_place(context):
             for option in sorted(options, key=lambda option: not option.is_eager):
-                if option.required and _is_unset(option, context, typed):
-                    continue  # it must be typed, and here nothing is
-                option.handle_parse_result(context, typed, [])
+                if not option.required or option.consume_value(context, typed)[0] is not None:
+                    option.handle_parse_result(context, typed, [])
         return context
 
     def invoke(self, ctx: Any) -> Any:
@@ -67,7 +66,7 @@ class Origin:
     """An option's value and where it comes from."""
 
     value: Any
-    source: str  # flag, environment, file or default
+    source: str  # flag, environment, file, default, or required for one that has no value
     place: str | None  # the variable, or the file and its key
 
 
@@ -86,7 +85,7 @@ def load_config(context: typer.Context, named: str | None) -> str | None:
 def origins(context: typer.Context) -> Iterator[tuple[str, Origin]]:
     """Every option of a parsed command with its value and source, by key."""
     for key, option in options_of(cast(TyperCommand, context.command)).items():
-        source = _source(context, option.name)
+        source = _source(context, option.name) if option.name in context.params else "required"
         yield key, Origin(context.params.get(option.name), source, _place(context, option.name))
 
 
@@ -124,12 +123,6 @@ def _naming_the_place(context: Any) -> Generator[None]:
         if place is None:
             raise
         raise UsageError(f"{place}: {error.message.removeprefix('Value error, ')}") from None
-
-
-def _is_unset(option: TyperOption, context: typer.Context, typed: Any) -> bool:
-    """Whether neither what was typed nor a variable, file or default gives an option its value."""
-    value, _ = option.consume_value(context, typed)
-    return option.value_is_missing(value)
 
 
 def _flags_of_all(context: typer.Context) -> dict[str, dict[str, Kind]]:

@@ -61,7 +61,7 @@ class IndexFlags:
         bool,
         typer.Option(
             "--ann",
-            help="Make the index of llava-mini search --approximate anew; needs the [ann] extra.",
+            help="Make the index of llava-mini search --approximate anew; needs the extra llava-mini-cli\\[ann].",
             rich_help_panel=_PANEL,
         ),
     ] = False
