@@ -149,7 +149,7 @@ def approximate_figures(
     ]
     return {
         "build_s": round(built, 1),
-        **{key: value for key, value in vars(NearFacts.read(folder)).items() if key != "parts"},
+        **{key: value for key, value in vars(NearFacts.read(folder)).items() if key not in ("parts", "mean")},
         "approximate_s": round(median, 4),
         "times_faster": round(statistics.median(seconds for _, seconds, _ in exact) / median, 1),
         "same_ten_moments": round(float(np.mean([len(a & b) / len(a) for a, b in places])), 3),

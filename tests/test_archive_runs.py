@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import imageio_ffmpeg
 import numpy as np
 import pytest
+from test_docs import ROOT, run_block, shell_blocks
 from typer.testing import CliRunner, Result
 
 from llava_mini_cli.commands.main import app
@@ -347,3 +349,24 @@ def test_sigterm_keeps_what_is_complete(films: Path, tmp_path: Path) -> None:
     with open_archive(archive) as opened:
         assert len(opened.media) < 40
         assert not opened.damage
+
+
+def test_the_commands_of_the_archive_page_run(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from PIL import Image
+
+    shutil.copytree(films, tmp_path / "films")
+    Image.fromarray(picture("green triangle")).save(tmp_path / "like.png")
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    for block in shell_blocks(ROOT / "docs" / "archive.md"):
+        run_block(block, tmp_path, monkeypatch, PATH=path, LLAVA_MINI_MODEL="demo")
+    assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 3
+    assert {"moments.html", "found.csv", "rows.jsonl", "list.txt", "pictures"} <= set(os.listdir(tmp_path))
+
+
+def test_the_query_of_the_archive_page_runs(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    duckdb = pytest.importorskip("duckdb")
+    monkeypatch.chdir(archive.parent)
+    (query,) = re.findall(r"^```sql\n(.*?)^```", (ROOT / "docs" / "archive.md").read_text(), re.MULTILINE | re.DOTALL)
+    found = duckdb.sql(query).fetchall()
+    assert sorted(row[0] for row in found) == sorted(name for name, seconds in FILMS.items() for _ in seconds)
+    assert len(found[0][2]) == 64

@@ -3,8 +3,9 @@
 Vectors are float16, sums float32. Knows nothing of archives.
 """
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
 
@@ -24,16 +25,22 @@ def scan_file(path: Path, rows: int, query: NDArray[np.float32]) -> NDArray[np.f
     scores = torch.empty(rows)
     threads = torch.get_num_threads()
     edges = [rows * number // threads for number in range(threads + 1)]
-    # One stretch a thread, and torch's own threads out of the way: they would wait for each other at every chunk.
+    with _one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        work = [pool.submit(_scan, path, start, scores[start:stop], query) for start, stop in pairwise(edges)]
+        for stretch in work:
+            stretch.result()
+    return scores.numpy()
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Keeps torch's own threads out of the way: in steps as small as these they wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            stretches = pairwise(edges)
-            work = [pool.submit(_scan, path, start, scores[start:stop], query) for start, stop in stretches]
-            for stretch in work:
-                stretch.result()
+        yield
     finally:
         torch.set_num_threads(threads)
-    return scores.numpy()
 
 
 def _scan(path: Path, first: int, scores: torch.Tensor, query: NDArray[np.float32]) -> None:
@@ -64,5 +71,6 @@ def _fill(file: object, space: memoryview) -> None:
 def scan_batches(batches: Iterable[NDArray[np.float16]], query: NDArray[np.float32]) -> NDArray[np.float32]:
     """The same from batches `[n, width]` in memory."""
     against = torch.from_numpy(query)
-    scores = [torch.mv(torch.from_numpy(batch.copy()).float(), against).numpy() for batch in batches]
+    with _one_thread():
+        scores = [torch.mv(torch.from_numpy(batch.copy()).float(), against).numpy() for batch in batches]
     return np.concatenate(scores) if scores else np.zeros(0, np.float32)

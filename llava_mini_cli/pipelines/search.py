@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import translate
 from heapq import nlargest
+from itertools import islice
 from math import inf
 from pathlib import Path
 from re import compile as compile_pattern
@@ -23,7 +24,7 @@ from llava_mini_cli.formats.moments import Moment
 from llava_mini_cli.pipelines.spans import Span, spans
 
 Vector = NDArray[np.float32]
-NEAR_FRAMES = 100  # of the approximate index, for each moment that is wanted: a moment has several
+NEAR_FRAMES = 600  # of the approximate index, for each moment that is wanted: a moment has several
 
 
 class Scan(Protocol):
@@ -86,10 +87,10 @@ def search(archive: Archive, query: Vector, options: SearchOptions, scanner: Sca
             f"'{archive.folder}' holds no CLIP embeddings: its model's CLIP checkpoint is the vision half alone, "
             "without a projection; index with a model whose mm_vision_tower is a whole CLIP"
         )
-    usual = _usual(chosen, query)
     hits: list[Hit] = []
     if options.approximate:
-        chosen, hits = _near(archive, query, usual, options)
+        chosen, hits = _near(archive, query, options, scanner)
+    usual = _usual(chosen, query) if len(chosen.media) else 0.0
     for part in chosen.parts:
         try:
             found = _search_part(chosen, part, query, usual, options, scanner)
@@ -100,25 +101,25 @@ def search(archive: Archive, query: Vector, options: SearchOptions, scanner: Sca
     return moments(archive, hits)
 
 
-def _near(archive: Archive, query: Vector, usual: float, options: SearchOptions) -> tuple[Archive, list[Hit]]:
+def _near(archive: Archive, query: Vector, options: SearchOptions, scanner: Scanner) -> tuple[Archive, list[Hit]]:
     """The best moments of media that the approximate index names; and what it does not cover, for an exact search."""
     facts, stretches = nearest(archive.folder, query, NEAR_FRAMES * options.most)
     archive.recall = facts.recall
+    usual = float(np.array(facts.mean, np.float32) @ query)
     parts, numbers = archive.media["part"].to_numpy(), archive.media["medium"].to_numpy()
-    live = set(zip(parts.tolist(), numbers.tolist(), strict=True))
     hits: list[Hit] = []
-    for stretch in stretches:
-        if (stretch.part, stretch.medium) in live:
-            hits += _search_stretch(archive, stretch, query, usual, options)
+    live = (stretch for stretch in stretches if ((parts == stretch.part) & (numbers == stretch.medium)).any())
+    for stretch in islice(live, options.most):  # the best moments cannot be in more media than there are moments
+        hits += _search_stretch(archive, stretch, query, usual, options, scanner)
     best = nlargest(options.most, hits, key=lambda hit: hit.score)
     return archive.restrict(~np.isin(parts, facts.parts)), best
 
 
 def _search_stretch(
-    archive: Archive, stretch: Stretch, query: Vector, usual: float, options: SearchOptions
+    archive: Archive, stretch: Stretch, query: Vector, usual: float, options: SearchOptions, scanner: Scanner
 ) -> list[Hit]:
     """The best moments of one medium, exactly."""
-    scores = archive.vector_rows(stretch.part, stretch.rows).astype(np.float32) @ query
+    scores = scanner.batches([archive.vector_rows(stretch.part, stretch.rows)], query)
     owners = np.full(len(scores), stretch.medium)
     columns = FrameColumns(owners, stretch.time, stretch.last_time)
     least = -inf if options.min_score is None else options.min_score

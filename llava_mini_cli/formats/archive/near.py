@@ -7,6 +7,7 @@ medium, that spares a search the Parquet files.
 
 import importlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
@@ -27,6 +28,7 @@ SAMPLE = 100  # frames that recall is measured on
 NEIGHBOURS = 10
 WANTED_RECALL = 0.98
 TIE = 1e-4  # of a score: faiss sums in another order
+LEAST_PROBES = 32  # the best moments are in several media, whose frames are in several cells
 ADDED_AT_ONCE = 4096
 TABLE = np.dtype(
     [
@@ -50,6 +52,7 @@ class NearFacts:
     cells: int
     probes: int  # cells that are looked into
     recall: float  # of the nearest 10, on frames of the archive
+    mean: list[float]  # of all embeddings, as `Archive.mean_vector`
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -103,13 +106,13 @@ def build(archive: Archive) -> NearFacts:
             start += _add_part(archive, index, table, part, start)
         queries = sample[np.linspace(0, len(sample) - 1, min(SAMPLE, len(sample))).astype(int)]
         probes, recall = _tuned(archive, index, queries)
-        facts = NearFacts(archive.parts, rows, cells, probes, round(recall, 4))
+        facts = NearFacts(archive.parts, rows, cells, probes, round(recall, 4), archive.mean_vector().tolist())
         _write(library, archive.folder, index, table, facts)
     return facts
 
 
-def nearest(folder: Path, query: NDArray[np.float32], most: int) -> tuple[NearFacts, list[Stretch]]:
-    """The media of about the nearest `most` frames, and what is known of the index."""
+def nearest(folder: Path, query: NDArray[np.float32], most: int) -> tuple[NearFacts, Iterator[Stretch]]:
+    """The media of about the nearest `most` frames, that of the nearest one first, and what is known of the index."""
     library, facts = faiss(), NearFacts.read(folder)
     path = folder / FOLDER / INDEX
     try:
@@ -118,9 +121,10 @@ def nearest(folder: Path, query: NDArray[np.float32], most: int) -> tuple[NearFa
     except (RuntimeError, OSError, ValueError) as error:
         raise ArchiveError(f"'{path}' is damaged: {str(error).splitlines()[0]}") from error
     index.nprobe = facts.probes
+    library.omp_set_num_threads(1)  # one query is too little to share
     _, numbers = index.search(query[None], most)
-    first = np.unique(table["first"][numbers[0][numbers[0] >= 0]])
-    return facts, [_stretch(table, int(start)) for start in first]
+    starts = dict.fromkeys(table["first"][numbers[0][numbers[0] >= 0]].tolist())
+    return facts, (_stretch(table, start) for start in starts)
 
 
 def _stretch(table: NDArray[Any], start: int) -> Stretch:
@@ -162,7 +166,7 @@ def _add_part(archive: Archive, index: Any, table: NDArray[Any], part: int, star
 def _tuned(archive: Archive, index: Any, queries: NDArray[np.float32]) -> tuple[int, float]:
     """The fewest cells to look into that give the wanted recall, and that recall."""
     least = _least_of_nearest(archive, queries)
-    probes, recall = 1, 0.0
+    probes, recall = min(LEAST_PROBES, int(index.nlist)), 0.0
     while True:
         index.nprobe = probes
         scores, _ = index.search(queries, least.shape[1])
