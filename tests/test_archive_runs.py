@@ -66,7 +66,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def archive(films: Path) -> Path:
     folder = films.with_name("films.index")
-    done = run("index", films, "-o", folder, "-m", "demo", "--features", "float16", "--caption-every", "3", "-q")
+    done = run("index", films, "-o", folder, "-m", "demo", "--features", "--caption-every", "3", "-q")
     assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
     return folder
 
@@ -87,7 +87,7 @@ def test_an_archive_holds_what_was_seen(archive: Path) -> None:
 
 def test_the_same_command_again_does_nothing(films: Path, archive: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in archive.rglob("part-*")}
-    done = run("index", films, "-o", archive, "-m", "demo", "--features", "float16", "--caption-every", "3")
+    done = run("index", films, "-o", archive, "-m", "demo", "--features", "--caption-every", "3")
     assert done.exit_code == 0
     assert "0 media indexed, 3 there already" in done.stderr
     assert {path: path.stat().st_mtime_ns for path in archive.rglob("part-*")} == before
@@ -178,6 +178,13 @@ def test_the_best_moments_alone_say_so(archive: Path) -> None:
     assert first["end"] > first["start"] >= 0
 
 
+def test_how_features_are_stored_needs_features(films: Path, tmp_path: Path) -> None:
+    done = run("index", films, "-o", tmp_path / "archive", "-m", "demo", "--features-dtype", "int8")
+    assert done.exit_code == 2
+    assert "add --features" in done.stderr
+    assert not (tmp_path / "archive").exists()
+
+
 def test_without_features_the_files_are_read_again(films: Path, tmp_path: Path) -> None:
     archive = tmp_path / "a"
     assert run("index", films / "green.mp4", films / "red.mp4", "-o", archive, "-m", "demo", "-q").exit_code == 0
@@ -217,7 +224,7 @@ def test_a_damaged_part_is_named_and_the_rest_is_found(films: Path, archive: Pat
     damaged = tmp_path / "a"
     shutil.copytree(archive, damaged)
     film(tmp_path / "new.mp4", ["orange circle"])
-    more = ["-o", damaged, "-m", "demo", "--features", "float16", "--caption-every", "3", "-q"]
+    more = ["-o", damaged, "-m", "demo", "--features", "--caption-every", "3", "-q"]
     assert run("index", tmp_path / "new.mp4", *more).exit_code == 0
     victim = damaged / "frames" / "part-000001.parquet"
     victim.write_bytes(victim.read_bytes()[:1000])
@@ -289,10 +296,10 @@ def test_the_approximate_index_finds_the_same_here(archive: Path, tmp_path: Path
     assert found == exact
 
 
-def wait_for_parts(archive: Path, count: int) -> None:
-    """Until so many parts are there, or a generous time has passed."""
+def wait_for_parts(archive: Path, count: int, process: "subprocess.Popen[Any]") -> None:
+    """Until so many parts are there, the process has ended, or a generous time has passed."""
     end = time.monotonic() + 60
-    while len(list(archive.glob("media/part-*"))) < count and time.monotonic() < end:
+    while len(list(archive.glob("media/part-*"))) < count and process.poll() is None and time.monotonic() < end:
         time.sleep(0.02)
 
 
@@ -309,8 +316,8 @@ def test_killing_index_at_any_moment_loses_nothing(films: Path, tmp_path: Path) 
     held: set[str] = set()
     for number in range(6):
         process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-        wait_for_parts(archive, len(held) + 1 if number < 3 else 0)
-        time.sleep(rng.uniform(0, 1))
+        wait_for_parts(archive, len(held) + 1 if number < 3 else 0, process)
+        time.sleep(rng.uniform(0, 0.1 if number < 3 else 1.5))
         process.send_signal(signal.SIGKILL)
         process.wait()
         if (archive / "archive.json").exists():

@@ -215,7 +215,7 @@ def test_another_model_or_setting_is_refused_by_name(tmp_path: Path) -> None:
     for other, words in [
         (header(digest="def"), "was made with the model 'demo' (abc)"),
         (header(fps=2.0), "--fps 2 (the archive has 1)"),
-        (header("int8"), "--features int8 (the archive has none)"),
+        (header("int8"), "--features-dtype int8 (the archive has none)"),
     ]:
         with pytest.raises(UsageError) as refused, open_for_writing(tmp_path) as writer:
             writer.start(other)

@@ -68,9 +68,10 @@ def test_rows_of_different_work_and_of_the_same_work_asked_twice_all_stand() -> 
     assert list(standing([(WORK + OLD, False), (WORK + OLD + ".1", True), (OTHER + OLD, True)])) == [1, 1, 1]
 
 
-def test_what_is_no_key_is_refused() -> None:
+@pytest.mark.parametrize("key", ["no key", " " * 32, "g" * 32, "0" * 30 + "  "])
+def test_what_is_no_key_is_refused(key: str) -> None:
     with pytest.raises(ValueError):
-        done(("no key", False))
+        done((key, False))
 
 
 def test_keys_read_back_as_written() -> None:
@@ -83,9 +84,9 @@ def test_what_is_done_takes_little_memory() -> None:
     count = 50_000
     tracemalloc.start()
     there = Done()
-    there.add((written_key(number << 40, number), False) for number in range(count))
+    there.add((written_key(number.to_bytes(10), number), False) for number in range(count))
     assert len(there) == count
-    assert all(there.claim(number << 40, number) is None for number in range(count))
+    assert all(there.claim(number.to_bytes(10), number) is None for number in range(count))
     used = tracemalloc.get_traced_memory()[0] / count
     tracemalloc.stop()
     assert used < 200  # bytes a row

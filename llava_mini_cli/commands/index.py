@@ -46,7 +46,7 @@ def index(
     options = IndexOptions(
         model.options(),
         frames.options(),
-        flags.features,
+        flags.stored_features(),
         flags.dedupe,
         flags.caption_every,
         flags.caption_prompt,

@@ -32,6 +32,7 @@ class Reporter:
     def __init__(self, tally: Tally, total: int | None, *, quiet: bool, verbose: bool) -> None:
         self._tally = tally
         self._total = total  # media, done ones included; None: not known
+        self._jobs: Callable[[], Iterator[object]] | None = None
         self._by_frame = total == 1
         self._quiet = quiet
         self._verbose = verbose
@@ -41,10 +42,14 @@ class Reporter:
         self._warnings: Counter[bool] = Counter()  # said or not
         self._bar = None if quiet or not sys.stderr.isatty() else _bar(total, by_frame=self._by_frame)
 
-    def count(self, jobs: Callable[[], Iterator[object]] | None) -> None:
-        """Counts the media while the run goes on, in a thread of its own, where nobody knows their number yet."""
-        if self._total is None and jobs is not None and not self._quiet:
-            threading.Thread(target=self._count, args=(jobs,), name="count", daemon=True).start()
+    def count_from(self, jobs: Callable[[], Iterator[object]] | None) -> None:
+        """Where the media can be read a second time to be counted, if nobody knows their number yet."""
+        self._jobs = jobs
+
+    def _start_counting(self) -> None:
+        """In a thread of its own, and not before there is work: finding what is done must not share the interpreter."""
+        if self._total is None and self._jobs is not None and not self._quiet:
+            threading.Thread(target=self._count, args=(self._jobs,), name="count", daemon=True).start()
 
     def _count(self, jobs: Callable[[], Iterator[object]]) -> None:
         with suppress(LlavaMiniError, OSError):  # the run says so itself
@@ -55,6 +60,7 @@ class Reporter:
         return None if self._total is None else max(self._total - self._tally.media_skipped, self._tally.media)
 
     def loading(self, model: str) -> None:
+        self._start_counting()
         text = f"loading {model}"
         if self._bar is not None:
             self._bar.set_description_str(shortened(text))

@@ -50,7 +50,7 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
             reported(tally, options, output, flags),
             Reporter(tally, inputs.total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter,
         ):
-            reporter.count(inputs.again)
+            reporter.count_from(inputs.again)
             single = inputs.total == 1 and len(prompts) == 1
             run = options.run_info(inputs.kept)
             opener = output_opener(output, run, flags, reporter, single=single, prompts=len(prompts))

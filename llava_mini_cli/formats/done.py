@@ -6,12 +6,16 @@ second carries the key with `.1` behind it. Knows no file format, and keeps 110 
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from struct import Struct
 
 from llava_mini_cli.formats.job import Job, Question
 
 WORK_DIGITS = 20  # hexadecimal digits of a key that name the work; the rest tell in which state it was done
 STATE_DIGITS = 12
 KEY_DIGITS = WORK_DIGITS + STATE_DIGITS
+_KEY = Struct(">10sHI")  # a key in bytes: the work, and the state in two numbers
+_PARSED_AT_ONCE = 4096
 
 IsThere = Callable[[Job, Question], bool]
 RowMark = tuple[str, bool]  # the key of a row that is there, and whether it is an error
@@ -28,8 +32,8 @@ class Done:
         self.rows_left = 0  # claimed rows that stay as they are, errors among them
         self.replaced = 0  # rows of which there is, or will be, a newer one
         self._retry_errors = retry_errors
-        self._entries: dict[int, int] = {}  # number of the work -> state of the file and flags
-        self._asked_again: dict[int, int] = {}  # number of the work -> how often it was asked for, if more than once
+        self._entries: dict[bytes, int] = {}  # the work -> state of the file and flags
+        self._asked_again: dict[bytes, int] = {}  # the work -> how often it was asked for, if more than once
 
     def __len__(self) -> int:
         """How many rows there are, without those that a newer one replaces."""
@@ -38,8 +42,7 @@ class Done:
     def add(self, rows: Iterable[RowMark]) -> None:
         """Takes in rows that are there, the older ones first."""
         entries = self._entries
-        for key, is_error in rows:
-            work, state = parse_key(key)
+        for work, state, is_error in _parsed(rows):
             entry = state << 2 | is_error << 1
             before = entries.get(work)
             if before is not None:
@@ -53,7 +56,7 @@ class Done:
         self._entries.clear()
         self._asked_again.clear()
 
-    def claim(self, work: int, state: int) -> str | None:
+    def claim(self, work: bytes, state: int) -> str | None:
         """None if the row of this work is there; otherwise the key that it is to carry."""
         entry = self._entries.get(work)
         if entry is not None and entry & _ASKED:
@@ -74,34 +77,49 @@ class Done:
         return written_key(work, state)
 
 
-def parse_key(key: str) -> tuple[int, int]:
-    """The number of the work, occurrence included, and the state it was done in. Raises `ValueError`."""
-    if len(key) == KEY_DIGITS:
-        return int(key[:WORK_DIGITS], 16), int(key[WORK_DIGITS:], 16)
+def _parsed(rows: Iterable[RowMark]) -> Iterator[tuple[bytes, int, bool]]:
+    """`parse_key` of each row, many at a time where they have no occurrence; and whether the row is an error."""
+    left = iter(rows)
+    while some := list(islice(left, _PARSED_AT_ONCE)):
+        keys = [key for key, _ in some]
+        if set(map(len, keys)) == {KEY_DIGITS}:
+            packed = bytes.fromhex("".join(keys))
+            if len(packed) != len(keys) * _KEY.size:  # fromhex() passes over spaces
+                raise ValueError("not keys")
+            numbers = _KEY.iter_unpack(packed)
+            for (work, high, low), (_, is_error) in zip(numbers, some, strict=True):
+                yield work, high << 32 | low, is_error
+        else:
+            for key, is_error in some:
+                yield *parse_key(key), is_error
+
+
+def parse_key(key: str) -> tuple[bytes, int]:
+    """The work, occurrence included, and the state it was done in. Raises `ValueError`."""
     state, _, occurrence = key[WORK_DIGITS:].partition(".")
     if len(state) != STATE_DIGITS:
         raise ValueError(f"not a key: {key}")
-    return numbered(int(key[:WORK_DIGITS], 16), int(occurrence)), int(state, 16)
+    work = bytes.fromhex(key[:WORK_DIGITS])
+    return numbered(work, int(occurrence)) if occurrence else work, int(state, 16)
 
 
-def written_key(work: int, state: int) -> str:
-    """The two numbers of a key as a row carries them."""
-    occurrence, work = divmod(work, 1 << 4 * WORK_DIGITS)
-    key = f"{work:0{WORK_DIGITS}x}{state:0{STATE_DIGITS}x}"
+def written_key(work: bytes, state: int) -> str:
+    """The two parts of a key as a row carries them."""
+    key = f"{work[: WORK_DIGITS // 2].hex()}{state:0{STATE_DIGITS}x}"
+    occurrence = int.from_bytes(work[WORK_DIGITS // 2 :], "big")
     return f"{key}.{occurrence}" if occurrence else key
 
 
-def numbered(work: int, occurrence: int) -> int:
-    """The number of the same work asked for another time."""
-    return work | occurrence << (4 * WORK_DIGITS)
+def numbered(work: bytes, occurrence: int) -> bytes:
+    """The same work asked for another time."""
+    return work + occurrence.to_bytes(4, "big")
 
 
 def standing(rows: Iterable[RowMark]) -> bytearray:
     """For each row, the older ones first: 1 if it stands, 0 if another one of the same work stands for it."""
     marks = bytearray()
-    newest: dict[int, int] = {}  # number of the work -> position and whether it is an error, then the state
-    for position, (key, is_error) in enumerate(rows):
-        work, state = parse_key(key)
+    newest: dict[bytes, int] = {}  # the work -> position and whether it is an error, then the state
+    for position, (work, state, is_error) in enumerate(_parsed(rows)):
         entry = (position << 1 | is_error) << 4 * STATE_DIGITS | state
         before = newest.get(work)
         if before is not None:

@@ -37,7 +37,7 @@ def file_identity(path: str, folder: str = "") -> ItemIdentity:
 
 
 class RowKeys:
-    """The keys of a run's rows, as two numbers each. What they have in common is digested once."""
+    """The keys of a run's rows, in two parts each. What they have in common is digested once."""
 
     def __init__(self, model: str, revision: str | None, settings: Settings) -> None:
         self._model = blake2b(ascii((model, revision)).encode(), digest_size=WORK_DIGITS // 2)
@@ -48,13 +48,13 @@ class RowKeys:
         """What tells the medium from others and from its own earlier states: one look at the disk."""
         return job.item or file_identity(job.path, self._folder)
 
-    def work(self, item: ItemIdentity, path: str, question: Question) -> int:
+    def work(self, item: ItemIdentity, path: str, question: Question) -> bytes:
         """The first part of a key: what is asked about which medium, and of which model."""
         prompt, row_id = question.prompt, question.id
         digest = self._model.copy()
         # ascii() puts quotes around each part and escapes those within, so no two works give the same text.
         digest.update(ascii((item[0], None if row_id == path else row_id, prompt.name, prompt.text)).encode())
-        return int.from_bytes(digest.digest(), "big")
+        return digest.digest()
 
     def state(self, item: ItemIdentity) -> int:
         """The second part: what the file was, and the settings."""

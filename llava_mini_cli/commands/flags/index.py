@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from llava_mini_cli.commands.times import parse_time
+from llava_mini_cli.errors import UsageError
 
 _PANEL = "Archive"
 
@@ -19,11 +20,19 @@ class IndexFlags:
         typer.Option("-o", "--output", metavar="ARCHIVE", help="The archive, a folder.", rich_help_panel=_PANEL),
     ]
     features: Annotated[
-        Literal["float16", "float32", "int8"] | None,
+        bool,
         typer.Option(
             "--features",
-            help="Store patch features in this form: exact answers later, without the files.",
-            show_default="no",
+            help="Store patch features too: exact answers later, without the files.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = False
+    features_dtype: Annotated[
+        Literal["float16", "float32", "int8"] | None,
+        typer.Option(
+            "--features-dtype",
+            help="How patch features are stored; int8 halves them again, less exactly.",
+            show_default="float16",
             rich_help_panel=_PANEL,
         ),
     ] = None
@@ -69,3 +78,15 @@ class IndexFlags:
         bool,
         typer.Option("--compact", help="Merge small parts and take out what was dropped.", rich_help_panel=_PANEL),
     ] = False
+
+    def stored_features(self) -> Literal["float16", "float32", "int8"] | None:
+        """How patch features are stored; None: they are not.
+
+        Raises:
+            UsageError: a form is given for what is not stored.
+        """
+        if self.features:
+            return self.features_dtype or "float16"
+        if self.features_dtype is not None:
+            raise UsageError(f"--features-dtype {self.features_dtype} says how features are stored; add --features")
+        return None

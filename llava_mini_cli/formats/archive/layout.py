@@ -123,8 +123,8 @@ class ArchiveHeader:
         """What keeps rows of two headers apart, in words: `--fps 2 (the archive has 1)`; None when they go together."""
         if self.model_digest != other.model_digest:
             return f"the archive was made with the model {self.name}, and this is {other.name}"
-        mine = {**self.settings, "features": self.features}
-        theirs = {**other.settings, "features": other.features}
+        mine = {**self.settings, "features_dtype": self.features}
+        theirs = {**other.settings, "features_dtype": other.features}
         changed = [
             f"--{key.replace('_', '-')} {_word(theirs.get(key))} (the archive has {_word(mine.get(key))})"
             for key in sorted(mine.keys() | theirs.keys())
