@@ -34,7 +34,7 @@ def scan_file(path: Path, rows: int, query: NDArray[np.float32]) -> NDArray[np.f
 
 @contextmanager
 def _one_thread() -> Generator[None]:
-    """Keeps torch's own threads out of the way: in steps as small as these they wait for each other most of the time."""
+    """Keeps torch's own threads out of the way: in steps as small as these they mostly wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -43,6 +43,7 @@ class RowKeys:
         self._model = blake2b(ascii((model, revision)).encode(), digest_size=WORK_DIGITS // 2)
         self._settings = blake2b(json.dumps(dict(settings), sort_keys=True).encode(), digest_size=STATE_DIGITS // 2)
         self._folder = os.getcwd()  # noqa: PTH109
+        self._nothing_there = self._state(("", None, None))
 
     def item(self, job: Job) -> ItemIdentity:
         """What tells the medium from others and from its own earlier states: one look at the disk."""
@@ -58,6 +59,11 @@ class RowKeys:
 
     def state(self, item: ItemIdentity) -> int:
         """The second part: what the file was, and the settings."""
+        if item[1] is None and item[2] is None:
+            return self._nothing_there
+        return self._state(item)
+
+    def _state(self, item: ItemIdentity) -> int:
         digest = self._settings.copy()
         digest.update(b"%a %a" % item[1:])
         return int.from_bytes(digest.digest(), "big")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llava_mini_cli.errors import OutputError, UsageError
@@ -98,8 +97,8 @@ def batches_of(file: pq.ParquetFile, rows: int, columns: list[str] | None = None
 def marks_of(file: pq.ParquetFile, path: Path) -> Iterator[RowMark]:
     """What each row is. Raises `UsageError` for rows that are not ours."""
     for batch in batches_of(file, MARK_ROWS, ["fingerprint", "status"]):
-        keys: Any = batch.column("fingerprint")
-        if keys.null_count or (pc.min(pc.utf8_length(keys)).as_py() or KEY_DIGITS) < KEY_DIGITS:
+        keys, states = (cast("list[str | None]", batch.column(name).to_pylist()) for name in ("fingerprint", "status"))
+        known = [key for key in keys if key is not None and len(key) >= KEY_DIGITS]
+        if len(known) < len(keys):
             raise UsageError(f"'{path}' holds rows that llava-mini did not write: {ANEW}")
-        errors = pc.equal(batch.column("status"), "error")
-        yield from zip(keys.to_pylist(), errors.to_pylist(), strict=True)
+        yield from zip(known, map("error".__eq__, states), strict=True)
