@@ -5,7 +5,9 @@
 Renders held-out videos, writes them as H.264, indexes them with the command, and searches for what their scenes show,
 in words. A query is right when the best moment lies within 2 seconds of a frame that shows all of what was said. Then
 the same for what is not shown anywhere: a thing that no scene has (`absent`), and a thing in a place or order where
-it never is (`elsewhere`). Prints one JSON object.
+it never is (`elsewhere`), and for things that do move, in a direction in which they never do (`wrong_way`, against
+`right_way`). CLIP sees single frames, so the last two score alike; `direction_checked` is what `search --check` makes
+of them: the likeliest yes among the three best moments. Prints one JSON object.
 """
 
 import argparse
@@ -20,16 +22,20 @@ from typing import Any
 import imageio_ffmpeg
 import numpy as np
 
+from llava_mini_cli.commands.reporter import Reporter
 from llava_mini_cli.demo import model_dir
 from llava_mini_cli.demo.questions import article, at_place, numbered
 from llava_mini_cli.demo.render import random_look, render
 from llava_mini_cli.demo.scenes import CANVAS, COLOURS, PLACES, SHAPES, Scene, Thing, generator, pick
-from llava_mini_cli.demo.videos import Video, random_video
+from llava_mini_cli.demo.videos import DIRECTIONS, Video, random_video
 from llava_mini_cli.engine.query import QueryEncoder
 from llava_mini_cli.engine.scan import scan_batches, scan_file
 from llava_mini_cli.formats.archive.reader import Archive, open_archive
 from llava_mini_cli.formats.moments import Moment
+from llava_mini_cli.pipelines.check import check
+from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.search import Scanner, SearchOptions, search
+from llava_mini_cli.pipelines.tally import Tally
 
 FPS = 8
 FIRST = 10_000  # of the held-out scenes that nothing else uses
@@ -167,6 +173,40 @@ def queries(world: World, count: int) -> dict[str, list[Query]]:
     }
 
 
+def ways(videos: list[Video]) -> tuple[list[str], list[str]]:
+    """What moves, with the direction in which it does in some video, and with one in which it does in none."""
+    moves = {(v.main[0].thing.colour, v.main[0].thing.shape, v.direction) for v in videos if v.direction}
+    right, wrong = [], []
+    for colour, shape, direction in sorted(moves):
+        others = [way for way in DIRECTIONS if (colour, shape, way) not in moves]
+        if others:
+            right.append(f"{article(f'{colour} {shape}')} moves {direction}")
+            wrong.append(f"{article(f'{colour} {shape}')} moves {others[0]}")
+    return right, wrong
+
+
+def likeliest_yes(archive: Archive, encoder: QueryEncoder, text: str, question: str) -> float:
+    """What `search TEXT -k 3 --check QUESTION` puts first."""
+    found = search(archive, encoder.text(text), SearchOptions(3), Scanner(scan_file, scan_batches))
+    with Interrupts() as interrupts:
+        progress = Reporter(Tally(), None, quiet=True, verbose=False)
+        checked, failed = check(archive, found, question, str(model_dir()), (progress, interrupts))
+    assert not failed
+    return checked[0].p_yes or 0.0
+
+
+def yeses(archive: Archive, encoder: QueryEncoder, videos: list[Video]) -> dict[str, Any]:
+    """How well the model's own yes tells which way something moves."""
+    said: list[list[float]] = []
+    for texts in ways(videos):
+        said.append([])
+        for text in texts:
+            name, _, direction = text.partition(" moves ")
+            thing = name.partition(" ")[2]
+            said[-1].append(likeliest_yes(archive, encoder, name, f"Does the {thing} move {direction}?"))
+    return {"queries": len(said[0])} | separation(*said)
+
+
 def best(archive: Archive, encoder: QueryEncoder, text: str) -> Moment:
     return search(archive, encoder.text(text), SearchOptions(1), Scanner(scan_file, scan_batches))[0]
 
@@ -181,13 +221,17 @@ def separation(present: list[float], others: list[float]) -> dict[str, Any]:
 
 
 def measure(folder: Path, archive_folder: Path, videos: int, count: int) -> dict[str, Any]:
-    world = World.of(make_videos(folder, videos))
+    rendered = make_videos(folder, videos)
+    world = World.of(rendered)
     command = ["llava-mini", "index", str(folder), "-o", str(archive_folder), "-m", "demo", "-q"]
     subprocess.run(command, check=True)
     encoder = QueryEncoder(str(model_dir()))
     asked = queries(world, count)
     with open_archive(archive_folder) as archive:
         found = {kind: [best(archive, encoder, words(query)) for query in asked[kind]] for kind in asked}
+        for kind, texts in zip(("right_way", "wrong_way"), ways(rendered), strict=True):
+            found[kind] = [best(archive, encoder, text) for text in texts]
+        checked = yeses(archive, encoder, rendered)
     scores = {kind: [moment.score for moment in moments] for kind, moments in found.items()}
     right = [world.is_right(query, moment) for query, moment in zip(asked["present"], found["present"], strict=True)]
     return {
@@ -196,11 +240,11 @@ def measure(folder: Path, archive_folder: Path, videos: int, count: int) -> dict
         "queries": count,
         "first_right": round(float(np.mean(right)), 3),
         "missed": [words(query) for query, good in zip(asked["present"], right, strict=True) if not good],
-        "scores": {
-            kind: np.percentile(values, [5, 25, 50, 75, 95]).round(3).tolist() for kind, values in scores.items()
-        },
+        "scores": {kind: np.percentile(values, PERCENTILES).round(3).tolist() for kind, values in scores.items()},
         "absent": separation(scores["present"], scores["absent"]),
         "elsewhere": separation(scores["present"], scores["elsewhere"]),
+        "direction": separation(scores["right_way"], scores["wrong_way"]),
+        "direction_checked": checked,
     }
 
 

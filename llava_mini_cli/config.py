@@ -47,6 +47,7 @@ class GenerationOptions:
     temperature: float = 0.0  # 0: greedy
     top_p: float = 1.0  # nucleus mass, read only when temperature > 0
     seed: int = 0  # of each row's own generator, read only when temperature > 0
+    yes_no: bool = False  # say as well how likely the model finds yes, against no
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:

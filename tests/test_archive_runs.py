@@ -178,6 +178,49 @@ def test_the_best_moments_alone_say_so(archive: Path) -> None:
     assert first["end"] > first["start"] >= 0
 
 
+def test_the_model_itself_checks_what_was_found(archive: Path) -> None:
+    """Its yes is that of `ask`, about the same stretch alone, and orders the moments."""
+    question = "Is there a green triangle?"
+    found = rows(run("search", archive, "a shape", "-k", "4", "--check", question))
+    assert [moment["rank"] for moment in found] == [1, 2, 3, 4]
+    said = [moment["p_yes"] for moment in found]
+    assert said == sorted(said, reverse=True)
+    assert all(0 <= p <= 1 for p in said)
+    asked = rows(run("ask", "--index", archive, question, "--top", "4", "--find", "a shape", "--yes-no", "-q"))
+    assert {(row["file_name"], row["start"], row["p_yes"]) for row in asked} == {
+        (moment["file_name"], moment["start"], moment["p_yes"]) for moment in found
+    }
+    least = said[1]
+    kept = rows(run("search", archive, "a shape", "-k", "4", "--check", question, "--min-yes", repr(least)))
+    assert kept == found[:2]
+
+
+def test_what_cannot_be_checked_is_named_and_comes_last(films: Path, tmp_path: Path) -> None:
+    folder, archive = tmp_path / "films", tmp_path / "a"
+    shutil.copytree(films, folder)
+    assert run("index", folder, "-o", archive, "-m", "demo", "-q").exit_code == 0
+    (folder / "green.mp4").unlink()
+    done = run("search", archive, "a green triangle", "-k", "2", "--check", "Is there a green triangle?")
+    assert done.exit_code == 3
+    assert "green.mp4: not checked: no such file" in done.stderr
+    first, last = rows(done)
+    assert (first["p_yes"] is None, last["p_yes"], last["file_name"]) == (False, None, "green.mp4")
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--min-yes", "0.5"], "add --check"),
+        (["--check", "Is it?", "--min-yes", "2"], "from 0 to 1"),
+        (["--check", " "], "the question is empty"),
+    ],
+)
+def test_checks_that_make_no_sense_are_refused(archive: Path, options: list[str], why: str) -> None:
+    done = run("search", archive, "a circle", *options)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert why in done.stderr
+
+
 def test_how_features_are_stored_needs_features(films: Path, tmp_path: Path) -> None:
     done = run("index", films, "-o", tmp_path / "archive", "-m", "demo", "--features-dtype", "int8")
     assert done.exit_code == 2

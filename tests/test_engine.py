@@ -14,7 +14,7 @@ from llava_mini_cli.config import GenerationOptions, ModelOptions
 from llava_mini_cli.engine.engine import Engine, Outcome
 from llava_mini_cli.engine.load import load_engine, make_engine
 from llava_mini_cli.engine.request import Answer, Failure, Request, Window
-from llava_mini_cli.engine.sampling import LOOP_TOKENS
+from llava_mini_cli.engine.sampling import LOOP_TOKENS, YesNo
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.engine.track import WindowSum
 from llava_mini_cli.errors import MediaError
@@ -216,6 +216,26 @@ def test_sampling_depends_on_the_seed_alone(oracle: Oracle) -> None:
 
     assert run(1, 0) == run(1, 4)
     assert run(1, 0) != run(2, 0)
+
+
+def test_yes_against_no_is_the_plain_paths_and_does_not_change_the_answer(oracle: Oracle) -> None:
+    asked = GenerationOptions(max_new_tokens=4, yes_no=True)
+    pixels = oracle.video(5, 0)
+    source = Request("v", "video", ArrayFrames(pixels), QUESTIONS[:3], asked)
+    found = by_prompt(list(oracle.engine(limits(3)).run([source, request("i", oracle.video(1, 1), QUESTIONS[:1])])))
+    ids = YesNo.of(oracle.processor.prompts().tokenizer)
+    for number, question in enumerate(QUESTIONS[:3]):
+        answer = found["v", 0, number]
+        assert isinstance(answer, Answer)
+        with torch.inference_mode():
+            logits = oracle.model(**oracle.processor(videos=pixels, text=question)).logits[0, -1]
+        chances = logits.double().softmax(-1)
+        yes, no = (float(chances[list(tokens)].sum()) for tokens in (ids.yes, ids.no))
+        assert answer.p_yes == pytest.approx(yes / (yes + no), abs=1e-6)
+        assert list(answer.token_ids) == oracle.ids(5, 0, question)[:4]
+    image = found["i", 0, 0]
+    assert isinstance(image, Answer)
+    assert image.p_yes is None
 
 
 def test_a_loop_ends_as_repetition_and_the_rest_as_length(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -66,7 +67,7 @@ def run_options(flags: QuestionFlags) -> "RunOptions":
     return RunOptions(
         flags.model.options(),
         flags.frames.options(),
-        flags.answer.options(),
+        replace(flags.answer.options(), yes_no=flags.prompts.yes_no),
         flags.run.limits(),
         flags.prompts.prefix,
         flags.prompts.suffix,

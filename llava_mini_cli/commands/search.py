@@ -59,19 +59,39 @@ def search(
     options = SearchOptions(flags.most, flags.min_score, flags.path, flags.after, flags.before, flags.approximate)
     with open_archive(Path(archive)) as opened:
         moments = find(opened, text, flags.image, options, model)
+        failed = 0
+        if flags.check is not None:
+            moments, failed = _check(opened, moments, flags, model)
         if opened.recall is not None and not talk.quiet:
             say(
                 f"llava-mini: approximate: {opened.recall:.1%} of the nearest 10 frames are found, as measured by --ann"
             )
         pictures_missing = _pictures(moments, found, " + ".join(filter(None, (text, flags.image))))
         _write(moments, found, target, format)
-        return _exit_code(opened, pictures_missing)
+        return _exit_code(opened, is_incomplete=pictures_missing or failed > 0)
 
 
-def _exit_code(archive: "Archive", pictures_missing: bool) -> int:
+def _check(
+    archive: "Archive", moments: "Sequence[Moment]", flags: SearchFlags, model: str | None
+) -> "tuple[Sequence[Moment], int]":
+    """The moments in the order of the model's own yes, and how many it could not look at."""
+    from llava_mini_cli.commands.reporter import Reporter
+    from llava_mini_cli.pipelines.check import check
+    from llava_mini_cli.pipelines.interrupt import Interrupts
+    from llava_mini_cli.pipelines.tally import Tally
+
+    with Interrupts() as interrupts, Reporter(Tally(), len(moments), quiet=True, verbose=False) as reporter:
+        checked, failed = check(archive, moments, flags.check or "", model, (reporter, interrupts))
+    for row in failed:
+        say_error(f"{row.source}: not checked: {row.error}")
+    least = flags.min_yes
+    return [m for m in checked if least is None or (m.p_yes is not None and m.p_yes >= least)], len(failed)
+
+
+def _exit_code(archive: "Archive", *, is_incomplete: bool) -> int:
     for damage in archive.damage:
         say_error(f"{archive.folder}: {damage.file} is damaged and left out: {damage.message}")
-    return EXIT_ITEMS_FAILED if archive.damage or pictures_missing else 0
+    return EXIT_ITEMS_FAILED if archive.damage or is_incomplete else 0
 
 
 def _write(moments: "Sequence[Moment]", found: FoundFlags, target: Path | None, format: str) -> None:
@@ -98,6 +118,9 @@ def _show(moments: "Sequence[Moment]") -> None:
     for name in ("score", "time", "span"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("file", overflow="fold")
+    checked = any(moment.p_yes is not None for moment in moments)
+    if checked:
+        table.add_column("yes", justify="right")
     captioned = any(moment.caption for moment in moments)
     if captioned:
         table.add_column("caption")
@@ -105,6 +128,8 @@ def _show(moments: "Sequence[Moment]") -> None:
         still = moment.time is None or moment.start is None or moment.end is None
         times = ("", "") if still else (clock(moment.time or 0), f"{clock(moment.start or 0)}-{clock(moment.end or 0)}")
         row = [f"{moment.score:.3f}", *times, moment.path]
+        if checked:
+            row.append("" if moment.p_yes is None else f"{moment.p_yes:.2f}")
         table.add_row(*row, *([moment.caption or ""] if captioned else []))
     Console(highlight=False, markup=False).print(table)  # honours NO_COLOR and TERM=dumb
 

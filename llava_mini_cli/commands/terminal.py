@@ -25,7 +25,7 @@ class PlainWriter:
         """Prints the text of an answer; a failure was said on stderr."""
         if row.status == "ok":
             with self._reporter.aside():
-                print(row.text, flush=True)
+                print(_said(row), flush=True)
 
     def release(self) -> None:
         """Takes no lock."""
@@ -62,7 +62,7 @@ class BlockWriter:
             if self._prompt_count > 1:
                 self._console.print(Text(f"  {row.prompt_name or row.prompt}", style="cyan"))
             indent = "    " if self._prompt_count > 1 else "  "
-            for line in (row.text or "").splitlines() or [""]:
+            for line in _said(row).splitlines() or [""]:
                 self._console.print(Text(indent + line))
 
     def release(self) -> None:
@@ -75,3 +75,9 @@ class BlockWriter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         return
+
+
+def _said(row: Row) -> str:
+    """The answer, and how likely the model finds yes where that was asked."""
+    text = row.text or ""
+    return text if row.p_yes is None else f"{text} (yes: {row.p_yes:.2f})"

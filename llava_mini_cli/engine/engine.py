@@ -9,6 +9,7 @@ of files or output formats.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 import torch
@@ -20,7 +21,7 @@ from llava_mini_cli.engine.generate import DecodeBatch, decode, prefill
 from llava_mini_cli.engine.memory import Upload
 from llava_mini_cli.engine.pack import pack_prompts
 from llava_mini_cli.engine.request import Answer, AnyChunk, Failure, FinishReason, FrameShapes, Request
-from llava_mini_cli.engine.sampling import is_looping, next_token, row_generator
+from llava_mini_cli.engine.sampling import YesNo, is_looping, next_token, row_generator
 from llava_mini_cli.engine.scheduler import Limits, Load, choose
 from llava_mini_cli.engine.sight import Sight, apart, collect, known, see
 from llava_mini_cli.engine.track import Chunk, Row, Track, WindowSum, halves, prefill_items, too_long
@@ -85,6 +86,10 @@ class Engine:
         shared = None if self._image_projection is None else self._image_projection.shape[0]
         token = config.vision_tokens_per_frame, config.hidden_size
         return FrameShapes(token, shared, (config.parts_per_frame, patches, config.mm_hidden_size))
+
+    @cached_property
+    def _yes_no(self) -> YesNo:
+        return YesNo.of(self.prompts.tokenizer)
 
     @property
     def is_idle(self) -> bool:
@@ -342,6 +347,8 @@ class Engine:
         greedy = cast("list[int]", logits.argmax(-1).tolist())
         for row, best, scores in zip(rows, greedy, logits, strict=True):
             options = row.track.request.generation
+            if options.yes_no and row.p_yes is None:
+                row.p_yes = self._yes_no.p_yes(scores)
             token = best if row.generator is None else next_token(scores, options, row.generator)
             reason = self._finish_reason(row, token, options.max_new_tokens)
             if reason is None:
@@ -383,6 +390,7 @@ class Engine:
             vision_tokens=row.window.frame_count * self.model.config.vision_tokens_per_frame,
             completion_tokens=len(row.tokens),
             window_index=row.window.index,
+            p_yes=row.p_yes,
         )
 
     def _drop(self, track: Track, error: ItemError, stage: str | None = None) -> None:

@@ -112,6 +112,7 @@ class Answer:
     vision_tokens: int
     completion_tokens: int
     window_index: int = 0
+    p_yes: float | None = None  # of yes against no, as the answer's first word; None: not asked for
 
 
 @dataclass(frozen=True)

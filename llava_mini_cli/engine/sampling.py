@@ -1,10 +1,13 @@
 """From logits to the next token of each row, and when a row has said enough. Each row stands alone."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 
 from llava_mini_cli.config import GenerationOptions
+from llava_mini_cli.errors import UsageError
 
 LOOP_TOKENS = 96  # a loop is this many tokens of one repeated pattern ...
 LOOP_REPEATS = 4  # ... of at least this many repeats
@@ -29,6 +32,32 @@ def next_token(logits: torch.Tensor, options: GenerationOptions, generator: torc
         outside = ordered.cumsum(-1) - ordered >= options.top_p
         scores = scores.index_fill(0, order[outside], 0.0)
     return int(torch.multinomial(scores, 1, generator=generator))
+
+
+@dataclass(frozen=True)
+class YesNo:
+    """The tokens that an answer of yes or of no begins with, in any case and with or without a space before."""
+
+    yes: tuple[int, ...]
+    no: tuple[int, ...]
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Self:
+        """Those of a transformers tokenizer. Raises `UsageError` where the two begin alike."""
+        yes, no = (_first_tokens(tokenizer, word) for word in ("yes", "no"))
+        if not yes - no or not no - yes:
+            raise UsageError("--yes-no: this model's tokenizer does not tell yes from no by their first tokens")
+        return cls(tuple(sorted(yes - no)), tuple(sorted(no - yes)))
+
+    def p_yes(self, logits: torch.Tensor) -> float:
+        """The probability of yes, given that the answer begins with yes or no, from logits `[vocab]`."""
+        scores = logits.double()
+        return float((scores[list(self.yes)].logsumexp(0) - scores[list(self.no)].logsumexp(0)).sigmoid())
+
+
+def _first_tokens(tokenizer: Any, word: str) -> set[int]:
+    spellings = [before + form for before in ("", " ") for form in (word, word.capitalize(), word.upper())]
+    return {tokenizer(text, add_special_tokens=False).input_ids[0] for text in spellings}
 
 
 def is_looping(tokens: Sequence[int]) -> bool:

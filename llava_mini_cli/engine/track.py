@@ -181,3 +181,4 @@ class Row:
     number: int  # row of the cache
     generator: torch.Generator | None
     tokens: list[int] = field(default_factory=list[int])
+    p_yes: float | None = None

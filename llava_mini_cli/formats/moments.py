@@ -36,9 +36,10 @@ class Moment:
     frames: int  # that were looked at in it
     duration_s: float | None
     caption: str | None  # stored by --caption-every
+    p_yes: float | None = None  # the model's own yes to --check, against no
 
 
-FLOATS = ("score", "time", "start", "end", "duration_s")
+FLOATS = ("score", "time", "start", "end", "duration_s", "p_yes")
 COLUMNS = tuple(item.name for item in fields(Moment))
 
 

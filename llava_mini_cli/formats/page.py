@@ -59,8 +59,9 @@ def _item(moment: Moment, picture: bytes | None) -> str:
     if picture is not None:
         shown = f'<img alt="" src="data:image/jpeg;base64,{b64encode(picture).decode()}">'
     time = "" if moment.start is None or moment.end is None else f"{clock(moment.start)} to {clock(moment.end)}, "
+    yes = "" if moment.p_yes is None else f", yes {moment.p_yes:.2f}"
     caption = f"<p>{escape(moment.caption)}</p>" if moment.caption else ""
     return (
         f'<li><a href="{where}">{shown}</a><p><a href="{where}">{escape(moment.file_name)}</a></p>'
-        f"<p><small>{time}score {moment.score:.3f}</small></p>{caption}</li>\n"
+        f"<p><small>{time}score {moment.score:.3f}{yes}</small></p>{caption}</li>\n"
     )

@@ -26,6 +26,7 @@ class RowBuilder:
             status="ok",
             warning=one_line("; ".join([*([job.moment.note] if job.moment else []), *warnings])) or None,
             finish_reason=answer.finish_reason,
+            p_yes=answer.p_yes,
             frame_count=answer.frame_count,
             prompt_tokens=answer.prompt_tokens,
             vision_tokens=answer.vision_tokens,

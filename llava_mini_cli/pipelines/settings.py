@@ -44,4 +44,5 @@ class RunOptions:
             "seed": None if greedy else self.generation.seed,
             "prefix": self.prefix or None,
             "suffix": self.suffix or None,
+            "yes_no": self.generation.yes_no or None,
         }

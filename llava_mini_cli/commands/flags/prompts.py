@@ -42,6 +42,10 @@ class PromptFlags:
         str,
         typer.Option("--suffix", metavar="TEXT", help="Written after each answer.", rich_help_panel=_PANEL),
     ] = ""
+    yes_no: Annotated[
+        bool,
+        typer.Option("--yes-no", help="Say also how likely yes is against no: column p_yes.", rich_help_panel=_PANEL),
+    ] = False
 
     def prompts(self) -> "tuple[Prompt, ...]":
         """Those of -p, then those of the file. Raises `UsageError`."""

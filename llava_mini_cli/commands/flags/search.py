@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from llava_mini_cli.commands.times import parse_time
+from llava_mini_cli.errors import UsageError
 
 _PANEL, _OUTPUT = "Search", "Output"
 
@@ -55,6 +56,34 @@ class SearchFlags:
             "--approximate", help="Through the index of llava-mini index --ann; may miss.", rich_help_panel=_PANEL
         ),
     ] = False
+    check: Annotated[
+        str | None,
+        typer.Option(
+            "--check",
+            metavar="QUESTION",
+            help="Ask the model about each moment found, yes or no; the likeliest yes comes first.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+    min_yes: Annotated[
+        float | None,
+        typer.Option(
+            "--min-yes",
+            metavar="P",
+            help="With --check: nothing whose yes is less likely than this.",
+            show_default=False,
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.min_yes is not None and self.check is None:
+            raise UsageError("--min-yes says how likely the yes to --check has to be; add --check QUESTION")
+        if self.min_yes is not None and not 0 <= self.min_yes <= 1:
+            raise UsageError(f"--min-yes is a probability, from 0 to 1, not {self.min_yes:g}")
+        if self.check is not None and not self.check.strip():
+            raise UsageError("--check: the question is empty")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,79 @@
+"""The model itself looks at moments that CLIP found: a question of yes or no about each, alone.
+
+CLIP compares a text with single frames; what only shows over time, or only to who reads the whole question, is left to
+this. Prints nothing.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Self
+
+from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
+from llava_mini_cli.formats.archive.reader import Archive
+from llava_mini_cli.formats.done import Done
+from llava_mini_cli.formats.job import Prompt
+from llava_mini_cli.formats.moments import Moment
+from llava_mini_cli.formats.row import Row
+from llava_mini_cli.media.open import open_clip
+from llava_mini_cli.pipelines.answer import Tools, answer_jobs
+from llava_mini_cli.pipelines.find import the_model
+from llava_mini_cli.pipelines.interrupt import Interrupts
+from llava_mini_cli.pipelines.load import load_engine
+from llava_mini_cli.pipelines.progress import Progress
+from llava_mini_cli.pipelines.settings import RunOptions
+from llava_mini_cli.pipelines.stored import StoredMedia, sampling_of
+from llava_mini_cli.pipelines.tally import Tally
+
+
+class KeptRows:
+    """An output that is a list: for whoever wants the rows themselves."""
+
+    def __init__(self) -> None:
+        self.done = Done()
+        self.rows: list[Row] = []
+
+    def write(self, row: Row) -> None:
+        self.rows.append(row)
+
+    def release(self) -> None:
+        """Holds nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def check(
+    archive: Archive, moments: Sequence[Moment], question: str, model: str | None, tools: tuple[Progress, Interrupts]
+) -> tuple[list[Moment], list[Row]]:
+    """The moments with the model's yes, likeliest first, ranked anew; and the rows of those it could not look at.
+
+    Those keep no `p_yes` and come last.
+
+    Args:
+        model: where the archive's model is now; None: where it was.
+
+    Raises:
+        UsageError: it is another model, or cannot tell yes from no. ModelError: it is missing. Interrupted: a signal.
+    """
+    name, revision = the_model(archive.header, model)
+    options = RunOptions(
+        ModelOptions(name, revision),
+        sampling_of(archive, SamplingOptions()),
+        GenerationOptions(max_new_tokens=1, yes_no=True),
+    )
+    media, kept = StoredMedia(archive, open_clip), KeptRows()
+    progress, interrupts = tools
+    parts = Tools(
+        media.loading(load_engine), media.open_clip, lambda: kept, progress, interrupts, find_fault=media.find_fault
+    )
+    answer_jobs(media.moment_jobs(Prompt(question), moments), options, parts, Tally())
+    said = {row.segment: row.p_yes for row in kept.rows}
+    checked = [replace(moment, p_yes=said.get(moment.rank)) for moment in moments]
+    checked.sort(key=lambda moment: -1.0 if moment.p_yes is None else moment.p_yes, reverse=True)
+    ranked = [replace(moment, rank=rank) for rank, moment in enumerate(checked, start=1)]
+    return ranked, [row for row in kept.rows if row.status == "error"]
