@@ -12,6 +12,7 @@ from llava_mini_cli.demo.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Spli
 from llava_mini_cli.demo.wording import worded
 
 IMAGE_KINDS = ("colour", "shape", "size", "place", "count", "relation", "background", "yesno", "json", "caption")
+IMAGE_STEPS = ("places",)  # asked in training alone: what a relation is worked out from
 
 
 @dataclass(frozen=True)
@@ -134,6 +135,17 @@ def relation(rng: np.random.Generator, scene: Scene, split: Split) -> Question |
     return Question("relation", worded(rng, split, f"relation_{axis}", ref=name, other=other), true)
 
 
+def places(rng: np.random.Generator, scene: Scene, split: Split) -> Question | None:
+    """Where one thing is, and where another."""
+    if len(scene.things) < 2:
+        return None
+    pair = [scene.things[int(i)] for i in rng.choice(len(scene.things), 2, replace=False)]
+    options = [references(scene, thing, "place") for thing in pair]
+    names = [found[int(rng.integers(len(found)))] for found in options]
+    text = worded(rng, split, "places", ref=names[0], other=names[1])
+    return Question("places", text, f"{pair[0].place} and {pair[1].place}")
+
+
 def background(rng: np.random.Generator, scene: Scene, split: Split) -> Question:
     if scene.background not in BACKGROUNDS:
         raise ValueError(f"unknown background {scene.background}")
@@ -219,10 +231,17 @@ def as_json(rng: np.random.Generator, scene: Scene, split: Split) -> Question | 
 
 
 def image_question(rng: np.random.Generator, scene: Scene, split: Split, kind: str) -> Question | None:
-    """A question of one of `IMAGE_KINDS`, or None when the scene does not allow one."""
+    """A question of one of `IMAGE_KINDS` or `IMAGE_STEPS`, or None when the scene does not allow one."""
     if kind in ("colour", "shape", "size", "place"):
         return attribute(rng, scene, split, kind)
     if kind == "caption":
         return Question("caption", worded(rng, split, "caption"), caption(scene))
-    makers = {"count": count, "relation": relation, "background": background, "yesno": yesno, "json": as_json}
+    makers = {
+        "count": count,
+        "relation": relation,
+        "places": places,
+        "background": background,
+        "yesno": yesno,
+        "json": as_json,
+    }
     return makers[kind](rng, scene, split)

@@ -21,7 +21,7 @@ VIDEO_KINDS = (
     "video_yesno",
     "video_caption",
 )
-STEPPING_STONES = ("endpoint",)  # asked in training alone: what a direction is worked out from
+VIDEO_STEPS = ("endpoint", "next")  # asked in training alone: what a direction and an order are worked out from
 
 
 def kind_name(thing: Thing) -> str:
@@ -96,6 +96,15 @@ def order(rng: np.random.Generator, video: Video, split: Split) -> Question | No
     return Question("order", worded(rng, split, which), kind_name(actor.thing))
 
 
+def next_thing(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
+    """What comes after one of the things that come one after another."""
+    if video.story != "parade" or len(video.main) < 2:
+        return None
+    index = int(rng.integers(len(video.main) - 1))
+    name = f"the {kind_name(video.main[index].thing)}"
+    return Question("next", worded(rng, split, "next", ref=name), kind_name(video.main[index + 1].thing))
+
+
 def event_count(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
     """How many shapes appear one after another, or how many times one shape appears."""
     if video.story == "parade":
@@ -139,7 +148,7 @@ def video_yesno(rng: np.random.Generator, video: Video, split: Split) -> Questio
 
 
 def video_question(rng: np.random.Generator, video: Video, split: Split, kind: str) -> Question | None:
-    """A question of one of `VIDEO_KINDS` or `STEPPING_STONES`, or None when the video does not allow one."""
+    """A question of one of `VIDEO_KINDS` or `VIDEO_STEPS`, or None when the video does not allow one."""
     if kind in ("appears", "vanishes", "brief", "moving"):
         return event(rng, video, split, kind)
     if kind == "video_caption":
@@ -147,6 +156,7 @@ def video_question(rng: np.random.Generator, video: Video, split: Split, kind: s
     makers = {
         "direction": direction,
         "endpoint": endpoint,
+        "next": next_thing,
         "order": order,
         "event_count": event_count,
         "video_yesno": video_yesno,

@@ -65,6 +65,12 @@ TRAIN: dict[str, tuple[str, ...]] = {
         "Where is {ref}, above or below {other}?",
         "Where is {ref}, below or above {other}?",
     ),
+    "places": (
+        "Where is {ref} and where is {other}?",
+        "Where are {ref} and {other}?",
+        "Tell me where {ref} and {other} are.",
+        "Name the place of {ref} and the place of {other}.",
+    ),
     "background": (
         "What colour is the background?",
         "What color is the background?",
@@ -141,6 +147,12 @@ TRAIN: dict[str, tuple[str, ...]] = {
         "Does {ref} or {other} come first?",
         "Does {ref} or {other} appear first?",
     ),
+    "next": (
+        "What comes after {ref}?",
+        "What appears after {ref}?",
+        "Which shape comes after {ref}?",
+        "Tell me what comes after {ref}.",
+    ),
     "count_shown": (
         "How many shapes appear in the video?",
         "How many shapes appear?",
@@ -210,6 +222,7 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
     "count": ("Count how many {group} there are.", "Tell me how many {group} you see.", "Name the number of {group}."),
     "relation_x": ("Is {ref} to the left or to the right of {other}?", "{ref} is left or right of {other}?"),
     "relation_y": ("{ref} is above or below {other}?", "Do you see {ref} above or below {other}?"),
+    "places": ("Tell me the place of {ref} and of {other}.", "In which place is {ref} and in which place {other}?"),
     "background": (
         "Tell me the colour of the background.",
         "The background has which colour?",
@@ -230,6 +243,7 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
     "second": ("Tell me which shape appears second.", "Which shape comes second?"),
     "last": ("Tell me which shape appears last.", "Which shape comes last?"),
     "before": ("Tell me which comes first, {ref} or {other}.", "Which appears first, {ref} or {other}?"),
+    "next": ("Tell me which shape comes after {ref}.", "Which shape appears after {ref}?"),
     "count_shown": ("Count how many shapes appear.", "How many shapes do you see appear?"),
     "count_blinks": ("How many times does {ref} appear in the video?", "Tell me how often {ref} appears."),
     "appears": ("Name the shape that appears.", "What appears in the video?", "Tell me which shape appears."),

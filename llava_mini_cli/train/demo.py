@@ -36,8 +36,8 @@ STAGE2 = StageSettings(
     workers=1,
 )
 HARD: dict[str, float] = {  # what is learned last counts more once pictures can be read
-    **dict.fromkeys(("yesno", "relation", "video_yesno", "order", "event_count"), 1.5),
-    "direction": 3.0,
+    **dict.fromkeys(("yesno", "video_yesno", "event_count"), 1.5),
+    **dict.fromkeys(("relation", "order", "direction"), 3.0),
 }
 DENSE = {"caption": 4.0, "json": 2.0, "video_caption": 3.0, "yesno": 0.6, "relation": 0.6, "video_yesno": 0.6}
 DENSE_STEPS = range(500, 1300)  # captions say the most about a picture, so they lead until it can be read

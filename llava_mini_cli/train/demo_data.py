@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from llava_mini_cli.demo.questions import IMAGE_KINDS, Question, image_question
+from llava_mini_cli.demo.questions import IMAGE_KINDS, IMAGE_STEPS, Question, image_question
 from llava_mini_cli.demo.render import Look, random_look, render
 from llava_mini_cli.demo.scenes import CANVAS, Scene, Split, Thing, generator, random_scene
-from llava_mini_cli.demo.video_questions import STEPPING_STONES, VIDEO_KINDS, video_question
+from llava_mini_cli.demo.video_questions import VIDEO_KINDS, VIDEO_STEPS, video_question
 from llava_mini_cli.demo.videos import LONGEST, Story, Video, random_video
 from llava_mini_cli.train.pixels import resized, squashed
 
@@ -22,7 +22,8 @@ IMAGE_WEIGHTS = {  # how often a kind is asked about an image, before ambiguous 
     "size": 1.0,
     "place": 1.2,
     "count": 1.0,
-    "relation": 1.3,
+    "relation": 2.5,
+    "places": 1.3,
     "background": 0.3,
     "yesno": 2.2,
     "json": 0.6,
@@ -37,8 +38,8 @@ STORY_WEIGHTS: dict[Story, float] = {
     "blink": 1.7,
     "brief": 1.8,
 }
-VIDEO_ASK = {"order": 2, "video_yesno": 2, "endpoint": 2}  # questions of a kind about one video; others: 1
-IMAGE_QUESTIONS = 8
+VIDEO_ASK = {"order": 3, "video_yesno": 2, "endpoint": 2}  # questions of a kind about one video; others: 1
+IMAGE_QUESTIONS = 9
 VIDEO_QUESTIONS = 6
 SQUASHED = 0.3  # share of media that take the road of video frames to the tower; it costs more than the other
 TEXT_FRAMES = 3  # frames of a moving thing that the text is fused with in training; every different one otherwise
@@ -57,10 +58,11 @@ class Medium:
 
 def ask_about_image(rng: np.random.Generator, scene: Scene, split: Split, number: int) -> tuple[Question, ...]:
     """Different questions about a scene, kinds drawn by `IMAGE_WEIGHTS`."""
-    shares = np.array([IMAGE_WEIGHTS[kind] for kind in IMAGE_KINDS])
+    kinds = (*IMAGE_KINDS, *IMAGE_STEPS)
+    shares = np.array([IMAGE_WEIGHTS[kind] for kind in kinds])
     found: dict[str, Question] = {}
-    for index in rng.choice(len(IMAGE_KINDS), number * 2, p=shares / shares.sum()):
-        question = image_question(rng, scene, split, IMAGE_KINDS[int(index)])
+    for index in rng.choice(len(kinds), number * 2, p=shares / shares.sum()):
+        question = image_question(rng, scene, split, kinds[int(index)])
         if question is not None and len(found) < number:
             found.setdefault(question.text, question)
     return tuple(found.values())
@@ -69,7 +71,7 @@ def ask_about_image(rng: np.random.Generator, scene: Scene, split: Split, number
 def ask_about_video(rng: np.random.Generator, video: Video, split: Split, number: int) -> tuple[Question, ...]:
     """Different questions about a video, of every kind that it allows."""
     found: dict[str, Question] = {}
-    kinds = [kind for kind in (*VIDEO_KINDS, *STEPPING_STONES) for _ in range(VIDEO_ASK.get(kind, 1))]
+    kinds = [kind for kind in (*VIDEO_KINDS, *VIDEO_STEPS) for _ in range(VIDEO_ASK.get(kind, 1))]
     for index in rng.permutation(len(kinds)):
         question = video_question(rng, video, split, kinds[int(index)])
         if question is not None and len(found) < number:
