@@ -25,6 +25,7 @@ class SamplingOptions:
     end: float | None = None  # seconds from the beginning of the video
     decoder: DecoderName = "auto"
     decode_timeout: float = 60.0  # seconds without a new frame before a decoder is killed
+    allow_truncated: bool = False  # take what there is of a still picture that is cut short
 
     def __post_init__(self) -> None:
         if not 0 < self.fps < inf:
@@ -47,6 +48,7 @@ class GenerationOptions:
     temperature: float = 0.0  # 0: greedy
     top_p: float = 1.0  # nucleus mass, read only when temperature > 0
     seed: int = 0  # of each row's own generator, read only when temperature > 0
+    repetition_penalty: float = 1.0  # above 1: what the answer holds already becomes less likely; 1: nothing changes
     yes_no: bool = False  # say as well how likely the model finds yes, against no
 
     def __post_init__(self) -> None:
@@ -56,6 +58,8 @@ class GenerationOptions:
             raise UsageError(f"--temperature must be 0 or above and finite, not {self.temperature:g}")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"--top-p must be in (0, 1], not {self.top_p:g}")
+        if not 0 < self.repetition_penalty < inf:
+            raise UsageError(f"--repetition-penalty must be above 0 and finite, not {self.repetition_penalty:g}")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed must be at least 0 and below 2**63, not {self.seed}")
 

@@ -218,6 +218,22 @@ def test_sampling_depends_on_the_seed_alone(oracle: Oracle) -> None:
     assert run(1, 0) != run(2, 0)
 
 
+@pytest.mark.parametrize("penalty", [1.3, 0.8])
+def test_a_repetition_penalty_is_that_of_generate(oracle: Oracle, penalty: float) -> None:
+    pixels, question = oracle.video(5, 0), QUESTIONS[0]
+    batch = oracle.processor(videos=pixels, text=question)
+    with pytest.warns(UserWarning, match="only to newly generated tokens"):
+        expected = oracle.model.generate(**batch, max_new_tokens=24, repetition_penalty=penalty)[0].tolist()
+    options = GenerationOptions(max_new_tokens=24, repetition_penalty=penalty)
+    crowd = [Request("v", "video", ArrayFrames(pixels), (question, QUESTIONS[1]), options)]
+    answer = by_prompt(list(oracle.engine(limits(3)).run(crowd)))["v", 0, 0]
+    assert isinstance(answer, Answer)
+    ends = oracle.model.generation_config.eos_token_id
+    assert list(answer.token_ids) == [token for token in expected if token not in ends]
+    plain = oracle.model.generate(**batch, max_new_tokens=24)[0].tolist()
+    assert plain != expected
+
+
 def test_yes_against_no_is_the_plain_paths_and_does_not_change_the_answer(oracle: Oracle) -> None:
     asked = GenerationOptions(max_new_tokens=4, yes_no=True)
     pixels = oracle.video(5, 0)

@@ -119,6 +119,22 @@ def test_a_truncated_picture_is_an_error(tmp_path: Path, suffix: str) -> None:
         assert error.kind == "truncated"
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png"])
+def test_what_there_is_of_a_truncated_picture_may_be_taken(tmp_path: Path, suffix: str) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / f"whole.{suffix}")
+    cut = films.cut(tmp_path / f"whole.{suffix}", tmp_path / f"cut.{suffix}", 0.6)
+    options = SamplingOptions(allow_truncated=True)
+    with open_clip(cut, options) as part, open_clip(tmp_path / f"whole.{suffix}", options) as whole:
+        (kept,), (all_of_it,) = list(part), list(whole)
+        assert "cut short" in part.warnings[0]
+        assert whole.warnings == []
+    assert kept.pixels.shape == all_of_it.pixels.shape
+    assert (kept.pixels[0, :80] == all_of_it.pixels[0, :80]).all()
+    assert (kept.pixels[0, -40:] != all_of_it.pixels[0, -40:]).any()
+    assert failure(cut).kind == "truncated"  # and nothing of it stays on
+
+
 def test_a_damaged_png_is_corrupt(tmp_path: Path) -> None:
     Image.fromarray(picture()).save(tmp_path / "whole.png")
     error = failure(films.scramble(tmp_path / "whole.png", tmp_path / "bad.png", 0.3, 0.6))

@@ -21,7 +21,7 @@ from llava_mini_cli.engine.generate import DecodeBatch, decode, prefill
 from llava_mini_cli.engine.memory import Upload
 from llava_mini_cli.engine.pack import pack_prompts
 from llava_mini_cli.engine.request import Answer, AnyChunk, Failure, FinishReason, FrameShapes, Request
-from llava_mini_cli.engine.sampling import YesNo, is_looping, next_token, row_generator
+from llava_mini_cli.engine.sampling import YesNo, is_looping, next_token, penalised, row_generator
 from llava_mini_cli.engine.scheduler import Limits, Load, choose
 from llava_mini_cli.engine.sight import Sight, apart, collect, known, see
 from llava_mini_cli.engine.track import Chunk, Row, Track, WindowSum, halves, prefill_items, too_long
@@ -349,6 +349,9 @@ class Engine:
             options = row.track.request.generation
             if options.yes_no and row.p_yes is None:
                 row.p_yes = self._yes_no.p_yes(scores)
+            if options.repetition_penalty != 1 and row.tokens:
+                scores = penalised(scores, row.tokens, options.repetition_penalty)
+                best = int(scores.argmax())
             token = best if row.generator is None else next_token(scores, options, row.generator)
             reason = self._finish_reason(row, token, options.max_new_tokens)
             if reason is None:

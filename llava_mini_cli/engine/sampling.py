@@ -20,6 +20,15 @@ def row_generator(options: GenerationOptions) -> torch.Generator | None:
     return torch.Generator().manual_seed(options.seed)
 
 
+def penalised(logits: torch.Tensor, tokens: Sequence[int], penalty: float) -> torch.Tensor:
+    """Logits `[vocab]` of one row with those of its own `tokens` made smaller (Keskar et al. 2019, CTRL, section 4.1)."""
+    if penalty == 1 or not tokens:
+        return logits
+    said = torch.tensor(sorted(set(tokens)), device=logits.device)
+    scores = logits[said]
+    return logits.index_copy(0, said, torch.where(scores < 0, scores * penalty, scores / penalty))
+
+
 def next_token(logits: torch.Tensor, options: GenerationOptions, generator: torch.Generator) -> int:
     """The next token of one row whose temperature is above 0; greedy rows take the likeliest all at once.
 

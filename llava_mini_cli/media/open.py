@@ -132,7 +132,7 @@ def open_clip(
     except BaseException:
         picture.close()
         raise
-    return PictureClip(path, picture)
+    return PictureClip(path, picture, allow_truncated=options.allow_truncated)
 
 
 def _picture(path: Path) -> Image.Image | None:

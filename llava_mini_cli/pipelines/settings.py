@@ -42,6 +42,9 @@ class RunOptions:
             "temperature": self.generation.temperature,
             "top_p": None if greedy else self.generation.top_p,
             "seed": None if greedy else self.generation.seed,
+            "repetition_penalty": None
+            if self.generation.repetition_penalty == 1
+            else self.generation.repetition_penalty,
             "prefix": self.prefix or None,
             "suffix": self.suffix or None,
             "yes_no": self.generation.yes_no or None,

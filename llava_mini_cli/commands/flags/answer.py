@@ -26,6 +26,14 @@ class AnswerFlags:
     seed: Annotated[
         int, typer.Option("--seed", help="Of the draws, with a temperature above 0.", rich_help_panel=_PANEL)
     ] = GenerationOptions.seed
+    repetition_penalty: Annotated[
+        float,
+        typer.Option(
+            "--repetition-penalty",
+            help="Above 1: words of the answer become less likely again (1.1 is much); 1 changes nothing.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = GenerationOptions.repetition_penalty
 
     def options(self) -> GenerationOptions:
         """Checked. Raises `UsageError`."""

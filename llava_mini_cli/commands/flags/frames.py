@@ -54,6 +54,14 @@ class FrameFlags:
             rich_help_panel=_PANEL,
         ),
     ] = SamplingOptions.decode_timeout
+    allow_truncated: Annotated[
+        bool,
+        typer.Option(
+            "--allow-truncated",
+            help="Take what there is of a picture that is cut short; the row has a warning.",
+            rich_help_panel=_PANEL,
+        ),
+    ] = False
 
     def options(self) -> SamplingOptions:
         """Checked. Raises `UsageError`."""
