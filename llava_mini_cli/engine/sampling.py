@@ -21,7 +21,7 @@ def row_generator(options: GenerationOptions) -> torch.Generator | None:
 
 
 def penalised(logits: torch.Tensor, tokens: Sequence[int], penalty: float) -> torch.Tensor:
-    """Logits `[vocab]` of one row with those of its own `tokens` made smaller (Keskar et al. 2019, CTRL, section 4.1)."""
+    """Logits `[vocab]` of one row with those of its own `tokens` made smaller (CTRL, Keskar et al. 2019, 4.1)."""
     if penalty == 1 or not tokens:
         return logits
     said = torch.tensor(sorted(set(tokens)), device=logits.device)
