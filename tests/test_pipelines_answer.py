@@ -20,7 +20,8 @@ from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.open import is_media_path
 from llava_mini_cli.pipelines.ahead import AHEAD
-from llava_mini_cli.pipelines.answer import AnswerEngine, Tools, answer_jobs
+from llava_mini_cli.pipelines.answer import Tools, answer_jobs
+from llava_mini_cli.pipelines.feed import AnswerEngine
 from llava_mini_cli.pipelines.interrupt import Interrupted, Interrupts
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import Tally

@@ -7,26 +7,32 @@ written ends the run early, and then every clip is closed. Prints nothing, and k
 nor how answers are made: both are handed in, as `Tools`.
 """
 
-import os
-import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
-from typing import Protocol
 
-from llava_mini_cli.config import ModelOptions, SamplingOptions
+from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
-from llava_mini_cli.errors import MediaError
 from llava_mini_cli.formats.cache import FileCache
 from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.outputs import Output
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.formats.source import FetchOptions
-from llava_mini_cli.media.clip import Clip, FrameChunk
+from llava_mini_cli.media.clip import Clip
 from llava_mini_cli.media.open import Opening
-from llava_mini_cli.pipelines.ahead import OpenAhead, Opened
+from llava_mini_cli.pipelines.ahead import Opened
+from llava_mini_cli.pipelines.feed import (
+    AnswerEngine,
+    CountedFrames,
+    OpenClip,
+    fault_of,
+    feed,
+    is_over,
+    limited,
+    open_or_fault,
+)
 from llava_mini_cli.pipelines.fetch import FetchAhead
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.progress import Progress
@@ -40,30 +46,6 @@ HELD_BACK = 1000  # media that are not there, whose rows wait until the model is
 POLL_S = 0.005  # between looks at whether frames or the next medium are there
 
 
-class AnswerEngine(Protocol):
-    """What this loop asks of an engine."""
-
-    @property
-    def frame_size(self) -> int: ...
-    @property
-    def model_revision(self) -> str | None: ...
-    @property
-    def is_idle(self) -> bool: ...
-    @property
-    def is_waiting(self) -> bool: ...
-    def has_room(self) -> bool: ...
-    def add(self, request: Request) -> None: ...
-    def step(self) -> list[Answer | Failure]: ...
-
-
-class OpenClip(Protocol):
-    """`media.open.open_clip`."""
-
-    def __call__(
-        self, path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int, opening: Opening
-    ) -> Clip: ...
-
-
 @dataclass(frozen=True)
 class Tools:
     """The parts that a run is made with; tests hand in doubles."""
@@ -74,7 +56,7 @@ class Tools:
     progress: Progress
     interrupts: Interrupts
     cache: FileCache = field(default_factory=lambda: FileCache(FetchOptions()))  # of media from elsewhere
-    find_fault: Callable[[Job], Fault | None] = lambda job: fault_of(job)  # told without a decoder
+    find_fault: Callable[[Job], Fault | None] = fault_of  # told without a decoder
 
 
 def answer_jobs(jobs: Iterator[Job], options: RunOptions, tools: Tools, tally: Tally) -> None:
@@ -109,7 +91,7 @@ def _answer(jobs: Iterator[Job], options: RunOptions, tools: Tools, output: Outp
     engine = None
     while (first := _next_readable(jobs, lost, options.limits.failures, tools)) is None and lost:
         run.fail_all(lost)
-        if run.stop_if_over():
+        if run.is_over():
             return
     if first is not None:
         with tools.interrupts.allowed():
@@ -117,17 +99,8 @@ def _answer(jobs: Iterator[Job], options: RunOptions, tools: Tools, output: Outp
             engine = tools.load_engine(options.model)
         run.builder = replace(run.builder, model_revision=engine.model_revision)
     run.fail_all(lost)
-    if first is not None and engine is not None and not run.stop_if_over():
+    if first is not None and engine is not None and not run.is_over():
         run.loop(engine, chain([first], jobs))
-
-
-def limited(jobs: Iterator[Job], most: int | None, tally: Tally) -> Iterator[Job]:
-    """The first `most` jobs; says so in the tally if there are more."""
-    for number, job in enumerate(jobs):
-        if number == most:
-            tally.stopped_by = "limit"
-            return
-        yield job
 
 
 def _next_readable(jobs: Iterator[Job], lost: list[tuple[Job, Fault]], most: int | None, tools: Tools) -> Job | None:
@@ -143,32 +116,13 @@ def _next_readable(jobs: Iterator[Job], lost: list[tuple[Job, Fault]], most: int
     return None
 
 
-def fault_of(job: Job) -> Fault | None:
-    """Why a medium cannot even be opened, told without a decoder; None when it looks as if it could."""
-    if job.fault is not None:
-        return job.fault
-    try:
-        status = Path(job.file).stat()
-    except FileNotFoundError:
-        return Fault("decode", "not_found", "no such file")
-    except OSError as error:
-        return Fault("decode", "unreadable", (error.strerror or str(error)).lower())
-    if not os.access(job.file, os.R_OK):
-        return Fault("decode", "unreadable", "permission denied")
-    if stat.S_ISDIR(status.st_mode):
-        return Fault("decode", "unreadable", "a folder, not a file")
-    if stat.S_ISREG(status.st_mode) and status.st_size == 0:
-        return Fault("decode", "empty", "the file is empty")
-    return None
-
-
 @dataclass
 class _InFlight:
     """One medium in the engine."""
 
     job: Job
     clip: Clip
-    frames: "CountedFrames"
+    frames: CountedFrames
     waiting: set[int]  # prompts without a row yet
     has_failed: bool = False
 
@@ -185,7 +139,7 @@ class _Run:
         self._flights: dict[str, _InFlight] = {}
 
     def loop(self, engine: AnswerEngine, jobs: Iterator[Job]) -> None:
-        """Keeps the engine fed until there are no more jobs and it has nothing left to do."""
+        """Answers all of the jobs."""
         sampling = self.builder.options.sampling
 
         def open_one(job: Job, opening: Opening) -> Clip | Fault:
@@ -193,34 +147,22 @@ class _Run:
                 self._tools.open_clip, job, sampling, engine.frame_size, opening
             )
 
-        ahead = OpenAhead(jobs, open_one, sampling.decode_timeout)
-        try:
-            while not self.stop_if_over():
-                self._tools.interrupts.check()
-                self._admit(engine, ahead)
-                if engine.is_idle and ahead.is_exhausted:
-                    return
-                if engine.is_idle:
-                    ahead.wait()
-                elif engine.is_waiting and not ahead.is_exhausted:
-                    ahead.wait(POLL_S)
-                else:
-                    self._step(engine)
-        finally:
-            for flight in self._flights.values():
-                flight.frames.close()
-            ahead.close()
+        feed(engine, jobs, self, self._tools.interrupts, open_one, sampling.decode_timeout)
 
-    def _step(self, engine: AnswerEngine) -> None:
-        with self._tools.interrupts.allowed():
-            results = engine.step()
+    def take(self, results: list[Answer | Failure]) -> None:
+        """Writes the rows of what the engine said."""
         for result in results:
             self._settle(result)
+
+    def close(self) -> None:
+        """Closes what is in flight."""
+        for flight in self._flights.values():
+            flight.frames.close()
 
     def fail_all(self, lost: list[tuple[Job, Fault]]) -> None:
         """Rows for media that were not there, up to the limit; empties the list."""
         for job, fault in lost:
-            if self.stop_if_over():
+            if self.is_over():
                 break
             self.fail(job, fault)
         lost.clear()
@@ -231,26 +173,12 @@ class _Run:
             self._write(self.builder.failure(job, index, fault), fails_medium=index == 0)
         self._finish(job)
 
-    def stop_if_over(self) -> bool:
+    def is_over(self) -> bool:
         """Whether as many media have failed as are allowed to."""
-        most = self.builder.options.limits.failures
-        if most is None or self._tally.media_failed < most:
-            return False
-        self._tally.stopped_by = "max_failures"
-        return True
+        return is_over(self.builder.options.limits.failures, self._tally)
 
-    def _admit(self, engine: AnswerEngine, ahead: OpenAhead) -> None:
-        """Gives the engine media that are open, while it has room."""
-        while engine.has_room() and not self.stop_if_over():
-            opened = ahead.take()
-            if opened is None:
-                return
-            if isinstance(opened.clip, Fault):
-                self.fail(opened.job, opened.clip)
-            else:
-                self._add(engine, opened, opened.clip)
-
-    def _add(self, engine: AnswerEngine, opened: Opened, clip: Clip) -> None:
+    def add(self, engine: AnswerEngine, opened: Opened, clip: Clip) -> None:
+        """Asks everything about one medium."""
         key, job = str(next(self._keys)), opened.job
         self._tools.progress.opened(replace(clip.info, path=job.path))
         frames = CountedFrames(clip, self._count_frames, opened.release)
@@ -289,38 +217,3 @@ class _Run:
     def _count_frames(self, count: int) -> None:
         self._tally.frames += count
         self._tools.progress.frames(count)
-
-
-def open_or_fault(
-    open_clip: OpenClip, job: Job, sampling: SamplingOptions, frame_size: int, opening: Opening
-) -> Clip | Fault:
-    """A medium's clip, or why there is none."""
-    if job.moment is not None:
-        sampling = replace(sampling, start=job.moment.start, end=job.moment.end)
-    try:
-        return open_clip(job.file, sampling, frame_size=frame_size, chunk_frames=CHUNK_FRAMES, opening=opening)
-    except MediaError as error:
-        return Fault(error.stage, error.kind, str(error))
-
-
-class CountedFrames:
-    """The frames of a clip, counted as they are read; closing it gives their room back."""
-
-    def __init__(self, clip: Clip, count: Callable[[int], None], release: Callable[[], None]) -> None:
-        self._clip = clip
-        self._count = count
-        self._release = release
-
-    def __iter__(self) -> Iterator[FrameChunk]:
-        for chunk in self._clip:
-            yield chunk
-            self._count(len(chunk.times))
-
-    def ready(self) -> bool:
-        """Whether the next chunk can be had without waiting."""
-        return self._clip.ready()
-
-    def close(self) -> None:
-        """Closes the clip. Safe to call twice."""
-        self._clip.close()
-        self._release()

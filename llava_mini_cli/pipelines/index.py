@@ -28,13 +28,14 @@ from llava_mini_cli.formats.row import printable
 from llava_mini_cli.hub import model_digest
 from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.media.open import Opening
-from llava_mini_cli.pipelines.ahead import OpenAhead, Opened
-from llava_mini_cli.pipelines.answer import (
-    POLL_S,
+from llava_mini_cli.pipelines.ahead import Opened
+from llava_mini_cli.pipelines.feed import (
     AnswerEngine,
     CountedFrames,
     OpenClip,
     fault_of,
+    feed,
+    is_over,
     limited,
     open_or_fault,
 )
@@ -186,33 +187,22 @@ class _Run:
         """Whether a medium can be told to fail without a decoder, as long as no model is loaded."""
         fault = fault_of(job)
         if fault is not None:
-            self._fail(job, fault)
+            self.fail(job, fault)
         return fault is not None
 
     def loop(self, engine: IndexEngine, jobs: Iterator[Job]) -> None:
-        """Keeps the engine fed until there are no more jobs and it has nothing left to do."""
+        """Indexes all of the jobs."""
         sampling = self._options.sampling
 
         def open_one(job: Job, opening: Opening) -> Clip | Fault:
             return fault_of(job) or open_or_fault(self._tools.open_clip, job, sampling, engine.frame_size, opening)
 
-        ahead = OpenAhead(jobs, open_one, sampling.decode_timeout)
-        try:
-            while not self._is_over():
-                self._tools.interrupts.check()
-                self._admit(engine, ahead)
-                if engine.is_idle and ahead.is_exhausted:
-                    return
-                if engine.is_idle:
-                    ahead.wait()
-                elif engine.is_waiting:
-                    ahead.wait(POLL_S)
-                else:
-                    self._step(engine)
-        finally:
-            for flight in self._flights.values():
-                flight.frames.close()
-            ahead.close()
+        feed(engine, jobs, self, self._tools.interrupts, open_one, sampling.decode_timeout)
+
+    def close(self) -> None:
+        """Closes what is in flight."""
+        for flight in self._flights.values():
+            flight.frames.close()
 
     def prune(self) -> None:
         """Drops local files that are not there any more."""
@@ -221,15 +211,13 @@ class _Run:
                 self.archive.drop(path)
                 self._tally.dropped += 1
 
-    def _is_over(self) -> bool:
-        most = self._options.limits.failures
-        if most is None or self._tally.media_failed < most:
-            return False
-        self._tally.stopped_by = "max_failures"
-        return True
+    def is_over(self) -> bool:
+        """Whether as many media have failed as are allowed to."""
+        return is_over(self._options.limits.failures, self._tally)
 
-    def _step(self, engine: IndexEngine) -> None:
-        for result in engine.step():
+    def take(self, results: list[Answer | Failure]) -> None:
+        """Keeps captions, and finishes the media of which everything is there."""
+        for result in results:
             flight = self._flights[result.key]
             flight.waiting -= 1
             if isinstance(result, Answer):
@@ -238,18 +226,8 @@ class _Run:
                 flight.sink.warn(f"no caption: {result.message}")
         self._settle()
 
-    def _admit(self, engine: IndexEngine, ahead: OpenAhead) -> None:
-        """Gives the engine media that are open, while it has room."""
-        while engine.has_room() and not self._is_over():
-            opened = ahead.take()
-            if opened is None:
-                return
-            if isinstance(opened.clip, Fault):
-                self._fail(opened.job, opened.clip)
-            else:
-                self._add(engine, opened, opened.clip)
-
-    def _add(self, engine: IndexEngine, opened: Opened, clip: Clip) -> None:
+    def add(self, engine: AnswerEngine, opened: Opened, clip: Clip) -> None:
+        """Has the engine look at one medium, and caption it where that is wanted."""
         job, options = opened.job, self._options
         self._tools.progress.opened(replace(clip.info, path=job.path))
         sink = MediumSink(self.archive, job, clip, options)
@@ -280,7 +258,7 @@ class _Run:
                 self._tools.progress.warned(flight.job.path, warning)
         self._done(flight.job)
 
-    def _fail(self, job: Job, fault: Fault) -> None:
+    def fail(self, job: Job, fault: Fault) -> None:
         """A medium that could not be opened; the archive remembers it, if there is one by now."""
         self._tally.fail(job.path, fault)
         if self.archive.header is not None:

@@ -2,7 +2,7 @@
 
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.hub import find_model
-from llava_mini_cli.pipelines.answer import AnswerEngine
+from llava_mini_cli.pipelines.feed import AnswerEngine
 from llava_mini_cli.pipelines.index import IndexEngine
 
 

@@ -19,7 +19,7 @@ from llava_mini_cli.formats.job import Fault, Job, Moment, Prompt, Question
 from llava_mini_cli.formats.moments import Moment as Found
 from llava_mini_cli.media.clip import Clip, ClipInfo, MediaKind
 from llava_mini_cli.media.open import Opening
-from llava_mini_cli.pipelines.answer import AnswerEngine, OpenClip, fault_of
+from llava_mini_cli.pipelines.feed import AnswerEngine, OpenClip, fault_of
 
 
 class StoredClip:
