@@ -1,6 +1,6 @@
 """The paper's ablations at demo scale: pre-fusion layers, tokens a frame, queries or pooling, no compression.
 
-    python benchmarks/ablations.py WORK --steps 1500
+    python benchmarks/ablations.py WORK --steps 400
 
 WORK is a directory of `llava-mini train --preset demo` whose tower, language stage and stage 1 are finished. Every
 variant starts from those and is trained for the same number of stage 2 steps on the same examples, far fewer than
@@ -19,7 +19,7 @@ import matplotlib
 import torch
 
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
-from llava_mini_cli.train.demo import PATCHES, STAGE2, answer_weights, build_model, load_tokenizer
+from llava_mini_cli.train.demo import DENSE, PATCHES, STAGE2, build_model, load_tokenizer
 from llava_mini_cli.train.demo_data import DemoData, Medium
 from llava_mini_cli.train.loop import train_stage
 from llava_mini_cli.train.packed import Mode, PackedTrainer
@@ -47,13 +47,13 @@ class Variant:
 
 VARIANTS = (
     Variant("2 pre-fusion layers, 1 token, queries", "7, 8, 10"),
-    Variant("1 pre-fusion layer", "7", prefusion=1),
     Variant("no pre-fusion", "7", prefusion=0),
-    Variant("4 tokens", "6, 10", side=2),
-    Variant("9 tokens", "6, 10", side=3),
     Variant("average pooling, 1 token", "8", pooling=True),
-    Variant("average pooling, 4 tokens", "8", side=2, pooling=True),
+    Variant("4 tokens", "6, 10", side=2),
     Variant("no compression (36 tokens), no pre-fusion", "6", prefusion=0, mode="patches"),
+    Variant("1 pre-fusion layer", "7", prefusion=1),
+    Variant("9 tokens", "6, 10", side=3),
+    Variant("average pooling, 4 tokens", "8", side=2, pooling=True),
 )
 
 
@@ -96,7 +96,7 @@ def run(work: Path, out: Path, variant: Variant, steps: int) -> dict[str, Any]:
     model = start(work, tokenizer, variant)
     trainer = PackedTrainer(model, variant.mode)
     each = PATCHES if variant.mode == "patches" else variant.side**2
-    packer = Packer(PromptIds(tokenizer), PATCHES + variant.side**2, each, answer_weights)
+    packer = Packer(PromptIds(tokenizer), PATCHES + variant.side**2, each, lambda _: DENSE)
     name = variant.name.replace(" ", "_").replace(",", "")
     settings = dataclasses.replace(STAGE2, name=name, steps=steps, save_every=steps)
     train_stage(trainer, DemoData("train", steps * settings.batch, longest=40), packer, out / name, settings)
@@ -134,7 +134,7 @@ def write(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--variants", type=int, nargs="*", help="numbers from 0; all when none is given")
     arguments = parser.parse_args()
     chosen = VARIANTS if not arguments.variants else [VARIANTS[i] for i in arguments.variants]

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is quick
 
 ArchiveArgument = Annotated[str, typer.Argument(metavar="ARCHIVE", help="A folder that llava-mini index made.")]
 Text = Annotated[
-    str | None, typer.Argument(metavar="[TEXT]", help="What a caption of the moment would say.", show_default=False)
+    str | None, typer.Argument(metavar="TEXT", help="What a caption of the moment would say.", show_default=False)
 ]
 ModelOption = Annotated[
     str | None,

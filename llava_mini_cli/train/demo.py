@@ -24,12 +24,12 @@ LANGUAGE = StageSettings("language", steps=80, batch=16, learning_rate=3e-3, muo
 STAGE1 = StageSettings("stage1", steps=80, batch=16, learning_rate=1e-3, muon_rate=0.003, bf16=True)
 STAGE2 = StageSettings(
     "stage2",
-    steps=2600,
+    steps=4600,
     batch=16,
     learning_rate=1.5e-3,
     muon_rate=0.004,
     muon_decay=0.1,
-    decay=0.3,
+    decay=0.37,
     bf16=True,
     log_every=20,
     save_every=100,
