@@ -137,13 +137,11 @@ def write_card(directory: Path, scores: list[Score], parameters: int) -> None:
     if missed:
         verdict = f"Targets that this version misses: {', '.join(missed)}."
     facts = json.loads((directory / "training.json").read_text())
-    names = ", ".join(facts["stage2_checkpoints"])
-    training = f"These weights are of {names} of stage 2, which is planned for {facts['stage2_steps_planned']} steps."
     template = (Path(__file__).parent / "demo_card.md").read_text()
     fields = {
         "table": "\n".join(rows),
         "verdict": verdict,
-        "training": training,
+        "training": facts["origin"],
         "parameters": f"{parameters / 1e6:.1f}",
     }
     (directory / "README.md").write_text(template.format(**fields))
