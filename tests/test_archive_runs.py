@@ -14,6 +14,7 @@ from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from test_docs import ROOT, run_block, shell_blocks
 from typer.testing import CliRunner, Result
@@ -337,6 +338,148 @@ def test_the_approximate_index_finds_the_same_here(archive: Path, tmp_path: Path
     (found,), (exact,) = rows(near), rows(run("search", folder, "a red circle", "-k", "1"))
     assert found.pop("score") == pytest.approx(exact.pop("score"), abs=1e-6)
     assert found == exact
+
+
+def test_shards_of_an_archive_share_the_work(archive: Path, tmp_path: Path) -> None:
+    for shard in ("1/2", "2/2"):
+        done = run("ask", "--index", archive, "What is shown?", "-o", f"{tmp_path}/rows/", "--shard", shard, "-q")
+        assert done.exit_code == 0
+    found = [row["id"] for row in pq.read_table(tmp_path / "rows").to_pylist()]
+    assert sorted(Path(name).name for name in found) == sorted(FILMS)
+
+
+@pytest.mark.parametrize("option", [["--prompt-column", "q"], ["--exclude", "*.mp4"], ["--keep-columns", "a"]])
+def test_options_of_files_are_refused_with_an_archive(archive: Path, option: list[str]) -> None:
+    done = run("ask", "--index", archive, "-p", "What is shown?", *option)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert option[0] in done.stderr
+
+
+def test_moments_do_not_go_into_one_text_file(archive: Path, tmp_path: Path) -> None:
+    done = run("ask", "--index", archive, "What is shown?", "--top", "3", "-f", "txt", "-o", tmp_path / "texts")
+    assert done.exit_code == 2
+    assert "--top" in done.stderr
+
+
+def test_media_that_failed_to_be_indexed_give_their_rows(films: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.mp4").write_text("no video")
+    index = tmp_path / "a"
+    assert run("index", tmp_path / "bad.mp4", films / "green.mp4", "-o", index, "-m", "demo", "-q").exit_code == 3
+    done = run("ask", "--index", index, "What is shown?", "-q")
+    assert done.exit_code == 3
+    bad, good = sorted(rows(done), key=lambda row: row["file_name"])
+    assert (good["status"], bad["status"], bad["file_name"]) == ("ok", "error", "bad.mp4")
+    (asked,) = rows(run("ask", tmp_path / "bad.mp4", "What?", "-m", "demo", "-q"))
+    assert (bad["error_type"], bad["error"]) == (asked["error_type"], asked["error"])
+    assert len(rows(run("ask", "--index", index, "What is shown?", "--path", "green*", "-q"))) == 1
+
+
+def test_damage_counts_in_the_summary(films: Path, archive: Path, tmp_path: Path) -> None:
+    folder, summary = tmp_path / "a", tmp_path / "summary.json"
+    shutil.copytree(archive, folder)
+    shutil.copy(films / "green.mp4", tmp_path / "more.mp4")
+    more = ["-o", folder, "-m", "demo", "--features", "--caption-every", "3", "-q"]
+    assert run("index", tmp_path / "more.mp4", *more).exit_code == 0
+    sorted((folder / "media").iterdir())[-1].write_bytes(b"nonsense")
+    done = run("ask", "--index", folder, "What is shown?", "--summary-json", summary, "-q")
+    assert (done.exit_code, json.loads(summary.read_text())["exit_code"]) == (3, 3)
+    for part in (folder / "media").iterdir():
+        part.write_bytes(b"nonsense")
+    done = run("ask", "--index", folder, "What is shown?", "-q")
+    assert (done.exit_code, "nothing can be read: media/part-" in done.stderr) == (1, True)
+
+
+def test_failures_are_limited_and_remembered_before_there_is_an_archive(films: Path, tmp_path: Path) -> None:
+    gone = [tmp_path / f"gone{number}.mp4" for number in range(3)]
+    done = run("index", *gone, "-o", tmp_path / "a", "-m", "demo", "--max-failures", "2")
+    assert done.exit_code == 101
+    assert "2 failed" in done.stderr
+    assert run("index", *gone, films / "green.mp4", "-o", tmp_path / "b", "-m", "demo", "-q").exit_code == 3
+    with open_archive(tmp_path / "b") as opened:
+        assert sorted(failure.file_name for failure in opened.each_failure()) == [path.name for path in gone]
+
+
+@pytest.mark.parametrize("option", [["--repetition-penalty", "2"], ["--temperature", "1"]])
+def test_captions_of_other_settings_are_not_mixed(films: Path, archive: Path, option: list[str]) -> None:
+    done = run("index", films, "-o", archive, "-m", "demo", "--features", "--caption-every", "3", *option)
+    assert done.exit_code == 2
+    assert option[0] in done.stderr
+
+
+def test_a_name_that_is_no_utf8_is_found_again(films: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "films"
+    folder.mkdir()
+    shutil.copy(films / "green.mp4", os.fsencode(folder) + b"/caf\xe9.mp4")
+    first = run("index", folder, "-o", tmp_path / "a", "-m", "demo", "--prune")
+    assert "1 media indexed, 4 frames" in first.stderr
+    assert "1 there already" in run("index", folder, "-o", tmp_path / "a", "-m", "demo", "--prune").stderr
+    (row,) = rows(run("ask", "--index", tmp_path / "a", "What is shown?", "-q"))
+    assert (row["status"], row["file_name"]) == ("ok", "caf\\xe9.mp4")
+    done = run("search", tmp_path / "a", "a green triangle", "-k", "1", "--thumbnails", tmp_path / "pictures")
+    assert (done.exit_code, len(os.listdir(tmp_path / "pictures"))) == (0, 1)
+
+
+def test_a_medium_may_fail_while_its_first_captions_are_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+
+    from llava_mini_cli.errors import MediaError
+    from llava_mini_cli.media.image import AnimationClip
+
+    pages = [Image.new("RGB", (64, 64), (2 * number, 0, 0)) for number in range(100)]
+    pages[0].save(tmp_path / "long.gif", save_all=True, append_images=pages[1:], duration=100)
+    whole = AnimationClip._frame
+
+    def breaks(clip: AnimationClip, index: int) -> np.ndarray:
+        if index > 70:
+            raise MediaError("corrupt", "the rest is damaged")
+        return whole(clip, index)
+
+    monkeypatch.setattr(AnimationClip, "_frame", breaks)
+    options = ["-m", "demo", "--fps", "10", "--caption-every", "1s"]
+    done = run("index", tmp_path / "long.gif", "-o", tmp_path / "a", *options)
+    assert done.exit_code == 3
+    assert "0 media indexed, 1 failed" in done.stderr
+    with open_archive(tmp_path / "a") as opened:
+        (failure,) = opened.each_failure()
+        assert failure.error == "the rest is damaged"
+
+
+def test_moments_of_sparse_frames_have_a_length(tmp_path: Path) -> None:
+    long = tmp_path / "long.mp4"
+    source = "color=c=green:s=64x64:r=1:d=7200"
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "lavfi", "-i", source, str(long)]
+    subprocess.run(command, check=True)
+    options = ["-m", "demo", "--max-frames", "2", "--features", "-q"]
+    assert run("index", long, "-o", tmp_path / "a", *options).exit_code == 0
+    (moment,) = rows(run("search", tmp_path / "a", "a green square", "--check", "Is it green?"))
+    assert (moment["start"], moment["end"]) == (pytest.approx(0, abs=2), pytest.approx(7200, abs=2))
+    assert moment["p_yes"] is not None
+
+
+def test_a_target_that_cannot_be_written_is_told_first(archive: Path, tmp_path: Path) -> None:
+    for option in ("-o", "--html"):
+        done = run("search", archive, "a circle", option, tmp_path / "none" / "x.jsonl")
+        assert (done.exit_code, done.stdout) == (1, "")
+        assert "there is no folder" in done.stderr
+
+
+def test_an_approximate_index_does_not_outlive_compaction(films: Path, tmp_path: Path) -> None:
+    """Part numbers are given out again; what was indexed under the old ones must not be found under the new."""
+    pytest.importorskip("faiss")
+    folder, index = tmp_path / "films", tmp_path / "a"
+    folder.mkdir()
+    shutil.copy(films / "red.mp4", folder / "1.mp4")
+    assert run("index", folder, "-o", index, "-m", "demo", "-q").exit_code == 0
+    assert run("index", "-o", index, "--ann", "-q").exit_code == 0
+    (folder / "1.mp4").unlink()
+    shutil.copy(films / "green.mp4", folder / "2.mp4")
+    done = run("index", "-o", index, "-m", "demo", "--prune", "--compact")
+    assert "2 parts merged into 0" in done.stderr or "1 parts merged into 0" in done.stderr
+    assert run("index", folder, "-o", index, "-m", "demo", "-q").exit_code == 0
+    near = run("search", index, "a green triangle", "--approximate")
+    assert (near.exit_code, "has no approximate index" in near.stderr) == (2, True)
 
 
 def wait_for_parts(archive: Path, count: int, process: "subprocess.Popen[Any]") -> None:

@@ -254,6 +254,22 @@ def test_yes_against_no_is_the_plain_paths_and_does_not_change_the_answer(oracle
     assert image.p_yes is None
 
 
+def test_a_tiny_temperature_takes_the_likeliest_token(oracle: Oracle) -> None:
+    options = GenerationOptions(max_new_tokens=8, temperature=1e-44)
+    (answer,) = oracle.engine(limits()).run(
+        [Request("v", "video", ArrayFrames(oracle.video(2, 0)), ("Red?",), options)]
+    )
+    assert isinstance(answer, Answer)
+    assert list(answer.token_ids) == oracle.ids(2, 0, "Red?")
+
+
+def test_scores_that_are_no_numbers_are_a_failure(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle.model.lm_head, "forward", lambda hidden: torch.full((len(hidden), 16), float("nan")))
+    (failure,) = oracle.engine(limits()).run([request("v", oracle.video(2, 0), ("Red?",))])
+    assert isinstance(failure, Failure)
+    assert "no finite scores" in failure.message
+
+
 def test_a_loop_ends_as_repetition_and_the_rest_as_length(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
     # A head of zeros says token 0 for ever.
     weight = oracle.model.lm_head.weight

@@ -1,10 +1,11 @@
 """What is done already: claims, occurrences of the same work, and which of two rows stands."""
 
+import re
 import tracemalloc
 
 import pytest
 
-from llava_mini_cli.formats.done import Done, parse_key, standing, written_key
+from llava_mini_cli.formats.done import KEY_PATTERN, Done, parse_key, standing, written_key
 
 WORK, OTHER = "0123456789abcdef0123", "f" * 20
 OLD, NEW = "000000000001", "000000000002"
@@ -68,10 +69,11 @@ def test_rows_of_different_work_and_of_the_same_work_asked_twice_all_stand() -> 
     assert list(standing([(WORK + OLD, False), (WORK + OLD + ".1", True), (OTHER + OLD, True)])) == [1, 1, 1]
 
 
-@pytest.mark.parametrize("key", ["no key", " " * 32, "g" * 32, "0" * 30 + "  "])
-def test_what_is_no_key_is_refused(key: str) -> None:
-    with pytest.raises(ValueError):
-        done((key, False))
+@pytest.mark.parametrize("key", ["no key", " " * 32, "g" * 32, "0" * 30 + "  ", WORK + OLD + ".0", WORK + OLD + "."])
+def test_what_is_no_key_does_not_look_like_one(key: str) -> None:
+    assert re.fullmatch(KEY_PATTERN, key) is None
+    assert re.fullmatch(KEY_PATTERN, WORK + OLD) is not None
+    assert re.fullmatch(KEY_PATTERN, WORK + OLD + ".12") is not None
 
 
 def test_keys_read_back_as_written() -> None:

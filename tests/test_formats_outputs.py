@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -561,3 +562,20 @@ def test_a_file_is_the_same_however_it_is_named(path: str, tmp_path: Path) -> No
 
 def test_file_names_of_any_bytes_can_be_written() -> None:
     assert printable(os.fsdecode(b"caf\xe9 \xc3\xa9.jpg")) == "caf\\xe9 é.jpg"
+
+
+@pytest.mark.parametrize("output", ["out.parquet", "out.jsonl", "out.csv"], indirect=True)
+@pytest.mark.parametrize("fingerprint", ["abc", "z" * 32, "", key(1) + ".99999999999"])
+def test_rows_with_keys_that_are_not_ours_are_refused_and_left_alone(output: str, fingerprint: str) -> None:
+    write(output, row(1), row(2))
+    path = Path(output)
+    if output.endswith(".parquet"):
+        table = pq.read_table(path)
+        place = table.schema.get_field_index("fingerprint")
+        pq.write_table(table.set_column(place, "fingerprint", pa.array([fingerprint, key(2)])), path)
+    else:
+        path.write_text(path.read_text().replace(key(1), fingerprint))
+    before = path.read_bytes()
+    with pytest.raises(UsageError, match=r"did not write|not written by llava-mini"):
+        finished(output)
+    assert Path(output).read_bytes() == before

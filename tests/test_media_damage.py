@@ -177,9 +177,9 @@ def test_a_video_under_a_pictures_name_is_still_a_video(film: Path, tmp_path: Pa
 
 def test_names_are_taken_literally(film: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name in ("-i.mp4", "a:b.mp4", "100%d {notes}.mp4", "été 影.mp4"):
+    for name in ("-i.mp4", "a:b.mp4", "100%d {notes}.mp4", "été 影.mp4", os.fsdecode(b"caf\xe9.mp4")):
         Path(name).write_bytes(film.read_bytes())
-        for decoder in DECODERS:
+        for decoder in DECODERS if name.isprintable() else ("ffmpeg", "auto"):
             assert len(what_is_left(Path(name), decoder=decoder)[0]) == 10
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.archive import ArchiveFlags
 from llava_mini_cli.commands.flags.model import DEFAULT_MODEL
-from llava_mini_cli.commands.run import EXIT_ITEMS_FAILED, exit_code, output_opener, reported, run_options
+from llava_mini_cli.commands.run import exit_code, output_opener, reported, run_options
 from llava_mini_cli.commands.stderr import hush_libraries, say_error
-from llava_mini_cli.errors import UsageError
+from llava_mini_cli.errors import ArchiveError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.formats.archive.reader import Archive
@@ -23,8 +23,7 @@ def ask_archive(prompts: tuple["Prompt", ...], flags: QuestionFlags, archive_fla
     """Answers every prompt about every medium of an archive, or about its best moments; returns the exit code."""
     if flags.run.dry_run:
         raise UsageError("--dry-run tells about files, not about --index")
-    if flags.inputs.files_from is not None:
-        raise UsageError("--files-from and --index exclude each other; --path says which of an archive's media")
+    _refuse_options_of_files(flags)
     hush_libraries(verbose=flags.talk.verbose)
     from llava_mini_cli.commands.reporter import Reporter
     from llava_mini_cli.formats.archive.reader import open_archive
@@ -40,6 +39,8 @@ def ask_archive(prompts: tuple["Prompt", ...], flags: QuestionFlags, archive_fla
 
     output = OutputOptions.parse(**vars(flags.outputs))
     output.check()
+    if output.format == "txt" and archive_flags.top is not None:
+        raise UsageError("--top gives several moments of one medium, which --format txt cannot keep apart")
     tally = Tally()
     with open_archive(Path(archive_flags.index or "")) as whole:
         archive = by_path(whole, archive_flags.path)
@@ -48,6 +49,9 @@ def ask_archive(prompts: tuple["Prompt", ...], flags: QuestionFlags, archive_fla
         with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
             with interrupts.allowed():
                 jobs, total = _jobs(media, prompts, options, archive_flags)
+                if output.shard is not None:
+                    total = output.shard.part_of(total)
+                    jobs = output.shard.share(jobs)
             with (
                 reported(tally, options, output, flags),
                 Reporter(tally, total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter,
@@ -56,10 +60,30 @@ def ask_archive(prompts: tuple["Prompt", ...], flags: QuestionFlags, archive_fla
                 opener = output_opener(output, options.run_info(), flags, reporter, single=single, prompts=len(prompts))
                 load = media.loading(load_engine)
                 tools = Tools(load, media.open_clip, opener, reporter, interrupts, cache, media.find_fault)
-                answer_jobs(jobs, options, tools, tally)
+                try:
+                    answer_jobs(jobs, options, tools, tally)
+                finally:
+                    tally.damaged = len(whole.damage)
         for damage in whole.damage:
             say_error(f"{whole.folder}: {damage.file} is damaged and left out: {damage.message}")
-        return exit_code(tally, flags.run.fail_on) or (EXIT_ITEMS_FAILED if whole.damage else 0)
+        return exit_code(tally, flags.run.fail_on)
+
+
+def _refuse_options_of_files(flags: QuestionFlags) -> None:
+    given = flags.inputs
+    if given.files_from is not None:
+        raise UsageError("--files-from and --index exclude each other; --path says which of an archive's media")
+    tables = {
+        "--column": given.column,
+        "--id-column": given.id_column,
+        "--prompt-column": given.prompt_column,
+        "--keep-columns": given.keep_columns,
+        "--include": given.include,
+        "--exclude": given.exclude,
+    }
+    for name, value in tables.items():
+        if value:
+            raise UsageError(f"{name} is about files and tables, not about --index; --path says which of its media")
 
 
 def _options(archive: "Archive", flags: QuestionFlags) -> "RunOptions":
@@ -81,11 +105,14 @@ def _jobs(
     from llava_mini_cli.pipelines.find import find
     from llava_mini_cli.pipelines.search import SearchOptions
 
-    if not len(media.archive.media):
+    if not len(media.archive.media) and media.archive.damage:
+        first = media.archive.damage[0]
+        raise ArchiveError(f"'{media.archive.folder}': nothing can be read: {first.file}: {first.message}")
+    if not len(media.archive.media) and not media.failures:
         where = f" whose path matches '{flags.path}'" if flags.path else ""
         raise UsageError(f"'{media.archive.folder}' holds no media{where}")
     if flags.top is None:
-        return media.jobs(prompts), len(media.archive.media)
+        return media.jobs(prompts), len(media.archive.media) + len(media.failures)
     wanted = SearchOptions(flags.top)
     found: list[Job] = []
     for prompt in prompts:

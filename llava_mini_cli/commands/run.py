@@ -94,7 +94,10 @@ def exit_code(tally: "Tally", fail_on: FailOn) -> int:
     """0, 101 where a limit left work undone, or 3 where enough items failed."""
     if tally.stopped_by is not None:
         return EXIT_STOPPED
-    failed, good = tally.failed + tally.errors_skipped, tally.answered + tally.skipped - tally.errors_skipped
+    failed, good = (
+        tally.failed + tally.errors_skipped + tally.damaged,
+        tally.answered + tally.skipped - tally.errors_skipped,
+    )
     failed = failed > 0 and (fail_on == "any" or (fail_on == "all" and good == 0))
     return EXIT_ITEMS_FAILED if failed else 0
 

@@ -50,13 +50,16 @@ def search(
         raise UsageError("--paths-only prints to standard output and takes no -o")
     hush_libraries(verbose=talk.verbose)
     from llava_mini_cli.formats.archive.reader import open_archive
-    from llava_mini_cli.formats.moments import format_of
+    from llava_mini_cli.formats.moments import check_target, format_of
     from llava_mini_cli.pipelines.find import find
     from llava_mini_cli.pipelines.search import SearchOptions
 
     target = None if found.output in (None, "-") else Path(found.output or "")
     format = format_of(target, found.format)
     options = SearchOptions(flags.most, flags.min_score, flags.path, flags.after, flags.before, flags.approximate)
+    for place in (target, found.html and Path(found.html)):
+        if place:
+            check_target(place)
     with open_archive(Path(archive)) as opened:
         moments = find(opened, text, flags.image, options, model)
         failed = 0
@@ -66,8 +69,8 @@ def search(
             say(
                 f"llava-mini: approximate: {opened.recall:.1%} of the nearest 10 frames are found, as measured by --ann"
             )
-        pictures_missing = _pictures(moments, found, " + ".join(filter(None, (text, flags.image))))
         _write(moments, found, target, format)
+        pictures_missing = _pictures(moments, found, " + ".join(filter(None, (text, flags.image))))
         return _exit_code(opened, is_incomplete=pictures_missing or failed > 0)
 
 

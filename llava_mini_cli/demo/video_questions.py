@@ -21,7 +21,7 @@ VIDEO_KINDS = (
     "video_yesno",
     "video_caption",
 )
-VIDEO_STEPS = ("endpoint", "next")  # asked in training alone: what a direction and an order are worked out from
+VIDEO_STEPS = ("endpoint", "next", "rank")  # asked in training alone: what a direction and an order are worked out from
 
 
 def kind_name(thing: Thing) -> str:
@@ -105,6 +105,17 @@ def next_thing(rng: np.random.Generator, video: Video, split: Split) -> Question
     return Question("next", worded(rng, split, "next", ref=name), kind_name(video.main[index + 1].thing))
 
 
+def rank(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
+    """Whether a thing comes first, second or last of those that come one after another."""
+    number = len(video.main)
+    if video.story != "parade" or number < 2:
+        return None
+    ranks = {0: "first", 1: "second"} | {number - 1: "last"}
+    index = pick(rng, tuple(str(i) for i in ranks))
+    name = f"the {kind_name(video.main[int(index)].thing)}"
+    return Question("rank", worded(rng, split, "rank", ref=name), ranks[int(index)])
+
+
 def event_count(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
     """How many shapes appear one after another, or how many times one shape appears."""
     if video.story == "parade":
@@ -157,6 +168,7 @@ def video_question(rng: np.random.Generator, video: Video, split: Split, kind: s
         "direction": direction,
         "endpoint": endpoint,
         "next": next_thing,
+        "rank": rank,
         "order": order,
         "event_count": event_count,
         "video_yesno": video_yesno,

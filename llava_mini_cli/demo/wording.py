@@ -153,6 +153,12 @@ TRAIN: dict[str, tuple[str, ...]] = {
         "Which shape comes after {ref}?",
         "Tell me what comes after {ref}.",
     ),
+    "rank": (
+        "Does {ref} come first, second or last?",
+        "Does {ref} appear first, second or last?",
+        "Is {ref} first, second or last?",
+        "Tell me if {ref} appears first, second or last.",
+    ),
     "count_shown": (
         "How many shapes appear in the video?",
         "How many shapes appear?",
@@ -244,6 +250,7 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
     "last": ("Tell me which shape appears last.", "Which shape comes last?"),
     "before": ("Tell me which comes first, {ref} or {other}.", "Which appears first, {ref} or {other}?"),
     "next": ("Tell me which shape comes after {ref}.", "Which shape appears after {ref}?"),
+    "rank": ("Which is {ref}, first, second or last?", "Tell me if {ref} comes first, second or last."),
     "count_shown": ("Count how many shapes appear.", "How many shapes do you see appear?"),
     "count_blinks": ("How many times does {ref} appear in the video?", "Tell me how often {ref} appears."),
     "appears": ("Name the shape that appears.", "What appears in the video?", "Tell me which shape appears."),

@@ -10,6 +10,7 @@ of files or output formats.
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from math import isfinite
 from typing import Any, cast
 
 import torch
@@ -339,13 +340,19 @@ class Engine:
         error = ItemError("out_of_memory", "the answers' keys and values do not fit the memory")
         for row in groups[0]:
             self._rows.remove(row)
-            request, window = row.track.request, row.window.index
-            self._outbox.append(_failure(request, row.prompt_index, window, error, "generate"))
+            self._fail_row(row, error)
+
+    def _fail_row(self, row: Row, error: ItemError) -> None:
+        request, window = row.track.request, row.window.index
+        self._outbox.append(_failure(request, row.prompt_index, window, error, "generate"))
 
     def _advance(self, rows: Sequence[Row], logits: torch.Tensor) -> None:
         """Gives each row its next token; rows that are done are answered, the others go on."""
-        greedy = cast("list[int]", logits.argmax(-1).tolist())
-        for row, best, scores in zip(rows, greedy, logits, strict=True):
+        greedy, highest = logits.argmax(-1).tolist(), logits.amax(-1).tolist()
+        for row, best, most, scores in zip(rows, greedy, highest, logits, strict=True):
+            if not isfinite(most):  # NaN, or an overflow of a half-precision format
+                self._fail_row(row, ItemError("internal", "the model gave no finite scores; another --dtype may"))
+                continue
             options = row.track.request.generation
             if options.yes_no and row.p_yes is None:
                 row.p_yes = self._yes_no.p_yes(scores)

@@ -35,7 +35,8 @@ def next_token(logits: torch.Tensor, options: GenerationOptions, generator: torc
     Args:
         logits: `[vocab]`.
     """
-    scores = (logits.float().cpu() / options.temperature).softmax(-1)
+    distances = logits.double().cpu() - logits.max().double().cpu()  # at most 0, so that no temperature overflows
+    scores = (distances / options.temperature).softmax(-1)
     if options.top_p < 1:
         ordered, order = scores.sort(descending=True)
         outside = ordered.cumsum(-1) - ordered >= options.top_p

@@ -5,14 +5,16 @@ A record may span lines, inside quotation marks. Knows nothing of where the reco
 
 import csv
 import json
+import re
 from collections.abc import Iterable, Iterator
 from io import StringIO
 
-from llava_mini_cli.formats.done import RowMark
+from llava_mini_cli.formats.done import KEY_PATTERN, RowMark
 from llava_mini_cli.formats.jsonl import as_json
 from llava_mini_cli.formats.row import COLUMNS, KeptColumn, Row
 
 _KEY = [column.name for column in COLUMNS].index("fingerprint")
+_WHOLE_KEY = re.compile(KEY_PATTERN)
 _STATUS = [column.name for column in COLUMNS].index("status")
 
 
@@ -47,7 +49,8 @@ class CsvRecords:
     def mark(self, record: bytes) -> RowMark:
         """The key of a row and whether it is an error. Raises `ValueError` for another kind of record."""
         fields = next(csv.reader(StringIO(record.decode(), newline="")))
-        if len(fields) < len(COLUMNS) or fields[_STATUS] not in ("ok", "error"):
+        is_row = len(fields) >= len(COLUMNS) and fields[_STATUS] in ("ok", "error")
+        if not is_row or not _WHOLE_KEY.fullmatch(fields[_KEY]):
             raise ValueError("no row")
         return fields[_KEY], fields[_STATUS] == "error"
 

@@ -14,6 +14,7 @@ from llava_mini_cli.formats.job import Job, Question
 WORK_DIGITS = 20  # hexadecimal digits of a key that name the work; the rest tell in which state it was done
 STATE_DIGITS = 12
 KEY_DIGITS = WORK_DIGITS + STATE_DIGITS
+KEY_PATTERN = rf"[0-9a-f]{{{KEY_DIGITS}}}(\.[1-9][0-9]{{0,8}})?"  # the whole of a key, with its occurrence
 _KEY = Struct(">10sHI")  # a key in bytes: the work, and the state in two numbers
 _PARSED_AT_ONCE = 4096
 
@@ -78,15 +79,15 @@ class Done:
 
 
 def _parsed(rows: Iterable[RowMark]) -> Iterator[tuple[bytes, int, bool]]:
-    """`parse_key` of each row, many at a time where they have no occurrence; and whether the row is an error."""
+    """`parse_key` of each row, many at a time where they have no occurrence; and whether the row is an error.
+
+    Whoever reads rows has found their keys to be of `KEY_PATTERN`.
+    """
     left = iter(rows)
     while some := list(islice(left, _PARSED_AT_ONCE)):
         keys = [key for key, _ in some]
         if set(map(len, keys)) == {KEY_DIGITS}:
-            packed = bytes.fromhex("".join(keys))
-            if len(packed) != len(keys) * _KEY.size:  # fromhex() passes over spaces
-                raise ValueError("not keys")
-            numbers = _KEY.iter_unpack(packed)
+            numbers = _KEY.iter_unpack(bytes.fromhex("".join(keys)))
             for (work, high, low), (_, is_error) in zip(numbers, some, strict=True):
                 yield work, high << 32 | low, is_error
         else:
@@ -95,10 +96,8 @@ def _parsed(rows: Iterable[RowMark]) -> Iterator[tuple[bytes, int, bool]]:
 
 
 def parse_key(key: str) -> tuple[bytes, int]:
-    """The work, occurrence included, and the state it was done in. Raises `ValueError`."""
+    """The work, occurrence included, and the state it was done in."""
     state, _, occurrence = key[WORK_DIGITS:].partition(".")
-    if len(state) != STATE_DIGITS:
-        raise ValueError(f"not a key: {key}")
     work = bytes.fromhex(key[:WORK_DIGITS])
     return numbered(work, int(occurrence)) if occurrence else work, int(state, 16)
 

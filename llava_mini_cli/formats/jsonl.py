@@ -8,12 +8,12 @@ import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime
 
-from llava_mini_cli.formats.done import RowMark
+from llava_mini_cli.formats.done import KEY_PATTERN, RowMark
 from llava_mini_cli.formats.row import Row
 
 # Inside a string a quotation mark is written with a backslash before it, so that these find columns and no text; and
 # they find those of the row, which come before what was kept of the input. Twenty times as quick as parsing a line.
-_KEY = re.compile(rb'[{,]\s*"fingerprint":\s*"([0-9a-f.]+)"')
+_KEY = re.compile(rf'[{{,]\s*"fingerprint":\s*"({KEY_PATTERN})"'.encode())
 _STATUS = re.compile(rb'[{,]\s*"status":\s*"(ok|error)"')
 
 

@@ -65,10 +65,21 @@ def write_moments(moments: Sequence[Moment], path: Path | None, format: MomentFo
         write_whole(path, data)
 
 
+def check_target(path: Path) -> None:
+    """Raises `OutputError` where no file could be written to; writes nothing."""
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write '{path}': there is no folder '{path.parent}'")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"cannot write '{path}': permission denied")
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """A file that is there whole or not at all. Raises `OutputError`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
+        if path.exists() and not path.is_file():  # a device or a pipe
+            path.write_bytes(data)
+            return
         temporary.write_bytes(data)
         temporary.replace(path)
     except OSError as error:

@@ -4,14 +4,15 @@ import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.companion import ANEW, RunInfo
-from llava_mini_cli.formats.done import KEY_DIGITS, RowMark
+from llava_mini_cli.formats.done import KEY_PATTERN, RowMark
 from llava_mini_cli.formats.row import COLUMNS, ColumnKind, KeptColumn, Row
 
 RECORD = b"llava-mini"  # key of the record, as JSON, in a file's metadata
@@ -97,8 +98,14 @@ def batches_of(file: pq.ParquetFile, rows: int, columns: list[str] | None = None
 def marks_of(file: pq.ParquetFile, path: Path) -> Iterator[RowMark]:
     """What each row is. Raises `UsageError` for rows that are not ours."""
     for batch in batches_of(file, MARK_ROWS, ["fingerprint", "status"]):
-        keys, states = (cast("list[str | None]", batch.column(name).to_pylist()) for name in ("fingerprint", "status"))
-        known = [key for key in keys if key is not None and len(key) >= KEY_DIGITS]
-        if len(known) < len(keys):
+        columns: list[Any] = [batch.column(name) for name in ("fingerprint", "status")]
+        if not _all_match(columns[0], f"^{KEY_PATTERN}$"):
             raise UsageError(f"'{path}' holds rows that llava-mini did not write: {ANEW}")
-        yield from zip(known, map("error".__eq__, states), strict=True)
+        keys, states = (column.to_pylist() for column in columns)
+        yield from zip(keys, map("error".__eq__, states), strict=True)
+
+
+def _all_match(column: Any, pattern: str) -> bool:
+    """Whether a column of text has no nulls and every value matches."""
+    compute: Any = pc  # whose types are partly unknown
+    return not column.null_count and compute.all(compute.match_substring_regex(column, pattern), min_count=0).as_py()

@@ -51,6 +51,10 @@ class Shard:
         """Every `count`-th job."""
         return islice(jobs, self.number - 1, None, self.count)
 
+    def part_of(self, total: int) -> int:
+        """How many of so many jobs are this share's."""
+        return len(range(self.number - 1, total, self.count))
+
     @property
     def tag(self) -> str:
         """As it is in the names of files."""

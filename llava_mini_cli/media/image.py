@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.geometry import nearest_index
@@ -40,8 +39,10 @@ _TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_ONE_AT_A_TIME = Lock()
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, struct.error, zlib.error)  # from Pillow
+
+
+Salvage = Callable[[Path, MediaError], NDArray[np.uint8]]
 
 
 def open_picture(path: Path) -> Image.Image | None:
@@ -120,41 +121,22 @@ def _orientation(picture: Image.Image) -> int:
     return int(picture.getexif().get(_ORIENTATION_TAG, 1))
 
 
-def _to_rgb_or_part(path: Path, picture: Image.Image) -> tuple[NDArray[np.uint8], str | None]:
-    """`to_rgb`, and of a picture that is cut short what there is, with a warning.
-
-    Pillow has one switch for all of a process, so pictures are read one at a time here.
-    """
-    with _ONE_AT_A_TIME:
-        try:
-            return to_rgb(picture), None
-        except _BROKEN as error:
-            if _broken(error).kind != "truncated":
-                raise
-            why = _line(error)
-        ImageFile.LOAD_TRUNCATED_IMAGES = True
-        try:
-            with Image.open(path, formats=FORMATS) as again:
-                return to_rgb(again), f"the picture is cut short, and what is missing was made up ({why})"
-        finally:
-            ImageFile.LOAD_TRUNCATED_IMAGES = False
-
-
 class PictureClip:
     """One still picture; a `Clip` whose only chunk is `[1, height, width, 3]`."""
 
-    def __init__(self, path: Path, picture: Image.Image, *, allow_truncated: bool = False) -> None:
+    def __init__(self, path: Path, picture: Image.Image, salvage: Salvage | None = None) -> None:
+        """`salvage`: gives what there is of a picture that is cut short; None: that is an error."""
         warning = None
         with picture:
             try:
-                if allow_truncated:
-                    pixels, warning = _to_rgb_or_part(path, picture)
-                else:
-                    pixels = to_rgb(picture)
+                pixels = to_rgb(picture)
             except MemoryError:
                 raise _too_large("the picture") from None
             except _BROKEN as error:
-                raise _broken(error) from None
+                broken = _broken(error)
+                if salvage is None or broken.kind != "truncated":
+                    raise broken from None
+                pixels, warning = salvage(path, broken), f"{broken}; what is missing was made up"
         height, width = pixels.shape[:2]
         self._pixels: NDArray[np.uint8] | None = pixels
         self.info = ClipInfo(str(path), "image", width, height, None, 1, None, (picture.format or "").lower())

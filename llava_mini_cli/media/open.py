@@ -5,6 +5,7 @@ Knows nothing of models. Whether a file is a picture or a video is told by its b
 
 import stat
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -26,6 +27,7 @@ from llava_mini_cli.media.image import (
     upright_size,
 )
 from llava_mini_cli.media.probe import display_size
+from llava_mini_cli.media.salvage import salvage
 from llava_mini_cli.media.scan import Scan, clean, header_of, scan
 from llava_mini_cli.media.timeline import Selection, Timeline, select_frames
 from llava_mini_cli.media.video import Decoding, VideoClip
@@ -132,7 +134,8 @@ def open_clip(
     except BaseException:
         picture.close()
         raise
-    return PictureClip(path, picture, allow_truncated=options.allow_truncated)
+    whole_or_part = partial(salvage, timeout=options.decode_timeout) if options.allow_truncated else None
+    return PictureClip(path, picture, whole_or_part)
 
 
 def _picture(path: Path) -> Image.Image | None:
@@ -246,7 +249,7 @@ def _video_info(
 ) -> ClipInfo:
     duration = float(timeline.duration)
     span = min(duration, options.end or duration) - (options.start or 0.0)
-    sampled = round(len(selection) / span, 3) if span > 0 else None
+    sampled = float(f"{len(selection) / span:.9g}") if span > 0 else None
     return ClipInfo(str(path), "video", *size, duration, len(selection), sampled, codec)
 
 

@@ -39,6 +39,9 @@ class Scan:
     oddities: tuple[str, ...]  # why frames cannot be found by counting packets; empty for a plain file
 
 
+_FILE = "file:the one that is read"  # stands for it while the command is put together
+
+
 def ffmpeg_command(
     path: Path,
     output: dict[str, str | None],
@@ -56,10 +59,12 @@ def ffmpeg_command(
     """
     # Other protocols are closed to the file, so that a playlist in disguise opens nothing else.
     opening = {"protocol_whitelist": "file", **({"ss": str(seek)} if seek else {})}
-    run: Any = ffmpeg.input(f"file:{path.absolute()}", **opening)  # pyright: ignore
+    run: Any = ffmpeg.input(_FILE, **opening)  # pyright: ignore
     run = ffmpeg.output(run, "pipe:1", **output)  # pyright: ignore
     run = run.global_args("-hide_banner", "-nostdin", "-nostats", "-loglevel", f"repeat+level+{level}")  # pyright: ignore
-    return Command(cast("list[str]", run.compile(cmd=ffmpeg_binary())), stdin)  # pyright: ignore
+    argv = cast("list[str]", run.compile(cmd=ffmpeg_binary()))  # pyright: ignore
+    # Put in here, since ffmpeg-python takes no name that is not UTF-8.
+    return Command([f"file:{path.absolute()}" if word == _FILE else word for word in argv], stdin)
 
 
 def ffmpeg_binary() -> str:

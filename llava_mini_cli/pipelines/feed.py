@@ -13,7 +13,7 @@ from typing import Protocol
 
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
-from llava_mini_cli.errors import MediaError
+from llava_mini_cli.errors import MediaError, UsageError
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.media.clip import Clip, FrameChunk
 from llava_mini_cli.media.open import Opening
@@ -162,12 +162,14 @@ def open_or_fault(
     open_clip: OpenClip, job: Job, sampling: SamplingOptions, frame_size: int, opening: Opening
 ) -> Clip | Fault:
     """A medium's clip, or why there is none."""
-    if job.moment is not None:
-        sampling = replace(sampling, start=job.moment.start, end=job.moment.end)
     try:
+        if job.moment is not None:
+            sampling = replace(sampling, start=job.moment.start, end=job.moment.end)
         return open_clip(job.file, sampling, frame_size=frame_size, chunk_frames=CHUNK_FRAMES, opening=opening)
     except MediaError as error:
         return Fault(error.stage, error.kind, str(error))
+    except UsageError as error:  # a moment without a length
+        return Fault("decode", "empty", str(error))
 
 
 class CountedFrames:

@@ -19,7 +19,7 @@ from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.request import WHOLE, Answer, Failure, FrameShapes, Request, Window
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.archive.layout import ArchiveHeader, Shapes
-from llava_mini_cli.formats.archive.reader import Damage
+from llava_mini_cli.formats.archive.reader import Damage, local_name
 from llava_mini_cli.formats.archive.writer import ArchiveWriter, open_for_writing
 from llava_mini_cli.formats.cache import FileCache
 from llava_mini_cli.formats.fingerprint import file_identity
@@ -45,6 +45,8 @@ from llava_mini_cli.pipelines.index_sink import MediumSink
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.rows import one_line
 from llava_mini_cli.pipelines.tally import LISTED, FailedMedium, Tally
+
+HELD_BACK = 10_000  # failed media that a new archive remembers, of those before the first one that can be read
 
 
 class IndexEngine(AnswerEngine, Protocol):
@@ -118,12 +120,13 @@ def index_jobs(jobs: Iterator[Job], folder: Path, options: IndexOptions, tools: 
 
 def _index(jobs: Iterator[Job], options: IndexOptions, tools: IndexTools, run: "_Run", digest: str) -> None:
     with tools.interrupts.allowed():
-        first = next((job for job in jobs if not run.is_lost(job)), None)
+        first = run.first_readable(jobs)
         if first is None:
             return
         tools.progress.loading(options.model.model)
         engine = tools.load_engine(options.model)
     run.archive.start(_header(options, digest, engine))
+    run.record_lost()
     run.loop(engine, chain([first], jobs))
 
 
@@ -169,6 +172,7 @@ class _Run:
         self._tools = tools
         self._tally = tally
         self._flights: dict[str, _InFlight] = {}
+        self._lost: list[tuple[Job, Fault]] = []  # failed before there was an archive to remember it
 
     def wanted(self, jobs: Iterator[Job]) -> Iterator[Job]:
         """The jobs whose media the archive does not hold as they are now; each medium once."""
@@ -183,12 +187,21 @@ class _Run:
             else:
                 yield job._replace(item=item)
 
-    def is_lost(self, job: Job) -> bool:
-        """Whether a medium can be told to fail without a decoder, as long as no model is loaded."""
-        fault = fault_of(job)
-        if fault is not None:
+    def first_readable(self, jobs: Iterator[Job]) -> Job | None:
+        """The first medium that looks as if it could be opened; those before it have failed, and need no model."""
+        while not self.is_over():
+            job = next(jobs, None)
+            fault = None if job is None else fault_of(job)
+            if job is None or fault is None:
+                return job
             self.fail(job, fault)
-        return fault is not None
+        return None
+
+    def record_lost(self) -> None:
+        """Has a new archive remember what failed before there was one."""
+        for job, fault in self._lost:
+            self._record(job, fault)
+        self._lost.clear()
 
     def loop(self, engine: IndexEngine, jobs: Iterator[Job]) -> None:
         """Indexes all of the jobs."""
@@ -207,7 +220,7 @@ class _Run:
     def prune(self) -> None:
         """Drops local files that are not there any more."""
         for path in list(self.archive.known):
-            if "://" not in path and not os.path.lexists(path):
+            if "://" not in path and not os.path.lexists(local_name(path)):
                 self.archive.drop(path)
                 self._tally.dropped += 1
 
@@ -240,7 +253,7 @@ class _Run:
     def _settle(self) -> None:
         """Finishes the media of which everything is there."""
         for key, flight in list(self._flights.items()):
-            if flight.sink.fault is None and (not flight.sink.ended or flight.waiting):
+            if flight.waiting or (flight.sink.fault is None and not flight.sink.ended):
                 continue
             flight.frames.close()
             del self._flights[key]
@@ -259,22 +272,27 @@ class _Run:
         self._done(flight.job)
 
     def fail(self, job: Job, fault: Fault) -> None:
-        """A medium that could not be opened; the archive remembers it, if there is one by now."""
+        """A medium that could not be opened; the archive remembers it, a new one as soon as its model is known."""
         self._tally.fail(job.path, fault)
         if self.archive.header is not None:
-            path, size, mtime = _identity(job)
-            row = {
-                "path": path,
-                "file_name": printable(job.file_name),
-                "size": size,
-                "mtime": mtime,
-                "status": "error",
-                "error": one_line(fault.message),
-                "error_type": fault.kind,
-                "error_stage": fault.stage,
-            }
-            self.archive.finish(self.archive.begin(), row)
+            self._record(job, fault)
+        elif len(self._lost) < HELD_BACK:
+            self._lost.append((job, fault))
         self._done(job)
+
+    def _record(self, job: Job, fault: Fault) -> None:
+        path, size, mtime = _identity(job)
+        row = {
+            "path": path,
+            "file_name": printable(job.file_name),
+            "size": size,
+            "mtime": mtime,
+            "status": "error",
+            "error": one_line(fault.message),
+            "error_type": fault.kind,
+            "error_stage": fault.stage,
+        }
+        self.archive.finish(self.archive.begin(), row)
 
     def _done(self, job: Job) -> None:
         if job.local is not None:

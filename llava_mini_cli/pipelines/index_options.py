@@ -1,5 +1,6 @@
 """What an index is made of, as one value."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from math import inf
 
@@ -42,5 +43,18 @@ class IndexOptions:
             "dedupe": self.dedupe,
             "caption_every": self.caption_every,
             "caption_prompt": self.caption_prompt if captions else None,
-            "max_new_tokens": self.generation.max_new_tokens if captions else None,
+            **(self._of_captions() if captions else {}),
         }
+
+    def _of_captions(self) -> Mapping[str, Setting]:
+        generation = self.generation
+        greedy = generation.temperature == 0
+        changed = {
+            "prompt_layout": (self.model.prompt_layout, ModelOptions.prompt_layout),
+            "temperature": (generation.temperature, GenerationOptions.temperature),
+            "top_p": (GenerationOptions.top_p if greedy else generation.top_p, GenerationOptions.top_p),
+            "seed": (GenerationOptions.seed if greedy else generation.seed, GenerationOptions.seed),
+            "repetition_penalty": (generation.repetition_penalty, GenerationOptions.repetition_penalty),
+        }
+        known = {name: value for name, (value, usual) in changed.items() if value != usual}
+        return {"max_new_tokens": generation.max_new_tokens} | known

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llava_mini_cli.errors import MediaError
+from llava_mini_cli.formats.archive.reader import local_name
 from llava_mini_cli.formats.moments import Moment
 from llava_mini_cli.media.thumbnail import thumbnail
 
@@ -12,7 +13,7 @@ def pictures(moments: Sequence[Moment]) -> Iterator[bytes | str]:
     """A JPEG of each moment's best frame, or why there is none."""
     for moment in moments:
         try:
-            yield thumbnail(moment.path, moment.time)
+            yield thumbnail(local_name(moment.path), moment.time)
         except MediaError as error:
             yield str(error)
 

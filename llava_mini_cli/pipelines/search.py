@@ -132,7 +132,7 @@ def by_path(archive: Archive, pattern: str | None) -> Archive:
     if pattern is None:
         return archive
     matches = compile_pattern(translate(pattern)).match
-    return archive.restrict(np.array([bool(matches(path) or matches(name)) for path, name in archive.names()], bool))
+    return archive.matching(lambda path, name: bool(matches(path) or matches(name)))
 
 
 def _usual(archive: Archive, query: Vector) -> float:

@@ -13,10 +13,11 @@ from typing import Any, Self, cast
 from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import FeatureChunk
 from llava_mini_cli.errors import ArchiveError, MediaError, UsageError
-from llava_mini_cli.formats.archive.reader import FEATURE_FRAMES, Archive, Medium
+from llava_mini_cli.formats.archive.reader import FEATURE_FRAMES, Archive, FailedMedium, Medium, local_name
 from llava_mini_cli.formats.fingerprint import file_identity
 from llava_mini_cli.formats.job import Fault, Job, Moment, Prompt, Question
 from llava_mini_cli.formats.moments import Moment as Found
+from llava_mini_cli.formats.row import printable
 from llava_mini_cli.media.clip import Clip, ClipInfo, MediaKind
 from llava_mini_cli.media.open import Opening
 from llava_mini_cli.pipelines.feed import AnswerEngine, OpenClip, fault_of
@@ -66,6 +67,7 @@ class StoredMedia:
 
     def __post_init__(self) -> None:
         self._by_path = {medium.path: medium for medium in self.archive.each_medium()}
+        self.failures = list(self.archive.each_failure())  # media that could not be indexed
 
     @property
     def answers_from_features(self) -> bool:
@@ -84,8 +86,8 @@ class StoredMedia:
         return load
 
     def jobs(self, prompts: tuple[Prompt, ...]) -> Iterator[Job]:
-        """All questions about every medium, in the order in which they were indexed."""
-        for medium in self._by_path.values():
+        """All questions about every medium, in the order in which they were indexed; then those that failed."""
+        for medium in (*self._by_path.values(), *self.failures):
             yield _job(medium, tuple(Question(prompt, medium.path) for prompt in prompts))
 
     def moment_jobs(self, prompt: Prompt, moments: Sequence[Found]) -> Iterator[Job]:
@@ -100,11 +102,11 @@ class StoredMedia:
     def find_fault(self, job: Job) -> Fault | None:
         """Why a medium cannot be asked about, if so: its file is gone or changed, and its features were not stored."""
         if self.answers_from_features:
-            return None
+            return job.fault
         fault = fault_of(job)
         if fault is not None or "://" in job.path:
             return fault
-        medium = self._by_path[job.path]
+        medium = self._by_path[printable(job.path)]
         if file_identity(job.path)[1:] != (medium.size, medium.mtime_ns):
             return Fault("decode", "changed", "the file is not what was indexed; run llava-mini index again")
         return None
@@ -115,7 +117,7 @@ class StoredMedia:
         """A medium's features, or its file where there are none."""
         if not self.answers_from_features:
             return self.open_file(path, options, frame_size=frame_size, chunk_frames=chunk_frames, opening=opening)
-        medium = self._by_path[path]
+        medium = self._by_path[printable(path)]
         opening.guarded()
         parts, patches, width = self.archive.header.shapes.features
         opening.reserve(min(medium.frames, FEATURE_FRAMES) * parts * patches * width * 4)
@@ -151,9 +153,12 @@ def sampling_of(archive: Archive, given: SamplingOptions) -> SamplingOptions:
     return replace(given, **stored)
 
 
-def _job(medium: Medium, questions: tuple[Question, ...]) -> Job:
+def _job(medium: Medium | FailedMedium, questions: tuple[Question, ...]) -> Job:
     item = medium.path, medium.size, medium.mtime_ns
-    return Job(medium.path, medium.file_name, questions, item=item)
+    job = Job(local_name(medium.path), medium.file_name, questions, item=item)
+    if isinstance(medium, FailedMedium):
+        return job._replace(fault=Fault(medium.error_stage, medium.error_type, medium.error))
+    return job
 
 
 def _info(medium: Medium) -> ClipInfo:

@@ -34,6 +34,7 @@ class Tally:
     video_s: float = 0.0  # length of the finished videos
     failures: Counter[str] = field(default_factory=Counter[str])  # rows, by error type
     listed: list[FailedMedium] = field(default_factory=list[FailedMedium])  # the first failed media
+    damaged: int = 0  # parts of an archive that could not be read
     stopped_by: Stop | None = None  # the limit that left work undone
 
     def row(self, row: Row, *, fails_medium: bool) -> None:

@@ -36,7 +36,8 @@ STAGE2 = StageSettings(
     workers=1,
 )
 HARD: dict[str, float] = {  # what is learned last counts more once pictures can be read
-    **dict.fromkeys(("yesno", "video_yesno", "event_count"), 1.5),
+    **dict.fromkeys(("yesno", "video_yesno", "event_count", "brief", "rank"), 1.5),
+    "endpoint": 2.0,
     **dict.fromkeys(("relation", "order", "direction"), 3.0),
 }
 DENSE = {"caption": 4.0, "json": 2.0, "video_caption": 3.0, "yesno": 0.6, "relation": 0.6, "video_yesno": 0.6}

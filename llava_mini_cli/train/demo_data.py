@@ -30,17 +30,17 @@ IMAGE_WEIGHTS = {  # how often a kind is asked about an image, before ambiguous 
     "caption": 0.8,
 }
 STORY_WEIGHTS: dict[Story, float] = {
-    "move": 3.0,
-    "still": 0.5,
-    "parade": 3.0,
-    "arrive": 1.0,
-    "vanish": 1.0,
-    "blink": 1.7,
-    "brief": 1.8,
+    "move": 5.0,
+    "still": 0.4,
+    "parade": 4.0,
+    "arrive": 0.9,
+    "vanish": 0.9,
+    "blink": 1.3,
+    "brief": 2.0,
 }
-VIDEO_ASK = {"order": 3, "video_yesno": 2, "endpoint": 2}  # questions of a kind about one video; others: 1
+VIDEO_ASK = {"order": 4, "rank": 2, "video_yesno": 2, "endpoint": 2}  # questions of a kind about one video; others: 1
 IMAGE_QUESTIONS = 9
-VIDEO_QUESTIONS = 6
+VIDEO_QUESTIONS = 8
 SQUASHED = 0.3  # share of media that take the road of video frames to the tower; it costs more than the other
 TEXT_FRAMES = 3  # frames of a moving thing that the text is fused with in training; every different one otherwise
 

@@ -23,6 +23,7 @@ from llava_mini_cli.formats.archive.layout import (
     part_numbers,
 )
 from llava_mini_cli.formats.archive.locks import alone, writing
+from llava_mini_cli.formats.archive.near import forget
 from llava_mini_cli.formats.archive.part import PartWriter
 from llava_mini_cli.formats.archive.reader import newest_media
 
@@ -51,13 +52,14 @@ def compact(folder: Path) -> tuple[int, int]:
         if len(sources) == 1 and not _has_dead_rows(folder, sources[0]):
             return 0, 0
         count = len(sources)
+        if sources:
+            forget(folder)  # an approximate index knows parts by number, and these are given out again
         first = number = max((n for table in (*TABLES, VECTORS) for n in part_numbers(folder, table)), default=0) + 1
         while sources:
             batch = [sources.pop(0)]
             while sources and sum(_frames(source) for source in batch) < MERGED_ROWS:
                 batch.append(sources.pop(0))
-            _merge(folder, header, number, batch)
-            number += 1
+            number += _merge(folder, header, number, batch)
         return count, number - first
 
 
@@ -86,7 +88,18 @@ def _has_dead_rows(folder: Path, source: _Source) -> bool:
         return True
 
 
-def _merge(folder: Path, header: ArchiveHeader, number: int, sources: list[_Source]) -> None:
+def _merge(folder: Path, header: ArchiveHeader, number: int, sources: list[_Source]) -> bool:
+    """One part in place of several; none, and False, where nothing of them is left."""
+    is_needed = any(len(source.live) for source in sources)
+    if is_needed:
+        _write(folder, header, number, sources)
+    for source in sources:
+        for path in files_of(folder, source.number):
+            path.unlink()
+    return is_needed
+
+
+def _write(folder: Path, header: ArchiveHeader, number: int, sources: list[_Source]) -> None:
     part = PartWriter(folder, number, header)
     try:
         for source in sources:
@@ -101,9 +114,6 @@ def _merge(folder: Path, header: ArchiveHeader, number: int, sources: list[_Sour
     except (OSError, pa.ArrowException) as error:
         part.discard()
         raise OutputError(f"cannot compact the archive '{folder}': {error}") from error
-    for source in sources:
-        for path in files_of(folder, source.number):
-            path.unlink()
 
 
 def _live_rows(folder: Path, source: _Source, table: str) -> Iterator[pa.Table]:

@@ -66,6 +66,11 @@ class NearFacts:
             raise ArchiveError(f"'{path}' is damaged: {error}") from error
 
 
+def forget(folder: Path) -> None:
+    """Takes the approximate index away, if there is one."""
+    (folder / FOLDER / FACTS).unlink(missing_ok=True)  # without its facts nothing reads the rest
+
+
 def faiss() -> Any:
     """The library. Raises `UsageError` where it is not installed."""
     try:

@@ -4,7 +4,9 @@ A part that cannot be read is noted in `damage` and left out. Knows nothing of s
 """
 
 import base64
-from collections.abc import Generator, Iterator
+import os
+import re
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -61,6 +63,19 @@ class Medium:
 
 
 @dataclass(frozen=True)
+class FailedMedium:
+    """A medium that could not be indexed, and why."""
+
+    path: str
+    file_name: str
+    size: int | None
+    mtime_ns: int | None
+    error_stage: str
+    error_type: str
+    error: str
+
+
+@dataclass(frozen=True)
 class FrameColumns:
     """The frames of one part, without their vectors; in no order but that a medium's own frames ascend."""
 
@@ -76,6 +91,7 @@ class Archive:
     folder: Path
     header: ArchiveHeader
     media: pa.Table  # live and readable, in the order in which they were indexed; the columns of `media` and `part`
+    failures: pa.Table  # the same of media that failed
     damage: list[Damage] = field(default_factory=list[Damage])
     recall: float | None = None  # of the approximate index, where that was used
 
@@ -94,14 +110,24 @@ class Archive:
         for batch in self.media.to_batches(max_chunksize=1024):
             yield from (_medium(row) for row in batch.to_pylist())
 
-    def names(self) -> Iterator[tuple[str, str]]:
-        """Path and file name of each row of `media`."""
-        columns: list[Any] = [self.media[name].to_pylist() for name in ("path", "file_name")]
-        return zip(*columns, strict=True)
+    def each_failure(self) -> Iterator[FailedMedium]:
+        """The media that could not be indexed."""
+        for row in self.failures.to_pylist():
+            known = {name: row[name] for name in FailedMedium.__dataclass_fields__ if name in row}
+            yield FailedMedium(mtime_ns=row["mtime"], **known)
 
     def restrict(self, rows: NDArray[np.bool_]) -> "Archive":
         """The archive with these of its media alone."""
-        return Archive(self.folder, self.header, self.media.filter(pa.array(rows)), self.damage)
+        return Archive(self.folder, self.header, self.media.filter(pa.array(rows)), self.failures, self.damage)
+
+    def matching(self, is_wanted: Callable[[str, str], bool]) -> "Archive":
+        """The archive with the media whose path and file name are wanted."""
+
+        def some(table: pa.Table) -> pa.Table:
+            columns: list[Any] = [table[name].to_pylist() for name in ("path", "file_name")]
+            return table.filter(pa.array([is_wanted(*names) for names in zip(*columns, strict=True)], pa.bool_()))
+
+        return Archive(self.folder, self.header, some(self.media), some(self.failures), self.damage)
 
     def frames(self, part: int) -> FrameColumns:
         """Raises `ArchiveError` for a damaged file."""
@@ -221,7 +247,8 @@ def open_archive(folder: Path) -> Generator[Archive]:
     header = ArchiveHeader.read(folder)
     with reading(folder):
         newest, damage = newest_media(folder)
-        yield Archive(folder, header, newest.filter(_equal(newest["status"], "ok")), damage)
+        good, bad = (newest.filter(_equal(newest["status"], status)) for status in ("ok", "error"))
+        yield Archive(folder, header, good, bad, damage)
 
 
 def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
@@ -295,3 +322,11 @@ def _equal(column: Any, value: Any) -> Any:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def local_name(text: str) -> str:
+    """The name of a file as the disk has it, from what `row.printable` made of it; `text` where none of it is there."""
+    if "\\x" not in text or os.path.lexists(text):
+        return text
+    name = re.sub(r"\\x([89a-f][0-9a-f])", lambda byte: bytes.fromhex(byte[1]).decode("utf-8", "surrogateescape"), text)
+    return name if os.path.lexists(name) else text

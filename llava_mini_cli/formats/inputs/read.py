@@ -38,7 +38,7 @@ class Inputs:
         """What one of several runs does of it; all of it where there is one run."""
         if shard is None:
             return self
-        total = None if self.total is None else len(range(shard.number - 1, self.total, shard.count))
+        total = None if self.total is None else shard.part_of(self.total)
         again = self.again
         return Inputs(shard.share(self.jobs), self.kept, total, again and (lambda: shard.share(again())))
 
