@@ -21,7 +21,12 @@ VIDEO_KINDS = (
     "video_yesno",
     "video_caption",
 )
-VIDEO_STEPS = ("endpoint", "next", "rank")  # asked in training alone: what a direction and an order are worked out from
+VIDEO_STEPS = (
+    "endpoint",
+    "next",
+    "rank",
+    "path",
+)  # asked in training alone: what a direction and an order are worked out from
 
 
 def kind_name(thing: Thing) -> str:
@@ -116,6 +121,22 @@ def rank(rng: np.random.Generator, video: Video, split: Split) -> Question | Non
     return Question("rank", worded(rng, split, "rank", ref=name), ranks[int(index)])
 
 
+def path(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
+    """The places where a thing moves along, or where things appear one after another."""
+    if video.direction is not None:
+        actor = video.main[0]
+        seen = [actor.at(second + 0.5) for second in range(video.seconds)]
+        text = worded(rng, split, "path", ref=seen_name(rng, video, actor))
+    elif video.story == "parade" and len(video.main) > 1:
+        seen = [actor.thing for actor in video.main]
+        text = worded(rng, split, "places_shown")
+    else:
+        return None
+    places = [thing.place for thing in seen if thing is not None]
+    along = [place for number, place in enumerate(places) if video.direction is None or place not in places[:number]]
+    return Question("path", text, ", then ".join(along))
+
+
 def event_count(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
     """How many shapes appear one after another, or how many times one shape appears."""
     if video.story == "parade":
@@ -169,6 +190,7 @@ def video_question(rng: np.random.Generator, video: Video, split: Split, kind: s
         "endpoint": endpoint,
         "next": next_thing,
         "rank": rank,
+        "path": path,
         "order": order,
         "event_count": event_count,
         "video_yesno": video_yesno,

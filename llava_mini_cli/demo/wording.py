@@ -159,6 +159,16 @@ TRAIN: dict[str, tuple[str, ...]] = {
         "Is {ref} first, second or last?",
         "Tell me if {ref} appears first, second or last.",
     ),
+    "path": (
+        "Describe where {ref} moves.",
+        "Describe where {ref} goes.",
+        "Tell me where {ref} is first, then where it goes.",
+    ),
+    "places_shown": (
+        "Describe where the shapes appear.",
+        "Where do the shapes appear?",
+        "Tell me where the shapes appear.",
+    ),
     "count_shown": (
         "How many shapes appear in the video?",
         "How many shapes appear?",
@@ -251,6 +261,8 @@ HELD_OUT: dict[str, tuple[str, ...]] = {
     "before": ("Tell me which comes first, {ref} or {other}.", "Which appears first, {ref} or {other}?"),
     "next": ("Tell me which shape comes after {ref}.", "Which shape appears after {ref}?"),
     "rank": ("Which is {ref}, first, second or last?", "Tell me if {ref} comes first, second or last."),
+    "path": ("Tell me where {ref} moves.", "In which places is {ref}?"),
+    "places_shown": ("Describe where shapes appear.", "In which places do the shapes appear?"),
     "count_shown": ("Count how many shapes appear.", "How many shapes do you see appear?"),
     "count_blinks": ("How many times does {ref} appear in the video?", "Tell me how often {ref} appears."),
     "appears": ("Name the shape that appears.", "What appears in the video?", "Tell me which shape appears."),

@@ -24,12 +24,12 @@ LANGUAGE = StageSettings("language", steps=80, batch=16, learning_rate=3e-3, muo
 STAGE1 = StageSettings("stage1", steps=80, batch=16, learning_rate=1e-3, muon_rate=0.003, bf16=True)
 STAGE2 = StageSettings(
     "stage2",
-    steps=4600,
+    steps=5800,
     batch=16,
     learning_rate=1.5e-3,
     muon_rate=0.004,
     muon_decay=0.1,
-    decay=0.37,
+    decay=0.15,
     bf16=True,
     log_every=20,
     save_every=100,
@@ -37,11 +37,12 @@ STAGE2 = StageSettings(
 )
 HARD: dict[str, float] = {  # what is learned last counts more once pictures can be read
     **dict.fromkeys(("yesno", "video_yesno", "event_count", "brief", "rank"), 1.5),
-    "endpoint": 2.0,
+    **dict.fromkeys(("endpoint", "path"), 2.0),
     **dict.fromkeys(("relation", "order", "direction"), 3.0),
 }
 DENSE = {"caption": 4.0, "json": 2.0, "video_caption": 3.0, "yesno": 0.6, "relation": 0.6, "video_yesno": 0.6}
 DENSE_STEPS = range(500, 1300)  # captions say the most about a picture, so they lead until it can be read
+IMAGES = 8  # of every 16 media in stage 2; the others are videos
 PATCHES = (EDGE // 12) ** 2
 PREPROCESSOR: dict[str, Any] = {
     "image_processor_type": "CLIPImageProcessor",
@@ -136,7 +137,7 @@ def run_stage(
         return
     setattr(model.config, "_attn_implementation", "eager")  # noqa: B010  no public name; the packed mask is dense, and small heads are fastest this way
     captions = mode == "patches" and trained is not None
-    data = DemoData("train", settings.steps * settings.batch, images=16 if captions else 10, captions_only=captions)
+    data = DemoData("train", settings.steps * settings.batch, images=16 if captions else IMAGES, captions_only=captions)
     frame_tokens = {"language": 1, "patches": PATCHES, "fused": model.config.vision_tokens_per_frame}[mode]
     length = PATCHES + model.config.vision_tokens_per_frame
     packer = Packer(prompts, length, frame_tokens, answer_weights)

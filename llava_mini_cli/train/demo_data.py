@@ -38,10 +38,17 @@ STORY_WEIGHTS: dict[Story, float] = {
     "blink": 1.3,
     "brief": 2.0,
 }
-VIDEO_ASK = {"order": 4, "rank": 2, "video_yesno": 2, "endpoint": 2}  # questions of a kind about one video; others: 1
+VIDEO_ASK = {
+    "order": 4,
+    "rank": 2,
+    "video_yesno": 2,
+    "endpoint": 2,
+    "path": 2,
+}  # questions of a kind about one video; others: 1
 IMAGE_QUESTIONS = 9
-VIDEO_QUESTIONS = 8
+VIDEO_QUESTIONS = 9
 SQUASHED = 0.3  # share of media that take the road of video frames to the tower; it costs more than the other
+LONE_TEXT = 0.5  # share of videos whose text is fused with one frame alone
 TEXT_FRAMES = 3  # frames of a moving thing that the text is fused with in training; every different one otherwise
 
 
@@ -96,15 +103,26 @@ def image_medium(rng: np.random.Generator, split: Split, captions_only: bool = F
     )
 
 
-def text_shares(rng: np.random.Generator, order: tuple[int, ...], moving: bool) -> dict[int, float]:
-    """Each different frame by how long it is seen; of a moving thing, one frame from each part of the video."""
+def text_shares(rng: np.random.Generator, order: tuple[int, ...], moving: bool, lone: float) -> dict[int, float]:
+    """Each different frame by how long it is seen; of a moving thing, one frame from each part of the video.
+
+    A share of `lone` takes one frame alone: what the others show is then in their tokens and nowhere else.
+    """
+    if rng.random() < lone:
+        return {int(rng.choice(order)): 1.0}
     if not moving or len(order) <= TEXT_FRAMES:
         return {frame: order.count(frame) / len(order) for frame in dict.fromkeys(order)}
     parts = np.array_split(np.array(order), TEXT_FRAMES)
     return {int(rng.choice(part)): len(part) / len(order) for part in parts}
 
 
-def video_medium(rng: np.random.Generator, split: Split, story: Story | None = None, longest: int = LONGEST) -> Medium:
+def video_medium(
+    rng: np.random.Generator,
+    split: Split,
+    story: Story | None = None,
+    longest: int = LONGEST,
+    lone: float = LONE_TEXT,
+) -> Medium:
     """A video of at most `longest` seconds with its questions, one frame for each second."""
     if story is None:
         stories = list(STORY_WEIGHTS)
@@ -123,7 +141,7 @@ def video_medium(rng: np.random.Generator, split: Split, story: Story | None = N
             seen[scene.things] = len(frames)
             frames.append(picture(rng, scene, look, edge, squash))
         order.append(seen[scene.things])
-    shares = text_shares(rng, tuple(order), video.story == "move")
+    shares = text_shares(rng, tuple(order), video.story == "move", lone)
     return Medium(np.stack(frames), tuple(order), shares, ask_about_video(rng, video, split, VIDEO_QUESTIONS))
 
 
