@@ -39,7 +39,23 @@ def test_its_prompt_layout_is_the_one_that_training_uses(demo: tuple[Any, Any]) 
     assert config["chat_template"] == CHAT_TEMPLATE
 
 
-@pytest.mark.parametrize(("kind", "least"), [("shape", 0.85), ("background", 0.9)])
+@pytest.mark.parametrize(
+    ("kind", "least"),
+    [
+        ("colour", 0.85),
+        ("shape", 0.85),
+        ("size", 0.85),
+        ("place", 0.85),
+        ("count", 0.8),
+        ("relation", 0.85),
+        ("background", 0.9),
+        ("yesno", 0.85),
+        ("json", 0.8),
+        ("order", 0.75),
+        ("moving", 0.75),
+        ("video_yesno", 0.75),
+    ],
+)
 def test_it_answers(demo: tuple[Any, Any], kind: str, least: float) -> None:
     found = score(*demo, kind, MANY)
     assert found.share >= least, found.line()

@@ -24,7 +24,7 @@ LANGUAGE = StageSettings("language", steps=80, batch=16, learning_rate=3e-3, muo
 STAGE1 = StageSettings("stage1", steps=80, batch=16, learning_rate=1e-3, muon_rate=0.003, bf16=True)
 STAGE2 = StageSettings(
     "stage2",
-    steps=5800,
+    steps=6200,
     batch=16,
     learning_rate=1.5e-3,
     muon_rate=0.004,
