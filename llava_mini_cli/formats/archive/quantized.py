@@ -3,6 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
+SMALLEST = np.finfo(np.float32).tiny  # below it float32 loses its precision
+
 
 def to_int8(
     features: NDArray[np.float16] | NDArray[np.float32],
@@ -10,7 +12,7 @@ def to_int8(
     """Rounds `[n, parts, patches, width]` to int8 and float32 scales `[n, parts, width]`; their product is it again."""
     exact = features.astype(np.float32)
     scales = np.abs(exact).max(axis=2) / 127
-    scales[scales == 0] = 1.0
+    scales[scales < SMALLEST] = 1.0  # all zeros, or numbers too small for a float32 scale of their own
     return np.rint(exact / scales[:, :, None]).astype(np.int8), scales.astype(np.float32)
 
 
