@@ -10,7 +10,6 @@ nor how answers are made: both are handed in, as `Tools`.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
-from pathlib import Path
 
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
@@ -25,11 +24,11 @@ from llava_mini_cli.media.open import Opening
 from llava_mini_cli.pipelines.ahead import Opened
 from llava_mini_cli.pipelines.feed import (
     AnswerEngine,
+    Counted,
     CountedFrames,
     OpenClip,
     fault_of,
     feed,
-    is_over,
     limited,
     open_or_fault,
 )
@@ -127,14 +126,14 @@ class _InFlight:
     has_failed: bool = False
 
 
-class _Run:
+class _Run(Counted):
     """The state of a run: clips in flight, rows written."""
 
     def __init__(self, builder: RowBuilder, output: Output, tools: Tools, tally: Tally) -> None:
+        super().__init__(tools.progress, tools.cache, tally, builder.options.limits.failures)
         self.builder = builder
         self._output = output
         self._tools = tools
-        self._tally = tally
         self._keys = count()
         self._flights: dict[str, _InFlight] = {}
 
@@ -171,17 +170,13 @@ class _Run:
         """Rows for a medium that could not be opened."""
         for index in range(len(job.questions)):
             self._write(self.builder.failure(job, index, fault), fails_medium=index == 0)
-        self._finish(job)
-
-    def is_over(self) -> bool:
-        """Whether as many media have failed as are allowed to."""
-        return is_over(self.builder.options.limits.failures, self._tally)
+        self.count_medium(job)
 
     def add(self, engine: AnswerEngine, opened: Opened, clip: Clip) -> None:
         """Asks everything about one medium."""
         key, job = str(next(self._keys)), opened.job
         self._tools.progress.opened(replace(clip.info, path=job.path))
-        frames = CountedFrames(clip, self._count_frames, opened.release)
+        frames = CountedFrames(clip, self.count_frames, opened.release)
         self._flights[key] = _InFlight(job, clip, frames, set(range(len(job.questions))))
         prompts = tuple(question.prompt.text for question in job.questions)
         engine.add(Request(key, clip.info.kind, frames, prompts, self.builder.options.generation))
@@ -201,19 +196,9 @@ class _Run:
             flight.frames.close()
             del self._flights[result.key]
             self._tally.video_s += flight.clip.info.duration_s or 0.0
-            self._finish(flight.job)
+            self.count_medium(flight.job)
 
     def _write(self, row: Row, *, fails_medium: bool) -> None:
         self._output.write(row)
         self._tally.row(row, fails_medium=fails_medium)
         self._tools.progress.row(row)
-
-    def _finish(self, job: Job) -> None:
-        if job.local is not None:
-            self._tools.cache.release(Path(job.local))
-        self._tally.media += 1
-        self._tools.progress.item_done()
-
-    def _count_frames(self, count: int) -> None:
-        self._tally.frames += count
-        self._tools.progress.frames(count)

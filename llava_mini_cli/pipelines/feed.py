@@ -14,6 +14,7 @@ from typing import Protocol
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError, UsageError
+from llava_mini_cli.formats.cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.media.clip import Clip, FrameChunk
 from llava_mini_cli.media.open import Opening
@@ -131,12 +132,40 @@ def limited(jobs: Iterator[Job], most: int | None, tally: Tally) -> Iterator[Job
         yield job
 
 
-def is_over(most_failures: int | None, tally: Tally) -> bool:
-    """Whether as many media have failed as are allowed to; says so in the tally."""
-    if most_failures is None or tally.media_failed < most_failures:
-        return False
-    tally.stopped_by = "max_failures"
-    return True
+class MediaProgress(Protocol):
+    """Who is told how many frames and media are done."""
+
+    def frames(self, count: int) -> None: ...
+    def item_done(self) -> None: ...
+
+
+class Counted:
+    """What every handler counts alike."""
+
+    def __init__(self, progress: MediaProgress, cache: FileCache, tally: Tally, most_failures: int | None) -> None:
+        self._progress = progress
+        self._cache = cache
+        self._tally = tally
+        self._most_failures = most_failures
+
+    def is_over(self) -> bool:
+        """Whether as many media have failed as are allowed to; says so in the tally."""
+        if self._most_failures is None or self._tally.media_failed < self._most_failures:
+            return False
+        self._tally.stopped_by = "max_failures"
+        return True
+
+    def count_frames(self, count: int) -> None:
+        """So many more frames were read."""
+        self._tally.frames += count
+        self._progress.frames(count)
+
+    def count_medium(self, job: Job) -> None:
+        """One more medium is done, and a fetched copy of it may go."""
+        if job.local is not None:
+            self._cache.release(Path(job.local))
+        self._tally.media += 1
+        self._progress.item_done()
 
 
 def fault_of(job: Job) -> Fault | None:

@@ -31,11 +31,11 @@ from llava_mini_cli.media.open import Opening
 from llava_mini_cli.pipelines.ahead import Opened
 from llava_mini_cli.pipelines.feed import (
     AnswerEngine,
+    Counted,
     CountedFrames,
     OpenClip,
     fault_of,
     feed,
-    is_over,
     limited,
     open_or_fault,
 )
@@ -163,10 +163,11 @@ class _InFlight:
     waiting: int  # captions that are still to come
 
 
-class _Run:
+class _Run(Counted):
     """The state of a run: media in flight, and the archive."""
 
     def __init__(self, archive: ArchiveWriter, options: IndexOptions, tools: IndexTools, tally: IndexTally) -> None:
+        super().__init__(tools.progress, tools.cache, tally, options.limits.failures)
         self.archive = archive
         self._options = options
         self._tools = tools
@@ -224,10 +225,6 @@ class _Run:
                 self.archive.drop(path)
                 self._tally.dropped += 1
 
-    def is_over(self) -> bool:
-        """Whether as many media have failed as are allowed to."""
-        return is_over(self._options.limits.failures, self._tally)
-
     def take(self, results: list[Answer | Failure]) -> None:
         """Keeps captions, and finishes the media of which everything is there."""
         for result in results:
@@ -246,7 +243,7 @@ class _Run:
         sink = MediumSink(self.archive, job, clip, options)
         windows = _windows(clip.info, options.caption_every)
         prompts = (options.caption_prompt,) if windows else ()
-        frames, key = CountedFrames(clip, self._count_frames, opened.release), str(sink.number)
+        frames, key = CountedFrames(clip, self.count_frames, opened.release), str(sink.number)
         self._flights[key] = _InFlight(job, clip, frames, sink, len(windows))
         engine.add(Request(key, clip.info.kind, frames, prompts, options.generation, windows, sink))
 
@@ -269,7 +266,7 @@ class _Run:
             self._tally.video_s += flight.clip.info.duration_s or 0.0
             for warning in flight.sink.warnings:
                 self._tools.progress.warned(flight.job.path, warning)
-        self._done(flight.job)
+        self.count_medium(flight.job)
 
     def fail(self, job: Job, fault: Fault) -> None:
         """A medium that could not be opened; the archive remembers it, a new one as soon as its model is known."""
@@ -278,7 +275,7 @@ class _Run:
             self._record(job, fault)
         elif len(self._lost) < HELD_BACK:
             self._lost.append((job, fault))
-        self._done(job)
+        self.count_medium(job)
 
     def _record(self, job: Job, fault: Fault) -> None:
         path, size, mtime = _identity(job)
@@ -293,16 +290,6 @@ class _Run:
             "error_stage": fault.stage,
         }
         self.archive.finish(self.archive.begin(), row)
-
-    def _done(self, job: Job) -> None:
-        if job.local is not None:
-            self._tools.cache.release(Path(job.local))
-        self._tally.media += 1
-        self._tools.progress.item_done()
-
-    def _count_frames(self, count: int) -> None:
-        self._tally.frames += count
-        self._tools.progress.frames(count)
 
 
 def _identity(job: Job) -> ItemIdentity:
