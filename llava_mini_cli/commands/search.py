@@ -50,7 +50,8 @@ def search(
         raise UsageError("--paths-only prints to standard output and takes no -o")
     hush_libraries(verbose=talk.verbose)
     from llava_mini_cli.formats.archive.reader import open_archive
-    from llava_mini_cli.formats.moments import check_target, format_of
+    from llava_mini_cli.formats.disk import check_target
+    from llava_mini_cli.formats.moments import format_of
     from llava_mini_cli.pipelines.find import find
     from llava_mini_cli.pipelines.search import SearchOptions
 
@@ -141,7 +142,7 @@ def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str) -> boo
     """Writes thumbnails and the page, where asked for; whether some could not be made."""
     if found.thumbnails is None and found.html is None:
         return False
-    from llava_mini_cli.formats.moments import write_whole
+    from llava_mini_cli.formats.disk import write_file
     from llava_mini_cli.formats.page import page
     from llava_mini_cli.pipelines.pictures import picture_name, pictures
 
@@ -151,9 +152,9 @@ def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str) -> boo
         if isinstance(picture, str):
             say_warning(f"{moment.path}: no picture: {picture}")
         elif found.thumbnails is not None:
-            write_whole(_folder(found.thumbnails) / picture_name(moment), picture)
+            write_file(_folder(found.thumbnails) / picture_name(moment), picture)
     if found.html is not None:
-        write_whole(Path(found.html), page(moments, made, query))
+        write_file(Path(found.html), page(moments, made, query))
     return None in made
 
 

@@ -36,6 +36,24 @@ def whole_file(path: Path, temporary: Path) -> Generator[BinaryIO]:
             temporary.unlink()
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """A small file that is there whole or not at all; a device or a pipe is written to. Raises `OutputError`."""
+    with errors_of(path):
+        if path.exists() and not path.is_file():
+            path.write_bytes(data)
+            return
+        with whole_file(path, path.with_name(f".{path.name}.{os.getpid()}.tmp")) as stream:
+            stream.write(data)
+
+
+def check_target(path: Path) -> None:
+    """Raises `OutputError` where nothing could be written to a path; writes nothing."""
+    if not path.parent.is_dir():
+        raise OutputError(f"cannot write '{path}': there is no folder '{path.parent}'")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise OutputError(f"cannot write '{path}': permission denied")
+
+
 def sync_folder(folder: Path) -> None:
     """Has the disk hold the names in a folder; a file system that cannot is left to itself."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -3,14 +3,14 @@
 import csv
 import io
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
-from llava_mini_cli.errors import OutputError, UsageError
+from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.disk import write_file
 
 MomentFormat = Literal["jsonl", "csv", "parquet"]
 _SUFFIXES: dict[str, MomentFormat] = {
@@ -62,29 +62,7 @@ def write_moments(moments: Sequence[Moment], path: Path | None, format: MomentFo
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
     else:
-        write_whole(path, data)
-
-
-def check_target(path: Path) -> None:
-    """Raises `OutputError` where no file could be written to; writes nothing."""
-    if not path.parent.is_dir():
-        raise OutputError(f"cannot write '{path}': there is no folder '{path.parent}'")
-    if not os.access(path.parent, os.W_OK):
-        raise OutputError(f"cannot write '{path}': permission denied")
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """A file that is there whole or not at all. Raises `OutputError`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        if path.exists() and not path.is_file():  # a device or a pipe
-            path.write_bytes(data)
-            return
-        temporary.write_bytes(data)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OutputError(f"cannot write '{path}': {error.strerror}") from error
+        write_file(path, data)
 
 
 def _jsonl(moments: Sequence[Moment]) -> bytes:

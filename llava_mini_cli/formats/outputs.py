@@ -3,7 +3,6 @@
 Knows the formats by name; each lives in its own module and is imported when it is used.
 """
 
-import os
 import stat
 import sys
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, Self, cast, get_args
 
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.companion import RunInfo
+from llava_mini_cli.formats.disk import check_target
 from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.formats.shard import Shard
@@ -106,11 +106,7 @@ class OutputOptions:
             raise UsageError(f"-o '{self.path}' is a file; what is asked for goes into a folder")
         if self.is_stream and self.format not in ("jsonl", "csv"):
             raise UsageError(f"-o '{self.path}' is no file; --format {self.format} needs one")
-        parent = self.path.parent
-        if not parent.is_dir():
-            raise OutputError(f"cannot write '{self.path}': there is no folder '{parent}'")
-        if not os.access(self.path if self.path.exists() else parent, os.W_OK):
-            raise OutputError(f"cannot write '{self.path}': permission denied")
+        check_target(self.path)
 
 
 def _target(output: str | None, format: Format | None, *, is_shard: bool) -> tuple[Format, Path | None, bool]:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Literal, Self
 
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.disk import errors_of, whole_file
+from llava_mini_cli.formats.disk import errors_of, write_file
 from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.folder_lock import FolderLock
 from llava_mini_cli.formats.job import Job, Prompt, Question
@@ -80,8 +80,7 @@ class SidecarOutput:
         with errors_of(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             text = self._joined(target, row.text) + "\n"
-            with whole_file(target, target.with_name(f".{target.name}.{os.getpid()}.tmp")) as stream:
-                stream.write(text.encode())
+        write_file(target, text.encode())
 
     def _joined(self, target: Path, text: str) -> str:
         """The caption with what was there; the same text is not put to the same place twice."""
