@@ -3,8 +3,9 @@
     python benchmarks/ablations.py WORK --steps 400
 
 WORK is a directory of `llava-mini train --preset demo` whose tower, language stage and stage 1 are finished. Every
-variant starts from those and is trained for the same number of stage 2 steps on the same examples, far fewer than
-the shipped model had: compare the variants with each other, not with the model card. Results go to
+variant starts from those and is trained for the same number of steps on the same examples, first on what a frame's
+tokens hold (where there are any), then in stage 2; far fewer than the shipped model had: compare the variants with
+each other, not with the model card. Results go to
 benchmarks/results/ablations.{json,md,png}; finished variants are not trained again.
 """
 
@@ -19,7 +20,16 @@ import matplotlib
 import torch
 
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
-from llava_mini_cli.train.demo import DENSE, PATCHES, STAGE2, build_model, load_tokenizer
+from llava_mini_cli.train.demo import (
+    DENSE,
+    PATCHES,
+    STAGE2,
+    TOKEN,
+    TOKEN_PARTS,
+    build_model,
+    load_tokenizer,
+    token_stage,
+)
 from llava_mini_cli.train.demo_data import DemoData, Medium
 from llava_mini_cli.train.loop import train_stage
 from llava_mini_cli.train.packed import Mode, PackedTrainer
@@ -30,6 +40,7 @@ import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
 VALIDATION = 400  # media that the variants are scored on
+TOKEN_STEPS = 300
 GROUPS = {"image": 10, "video": 0}  # images of every 16 media
 
 
@@ -69,6 +80,7 @@ def start(work: Path, tokenizer: Any, variant: Variant) -> LlavaMiniForCondition
     )
     trained = torch.load(work / "stage1" / "model.pt", weights_only=True)
     own = model.state_dict()
+    trained = {name.removeprefix("model."): value for name, value in trained.items() if not name.startswith("heads")}
     shared = {k: v for k, v in trained.items() if k in own and own[k].shape == v.shape and "compressor" not in k}
     model.load_state_dict(shared, strict=False)
     model.config._attn_implementation = "eager"
@@ -98,6 +110,11 @@ def run(work: Path, out: Path, variant: Variant, steps: int) -> dict[str, Any]:
     each = PATCHES if variant.mode == "patches" else variant.side**2
     packer = Packer(PromptIds(tokenizer), PATCHES + variant.side**2, each, lambda _: DENSE)
     name = variant.name.replace(" ", "_").replace(",", "")
+    if variant.mode == "fused":
+        trainer.train_only(TOKEN_PARTS)
+        first = dataclasses.replace(TOKEN, name=f"{name}_tokens", steps=TOKEN_STEPS, save_every=TOKEN_STEPS)
+        token_stage(trainer, out / first.name, first)
+        trainer.train_only(None)
     settings = dataclasses.replace(STAGE2, name=name, steps=steps, save_every=steps)
     train_stage(trainer, DemoData("train", steps * settings.batch, longest=40), packer, out / name, settings)
     trainer.eval()

@@ -80,7 +80,7 @@ def test_packed_loss_is_the_mean_of_plain_losses(prompts: PromptIds, tokens_per_
     number = tokens_per_side**2
     with torch.no_grad():
         packed = PackedTrainer(model)(**Packer(prompts, 36 + number, number)(media))
-    assert float(packed["loss"]) == pytest.approx(sum(plain) / len(plain), rel=1e-5)
+    assert float(packed["answers"]) == pytest.approx(sum(plain) / len(plain), rel=1e-5)
 
 
 def test_weights_change_what_counts(prompts: PromptIds) -> None:
@@ -93,7 +93,7 @@ def test_weights_change_what_counts(prompts: PromptIds) -> None:
     with torch.no_grad():
         packed = PackedTrainer(model)(**Packer(prompts, 37, 1, lambda _: only)([medium]))
     plain = [plain_loss(model, prompts, medium, i) for i in chosen]
-    assert float(packed["loss"]) == pytest.approx(sum(plain) / len(plain), rel=1e-5)
+    assert float(packed["answers"]) == pytest.approx(sum(plain) / len(plain), rel=1e-5)
 
 
 def test_stages_train_what_they_say(prompts: PromptIds) -> None:

@@ -1,4 +1,4 @@
-"""The demo preset: tokenizer, vision tower, and the paper's two stages, from nothing to a checkpoint directory."""
+"""The demo preset: vision tower, the paper's two stages and one for frames' tokens, from nothing to a checkpoint."""
 
 import copy
 import json
@@ -14,36 +14,56 @@ from llava_mini_cli.demo.tokens import CONTEXT, write_tokenizer
 from llava_mini_cli.model import LlavaMiniConfig, LlavaMiniForConditionalGeneration
 from llava_mini_cli.train.demo_data import DemoData
 from llava_mini_cli.train.loop import StageSettings, train_stage
-from llava_mini_cli.train.packed import Mode, PackedTrainer
+from llava_mini_cli.train.packed import Mode, PackedTrainer, TokenTrainer
 from llava_mini_cli.train.packing import Packer, PromptIds
 from llava_mini_cli.train.pixels import EDGE, MEAN, STD
+from llava_mini_cli.train.token_truth import TokenData, token_batch
 from llava_mini_cli.train.tower import WIDTH, TowerCollator, TowerData, TowerTrainer, tower_config
 
-TOWER = StageSettings("tower", steps=1200, batch=96, learning_rate=2e-3, muon_rate=0.01, bf16=True, log_every=25)
+TOWER = StageSettings(
+    "tower", steps=1200, batch=96, learning_rate=2e-3, muon_rate=0.01, bf16=True, log_every=25, workers=1
+)
 LANGUAGE = StageSettings("language", steps=80, batch=16, learning_rate=3e-3, muon_rate=0.02, bf16=True)
 STAGE1 = StageSettings("stage1", steps=80, batch=16, learning_rate=1e-3, muon_rate=0.003, bf16=True)
+TOKEN = StageSettings(
+    "token", steps=800, batch=96, learning_rate=2e-3, muon_rate=0.01, bf16=True, log_every=25, workers=1
+)
+TOKEN_PARTS = ("mm_projector", "compressor", "prefusion_layers", "heads")
 STAGE2 = StageSettings(
     "stage2",
-    steps=6200,
+    steps=4800,
     batch=16,
     learning_rate=1.5e-3,
     muon_rate=0.004,
     muon_decay=0.1,
-    decay=0.15,
+    decay=0.25,
     bf16=True,
     log_every=20,
     save_every=100,
     workers=1,
 )
-HARD: dict[str, float] = {  # what is learned last counts more once pictures can be read
+Weights = dict[str, float]  # how much an answer of each kind counts; 1 where a kind is not named
+DENSE: Weights = {"caption": 4.0, "json": 2.0, "video_caption": 3.0, "path": 3.0} | dict.fromkeys(
+    ("yesno", "relation", "video_yesno"), 0.6
+)
+HARD: Weights = {
     **dict.fromkeys(("yesno", "video_yesno", "event_count", "brief", "rank"), 1.5),
     **dict.fromkeys(("endpoint", "path"), 2.0),
     **dict.fromkeys(("relation", "order", "direction"), 3.0),
 }
-DENSE = {"caption": 4.0, "json": 2.0, "video_caption": 3.0, "yesno": 0.6, "relation": 0.6, "video_yesno": 0.6}
-DENSE_STEPS = range(500, 1300)  # captions say the most about a picture, so they lead until it can be read
+LONG: Weights = {
+    "caption": 3.0,
+    **dict.fromkeys(("count", "direction", "video_caption", "video_yesno"), 2.0),
+    **dict.fromkeys(("event_count", "brief", "appears", "vanishes", "order"), 1.5),
+}
+PHASES = (  # share of stage 2 at which each begins
+    (0.0, DENSE),  # what says the most about a picture leads until it can be read
+    (0.15, HARD),  # then what is learned last
+    (0.8, LONG),  # and while the rate falls, what has the most to get wrong
+)
 IMAGES = 8  # of every 16 media in stage 2; the others are videos
 PATCHES = (EDGE // 12) ** 2
+Stage = Callable[[PackedTrainer, Path, StageSettings], None]
 PREPROCESSOR: dict[str, Any] = {
     "image_processor_type": "CLIPImageProcessor",
     "do_convert_rgb": True,
@@ -60,9 +80,10 @@ PREPROCESSOR: dict[str, Any] = {
 }
 
 
-def answer_weights(index: int) -> dict[str, float]:
+def answer_weights(index: int) -> Weights:
     """How much an answer of each kind counts in stage 2, by the medium's place in the data."""
-    return DENSE if index // STAGE2.batch in DENSE_STEPS else HARD
+    done = index / (STAGE2.steps * STAGE2.batch)
+    return [weights for begin, weights in PHASES if begin <= done][-1]
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -123,26 +144,40 @@ def build_model(tower: Path, tokenizer: Any, **changes: Any) -> LlavaMiniForCond
 
 
 def run_stage(
-    model: LlavaMiniForConditionalGeneration,
-    prompts: PromptIds,
-    work: Path,
-    settings: StageSettings,
-    mode: Mode,
-    trained: tuple[str, ...] | None = None,
+    trainer: PackedTrainer, work: Path, settings: StageSettings, trained: tuple[str, ...] | None, stage: Stage
 ) -> None:
-    """One stage on rendered media; a finished stage is read back from `work` in place of training it again."""
+    """One stage of the model; a finished one is read back from `work` in place of training it again.
+
+    `trained`: the parts that are (`PackedTrainer`).
+    """
     done = work / settings.name / "model.pt"
     if done.is_file():
-        model.load_state_dict(torch.load(done, weights_only=True))
+        trainer.load_state_dict(torch.load(done, weights_only=True))
         return
-    setattr(model.config, "_attn_implementation", "eager")  # noqa: B010  no public name; the packed mask is dense, and small heads are fastest this way
-    captions = mode == "patches" and trained is not None
-    data = DemoData("train", settings.steps * settings.batch, images=16 if captions else IMAGES, captions_only=captions)
-    frame_tokens = {"language": 1, "patches": PATCHES, "fused": model.config.vision_tokens_per_frame}[mode]
-    length = PATCHES + model.config.vision_tokens_per_frame
-    packer = Packer(prompts, length, frame_tokens, answer_weights)
-    train_stage(PackedTrainer(model, mode, trained), data, packer, work / settings.name, settings)
-    torch.save(model.state_dict(), done)
+    setattr(trainer.model.config, "_attn_implementation", "eager")  # noqa: B010  no public name; the packed mask is dense, and small heads are fastest this way
+    trainer.train_only(trained)
+    stage(trainer, work / settings.name, settings)
+    torch.save(trainer.state_dict(), done)
+
+
+def answers_stage(prompts: PromptIds, mode: Mode, images: int, captions_only: bool = False) -> Stage:
+    """A stage that is trained on answers; `images` of every 16 media are images and the others videos."""
+
+    def stage(trainer: PackedTrainer, directory: Path, settings: StageSettings) -> None:
+        trainer.mode = mode
+        number = trainer.model.config.vision_tokens_per_frame
+        frame_tokens = {"language": 1, "patches": PATCHES, "fused": number}[mode]
+        data = DemoData("train", settings.steps * settings.batch, images=images, captions_only=captions_only)
+        packer = Packer(prompts, PATCHES + number, frame_tokens, answer_weights)
+        train_stage(trainer, data, packer, directory, settings)
+
+    return stage
+
+
+def token_stage(trainer: PackedTrainer, directory: Path, settings: StageSettings) -> None:
+    """The stage that is trained on what a frame's token holds."""
+    data = TokenData("train", settings.steps * settings.batch)
+    train_stage(TokenTrainer(trainer), data, token_batch, directory, settings)
 
 
 def train_demo(work: Path) -> LlavaMiniForConditionalGeneration:
@@ -151,11 +186,14 @@ def train_demo(work: Path) -> LlavaMiniForConditionalGeneration:
     tokenizer = load_tokenizer(work / "tokenizer")
     prompts = PromptIds(tokenizer)
     torch.manual_seed(0)
-    model = build_model(work / "clip", tokenizer)
-    run_stage(model, prompts, work, LANGUAGE, "language", ("layers", "norm", "embed_tokens", "lm_head"))
-    run_stage(model, prompts, work, STAGE1, "patches", ("mm_projector",))
-    run_stage(model, prompts, work, STAGE2, "fused")
-    return model
+    trainer = PackedTrainer(build_model(work / "clip", tokenizer))
+    language = answers_stage(prompts, "language", IMAGES)
+    run_stage(trainer, work, LANGUAGE, ("layers", "norm", "embed_tokens", "lm_head"), language)
+    captions = answers_stage(prompts, "patches", 16, captions_only=True)
+    run_stage(trainer, work, STAGE1, ("mm_projector",), captions)
+    run_stage(trainer, work, TOKEN, TOKEN_PARTS, token_stage)
+    run_stage(trainer, work, STAGE2, None, answers_stage(prompts, "fused", IMAGES))
+    return trainer.model
 
 
 def write_checkpoint(model: LlavaMiniForConditionalGeneration, work: Path, target: Path) -> None:

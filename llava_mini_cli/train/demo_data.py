@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from llava_mini_cli.demo.questions import IMAGE_KINDS, IMAGE_STEPS, Question, image_question
-from llava_mini_cli.demo.render import Look, random_look, render
+from llava_mini_cli.demo.render import random_look
 from llava_mini_cli.demo.scenes import CANVAS, Scene, Split, Thing, generator, random_scene
 from llava_mini_cli.demo.video_questions import VIDEO_KINDS, VIDEO_STEPS, video_question
 from llava_mini_cli.demo.videos import LONGEST, Story, Video, random_video
-from llava_mini_cli.train.pixels import resized, squashed
+from llava_mini_cli.train.pixels import picture
+from llava_mini_cli.train.token_truth import cell_truth
 
 IMAGE_WEIGHTS = {  # how often a kind is asked about an image, before ambiguous ones are left out
     "colour": 1.0,
@@ -58,6 +59,7 @@ class Medium:
 
     frames: NDArray[np.uint8]  # [U, 72, 72, 3] different frames
     order: tuple[int, ...]  # [T] which of them is seen at each second
+    cells: NDArray[np.int64]  # [U, 9, 3] what stands in each place of each different frame (`token_truth`)
     text_frames: dict[int, float]  # frames that the text is fused with, and their shares of its mean (sum 1)
     questions: tuple[Question, ...]
     index: int = 0  # its place in the data set
@@ -86,21 +88,14 @@ def ask_about_video(rng: np.random.Generator, video: Video, split: Split, number
     return tuple(found.values())
 
 
-def picture(rng: np.random.Generator, scene: Scene, look: Look, edge: int, squash: bool) -> NDArray[np.uint8]:
-    """A scene as the tower sees it, uint8 `[72, 72, 3]`."""
-    pixels = render(scene, look, edge, rng)
-    return resized(squashed(pixels) if squash else pixels)
-
-
 def image_medium(rng: np.random.Generator, split: Split, captions_only: bool = False) -> Medium:
     """A scene with its questions, or with one for its caption."""
     scene = random_scene(rng, split)
     edge, look = int(rng.choice(CANVAS[split])), random_look(rng, scene.background)
     pixels = picture(rng, scene, look, edge, squash=rng.random() < SQUASHED)
     asked = image_question(rng, scene, split, "caption") if captions_only else None
-    return Medium(
-        pixels[None], (0,), {0: 1.0}, (asked,) if asked else ask_about_image(rng, scene, split, IMAGE_QUESTIONS)
-    )
+    questions = (asked,) if asked else ask_about_image(rng, scene, split, IMAGE_QUESTIONS)
+    return Medium(pixels[None], (0,), cell_truth(scene)[None], {0: 1.0}, questions)
 
 
 def text_shares(rng: np.random.Generator, order: tuple[int, ...], moving: bool, lone: float) -> dict[int, float]:
@@ -132,6 +127,7 @@ def video_medium(
     edge, look = int(rng.choice(CANVAS[split])), random_look(rng, video.background)
     seen: dict[tuple[Thing, ...], int] = {}
     frames: list[NDArray[np.uint8]] = []
+    cells: list[NDArray[np.int64]] = []
     order: list[int] = []
     squash = rng.random() < SQUASHED
     late = float(rng.uniform(0.35, 0.65))  # when in each second the frame is taken
@@ -139,10 +135,12 @@ def video_medium(
         scene = video.scene(second + late)
         if scene.things not in seen:
             seen[scene.things] = len(frames)
+            cells.append(cell_truth(scene))
             frames.append(picture(rng, scene, look, edge, squash))
         order.append(seen[scene.things])
     shares = text_shares(rng, tuple(order), video.story == "move", lone)
-    return Medium(np.stack(frames), tuple(order), shares, ask_about_video(rng, video, split, VIDEO_QUESTIONS))
+    questions = ask_about_video(rng, video, split, VIDEO_QUESTIONS)
+    return Medium(np.stack(frames), tuple(order), np.stack(cells), shares, questions)
 
 
 class DemoData(Dataset[Medium]):

@@ -12,8 +12,10 @@ from torch import nn
 from torch.nn import functional
 
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
+from llava_mini_cli.train.token_truth import TokenHeads
 
 Mode = Literal["language", "patches", "fused"]
+TOKEN_SHARE = 0.5  # of what a frame's token holds, in the loss; answers: 1
 
 
 def packed_mask(segment: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -48,8 +50,13 @@ class PackedTrainer(nn.Module):
         super().__init__()
         self.model = model
         self.mode: Mode = mode
-        for name, parameter in model.named_parameters():
-            part = name.removeprefix("model.").split(".")[0]
+        self.heads = TokenHeads(model.config.hidden_size, model.config.vision_tokens_per_frame)
+        self.train_only(trained)
+
+    def train_only(self, trained: tuple[str, ...] | None) -> None:
+        """Which parts get gradients, named as for the constructor; `heads`, too."""
+        for name, parameter in self.named_parameters():
+            part = name.removeprefix("model.").removeprefix("model.").split(".")[0]
             wanted = part != "vision_tower" if trained is None else part in trained
             parameter.requires_grad_(wanted and not name.endswith("pos_embed"))
 
@@ -81,7 +88,8 @@ class PackedTrainer(nn.Module):
     def fused_tokens(self, vision: torch.Tensor, done: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
         """The LLM's tokens of every frame, `[F, C * C, width]`; those of frames without text are computed here."""
         number = self.model.config.vision_tokens_per_frame
-        known = torch.cat([frame for frame, _ in done])
+        none = torch.zeros(0, dtype=torch.int64, device=vision.device)
+        known = torch.cat([none, *(frame for frame, _ in done)])
         missing = torch.ones(vision.shape[0], dtype=torch.bool, device=vision.device)
         missing[known] = False
         tokens, order = [seen[:, -number:] for _, seen in done], [known]
@@ -127,14 +135,23 @@ class PackedTrainer(nn.Module):
         text_count: torch.Tensor,
         answer_ids: torch.Tensor,
         rows: list[dict[str, torch.Tensor]],
+        cells: torch.Tensor,
     ) -> dict[str, torch.Tensor]:
-        """The loss per answer, and the weighted share of answer tokens that are right; shapes in `packing`."""
-        loss, right = torch.zeros(()), torch.zeros(())
-        for group, logits in self._logits(pixel_values, blocks, int(text_count), answer_ids, rows):
+        """The loss per answer, and the weighted share of answer tokens that are right; shapes in `packing`.
+
+        Where frames are compressed, what their tokens hold of `cells` (`token_truth`) counts, too.
+        """
+        device = pixel_values.device
+        loss, right = torch.zeros((), device=device), torch.zeros((), device=device)
+        tokens, groups = self._logits(pixel_values, blocks, int(text_count), answer_ids, rows)
+        for group, logits in groups:
             each = functional.cross_entropy(logits, group["token"], reduction="none")
-            loss = loss.to(each.device) + (each * group["weight"]).sum()
-            right = right.to(each.device) + ((logits.argmax(-1) == group["token"]) * group["weight"]).sum().detach()
-        return {"loss": loss, "right": right}
+            loss = loss + (each * group["weight"]).sum()
+            right = right + ((logits.argmax(-1) == group["token"]) * group["weight"]).sum().detach()
+        if self.mode != "fused":
+            return {"loss": loss, "right": right}
+        token_loss, known = self.heads(tokens, cells)
+        return {"loss": loss + TOKEN_SHARE * token_loss, "answers": loss.detach(), "right": right, "known": known}
 
     def predictions(
         self,
@@ -143,9 +160,10 @@ class PackedTrainer(nn.Module):
         text_count: torch.Tensor,
         answer_ids: torch.Tensor,
         rows: list[dict[str, torch.Tensor]],
+        cells: torch.Tensor,
     ) -> list[torch.Tensor]:
         """For each group of rows, whether each answer token is the likeliest given the true ones before it."""
-        groups = self._logits(pixel_values, blocks, int(text_count), answer_ids, rows)
+        _, groups = self._logits(pixel_values, blocks, int(text_count), answer_ids, rows)
         return [logits.argmax(-1) == group["token"] for group, logits in groups]
 
     def _logits(
@@ -155,11 +173,28 @@ class PackedTrainer(nn.Module):
         count: int,
         answer_ids: torch.Tensor,
         rows: list[dict[str, torch.Tensor]],
-    ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-        """Each group of rows with the logits `[targets, vocab]` at its targets."""
+    ) -> tuple[torch.Tensor, Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]]:
+        """The frames' tokens, and each group of rows with the logits `[targets, vocab]` at its targets."""
         inner = self.model.model
         texts, tokens = (self.fused if self.mode == "fused" else self.plain)(pixels, blocks, count)
         embeddings = torch.cat([texts, tokens.float().flatten(0, 1), inner.embed_tokens(answer_ids).float()])
-        for group in rows:
-            hidden = self.run(inner.layers, embeddings[group["source"]], group["segment"], group["position"])
-            yield group, self.model.lm_head(inner.norm(hidden[group["row"], group["column"]])).float()
+
+        def groups() -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+            for group in rows:
+                hidden = self.run(inner.layers, embeddings[group["source"]], group["segment"], group["position"])
+                yield group, self.model.lm_head(inner.norm(hidden[group["row"], group["column"]])).float()
+
+        return tokens, groups()
+
+
+class TokenTrainer(nn.Module):
+    """A frame's token learns to hold the frame before there are answers: `forward` gives the loss of `TokenData`."""
+
+    def __init__(self, trainer: PackedTrainer) -> None:
+        super().__init__()
+        self.trainer = trainer
+
+    def forward(self, pixel_values: torch.Tensor, cells: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The loss of the tokens of `[F, 3, H, W]` for `[F, 9, 3]`, and the share of things that they hold."""
+        loss, known = self.trainer.heads(self.trainer.fused_tokens(self.trainer.vision(pixel_values), []), cells)
+        return {"loss": loss, "known": known}

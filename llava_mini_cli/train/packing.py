@@ -134,6 +134,7 @@ class Packer:
             "text_count": torch.tensor(first_token),
             "answer_ids": torch.tensor(answers, dtype=torch.int64),
             "rows": [self._group(group, total) for group in by_length(rows)],
+            "cells": torch.from_numpy(np.concatenate([m.cells for m in ordered])),
         }
 
     def _text_row(self, medium: Medium) -> Row:

@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from llava_mini_cli.demo.render import Look, render
+from llava_mini_cli.demo.scenes import Scene
 from llava_mini_cli.geometry import nearest_index
 
 EDGE = 72  # pixels of the demo tower's input
@@ -33,3 +35,9 @@ def normalised(pictures: NDArray[np.uint8]) -> torch.Tensor:
     """uint8 `[n, 72, 72, 3]` to float32 `[n, 3, 72, 72]` with CLIP's mean and standard deviation."""
     scaled = (pictures.astype(np.float32) / 255 - MEAN) / STD
     return torch.from_numpy(np.ascontiguousarray(scaled.transpose(0, 3, 1, 2)))
+
+
+def picture(rng: np.random.Generator, scene: Scene, look: Look, edge: int, squash: bool) -> NDArray[np.uint8]:
+    """A scene as the tower sees it, uint8 `[72, 72, 3]`."""
+    pixels = render(scene, look, edge, rng)
+    return resized(squashed(pixels) if squash else pixels)
