@@ -11,9 +11,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions
-from llava_mini_cli.engine.engine import Engine, Outcome
+from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.load import load_engine, make_engine
-from llava_mini_cli.engine.request import Answer, Failure, Request, Window
+from llava_mini_cli.engine.request import Answer, Failure, Outcome, Request, Window
 from llava_mini_cli.engine.sampling import LOOP_TOKENS, YesNo
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.engine.track import WindowSum
@@ -327,7 +327,7 @@ def test_quantised_weights_answer(tmp_path: Path) -> None:
 
 
 def test_memory_running_out_while_decoding_goes_on_in_halves(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llava_mini_cli.engine import engine as module
+    from llava_mini_cli.engine import decoder as module
 
     real = module.decode
 

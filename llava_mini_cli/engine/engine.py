@@ -9,20 +9,17 @@ of files or output formats.
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
-from math import isfinite
-from typing import Any, cast
 
 import torch
 
-from llava_mini_cli.engine.cache import RowCache
+from llava_mini_cli.engine.decoder import Decoder
 from llava_mini_cli.engine.dense import EAGER, Dense
 from llava_mini_cli.engine.encode import encode_features
-from llava_mini_cli.engine.generate import DecodeBatch, decode, prefill
+from llava_mini_cli.engine.generate import prefill
 from llava_mini_cli.engine.memory import Upload
 from llava_mini_cli.engine.pack import pack_prompts
-from llava_mini_cli.engine.request import Answer, AnyChunk, Failure, FinishReason, FrameShapes, Request
-from llava_mini_cli.engine.sampling import YesNo, is_looping, next_token, penalised, row_generator
+from llava_mini_cli.engine.request import AnyChunk, FrameShapes, Outcome, Request
+from llava_mini_cli.engine.sampling import row_generator
 from llava_mini_cli.engine.scheduler import Limits, Load, choose
 from llava_mini_cli.engine.sight import Sight, apart, collect, known, see
 from llava_mini_cli.engine.track import Chunk, Row, Track, WindowSum, halves, prefill_items, too_long
@@ -32,7 +29,6 @@ from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
 from llava_mini_cli.model.prompts import PromptBuilder
 
-Outcome = Answer | Failure
 SHORT_PREFIX = 512  # positions; prefixes up to this length are padded to one another and prefilled together
 
 
@@ -56,7 +52,6 @@ class Engine:
         self.limits = limits
         self.model_name = name
         self.model_revision = revision
-        self._dense = dense
         self._image_projection = image_projection  # CLIP's, for requests with a sink; None: it has none
         self.frame_size = model.config.video_frame_size  # pixels; what video frames are squashed to
         self.frames_encoded = 0  # since the engine was made
@@ -64,10 +59,8 @@ class Engine:
         self._upload = Upload(model.device)
         self._tracks: list[Track] = []
         self._windows: deque[tuple[Track, WindowSum]] = deque()  # complete, to be prefilled
-        self._rows: list[Row] = []
         self._outbox: list[Outcome] = []
-        end = cast("int | list[int] | None", cast(Any, model.generation_config).eos_token_id)
-        self._end_ids = frozenset(end if isinstance(end, list) else [] if end is None else [end])
+        self._decoder = Decoder(model, prompts, dense, self._outbox)
 
     @property
     def device(self) -> str:
@@ -88,14 +81,10 @@ class Engine:
         token = config.vision_tokens_per_frame, config.hidden_size
         return FrameShapes(token, shared, (config.parts_per_frame, patches, config.mm_hidden_size))
 
-    @cached_property
-    def _yes_no(self) -> YesNo:
-        return YesNo.of(self.prompts.tokenizer)
-
     @property
     def is_idle(self) -> bool:
         """Nothing in flight and nothing to hand out."""
-        return not (self._tracks or self._windows or self._rows or self._outbox)
+        return not (self._tracks or self._windows or self._decoder.rows or self._outbox)
 
     @property
     def is_waiting(self) -> bool:
@@ -133,29 +122,30 @@ class Engine:
         elif action == "prefill":
             self._prefill()
         elif action == "decode":
-            self._decode(self._rows)
-        done, self._outbox = self._outbox, []
+            self._decoder.step()
+        done = self._outbox.copy()
+        self._outbox.clear()
         return done
 
     def close(self) -> None:
         """Ends every source in flight; what was in flight is not answered."""
         for track in self._tracks:
             track.request.frames.close()
-        self._tracks, self._rows = [], []
+        self._tracks.clear()
+        self._decoder.rows.clear()
         self._windows.clear()
 
     # encode
 
     def _load(self) -> Load:
-        caches = {id(row.cache): row.cache for row in self._rows}
         first = self._windows[0][0] if self._windows else None
         return Load(
             frames_ready=any(track.frames_ready() for track in self._tracks),
             frames_waiting=bool(self._tracks),
             prefills=len(self._windows),
             prefill_rows=len(first.request.prompts) if first else 0,
-            rows=len(self._rows),
-            cache_bytes=sum(cache.nbytes for cache in caches.values()),
+            rows=len(self._decoder.rows),
+            cache_bytes=self._decoder.cache_bytes,
         )
 
     def _prompt_ids(self, request: Request, index: int) -> list[int] | None:
@@ -163,7 +153,7 @@ class Engine:
             return self.prompts.question_ids(request.prompts[index])
         except PromptError as error:
             for window in range(len(request.windows)):
-                self._outbox.append(_failure(request, index, window, error))
+                self._outbox.append(request.failure(index, window, error))
             return None
 
     def _encode(self, wait: bool) -> None:
@@ -276,7 +266,7 @@ class Engine:
         rows = len(batch[0][0].request.prompts)
         while self._windows and all(w.frame_count * per_frame <= SHORT_PREFIX for _, w in (batch[0], self._windows[0])):
             rows += len(self._windows[0][0].request.prompts)
-            if rows + len(self._rows) > self.limits.rows:
+            if rows + len(self._decoder.rows) > self.limits.rows:
                 break
             batch.append(self._windows.popleft())
         self._prefill_batch(batch)
@@ -301,107 +291,11 @@ class Engine:
                 generator = row_generator(track.request.generation)
                 at = medium * cache.rows_per_medium + slot
                 rows.append(Row(track, window, prompt, cache, at, generator))
-        self._advance(rows, logits[[row.number for row in rows]])
+        self._decoder.advance(rows, logits[[row.number for row in rows]])
         for _, window in batch:
             window.release()
 
-    # decode
-
-    def _decode(self, rows: Sequence[Row]) -> None:
-        """One more token for each row."""
-        by_cache: dict[int, list[Row]] = {}
-        for row in rows:
-            by_cache.setdefault(id(row.cache), []).append(row)
-        ordered = [row for group in by_cache.values() for row in group]
-        device = self.model.device
-        batches = [
-            DecodeBatch(group[0].cache, torch.tensor([row.number for row in group], device=device))
-            for group in by_cache.values()
-        ]
-        tokens = torch.tensor([row.tokens[-1] for row in ordered], device=device)
-        try:
-            logits = decode(self.model, batches, tokens, self._dense)
-        except torch.OutOfMemoryError:
-            self._decode_apart(list(by_cache.values()))
-            return
-        self._rows = [row for row in self._rows if row not in ordered]
-        self._advance(ordered, logits)
-        for group in by_cache.values():
-            self._shrink(group[0].cache)
-
-    def _decode_apart(self, groups: Sequence[list[Row]]) -> None:
-        """The step again after memory ran out, in halves; a single cache that does not fit fails its rows."""
-        torch.cuda.empty_cache()
-        if len(groups) > 1:
-            half = len(groups) // 2
-            for part in (groups[:half], groups[half:]):
-                self._decode([row for group in part for row in group])
-            return
-        error = ItemError("out_of_memory", "the answers' keys and values do not fit the memory")
-        for row in groups[0]:
-            self._rows.remove(row)
-            self._fail_row(row, error)
-
-    def _fail_row(self, row: Row, error: ItemError) -> None:
-        request, window = row.track.request, row.window.index
-        self._outbox.append(_failure(request, row.prompt_index, window, error, "generate"))
-
-    def _advance(self, rows: Sequence[Row], logits: torch.Tensor) -> None:
-        """Gives each row its next token; rows that are done are answered, the others go on."""
-        greedy, highest = logits.argmax(-1).tolist(), logits.amax(-1).tolist()
-        for row, best, most, scores in zip(rows, greedy, highest, logits, strict=True):
-            if not isfinite(most):  # NaN, or an overflow of a half-precision format
-                self._fail_row(row, ItemError("internal", "the model gave no finite scores; another --dtype may"))
-                continue
-            options = row.track.request.generation
-            if options.yes_no and row.p_yes is None:
-                row.p_yes = self._yes_no.p_yes(scores)
-            if options.repetition_penalty != 1 and row.tokens:
-                scores = penalised(scores, row.tokens, options.repetition_penalty)
-                best = int(scores.argmax())
-            token = best if row.generator is None else next_token(scores, options, row.generator)
-            reason = self._finish_reason(row, token, options.max_new_tokens)
-            if reason is None:
-                self._rows.append(row)
-            else:
-                self._outbox.append(self._answer(row, reason))
-
-    def _finish_reason(self, row: Row, token: int, max_new_tokens: int) -> FinishReason | None:
-        if token in self._end_ids:
-            return "stop"
-        row.tokens.append(token)
-        if len(row.tokens) >= max_new_tokens:
-            return "length"
-        return "repetition" if is_looping(row.tokens) else None
-
-    def _shrink(self, cache: RowCache) -> None:
-        """Frees the media of a cache that have no rows left, once they are half of it."""
-        live = [row for row in self._rows if row.cache is cache]
-        per_medium = cache.rows_per_medium
-        media = sorted({row.number // per_medium for row in live})
-        if not live or 2 * len(media) > cache.own_lengths.shape[0]:
-            return
-        cache.keep_media(torch.tensor(media, device=self.model.device))
-        for row in live:
-            row.number = media.index(row.number // per_medium) * per_medium + row.number % per_medium
-
     # outcomes
-
-    def _answer(self, row: Row, reason: FinishReason) -> Answer:
-        request = row.track.request
-        return Answer(
-            key=request.key,
-            prompt_index=row.prompt_index,
-            text=self.prompts.answer_text(row.tokens),
-            token_ids=tuple(row.tokens),
-            finish_reason=reason,
-            frame_count=row.window.frame_count,
-            prompt_tokens=row.track.pack.prompt_lengths[row.prompt_index],
-            vision_tokens=row.window.frame_count * self.model.config.vision_tokens_per_frame,
-            completion_tokens=len(row.tokens),
-            window_index=row.window.index,
-            p_yes=row.p_yes,
-        )
 
     def _drop(self, track: Track, error: ItemError, stage: str | None = None) -> None:
         """Fails whatever of a medium is not answered yet and is not being answered."""
@@ -415,8 +309,4 @@ class Engine:
     def _fail_window(self, track: Track, window: WindowSum, error: ItemError, stage: str | None = None) -> None:
         for group in track.pack.groups:
             for prompt in group.prompts:
-                self._outbox.append(_failure(track.request, prompt, window.index, error, stage))
-
-
-def _failure(request: Request, prompt: int, window: int, error: ItemError, stage: str | None = None) -> Failure:
-    return Failure(request.key, prompt, stage or error.stage, error.kind, str(error), window)
+                self._outbox.append(track.request.failure(prompt, window.index, error, stage))

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_mini_cli.config import GenerationOptions
+from llava_mini_cli.errors import ItemError
 from llava_mini_cli.media.clip import FrameChunk, MediaKind
 
 FinishReason = Literal["stop", "length", "repetition"]
@@ -86,19 +87,6 @@ WHOLE = Window()
 
 
 @dataclass(frozen=True)
-class Request:
-    """One medium and every question about it."""
-
-    key: str  # the caller's name for it, unique among the requests in flight
-    kind: MediaKind
-    frames: FrameSource  # closed by the engine when the last frame was read or the request failed
-    prompts: tuple[str, ...]  # questions as the user typed them
-    generation: GenerationOptions
-    windows: tuple[Window, ...] = (WHOLE,)
-    sink: FrameSink | None = None
-
-
-@dataclass(frozen=True)
 class Answer:
     """The model's answer to one prompt of a request."""
 
@@ -125,3 +113,23 @@ class Failure:
     error_type: str  # `kind` of the ItemError, or "out_of_memory" / "internal"
     message: str  # one line
     window_index: int = 0
+
+
+Outcome = Answer | Failure
+
+
+@dataclass(frozen=True)
+class Request:
+    """One medium and every question about it."""
+
+    key: str  # the caller's name for it, unique among the requests in flight
+    kind: MediaKind
+    frames: FrameSource  # closed by the engine when the last frame was read or the request failed
+    prompts: tuple[str, ...]  # questions as the user typed them
+    generation: GenerationOptions
+    windows: tuple[Window, ...] = (WHOLE,)
+    sink: FrameSink | None = None
+
+    def failure(self, prompt: int, window: int, error: ItemError, stage: str | None = None) -> Failure:
+        """Why one of the prompts has no answer for one of the windows; `stage`: the error's own if None."""
+        return Failure(self.key, prompt, stage or error.stage, error.kind, str(error), window)

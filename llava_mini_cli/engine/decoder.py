@@ -1,0 +1,147 @@
+"""Rows in flight, one token a step, until each is an answer: what the engine does after prefill.
+
+Knows nothing of frames. Failures are values, as in `engine`.
+"""
+
+from collections.abc import Sequence
+from functools import cached_property
+from math import isfinite
+from typing import Any, cast
+
+import torch
+
+from llava_mini_cli.engine.cache import RowCache
+from llava_mini_cli.engine.dense import Dense
+from llava_mini_cli.engine.generate import DecodeBatch, decode
+from llava_mini_cli.engine.request import Answer, FinishReason, Outcome
+from llava_mini_cli.engine.sampling import YesNo, is_looping, next_token, penalised
+from llava_mini_cli.engine.track import Row
+from llava_mini_cli.errors import ItemError
+from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
+from llava_mini_cli.model.prompts import PromptBuilder
+
+
+class Decoder:
+    """Generates the answers of rows; `outbox` is where answers and failures go."""
+
+    def __init__(
+        self,
+        model: LlavaMiniForConditionalGeneration,
+        prompts: PromptBuilder,
+        dense: Dense,
+        outbox: list[Outcome],
+    ) -> None:
+        self.rows: list[Row] = []  # not done yet
+        self._model = model
+        self._prompts = prompts
+        self._dense = dense
+        self._outbox = outbox
+        end = cast("int | list[int] | None", cast(Any, model.generation_config).eos_token_id)
+        self._end_ids = frozenset(end if isinstance(end, list) else [] if end is None else [end])
+
+    @cached_property
+    def _yes_no(self) -> YesNo:
+        return YesNo.of(self._prompts.tokenizer)
+
+    @property
+    def cache_bytes(self) -> int:
+        """What the keys and values of all rows hold."""
+        return sum(cache.nbytes for cache in {id(row.cache): row.cache for row in self.rows}.values())
+
+    def step(self) -> None:
+        """One more token for each row."""
+        self._decode(self.rows)
+
+    def _decode(self, rows: Sequence[Row]) -> None:
+        """One more token for each row."""
+        by_cache: dict[int, list[Row]] = {}
+        for row in rows:
+            by_cache.setdefault(id(row.cache), []).append(row)
+        ordered = [row for group in by_cache.values() for row in group]
+        device = self._model.device
+        batches = [
+            DecodeBatch(group[0].cache, torch.tensor([row.number for row in group], device=device))
+            for group in by_cache.values()
+        ]
+        tokens = torch.tensor([row.tokens[-1] for row in ordered], device=device)
+        try:
+            logits = decode(self._model, batches, tokens, self._dense)
+        except torch.OutOfMemoryError:
+            self._decode_apart(list(by_cache.values()))
+            return
+        self.rows = [row for row in self.rows if row not in ordered]
+        self.advance(ordered, logits)
+        for group in by_cache.values():
+            self._shrink(group[0].cache)
+
+    def _decode_apart(self, groups: Sequence[list[Row]]) -> None:
+        """The step again after memory ran out, in halves; a single cache that does not fit fails its rows."""
+        torch.cuda.empty_cache()
+        if len(groups) > 1:
+            half = len(groups) // 2
+            for part in (groups[:half], groups[half:]):
+                self._decode([row for group in part for row in group])
+            return
+        error = ItemError("out_of_memory", "the answers' keys and values do not fit the memory")
+        for row in groups[0]:
+            self.rows.remove(row)
+            self._fail_row(row, error)
+
+    def _fail_row(self, row: Row, error: ItemError) -> None:
+        request, window = row.track.request, row.window.index
+        self._outbox.append(request.failure(row.prompt_index, window, error, "generate"))
+
+    def advance(self, rows: Sequence[Row], logits: torch.Tensor) -> None:
+        """Gives each row its next token; rows that are done are answered, the others go on."""
+        highest, greedy = logits.max(-1)
+        for row, best, most, scores in zip(rows, greedy.tolist(), highest.tolist(), logits, strict=True):
+            if not isfinite(most):  # NaN, or an overflow of a half-precision format
+                self._fail_row(row, ItemError("internal", "the model gave no finite scores; another --dtype may"))
+                continue
+            options = row.track.request.generation
+            if options.yes_no and row.p_yes is None:
+                row.p_yes = self._yes_no.p_yes(scores)
+            if options.repetition_penalty != 1 and row.tokens:
+                scores = penalised(scores, row.tokens, options.repetition_penalty)
+                best = int(scores.argmax())
+            token = best if row.generator is None else next_token(scores, options, row.generator)
+            reason = self._finish_reason(row, token, options.max_new_tokens)
+            if reason is None:
+                self.rows.append(row)
+            else:
+                self._outbox.append(self._answer(row, reason))
+
+    def _finish_reason(self, row: Row, token: int, max_new_tokens: int) -> FinishReason | None:
+        if token in self._end_ids:
+            return "stop"
+        row.tokens.append(token)
+        if len(row.tokens) >= max_new_tokens:
+            return "length"
+        return "repetition" if is_looping(row.tokens) else None
+
+    def _shrink(self, cache: RowCache) -> None:
+        """Frees the media of a cache that have no rows left, once they are half of it."""
+        live = [row for row in self.rows if row.cache is cache]
+        per_medium = cache.rows_per_medium
+        media = sorted({row.number // per_medium for row in live})
+        if not live or 2 * len(media) > cache.own_lengths.shape[0]:
+            return
+        cache.keep_media(torch.tensor(media, device=self._model.device))
+        for row in live:
+            row.number = media.index(row.number // per_medium) * per_medium + row.number % per_medium
+
+    def _answer(self, row: Row, reason: FinishReason) -> Answer:
+        request = row.track.request
+        return Answer(
+            key=request.key,
+            prompt_index=row.prompt_index,
+            text=self._prompts.answer_text(row.tokens),
+            token_ids=tuple(row.tokens),
+            finish_reason=reason,
+            frame_count=row.window.frame_count,
+            prompt_tokens=row.track.pack.prompt_lengths[row.prompt_index],
+            vision_tokens=row.window.frame_count * self._model.config.vision_tokens_per_frame,
+            completion_tokens=len(row.tokens),
+            window_index=row.window.index,
+            p_yes=row.p_yes,
+        )
