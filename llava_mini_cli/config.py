@@ -63,6 +63,17 @@ class GenerationOptions:
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed must be at least 0 and below 2**63, not {self.seed}")
 
+    def shaping(self) -> dict[str, int | float | None]:
+        """What an answer's words depend on, by the names of the flags; None: it has no effect."""
+        sampled = self.temperature > 0
+        return {
+            "max_new_tokens": self.max_new_tokens,
+            "temperature": self.temperature,
+            "top_p": self.top_p if sampled else None,
+            "seed": self.seed if sampled else None,
+            "repetition_penalty": None if self.repetition_penalty == 1 else self.repetition_penalty,
+        }
+
 
 @dataclass(frozen=True)
 class ModelOptions:

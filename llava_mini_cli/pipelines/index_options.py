@@ -47,14 +47,8 @@ class IndexOptions:
         }
 
     def _of_captions(self) -> Mapping[str, Setting]:
-        generation = self.generation
-        greedy = generation.temperature == 0
-        changed = {
-            "prompt_layout": (self.model.prompt_layout, ModelOptions.prompt_layout),
-            "temperature": (generation.temperature, GenerationOptions.temperature),
-            "top_p": (GenerationOptions.top_p if greedy else generation.top_p, GenerationOptions.top_p),
-            "seed": (GenerationOptions.seed if greedy else generation.seed, GenerationOptions.seed),
-            "repetition_penalty": (generation.repetition_penalty, GenerationOptions.repetition_penalty),
-        }
-        known = {name: value for name, (value, usual) in changed.items() if value != usual}
-        return {"max_new_tokens": generation.max_new_tokens} | known
+        """Those that are not the usual ones: an archive made before there was such a flag goes on."""
+        usual = {name: getattr(GenerationOptions, name) for name in ("temperature", "top_p", "seed")}
+        known = {"prompt_layout": self.model.prompt_layout} | self.generation.shaping()
+        usual |= {"prompt_layout": ModelOptions.prompt_layout}
+        return {name: value for name, value in known.items() if value is not None and value != usual.get(name)}

@@ -29,7 +29,6 @@ class RunOptions:
 
     def answer_settings(self) -> Settings:
         """What goes into a row's fingerprint; sampling of tokens counts only where it is on."""
-        greedy = self.generation.temperature == 0
         return {
             "dtype": self.model.dtype,
             "quantize": self.model.quantize,
@@ -38,13 +37,7 @@ class RunOptions:
             "max_frames": self.sampling.max_frames,
             "start": self.sampling.start,
             "end": self.sampling.end,
-            "max_new_tokens": self.generation.max_new_tokens,
-            "temperature": self.generation.temperature,
-            "top_p": None if greedy else self.generation.top_p,
-            "seed": None if greedy else self.generation.seed,
-            "repetition_penalty": None
-            if self.generation.repetition_penalty == 1
-            else self.generation.repetition_penalty,
+            **self.generation.shaping(),
             "prefix": self.prefix or None,
             "suffix": self.suffix or None,
             "yes_no": self.generation.yes_no or None,
