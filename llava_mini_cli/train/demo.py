@@ -17,11 +17,15 @@ from llava_mini_cli.train.loop import StageSettings, train_stage
 from llava_mini_cli.train.packed import Mode, PackedTrainer, TokenTrainer
 from llava_mini_cli.train.packing import Packer, PromptIds
 from llava_mini_cli.train.pixels import EDGE, MEAN, STD
+from llava_mini_cli.train.search import SearchCollator, SearchData, SearchTrainer
 from llava_mini_cli.train.token_truth import TokenData, token_batch
 from llava_mini_cli.train.tower import WIDTH, TowerCollator, TowerData, TowerTrainer, tower_config
 
 TOWER = StageSettings(
     "tower", steps=1200, batch=96, learning_rate=2e-3, muon_rate=0.01, bf16=True, log_every=25, workers=1
+)
+SEARCH = StageSettings(
+    "search", steps=900, batch=96, learning_rate=1e-3, muon_rate=0.005, bf16=True, log_every=20, workers=1
 )
 LANGUAGE = StageSettings("language", steps=80, batch=16, learning_rate=3e-3, muon_rate=0.02, bf16=True)
 STAGE1 = StageSettings("stage1", steps=80, batch=16, learning_rate=1e-3, muon_rate=0.003, bf16=True)
@@ -93,7 +97,7 @@ def load_tokenizer(directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(directory)
 
 
-def train_tower(work: Path, settings: StageSettings) -> CLIPModel:
+def train_tower(work: Path, tower: StageSettings, search: StageSettings) -> CLIPModel:
     """Trains the small CLIP and writes it to `work/clip`, with its preprocessing and tokenizer beside it."""
     target = work / "clip"
     if (target / "model.safetensors").is_file():
@@ -102,8 +106,10 @@ def train_tower(work: Path, settings: StageSettings) -> CLIPModel:
     config = tower_config(len(tokenizer), tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
     torch.manual_seed(0)
     module = TowerTrainer(config)
-    data = TowerData("train", settings.steps * settings.batch)
-    train_stage(module, data, TowerCollator(tokenizer), work / settings.name, settings)
+    data = TowerData("train", tower.steps * tower.batch)
+    train_stage(module, data, TowerCollator(tokenizer), work / tower.name, tower)
+    pairs = SearchData("train", search.steps * search.batch, first=len(data))
+    train_stage(SearchTrainer(module.clip), pairs, SearchCollator(tokenizer), work / search.name, search)
     write_tokenizer(target)
     (target / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
     module.clip.save_pretrained(target)
@@ -182,7 +188,7 @@ def token_stage(trainer: PackedTrainer, directory: Path, settings: StageSettings
 
 def train_demo(work: Path) -> LlavaMiniForConditionalGeneration:
     """Every stage of the demo preset, resumed where an earlier run stopped."""
-    train_tower(work, TOWER)
+    train_tower(work, TOWER, SEARCH)
     tokenizer = load_tokenizer(work / "tokenizer")
     prompts = PromptIds(tokenizer)
     torch.manual_seed(0)
@@ -225,6 +231,6 @@ def write_checkpoint(model: LlavaMiniForConditionalGeneration, work: Path, targe
 
 def train_demo_model(work: Path, say: Callable[[str], None]) -> Path:
     """The demo preset from nothing, or on from where an earlier run stopped; returns the checkpoint directory."""
-    say("training the demo model: vision tower, language, stage 1, stage 2 (hours on a CPU)")
+    say("training the demo model: vision tower, search, language, stage 1, tokens, stage 2 (hours on a CPU)")
     write_checkpoint(train_demo(work), work, work / "model")
     return work / "model"

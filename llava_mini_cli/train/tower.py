@@ -14,7 +14,6 @@ from torch.nn import functional
 from torch.utils.data import Dataset
 from transformers import CLIPConfig, CLIPModel
 
-from llava_mini_cli.demo.questions import article, at_place, caption, numbered
 from llava_mini_cli.demo.render import random_look, render
 from llava_mini_cli.demo.scenes import (
     BACKGROUNDS,
@@ -29,6 +28,7 @@ from llava_mini_cli.demo.scenes import (
     random_scene,
 )
 from llava_mini_cli.train.pixels import EDGE, normalised, resized, squashed
+from llava_mini_cli.train.search_text import search_text
 
 PATCH = 12
 GRID = EDGE // PATCH
@@ -97,19 +97,6 @@ def patch_truth(scene: Scene) -> PatchTruth:
     return PatchTruth(classes, centre)
 
 
-def search_text(rng: np.random.Generator, scene: Scene) -> str:
-    """The caption, or a part of what the scene shows, as someone would search for it."""
-    if rng.random() < 0.4:
-        return caption(scene)
-    count = int(rng.integers(1, len(scene.things) + 1))
-    parts: list[str] = []
-    for index in sorted(int(i) for i in rng.choice(len(scene.things), count, replace=False)):
-        thing = scene.things[index]
-        name = f"{thing.size} {thing.colour} {thing.shape}" if rng.random() < 0.3 else f"{thing.colour} {thing.shape}"
-        parts.append(article(name) + (f" {at_place(thing.place)}" if rng.random() < 0.3 else ""))
-    return numbered(parts)
-
-
 class TowerData(Dataset[dict[str, Any]]):
     """Pictures with captions and patch truth, rendered on demand; the same index always gives the same picture."""
 
@@ -128,7 +115,8 @@ class TowerData(Dataset[dict[str, Any]]):
         pixels = render(scene, random_look(rng, scene.background), edge, rng)
         pixels = resized(squashed(pixels) if rng.random() < 0.2 else pixels)
         truth = patch_truth(scene)
-        return {"pixels": pixels, "classes": truth.classes, "centre": truth.centre, "text": search_text(rng, scene)}
+        text = search_text(rng, scene).words()
+        return {"pixels": pixels, "classes": truth.classes, "centre": truth.centre, "text": text}
 
 
 class TowerCollator:
