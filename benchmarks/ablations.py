@@ -1,17 +1,18 @@
 """The paper's ablations at demo scale: pre-fusion layers, tokens a frame, queries or pooling, no compression.
 
-    python benchmarks/ablations.py WORK --steps 400
+    python benchmarks/ablations.py WORK --steps 250
 
 WORK is a directory of `llava-mini train --preset demo` whose tower, language stage and stage 1 are finished. Every
-variant starts from those and is trained for the same number of steps on the same examples, first on what a frame's
-tokens hold (where there are any), then in stage 2; far fewer than the shipped model had: compare the variants with
-each other, not with the model card. Results go to
-benchmarks/results/ablations.{json,md,png}; finished variants are not trained again.
+variant starts from those and is trained for the same number of steps on the same examples, first on what pre-fusion is
+asked (where there is any, or compression), then in stage 2; far fewer than the shipped model had: compare the variants
+with each other, not with the model card. Results go to benchmarks/results/ablations.{json,md,png}; finished variants
+are not trained again, and two processes may share the work (`--variants`).
 """
 
 import argparse
 import dataclasses
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,19 +21,10 @@ import matplotlib
 import torch
 
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
-from llava_mini_cli.train.demo import (
-    DENSE,
-    PATCHES,
-    STAGE2,
-    TOKEN,
-    TOKEN_PARTS,
-    build_model,
-    load_tokenizer,
-    token_stage,
-)
+from llava_mini_cli.train.demo import DENSE, FUSION, FUSION_PARTS, PATCHES, STAGE2, build_model, load_tokenizer
 from llava_mini_cli.train.demo_data import DemoData, Medium
 from llava_mini_cli.train.loop import train_stage
-from llava_mini_cli.train.packed import Mode, PackedTrainer
+from llava_mini_cli.train.packed import FusionTrainer, Mode, PackedTrainer
 from llava_mini_cli.train.packing import Packer, PromptIds
 
 matplotlib.use("Agg")
@@ -40,7 +32,7 @@ import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
 VALIDATION = 400  # media that the variants are scored on
-TOKEN_STEPS = 300
+FUSION_STEPS = 150
 GROUPS = {"image": 10, "video": 0}  # images of every 16 media
 
 
@@ -54,6 +46,10 @@ class Variant:
     side: int = 1  # C: C * C tokens a frame
     pooling: bool = False
     mode: Mode = "fused"  # patches: no compression and no pre-fusion, as LLaVA
+
+    @property
+    def file_name(self) -> str:
+        return re.sub(r"\W+", "_", self.name).strip("_")
 
 
 VARIANTS = (
@@ -102,18 +98,19 @@ def right_answers(trainer: PackedTrainer, packer: Packer, media: Sequence[Medium
     return right / asked
 
 
-def run(work: Path, out: Path, variant: Variant, steps: int) -> dict[str, Any]:
-    """Trains and scores one variant."""
+def run(work: Path, out: Path, variant: Variant, steps: int) -> None:
+    """Trains and scores one variant; the result goes to its own file in `out`."""
+    name = variant.file_name
     tokenizer = load_tokenizer(work / "tokenizer")
     model = start(work, tokenizer, variant)
     trainer = PackedTrainer(model, variant.mode)
     each = PATCHES if variant.mode == "patches" else variant.side**2
     packer = Packer(PromptIds(tokenizer), PATCHES + variant.side**2, each, lambda _: DENSE)
-    name = variant.name.replace(" ", "_").replace(",", "")
     if variant.mode == "fused":
-        trainer.train_only(TOKEN_PARTS)
-        first = dataclasses.replace(TOKEN, name=f"{name}_tokens", steps=TOKEN_STEPS, save_every=TOKEN_STEPS)
-        token_stage(trainer, out / first.name, first)
+        trainer.train_only(FUSION_PARTS)
+        first = dataclasses.replace(FUSION, name=f"{name}_fusion", steps=FUSION_STEPS, save_every=FUSION_STEPS)
+        data = DemoData("train", first.steps * first.batch, images=12, longest=40)
+        train_stage(FusionTrainer(trainer), data, packer, out / first.name, first)
         trainer.train_only(None)
     settings = dataclasses.replace(STAGE2, name=name, steps=steps, save_every=steps)
     train_stage(trainer, DemoData("train", steps * settings.batch, longest=40), packer, out / name, settings)
@@ -122,7 +119,14 @@ def run(work: Path, out: Path, variant: Variant, steps: int) -> dict[str, Any]:
     for group, images in GROUPS.items():
         data = DemoData("validation", VALIDATION, images=16 if images else 0, longest=40)
         row[group] = right_answers(trainer, packer, [data[i] for i in range(VALIDATION)])
-    return row
+    (out / f"{name}.json").write_text(json.dumps(row))
+
+
+def finished(out: Path, steps: int) -> list[dict[str, Any]]:
+    """The results of the variants that are finished, in the table's order."""
+    files = [out / f"{variant.file_name}.json" for variant in VARIANTS]
+    rows = [json.loads(file.read_text()) for file in files if file.is_file()]
+    return [row for row in rows if row["steps"] == steps]
 
 
 def write(rows: list[dict[str, Any]]) -> None:
@@ -151,15 +155,15 @@ def write(rows: list[dict[str, Any]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=250)
     parser.add_argument("--variants", type=int, nargs="*", help="numbers from 0; all when none is given")
     arguments = parser.parse_args()
     chosen = VARIANTS if not arguments.variants else [VARIANTS[i] for i in arguments.variants]
-    rows: list[dict[str, Any]] = []
+    out = arguments.work / "ablations"
     for variant in chosen:
-        rows.append(run(arguments.work, arguments.work / "ablations", variant, arguments.steps))
-        print(rows[-1], flush=True)
-        write(rows)
+        if variant.name not in {row["variant"] for row in finished(out, arguments.steps)}:
+            run(arguments.work, out, variant, arguments.steps)
+        write(finished(out, arguments.steps))
 
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ import numpy as np
 
 from llava_mini_cli.commands.reporter import Reporter
 from llava_mini_cli.demo import model_dir
-from llava_mini_cli.demo.questions import article, at_place, numbered
+from llava_mini_cli.demo.questions import article
 from llava_mini_cli.demo.render import random_look, render
-from llava_mini_cli.demo.scenes import CANVAS, COLOURS, PLACES, SHAPES, Scene, Thing, generator, pick
+from llava_mini_cli.demo.scenes import CANVAS, COLOURS, SHAPES, Scene, generator, pick
 from llava_mini_cli.demo.videos import DIRECTIONS, Video, random_video
 from llava_mini_cli.engine.query import QueryEncoder
 from llava_mini_cli.engine.scan import scan_batches, scan_file
@@ -36,44 +36,13 @@ from llava_mini_cli.pipelines.check import check
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.search import Scanner, SearchOptions, search
 from llava_mini_cli.pipelines.tally import Tally
+from llava_mini_cli.train.search_text import EVERY_PLACE, Part, SearchText
 
 FPS = 8
 FIRST = 10_000  # of the held-out scenes that nothing else uses
 NEAR = 2.0  # seconds
 PERCENTILES = (5, 25, 50, 75, 95)
 LONGEST = 40  # seconds of a video
-
-
-@dataclass(frozen=True)
-class Part:
-    """What a query says of one thing."""
-
-    colour: str
-    shape: str
-    size: str | None = None
-    place: str | None = None
-
-    def words(self) -> str:
-        """As someone would write it."""
-        name = " ".join(word for word in (self.size, self.colour, self.shape) if word)
-        return article(name) + (f" {at_place(self.place)}" if self.place else "")
-
-    def fits(self, thing: Thing) -> bool:
-        said = (self.size, self.place)
-        true = (thing.size, thing.place)
-        same = all(word in (None, fact) for word, fact in zip(said, true, strict=True))
-        return same and (self.colour, self.shape) == (thing.colour, thing.shape)
-
-
-Query = tuple[Part, ...]
-
-
-def words(query: Query) -> str:
-    return numbered([part.words() for part in query])
-
-
-def shown(query: Query, scene: Scene) -> bool:
-    return all(any(part.fits(thing) for thing in scene.things) for part in query)
 
 
 def make_videos(folder: Path, count: int) -> list[Video]:
@@ -116,54 +85,55 @@ class World:
         scenes = [videos[number].scene(time) for number, time in seconds]
         return cls(scenes, [number for number, _ in seconds], [time for _, time in seconds])
 
-    def has(self, query: Query) -> bool:
-        return any(shown(query, scene) for scene in self.scenes)
+    def has(self, query: SearchText) -> bool:
+        return any(query.is_true(scene) for scene in self.scenes)
 
-    def is_right(self, query: Query, moment: Moment) -> bool:
+    def is_right(self, query: SearchText, moment: Moment) -> bool:
         """Whether a frame within `NEAR` of a moment's best frame shows what was asked for."""
         number, time = int(Path(moment.path).stem[1:]), moment.time or 0.0
         return any(
-            video == number and abs(when - time) <= NEAR and shown(query, scene)
+            video == number and abs(when - time) <= NEAR and query.is_true(scene)
             for scene, video, when in zip(self.scenes, self.video, self.time, strict=True)
         )
 
 
-def drawn(rng: np.random.Generator, world: World) -> Query:
+def drawn(rng: np.random.Generator, world: World) -> SearchText:
     """Some of what a random second shows; now and then with sizes and places."""
     while True:
         scene = world.scenes[int(rng.integers(len(world.scenes)))]
         if scene.things:
             count = int(rng.integers(1, len(scene.things) + 1))
             things = [scene.things[int(i)] for i in sorted(rng.choice(len(scene.things), count, replace=False))]
-            return tuple(
+            parts = (
                 Part(t.colour, t.shape, t.size if rng.random() < 0.3 else None, t.place if rng.random() < 0.3 else None)
                 for t in things
             )
+            return SearchText(tuple(parts))
 
 
-def changed(rng: np.random.Generator, query: Query, change: Callable[[Part], Part]) -> Query:
-    index = int(rng.integers(len(query)))
-    return tuple(change(part) if number == index else part for number, part in enumerate(query))
+def changed(rng: np.random.Generator, query: SearchText, change: Callable[[Part], Part]) -> SearchText:
+    index = int(rng.integers(len(query.parts)))
+    return SearchText(tuple(change(part) if number == index else part for number, part in enumerate(query.parts)))
 
 
-def draw_many(count: int, draw: Callable[[], Query], wanted: Callable[[Query], bool]) -> list[Query]:
-    found: dict[str, Query] = {}
+def draw_many(count: int, draw: Callable[[], SearchText], wanted: Callable[[SearchText], bool]) -> list[SearchText]:
+    found: dict[str, SearchText] = {}
     while len(found) < count:
         query = draw()
         if wanted(query):
-            found.setdefault(words(query), query)
+            found.setdefault(query.words(), query)
     return list(found.values())
 
 
-def queries(world: World, count: int) -> dict[str, list[Query]]:
+def queries(world: World, count: int) -> dict[str, list[SearchText]]:
     """Present, absent (another thing) and elsewhere (the thing, but not in that place)."""
     rng = np.random.default_rng(0)
 
-    def absent() -> Query:
+    def absent() -> SearchText:
         return changed(rng, drawn(rng, world), lambda p: Part(pick(rng, COLOURS), pick(rng, SHAPES), p.size, p.place))
 
-    def elsewhere() -> Query:
-        place = pick(rng, tuple(place for row in PLACES for place in row))
+    def elsewhere() -> SearchText:
+        place = pick(rng, EVERY_PLACE)
         return changed(rng, drawn(rng, world), lambda p: Part(p.colour, p.shape, p.size, place))
 
     return {
@@ -185,17 +155,17 @@ def ways(videos: list[Video]) -> tuple[list[str], list[str]]:
     return right, wrong
 
 
-def likeliest_yes(archive: Archive, encoder: QueryEncoder, text: str, question: str) -> float:
+def likeliest_yes(archive: Archive, encoder: QueryEncoder, text: str, question: str, model: str) -> float:
     """What `search TEXT -k 3 --check QUESTION` puts first."""
     found = search(archive, encoder.text(text), SearchOptions(3), Scanner(scan_file, scan_batches))
     with Interrupts() as interrupts:
         progress = Reporter(Tally(), None, quiet=True, verbose=False)
-        checked, failed = check(archive, found, question, str(model_dir()), (progress, interrupts))
+        checked, failed = check(archive, found, question, model, (progress, interrupts))
     assert not failed
     return checked[0].p_yes or 0.0
 
 
-def yeses(archive: Archive, encoder: QueryEncoder, videos: list[Video]) -> dict[str, Any]:
+def ways_checked(archive: Archive, encoder: QueryEncoder, videos: list[Video], model: str) -> dict[str, Any]:
     """How well the model's own yes tells which way something moves."""
     said: list[list[float]] = []
     for texts in ways(videos):
@@ -203,7 +173,7 @@ def yeses(archive: Archive, encoder: QueryEncoder, videos: list[Video]) -> dict[
         for text in texts:
             name, _, direction = text.partition(" moves ")
             thing = name.partition(" ")[2]
-            said[-1].append(likeliest_yes(archive, encoder, name, f"Does the {thing} move {direction}?"))
+            said[-1].append(likeliest_yes(archive, encoder, name, f"Does the {thing} move {direction}?", model))
     return {"queries": len(said[0])} | separation(*said)
 
 
@@ -220,18 +190,18 @@ def separation(present: list[float], others: list[float]) -> dict[str, Any]:
     return {"threshold": round(cut, 3), "right": round(score / (len(present) + len(others)), 3), "auc": round(area, 3)}
 
 
-def measure(folder: Path, archive_folder: Path, videos: int, count: int) -> dict[str, Any]:
+def measure(folder: Path, archive_folder: Path, videos: int, count: int, model: str) -> dict[str, Any]:
     rendered = make_videos(folder, videos)
     world = World.of(rendered)
-    command = ["llava-mini", "index", str(folder), "-o", str(archive_folder), "-m", "demo", "-q"]
+    command = ["llava-mini", "index", str(folder), "-o", str(archive_folder), "-m", model, "-q"]
     subprocess.run(command, check=True)
-    encoder = QueryEncoder(str(model_dir()))
+    encoder = QueryEncoder(model)
     asked = queries(world, count)
     with open_archive(archive_folder) as archive:
-        found = {kind: [best(archive, encoder, words(query)) for query in asked[kind]] for kind in asked}
+        found = {kind: [best(archive, encoder, query.words()) for query in asked[kind]] for kind in asked}
         for kind, texts in zip(("right_way", "wrong_way"), ways(rendered), strict=True):
             found[kind] = [best(archive, encoder, text) for text in texts]
-        checked = yeses(archive, encoder, rendered)
+        checked = ways_checked(archive, encoder, rendered, model)
     scores = {kind: [moment.score for moment in moments] for kind, moments in found.items()}
     right = [world.is_right(query, moment) for query, moment in zip(asked["present"], found["present"], strict=True)]
     return {
@@ -239,7 +209,7 @@ def measure(folder: Path, archive_folder: Path, videos: int, count: int) -> dict
         "frames": len(world.scenes),
         "queries": count,
         "first_right": round(float(np.mean(right)), 3),
-        "missed": [words(query) for query, good in zip(asked["present"], right, strict=True) if not good],
+        "missed": [query.words() for query, good in zip(asked["present"], right, strict=True) if not good],
         "scores": {kind: np.percentile(values, PERCENTILES).round(3).tolist() for kind, values in scores.items()},
         "absent": separation(scores["present"], scores["absent"]),
         "elsewhere": separation(scores["present"], scores["elsewhere"]),
@@ -250,6 +220,7 @@ def measure(folder: Path, archive_folder: Path, videos: int, count: int) -> dict
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default=str(model_dir()))
     parser.add_argument("--videos", type=int, default=200)
     parser.add_argument("--queries", type=int, default=100)
     parser.add_argument("--media", type=Path, help="where the videos go (default: a temporary folder)")
@@ -258,7 +229,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         media = arguments.media or Path(temporary) / "videos"
         archive = arguments.archive or Path(temporary) / "archive"
-        print(json.dumps(measure(media, archive, arguments.videos, arguments.queries), indent=1))
+        print(json.dumps(measure(media, archive, arguments.videos, arguments.queries, arguments.model), indent=1))
 
 
 if __name__ == "__main__":

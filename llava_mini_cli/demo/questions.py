@@ -5,6 +5,7 @@ Knows nothing of pixels or of the model; the wording itself stands in `wording`.
 
 import json
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class Question:
     kind: str
     text: str
     answer: str
+    about: tuple[Thing | None, ...] = ()  # the things of an image that it names, in order; None: it is not there
 
 
 def numbered(items: list[str]) -> str:
@@ -80,7 +82,7 @@ def attribute(rng: np.random.Generator, scene: Scene, split: Split, kind: str) -
     if chosen is None:
         return None
     thing, name = chosen
-    return Question(kind, worded(rng, split, kind, ref=name), getattr(thing, kind))
+    return Question(kind, worded(rng, split, kind, ref=name), getattr(thing, kind), (thing,))
 
 
 def count(rng: np.random.Generator, scene: Scene, split: Split) -> Question:
@@ -109,8 +111,18 @@ def relation_of(thing: Thing, other: Thing, axis: str) -> str | None:
     return None if thing.row == other.row else ("above" if thing.row < other.row else "below")
 
 
-def _pair(rng: np.random.Generator, scene: Scene) -> tuple[str, str, str, str] | None:
-    """Names of two things, the axis and the true relation of the first to the second."""
+class Pair(NamedTuple):
+    """Two things, their names, the axis and the true relation of the first to the second."""
+
+    things: tuple[Thing, Thing]
+    name: str
+    other: str
+    axis: str
+    relation: str
+
+
+def _pair(rng: np.random.Generator, scene: Scene) -> Pair | None:
+    """Two things of a scene that do not share its column, or its row."""
     if len(scene.things) < 2:
         return None
     first, second = (scene.things[int(i)] for i in rng.choice(len(scene.things), 2, replace=False))
@@ -123,7 +135,7 @@ def _pair(rng: np.random.Generator, scene: Scene) -> tuple[str, str, str, str] |
     for thing in (first, second):
         options = references(scene, thing, "place")
         names.append(options[int(rng.integers(len(options)))])
-    return names[0], names[1], axis, relation
+    return Pair((first, second), names[0], names[1], axis, relation)
 
 
 def relation(rng: np.random.Generator, scene: Scene, split: Split) -> Question | None:
@@ -131,8 +143,8 @@ def relation(rng: np.random.Generator, scene: Scene, split: Split) -> Question |
     pair = _pair(rng, scene)
     if pair is None:
         return None
-    name, other, axis, true = pair
-    return Question("relation", worded(rng, split, f"relation_{axis}", ref=name, other=other), true)
+    text = worded(rng, split, f"relation_{pair.axis}", ref=pair.name, other=pair.other)
+    return Question("relation", text, pair.relation, pair.things)
 
 
 def places(rng: np.random.Generator, scene: Scene, split: Split) -> Question | None:
@@ -143,7 +155,7 @@ def places(rng: np.random.Generator, scene: Scene, split: Split) -> Question | N
     options = [references(scene, thing, "place") for thing in pair]
     names = [found[int(rng.integers(len(found)))] for found in options]
     text = worded(rng, split, "places", ref=names[0], other=names[1])
-    return Question("places", text, f"{pair[0].place} and {pair[1].place}")
+    return Question("places", text, f"{pair[0].place} and {pair[1].place}", tuple(pair))
 
 
 def background(rng: np.random.Generator, scene: Scene, split: Split) -> Question:
@@ -178,7 +190,9 @@ def exists(rng: np.random.Generator, scene: Scene, split: Split) -> Question:
         name = " ".join(present[int(rng.integers(len(present)))])
     else:
         name = absent_thing(rng, present)
-    return Question("yesno", article_fixed(worded(rng, split, "exists", thing=name)), yes(truth))
+    fitting = [t for t in scene.things if name in (t.shape, f"{t.colour} {t.shape}")]
+    about = (fitting[0] if fitting else None,) if len(fitting) < 2 else ()
+    return Question("yesno", article_fixed(worded(rng, split, "exists", thing=name)), yes(truth), about)
 
 
 def article_fixed(text: str) -> str:
@@ -197,7 +211,7 @@ def is_colour(rng: np.random.Generator, scene: Scene, split: Split) -> Question 
     nearby = tuple(t.colour for t in scene.things if t.colour != thing.colour)
     wrong = pick(rng, nearby if nearby and rng.random() < 0.5 else others)
     colour = thing.colour if truth else wrong
-    return Question("yesno", worded(rng, split, "is_colour", ref=name, colour=colour), yes(truth))
+    return Question("yesno", worded(rng, split, "is_colour", ref=name, colour=colour), yes(truth), (thing,))
 
 
 def is_related(rng: np.random.Generator, scene: Scene, split: Split) -> Question | None:
@@ -205,12 +219,12 @@ def is_related(rng: np.random.Generator, scene: Scene, split: Split) -> Question
     pair = _pair(rng, scene)
     if pair is None:
         return None
-    name, other, _, true = pair
     truth = rng.random() < 0.5
     opposite = {"left": "right", "right": "left", "above": "below", "below": "above"}
-    said = true if truth else opposite[true]
+    said = pair.relation if truth else opposite[pair.relation]
     phrase = said if said in ("above", "below") else f"{said} of"
-    return Question("yesno", worded(rng, split, "is_related", ref=name, other=other, relation=phrase), yes(truth))
+    text = worded(rng, split, "is_related", ref=pair.name, other=pair.other, relation=phrase)
+    return Question("yesno", text, yes(truth), pair.things)
 
 
 def yesno(rng: np.random.Generator, scene: Scene, split: Split) -> Question:
@@ -227,7 +241,7 @@ def as_json(rng: np.random.Generator, scene: Scene, split: Split) -> Question | 
         return None
     thing, name = chosen
     answer = json.dumps({"shape": thing.shape, "colour": thing.colour, "size": thing.size})
-    return Question("json", worded(rng, split, "json", ref=name), answer)
+    return Question("json", worded(rng, split, "json", ref=name), answer, (thing,))
 
 
 def image_question(rng: np.random.Generator, scene: Scene, split: Split, kind: str) -> Question | None:

@@ -1,4 +1,4 @@
-"""The demo preset: vision tower, the paper's two stages and one for frames' tokens, from nothing to a checkpoint."""
+"""The demo preset: vision tower, the paper's two stages and pre-fusion in between, from nothing to a checkpoint."""
 
 import copy
 import json
@@ -14,33 +14,34 @@ from llava_mini_cli.demo.tokens import CONTEXT, write_tokenizer
 from llava_mini_cli.model import LlavaMiniConfig, LlavaMiniForConditionalGeneration
 from llava_mini_cli.train.demo_data import DemoData
 from llava_mini_cli.train.loop import StageSettings, train_stage
-from llava_mini_cli.train.packed import Mode, PackedTrainer, TokenTrainer
+from llava_mini_cli.train.packed import FusionTrainer, Mode, PackedTrainer
 from llava_mini_cli.train.packing import Packer, PromptIds
 from llava_mini_cli.train.pixels import EDGE, MEAN, STD
 from llava_mini_cli.train.search import SearchCollator, SearchData, SearchTrainer
-from llava_mini_cli.train.token_truth import TokenData, token_batch
 from llava_mini_cli.train.tower import WIDTH, TowerCollator, TowerData, TowerTrainer, tower_config
 
 TOWER = StageSettings(
     "tower", steps=1200, batch=96, learning_rate=2e-3, muon_rate=0.01, bf16=True, log_every=25, workers=1
 )
 SEARCH = StageSettings(
-    "search", steps=900, batch=96, learning_rate=1e-3, muon_rate=0.005, bf16=True, log_every=20, workers=1
+    "search", steps=600, batch=96, learning_rate=1.5e-3, muon_rate=0.006, bf16=True, log_every=20, workers=1
 )
+SEARCH_FIRST = 50_000_000  # its pictures are not the tower's
 LANGUAGE = StageSettings("language", steps=80, batch=16, learning_rate=3e-3, muon_rate=0.02, bf16=True)
 STAGE1 = StageSettings("stage1", steps=80, batch=16, learning_rate=1e-3, muon_rate=0.003, bf16=True)
-TOKEN = StageSettings(
-    "token", steps=800, batch=96, learning_rate=2e-3, muon_rate=0.01, bf16=True, log_every=25, workers=1
+FUSION = StageSettings(
+    "fusion", steps=600, batch=32, learning_rate=2e-3, muon_rate=0.01, bf16=True, log_every=20, workers=1
 )
-TOKEN_PARTS = ("mm_projector", "compressor", "prefusion_layers", "heads")
+FUSION_IMAGES = 12  # of every 16 media in the fusion stage; the others are videos
+FUSION_PARTS = ("mm_projector", "compressor", "prefusion_layers", "heads")
 STAGE2 = StageSettings(
     "stage2",
-    steps=4800,
+    steps=3200,
     batch=16,
     learning_rate=1.5e-3,
     muon_rate=0.004,
     muon_decay=0.1,
-    decay=0.25,
+    decay=0.45,
     bf16=True,
     log_every=20,
     save_every=100,
@@ -56,14 +57,14 @@ HARD: Weights = {
     **dict.fromkeys(("relation", "order", "direction"), 3.0),
 }
 LONG: Weights = {
-    "caption": 3.0,
-    **dict.fromkeys(("count", "direction", "video_caption", "video_yesno"), 2.0),
-    **dict.fromkeys(("event_count", "brief", "appears", "vanishes", "order"), 1.5),
+    **dict.fromkeys(("caption", "order"), 3.0),
+    **dict.fromkeys(("count", "direction", "video_caption", "video_yesno", "appears", "vanishes", "brief"), 2.0),
+    "event_count": 1.5,
 }
-PHASES = (  # share of stage 2 at which each begins
-    (0.0, DENSE),  # what says the most about a picture leads until it can be read
-    (0.15, HARD),  # then what is learned last
-    (0.8, LONG),  # and while the rate falls, what has the most to get wrong
+PHASES = (  # the step of stage 2 at which each begins
+    (0, DENSE),  # what says the most about a picture leads until it can be read
+    (450, HARD),  # then what is worked out from it
+    (1500, LONG),  # then what has the most to get wrong
 )
 IMAGES = 8  # of every 16 media in stage 2; the others are videos
 PATCHES = (EDGE // 12) ** 2
@@ -86,8 +87,7 @@ PREPROCESSOR: dict[str, Any] = {
 
 def answer_weights(index: int) -> Weights:
     """How much an answer of each kind counts in stage 2, by the medium's place in the data."""
-    done = index / (STAGE2.steps * STAGE2.batch)
-    return [weights for begin, weights in PHASES if begin <= done][-1]
+    return [weights for begin, weights in PHASES if begin <= index // STAGE2.batch][-1]
 
 
 def load_tokenizer(directory: Path) -> Any:
@@ -108,7 +108,7 @@ def train_tower(work: Path, tower: StageSettings, search: StageSettings) -> CLIP
     module = TowerTrainer(config)
     data = TowerData("train", tower.steps * tower.batch)
     train_stage(module, data, TowerCollator(tokenizer), work / tower.name, tower)
-    pairs = SearchData("train", search.steps * search.batch, first=len(data))
+    pairs = SearchData("train", search.steps * search.batch, first=SEARCH_FIRST)
     train_stage(SearchTrainer(module.clip), pairs, SearchCollator(tokenizer), work / search.name, search)
     write_tokenizer(target)
     (target / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
@@ -166,8 +166,10 @@ def run_stage(
     torch.save(trainer.state_dict(), done)
 
 
-def answers_stage(prompts: PromptIds, mode: Mode, images: int, captions_only: bool = False) -> Stage:
-    """A stage that is trained on answers; `images` of every 16 media are images and the others videos."""
+def packed_stage(
+    prompts: PromptIds, mode: Mode, images: int, captions_only: bool = False, answers: bool = True
+) -> Stage:
+    """A stage on packed media, `images` of every 16 of them images; without `answers`, pre-fusion alone is asked."""
 
     def stage(trainer: PackedTrainer, directory: Path, settings: StageSettings) -> None:
         trainer.mode = mode
@@ -175,15 +177,9 @@ def answers_stage(prompts: PromptIds, mode: Mode, images: int, captions_only: bo
         frame_tokens = {"language": 1, "patches": PATCHES, "fused": number}[mode]
         data = DemoData("train", settings.steps * settings.batch, images=images, captions_only=captions_only)
         packer = Packer(prompts, PATCHES + number, frame_tokens, answer_weights)
-        train_stage(trainer, data, packer, directory, settings)
+        train_stage(trainer if answers else FusionTrainer(trainer), data, packer, directory, settings)
 
     return stage
-
-
-def token_stage(trainer: PackedTrainer, directory: Path, settings: StageSettings) -> None:
-    """The stage that is trained on what a frame's token holds."""
-    data = TokenData("train", settings.steps * settings.batch)
-    train_stage(TokenTrainer(trainer), data, token_batch, directory, settings)
 
 
 def train_demo(work: Path) -> LlavaMiniForConditionalGeneration:
@@ -193,12 +189,13 @@ def train_demo(work: Path) -> LlavaMiniForConditionalGeneration:
     prompts = PromptIds(tokenizer)
     torch.manual_seed(0)
     trainer = PackedTrainer(build_model(work / "clip", tokenizer))
-    language = answers_stage(prompts, "language", IMAGES)
+    language = packed_stage(prompts, "language", IMAGES)
     run_stage(trainer, work, LANGUAGE, ("layers", "norm", "embed_tokens", "lm_head"), language)
-    captions = answers_stage(prompts, "patches", 16, captions_only=True)
+    captions = packed_stage(prompts, "patches", 16, captions_only=True)
     run_stage(trainer, work, STAGE1, ("mm_projector",), captions)
-    run_stage(trainer, work, TOKEN, TOKEN_PARTS, token_stage)
-    run_stage(trainer, work, STAGE2, None, answers_stage(prompts, "fused", IMAGES))
+    fusion = packed_stage(prompts, "fused", FUSION_IMAGES, answers=False)
+    run_stage(trainer, work, FUSION, FUSION_PARTS, fusion)
+    run_stage(trainer, work, STAGE2, None, packed_stage(prompts, "fused", IMAGES))
     return trainer.model
 
 
@@ -231,6 +228,6 @@ def write_checkpoint(model: LlavaMiniForConditionalGeneration, work: Path, targe
 
 def train_demo_model(work: Path, say: Callable[[str], None]) -> Path:
     """The demo preset from nothing, or on from where an earlier run stopped; returns the checkpoint directory."""
-    say("training the demo model: vision tower, search, language, stage 1, tokens, stage 2 (hours on a CPU)")
+    say("training the demo model: vision tower, search, language, stage 1, fusion, stage 2 (hours on a CPU)")
     write_checkpoint(train_demo(work), work, work / "model")
     return work / "model"

@@ -14,8 +14,8 @@ from llava_mini_cli.demo.render import random_look
 from llava_mini_cli.demo.scenes import CANVAS, Scene, Split, Thing, generator, random_scene
 from llava_mini_cli.demo.video_questions import VIDEO_KINDS, VIDEO_STEPS, video_question
 from llava_mini_cli.demo.videos import LONGEST, Story, Video, random_video
+from llava_mini_cli.train.fusion_truth import cell_truth
 from llava_mini_cli.train.pixels import picture
-from llava_mini_cli.train.token_truth import cell_truth
 
 IMAGE_WEIGHTS = {  # how often a kind is asked about an image, before ambiguous ones are left out
     "colour": 1.0,
@@ -59,7 +59,7 @@ class Medium:
 
     frames: NDArray[np.uint8]  # [U, 72, 72, 3] different frames
     order: tuple[int, ...]  # [T] which of them is seen at each second
-    cells: NDArray[np.int64]  # [U, 9, 3] what stands in each place of each different frame (`token_truth`)
+    cells: NDArray[np.int64]  # [U, 9, 3] what stands in each place of each different frame (`fusion_truth`)
     text_frames: dict[int, float]  # frames that the text is fused with, and their shares of its mean (sum 1)
     questions: tuple[Question, ...]
     index: int = 0  # its place in the data set

@@ -43,7 +43,7 @@ def export(work: Path, target: Path, average: bool = False) -> list[str]:
     PackedTrainer(model).load_state_dict(mean_state(used))
     write_checkpoint(model, work, target)
     names = [path.name for path in used]
-    origin = f"These weights are of {', '.join(names)} of stage 2, which is planned for {STAGE2.steps} steps."
+    origin = f"These weights are of {', '.join(names)} of the {STAGE2.steps} steps of stage 2."
     facts = {"stage2_checkpoints": names, "stage2_steps_planned": STAGE2.steps, "origin": origin}
     (target / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
     return names

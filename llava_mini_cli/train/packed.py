@@ -12,10 +12,10 @@ from torch import nn
 from torch.nn import functional
 
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
-from llava_mini_cli.train.token_truth import TokenHeads
+from llava_mini_cli.train.fusion_truth import FusionHeads
 
 Mode = Literal["language", "patches", "fused"]
-TOKEN_SHARE = 0.5  # of what a frame's token holds, in the loss; answers: 1
+FUSION_SHARE = 0.5  # of what pre-fusion is asked, in the loss; answers: 1
 
 
 def packed_mask(segment: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
@@ -50,7 +50,7 @@ class PackedTrainer(nn.Module):
         super().__init__()
         self.model = model
         self.mode: Mode = mode
-        self.heads = TokenHeads(model.config.hidden_size, model.config.vision_tokens_per_frame)
+        self.heads = FusionHeads(model.config.hidden_size, model.config.vision_tokens_per_frame)
         self.train_only(trained)
 
     def train_only(self, trained: tuple[str, ...] | None) -> None:
@@ -88,8 +88,7 @@ class PackedTrainer(nn.Module):
     def fused_tokens(self, vision: torch.Tensor, done: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
         """The LLM's tokens of every frame, `[F, C * C, width]`; those of frames without text are computed here."""
         number = self.model.config.vision_tokens_per_frame
-        none = torch.zeros(0, dtype=torch.int64, device=vision.device)
-        known = torch.cat([none, *(frame for frame, _ in done)])
+        known = torch.cat([frame for frame, _ in done])
         missing = torch.ones(vision.shape[0], dtype=torch.bool, device=vision.device)
         missing[known] = False
         tokens, order = [seen[:, -number:] for _, seen in done], [known]
@@ -135,23 +134,31 @@ class PackedTrainer(nn.Module):
         text_count: torch.Tensor,
         answer_ids: torch.Tensor,
         rows: list[dict[str, torch.Tensor]],
-        cells: torch.Tensor,
+        truth: dict[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
         """The loss per answer, and the weighted share of answer tokens that are right; shapes in `packing`.
 
-        Where frames are compressed, what their tokens hold of `cells` (`token_truth`) counts, too.
+        Where there is pre-fusion, what it is asked counts, too.
         """
-        device = pixel_values.device
-        loss, right = torch.zeros((), device=device), torch.zeros((), device=device)
-        tokens, groups = self._logits(pixel_values, blocks, int(text_count), answer_ids, rows)
-        for group, logits in groups:
+        texts, tokens = self.embedded(pixel_values, blocks, int(text_count))
+        loss, right = texts.new_zeros(()), texts.new_zeros(())
+        for group, logits in self._logits(texts, tokens, answer_ids, rows):
             each = functional.cross_entropy(logits, group["token"], reduction="none")
             loss = loss + (each * group["weight"]).sum()
             right = right + ((logits.argmax(-1) == group["token"]) * group["weight"]).sum().detach()
         if self.mode != "fused":
             return {"loss": loss, "right": right}
-        token_loss, known = self.heads(tokens, cells)
-        return {"loss": loss + TOKEN_SHARE * token_loss, "answers": loss.detach(), "right": right, "known": known}
+        fusion = self.fusion_loss(texts, tokens, truth)
+        whole = loss + FUSION_SHARE * fusion.pop("loss")
+        return {"loss": whole, "answers": loss.detach(), "right": right, **fusion}
+
+    def fusion_loss(
+        self, texts: torch.Tensor, tokens: torch.Tensor, truth: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """The loss of what pre-fusion is asked, and the shares of things that tokens and texts know."""
+        of_frames, seen = self.heads.frames(tokens, truth["cells"])
+        of_texts, named = self.heads.texts(texts[truth["ends"]], truth["named"])
+        return {"loss": of_frames + of_texts, "seen": seen, "named": named}
 
     def predictions(
         self,
@@ -160,41 +167,48 @@ class PackedTrainer(nn.Module):
         text_count: torch.Tensor,
         answer_ids: torch.Tensor,
         rows: list[dict[str, torch.Tensor]],
-        cells: torch.Tensor,
+        truth: dict[str, torch.Tensor],
     ) -> list[torch.Tensor]:
         """For each group of rows, whether each answer token is the likeliest given the true ones before it."""
-        _, groups = self._logits(pixel_values, blocks, int(text_count), answer_ids, rows)
+        groups = self._logits(*self.embedded(pixel_values, blocks, int(text_count)), answer_ids, rows)
         return [logits.argmax(-1) == group["token"] for group, logits in groups]
+
+    def embedded(
+        self, pixels: torch.Tensor, blocks: list[dict[str, torch.Tensor]], count: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the LLM reads of texts and frames, as the mode says: `[count, width]` and `[F, N, width]`."""
+        return (self.fused if self.mode == "fused" else self.plain)(pixels, blocks, count)
 
     def _logits(
         self,
-        pixels: torch.Tensor,
-        blocks: list[dict[str, torch.Tensor]],
-        count: int,
+        texts: torch.Tensor,
+        tokens: torch.Tensor,
         answer_ids: torch.Tensor,
         rows: list[dict[str, torch.Tensor]],
-    ) -> tuple[torch.Tensor, Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]]:
-        """The frames' tokens, and each group of rows with the logits `[targets, vocab]` at its targets."""
+    ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+        """Each group of rows with the logits `[targets, vocab]` at its targets."""
         inner = self.model.model
-        texts, tokens = (self.fused if self.mode == "fused" else self.plain)(pixels, blocks, count)
         embeddings = torch.cat([texts, tokens.float().flatten(0, 1), inner.embed_tokens(answer_ids).float()])
-
-        def groups() -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-            for group in rows:
-                hidden = self.run(inner.layers, embeddings[group["source"]], group["segment"], group["position"])
-                yield group, self.model.lm_head(inner.norm(hidden[group["row"], group["column"]])).float()
-
-        return tokens, groups()
+        for group in rows:
+            hidden = self.run(inner.layers, embeddings[group["source"]], group["segment"], group["position"])
+            yield group, self.model.lm_head(inner.norm(hidden[group["row"], group["column"]])).float()
 
 
-class TokenTrainer(nn.Module):
-    """A frame's token learns to hold the frame before there are answers: `forward` gives the loss of `TokenData`."""
+class FusionTrainer(nn.Module):
+    """Pre-fusion before the language model is asked anything: what it has to give is trained alone."""
 
     def __init__(self, trainer: PackedTrainer) -> None:
         super().__init__()
         self.trainer = trainer
 
-    def forward(self, pixel_values: torch.Tensor, cells: torch.Tensor) -> dict[str, torch.Tensor]:
-        """The loss of the tokens of `[F, 3, H, W]` for `[F, 9, 3]`, and the share of things that they hold."""
-        loss, known = self.trainer.heads(self.trainer.fused_tokens(self.trainer.vision(pixel_values), []), cells)
-        return {"loss": loss, "known": known}
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        blocks: list[dict[str, torch.Tensor]],
+        text_count: torch.Tensor,
+        truth: dict[str, torch.Tensor],
+        **answers: object,
+    ) -> dict[str, torch.Tensor]:
+        """The loss of what pre-fusion is asked about a packed batch; its answers are not looked at."""
+        texts, tokens = self.trainer.embedded(pixel_values, blocks, int(text_count))
+        return self.trainer.fusion_loss(texts, tokens, truth)

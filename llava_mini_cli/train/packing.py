@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from llava_mini_cli.demo.questions import Question
 from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID, PromptBuilder
 from llava_mini_cli.train.demo_data import Medium
+from llava_mini_cli.train.fusion_truth import named_truth
 from llava_mini_cli.train.pixels import normalised
 
 AnswerWeights = Callable[[int], Mapping[str, float]]
@@ -134,7 +136,7 @@ class Packer:
             "text_count": torch.tensor(first_token),
             "answer_ids": torch.tensor(answers, dtype=torch.int64),
             "rows": [self._group(group, total) for group in by_length(rows)],
-            "cells": torch.from_numpy(np.concatenate([m.cells for m in ordered])),
+            "truth": self._truth(ordered, texts_before),
         }
 
     def _text_row(self, medium: Medium) -> Row:
@@ -158,6 +160,23 @@ class Packer:
             frame=torch.tensor([frames[m] + frame for m, frame, _ in rows]),
             share=torch.tensor([share for _, _, share in rows], dtype=torch.float32),
         )
+
+    def _truth(self, media: list[Medium], texts: list[int]) -> dict[str, torch.Tensor]:
+        """What pre-fusion is asked (`fusion_truth`): every frame's places, and where images' questions end."""
+        named: list[Question] = []
+        ends: list[int] = []
+        for index, medium in enumerate(media):
+            at = texts[index] + len(self.prompts.before)
+            for question in medium.questions:
+                at += len(self.prompts.after(question.text))
+                if question.about:
+                    named.append(question)
+                    ends.append(at - 1)
+        return {
+            "cells": torch.from_numpy(np.concatenate([medium.cells for medium in media])),
+            "ends": torch.tensor(ends, dtype=torch.int64),
+            "named": torch.from_numpy(named_truth(named)),
+        }
 
     def _frame_sources(self, medium: Medium, first_token: int, before: int) -> list[int]:
         """Where the tokens of a medium's frames stand, in time order; `before`: frames of earlier media."""

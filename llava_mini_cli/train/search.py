@@ -1,9 +1,10 @@
 """The CLIP's second stage: scores that tell what a picture shows from what it almost shows.
 
-Contrast within a batch teaches which of many texts fits best, not whether one fits at all, which is what a threshold
-on the score asks. So every pair of picture and text of a batch is judged by its truth, texts with one thing changed
-among them (a sigmoid for each pair, as in SigLIP, Zhai et al. 2023). What LLaVA-Mini reads stays as it is: only the
-layers behind it, the projections and the text half are trained.
+CLIP's contrast within a batch teaches which of many texts fits best, not whether one fits at all, which is what a
+threshold on the score asks. So every pair of picture and text of a batch is also judged by its truth, texts with one
+thing changed among them (a sigmoid for each pair, as in SigLIP, Zhai et al. 2023); the contrast leaves out pairs that
+are true by chance. What LLaVA-Mini reads stays as it is: only the layers behind it, the projections and the text half
+are trained.
 """
 
 from typing import NamedTuple
@@ -17,13 +18,16 @@ from torch.utils.data import Dataset
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
 from llava_mini_cli.demo.render import random_look
-from llava_mini_cli.demo.scenes import CANVAS, Split, generator, random_scene
+from llava_mini_cli.demo.scenes import CANVAS, Scene, Split, generator, random_scene
+from llava_mini_cli.demo.videos import random_video
 from llava_mini_cli.train.pixels import normalised, picture
 from llava_mini_cli.train.search_text import coded_scene, coded_text, search_text, truth_table, untrue_text
 from llava_mini_cli.train.tower import SELECT, TEXT_LENGTH
 
+BRIEF = 20  # seconds of the longest video
 UNTRUE = 2  # texts with one thing changed, for each picture
 SQUASHED = 0.5  # share of pictures that take the road of video frames, which are what is searched most
+FRAMES = 0.6  # share of pictures that are frames of videos, where things move and come and go
 SCORE = 0.7  # cosine that parts what is shown from what is not, at the beginning
 
 
@@ -49,13 +53,22 @@ class SearchData(Dataset[Example]):
 
     def __getitem__(self, index: int) -> Example:
         rng = generator(self.split, self.first + index)
-        scene = random_scene(rng, self.split)
+        scene = video_scene(rng, self.split) if rng.random() < FRAMES else random_scene(rng, self.split)
         edge, look = int(rng.choice(CANVAS[self.split])), random_look(rng, scene.background)
         pixels = picture(rng, scene, look, edge, squash=rng.random() < SQUASHED)
         true = search_text(rng, scene)
         texts = (true, *(untrue_text(rng, true, scene) for _ in range(UNTRUE)))
         said = tuple(coded_text(text) for text in texts)
         return Example(pixels, coded_scene(scene), tuple(text.words() for text in texts), said)
+
+
+def video_scene(rng: np.random.Generator, split: Split) -> Scene:
+    """A moment of a random video at which something is seen."""
+    while True:
+        video = random_video(rng, split, longest=BRIEF)
+        scene = video.scene(float(rng.uniform(0, video.seconds)))
+        if scene.things:
+            return scene
 
 
 class SearchCollator:
@@ -90,7 +103,7 @@ class SearchTrainer(nn.Module):
     def forward(
         self, pixel_values: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor, truth: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """The loss, in which true pairs, changed texts and all other pairs count the same, and how many are right.
+        """The loss, and how many of the true pairs and of the changed texts a threshold gets right.
 
         Args:
             pixel_values: float `[B, 3, 72, 72]`.
@@ -108,10 +121,17 @@ class SearchTrainer(nn.Module):
         changed = own & ~truth
         others = ~(truth | changed)
         loss = each[truth].mean() + each[changed].mean() + each[others].mean()
+        pairs = torch.arange(len(image), device=truth.device)
+        first = pairs * (1 + UNTRUE)  # each picture's own true text
+        chance = truth.clone()
+        chance[pairs, first] = False
+        scores = logits.masked_fill(chance, -torch.inf)
+        loss = loss + functional.cross_entropy(scores, first) + functional.cross_entropy(scores[:, first].T, pairs)
         right = (logits > 0) == truth
         return {
             "loss": loss,
             "found": right[truth].float().mean(),
             "refused": right[changed].float().mean(),
+            "first": (scores[:, first].argmax(0) == pairs).float().mean(),
             "threshold": self.threshold.detach(),
         }
