@@ -79,7 +79,6 @@ def start(work: Path, tokenizer: Any, variant: Variant) -> LlavaMiniForCondition
     trained = {name.removeprefix("model."): value for name, value in trained.items() if not name.startswith("heads")}
     shared = {k: v for k, v in trained.items() if k in own and own[k].shape == v.shape and "compressor" not in k}
     model.load_state_dict(shared, strict=False)
-    model.config._attn_implementation = "eager"
     return model
 
 
@@ -88,7 +87,7 @@ def right_answers(trainer: PackedTrainer, packer: Packer, media: Sequence[Medium
     """Share of answers of which every token is the likeliest, given the true ones before it."""
     right, asked = 0, 0
     for medium in media:
-        found = trainer.predictions(**packer([medium]))[0]
+        found = trainer.predictions(**packer([medium]))
         at = 0
         for question in medium.questions:
             length = len(packer.prompts.answer(question.answer))

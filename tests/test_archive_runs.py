@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from llava_mini_cli.commands.main import app
 from llava_mini_cli.demo.render import random_look, render
 from llava_mini_cli.demo.scenes import Scene, Thing
 from llava_mini_cli.formats.archive.reader import open_archive
+from llava_mini_cli.formats.moments import Moment
+from llava_mini_cli.pipelines.check import widened
 
 LLAVA_MINI = str(Path(sys.executable).with_name("llava-mini"))
 EDGE, FPS = 192, 4
@@ -182,7 +185,8 @@ def test_the_best_moments_alone_say_so(archive: Path) -> None:
 def test_the_model_itself_checks_what_was_found(archive: Path) -> None:
     """Its yes is that of `ask`, about the same stretch alone, and orders the moments."""
     question = "Is there a green triangle?"
-    found = rows(run("search", archive, "a shape", "-k", "4", "--check", question))
+    alone = ("--check-margin", "0")
+    found = rows(run("search", archive, "a shape", "-k", "4", "--check", question, *alone))
     assert [moment["rank"] for moment in found] == [1, 2, 3, 4]
     said = [moment["p_yes"] for moment in found]
     assert said == sorted(said, reverse=True)
@@ -192,8 +196,22 @@ def test_the_model_itself_checks_what_was_found(archive: Path) -> None:
         (moment["file_name"], moment["start"], moment["p_yes"]) for moment in found
     }
     least = said[1]
-    kept = rows(run("search", archive, "a shape", "-k", "4", "--check", question, "--min-yes", repr(least)))
+    kept = rows(run("search", archive, "a shape", "-k", "4", "--check", question, "--min-yes", repr(least), *alone))
     assert kept == found[:2]
+
+
+def test_a_check_sees_what_is_around_a_moment(archive: Path) -> None:
+    """As much as the margin, which here is the whole video; the moment itself stays what it was."""
+    question = "How many shapes appear?"
+    found = rows(run("search", archive, "a yellow circle", "-k", "1", "--check", question, "--check-margin", "10s"))
+    plain = rows(run("search", archive, "a yellow circle", "-k", "1"))
+    (whole,) = rows(run("ask", "--index", archive, question, "--path", "yellow*", "--yes-no"))
+    assert found == [plain[0] | {"p_yes": whole["p_yes"]}]
+    usual = rows(run("search", archive, "a yellow circle", "-k", "1", "--check", question))
+    assert usual == found  # 5 seconds are the whole video, too
+    moment = Moment(**plain[0])
+    assert (widened(moment, 1.0).start, widened(moment, 1.0).end) == (moment.start - 1.0, moment.end + 1.0)
+    assert widened(replace(moment, start=None, end=None), 1.0).start is None
 
 
 def test_what_cannot_be_checked_is_named_and_comes_last(films: Path, tmp_path: Path) -> None:
@@ -214,6 +232,7 @@ def test_what_cannot_be_checked_is_named_and_comes_last(films: Path, tmp_path: P
         (["--min-yes", "0.5"], "add --check"),
         (["--check", "Is it?", "--min-yes", "2"], "from 0 to 1"),
         (["--check", " "], "the question is empty"),
+        (["--check-margin", "2s"], "add --check"),
     ],
 )
 def test_checks_that_make_no_sense_are_refused(archive: Path, options: list[str], why: str) -> None:

@@ -11,7 +11,7 @@ from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID
 from llava_mini_cli.train.answers_loss import answer_loss, answer_numbers
 from llava_mini_cli.train.demo_data import DemoData, Medium
 from llava_mini_cli.train.packed import PackedTrainer
-from llava_mini_cli.train.packing import Packer, PromptIds, by_length
+from llava_mini_cli.train.packing import Packer, PromptIds, Sequences, by_length
 from llava_mini_cli.train.pixels import normalised
 
 
@@ -116,14 +116,21 @@ def test_packed_prompt_is_the_prompt_of_the_command(prompts: PromptIds) -> None:
     assert prompts.answer("red circle")[-1] == make_tokenizer().token_to_id(EOT)
 
 
-def test_rows_are_grouped_by_length(prompts: PromptIds) -> None:
-    packer = Packer(prompts, 37, 1)
-    data = DemoData("train", 64)
-    batch = packer([data[index] for index in range(16)])
-    lengths = [group["source"].shape[1] for group in batch["rows"]]
-    assert lengths == sorted(lengths)
-    assert sum(len(group["source"]) for group in batch["rows"]) == 16
+def test_sequences_are_grouped_by_length() -> None:
+    assert by_length([30, 10, 31, 11, 100]) == [[1, 3], [0, 2], [4]]
     assert by_length([]) == []
+
+
+def test_a_layout_brings_every_token_back_to_its_place() -> None:
+    sequences = Sequences()
+    sequences.add([0, 1, 5], [[2, 3], [4]])
+    sequences.add([6, 7, 8, 9], [])
+    layout = sequences.layout(10)
+    assert layout["index"][layout["back"]][:10].tolist() == list(range(10))
+    assert not layout["there"][layout["back"][10:]].any()
+    group = layout["groups"][0]
+    assert (group["shared"], group["own"], group["lengths"].tolist()) == ((4, 8), [(2, 8)], [3, 4, 0, 0])
+    assert int(layout["there"].sum()) == 10
 
 
 def test_answer_numbers_and_loss_averages() -> None:

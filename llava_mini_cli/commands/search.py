@@ -80,12 +80,13 @@ def _check(
 ) -> "tuple[Sequence[Moment], int]":
     """The moments in the order of the model's own yes, and how many it could not look at."""
     from llava_mini_cli.commands.reporter import Reporter
-    from llava_mini_cli.pipelines.check import check
+    from llava_mini_cli.pipelines.check import MARGIN, check
     from llava_mini_cli.pipelines.interrupt import Interrupts
     from llava_mini_cli.pipelines.tally import Tally
 
     with Interrupts() as interrupts, Reporter(Tally(), len(moments), quiet=True, verbose=False) as reporter:
-        checked, failed = check(archive, moments, flags.check or "", model, (reporter, interrupts))
+        margin = MARGIN if flags.check_margin is None else flags.check_margin
+        checked, failed = check(archive, moments, flags.check or "", model, (reporter, interrupts), margin)
     for row in failed:
         say_error(f"{row.source}: not checked: {row.error}")
     least = flags.min_yes

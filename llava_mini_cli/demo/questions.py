@@ -9,11 +9,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llava_mini_cli.demo.scenes import BACKGROUNDS, COLOURS, SHAPES, Scene, Split, Thing, pick
+from llava_mini_cli.demo.scenes import BACKGROUNDS, COLOURS, PLACES, SHAPES, Scene, Split, Thing, pick
 from llava_mini_cli.demo.wording import worded
 
 IMAGE_KINDS = ("colour", "shape", "size", "place", "count", "relation", "background", "yesno", "json", "caption")
-IMAGE_STEPS = ("places",)  # asked in training alone: what a relation is worked out from
+IMAGE_STEPS = ("places", "filled", "at")  # asked in training alone: what a relation and a caption are worked out from
 
 
 @dataclass(frozen=True)
@@ -158,6 +158,20 @@ def places(rng: np.random.Generator, scene: Scene, split: Split) -> Question | N
     return Question("places", text, f"{pair[0].place} and {pair[1].place}", tuple(pair))
 
 
+def filled(rng: np.random.Generator, scene: Scene, split: Split) -> Question:
+    """Which places have a thing, in reading order."""
+    return Question("filled", worded(rng, split, "filled"), numbered([thing.place for thing in scene.things]))
+
+
+def at(rng: np.random.Generator, scene: Scene, split: Split) -> Question:
+    """What stands in a place, three times out of four one that is not empty."""
+    everywhere = tuple(place for row in PLACES for place in row)
+    place = pick(rng, tuple(t.place for t in scene.things) if rng.random() < 0.75 else everywhere)
+    thing = next((t for t in scene.things if t.place == place), None)
+    answer = "nothing" if thing is None else f"{thing.size} {thing.colour} {thing.shape}"
+    return Question("at", worded(rng, split, "at", at=at_place(place)), answer, (thing,))
+
+
 def background(rng: np.random.Generator, scene: Scene, split: Split) -> Question:
     if scene.background not in BACKGROUNDS:
         raise ValueError(f"unknown background {scene.background}")
@@ -254,6 +268,8 @@ def image_question(rng: np.random.Generator, scene: Scene, split: Split, kind: s
         "count": count,
         "relation": relation,
         "places": places,
+        "filled": filled,
+        "at": at,
         "background": background,
         "yesno": yesno,
         "json": as_json,

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from llava_mini_cli.demo.questions import IMAGE_KINDS, image_question
+from llava_mini_cli.demo.questions import IMAGE_KINDS, IMAGE_STEPS, image_question
 from llava_mini_cli.demo.scenes import generator, random_scene
-from llava_mini_cli.demo.video_questions import VIDEO_KINDS, video_question
+from llava_mini_cli.demo.video_questions import VIDEO_KINDS, VIDEO_STEPS, video_question
 from llava_mini_cli.demo.videos import random_video
 
 LEARNED = 1008  # tokens before the special ones: 256 bytes and merges
@@ -61,11 +61,12 @@ SYSTEM_WORDS = (
 
 def sample_texts(count: int = 6000) -> Iterator[str]:
     """Questions and answers of the train split, the words of the chat layout among them."""
+    images, videos = (*IMAGE_KINDS, *IMAGE_STEPS), (*VIDEO_KINDS, *VIDEO_STEPS)
     for index in range(count):
         rng = generator("train", index)
         scene, video = random_scene(rng, "train"), random_video(rng, "train")
-        asked = image_question(rng, scene, "train", IMAGE_KINDS[index % len(IMAGE_KINDS)])
-        shown = video_question(rng, video, "train", VIDEO_KINDS[index % len(VIDEO_KINDS)])
+        asked = image_question(rng, scene, "train", images[index % len(images)])
+        shown = video_question(rng, video, "train", videos[index % len(videos)])
         for question in (asked, shown):
             if question is not None:
                 yield f"\n{question.text}"

@@ -28,6 +28,8 @@ VIDEO_STEPS = (
     "path",
 )  # asked in training alone: what a direction and an order are worked out from
 
+ASKED_OF_STILL = 0.3  # share of yes/no questions about videos in which nothing moves that ask whether it does
+
 
 def kind_name(thing: Thing) -> str:
     return f"{thing.colour} {thing.shape}"
@@ -48,12 +50,13 @@ def seen_name(rng: np.random.Generator, video: Video, actor: Actor) -> str:
 
 def video_caption(video: Video) -> str:
     """One or two clauses that say what happens in a video."""
-    main = [article(kind_name(actor.thing)) for actor in video.main]
+    named = sorted(video.main, key=lambda actor: actor.cell) if video.story == "still" else video.main
+    main = [article(kind_name(actor.thing)) for actor in named]
     aside = [article(kind_name(actor.thing)) for actor in video.actors if actor not in video.main]
     text = {
         "move": f"{main[0]} moves {video.direction}",
         "still": f"{numbered(main)} {'stay' if len(main) > 1 else 'stays'} still",
-        "parade": f"{main[0]} appears" + "".join(f", then {name}" for name in main[1:]),
+        "parade": f"{main[0]} appears" + ("".join(f", then {name}" for name in main[1:]) or " 1 time"),
         "arrive": f"{main[0]} appears",
         "vanish": f"{main[0]} disappears",
         "blink": f"{main[0]} appears {times(len(video.main[0].spans))}",
@@ -156,27 +159,36 @@ def event(rng: np.random.Generator, video: Video, split: Split, kind: str) -> Qu
     return Question(kind, worded(rng, split, kind), kind_name(video.main[0].thing))
 
 
-def does_move(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
-    """Does the circle move left? Half of the false ones name the opposite direction."""
-    if video.direction is None:
-        return None
-    truth = rng.random() < 0.5
-    said = video.direction if truth else pick(rng, tuple(d for d in DIRECTIONS if d != video.direction))
-    name = seen_name(rng, video, video.main[0])
+def does_move(rng: np.random.Generator, video: Video, split: Split) -> Question:
+    """Does the circle move left? False ones name another direction, or what does not move."""
+    still = tuple(actor for actor in video.actors if actor.velocity == (0.0, 0.0))
+    actor, said, truth = video.main[0], pick(rng, tuple(DIRECTIONS)), False
+    if video.direction is not None:
+        truth = rng.random() < 0.5
+        said = video.direction
+        if not truth and still and rng.random() < 0.5:
+            actor = still[0]
+        elif not truth:
+            said = pick(rng, tuple(d for d in DIRECTIONS if d != video.direction))
+    name = seen_name(rng, video, actor)
     return Question("video_yesno", worded(rng, split, "does_move", ref=name, direction=said), yes(truth))
 
 
-def does_appear(rng: np.random.Generator, video: Video, split: Split) -> Question:
-    """Is there a red circle in the video?"""
-    truth = rng.random() < 0.5
+def does_appear(rng: np.random.Generator, video: Video, split: Split, true: float = 0.5) -> Question:
+    """Is there a red circle in the video? A share of `true` is."""
+    truth = rng.random() < true
     present = [(a.thing.colour, a.thing.shape) for a in video.actors]
     name = " ".join(present[int(rng.integers(len(present)))]) if truth else absent_thing(rng, present)
     return Question("video_yesno", article_fixed(worded(rng, split, "does_appear", thing=name)), yes(truth))
 
 
 def video_yesno(rng: np.random.Generator, video: Video, split: Split) -> Question:
-    asked = does_move(rng, video, split) if rng.random() < 0.6 else None
-    return asked or does_appear(rng, video, split)
+    """Whether something moves as said, or is seen; yes and no are as frequent whether something moves or not."""
+    if video.direction is not None:
+        return does_move(rng, video, split) if rng.random() < 0.6 else does_appear(rng, video, split)
+    if rng.random() < ASKED_OF_STILL:
+        return does_move(rng, video, split)
+    return does_appear(rng, video, split, 0.5 / (1 - ASKED_OF_STILL))
 
 
 def video_question(rng: np.random.Generator, video: Video, split: Split, kind: str) -> Question | None:

@@ -26,6 +26,11 @@ class Actor:
     spans: tuple[tuple[int, int], ...]  # [from, to) in seconds
     velocity: tuple[float, float] = (0.0, 0.0)  # canvas edges a second
 
+    @property
+    def cell(self) -> int:
+        """Where it stands at second 0, in reading order."""
+        return self.thing.row * 3 + self.thing.column
+
     def at(self, time: float) -> Thing | None:
         """The thing at a time in seconds, None while it is not seen."""
         if not any(start <= time < end for start, end in self.spans):

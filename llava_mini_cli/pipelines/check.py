@@ -47,8 +47,16 @@ class KeptRows:
     ) -> None: ...
 
 
+MARGIN = 5.0  # seconds
+
+
 def check(
-    archive: Archive, moments: Sequence[Moment], question: str, model: str | None, tools: tuple[Progress, Interrupts]
+    archive: Archive,
+    moments: Sequence[Moment],
+    question: str,
+    model: str | None,
+    tools: tuple[Progress, Interrupts],
+    margin: float = MARGIN,
 ) -> tuple[list[Moment], list[Row]]:
     """The moments with the model's yes, likeliest first, ranked anew; and the rows of those it could not look at.
 
@@ -56,6 +64,8 @@ def check(
 
     Args:
         model: where the archive's model is now; None: where it was.
+        margin: seconds before and after each moment that the model sees, too: CLIP finds the frames that look like a
+            text, and what is asked may begin before them and end after.
 
     Raises:
         UsageError: it is another model, or cannot tell yes from no. ModelError: it is missing. Interrupted: a signal.
@@ -71,9 +81,20 @@ def check(
     parts = Tools(
         media.loading(load_engine), media.open_clip, lambda: kept, progress, interrupts, find_fault=media.find_fault
     )
-    answer_jobs(media.moment_jobs(Prompt(question), moments), options, parts, Tally())
+    seen = [widened(moment, margin) for moment in moments]
+    answer_jobs(media.moment_jobs(Prompt(question), seen), options, parts, Tally())
     said = {row.segment: row.p_yes for row in kept.rows}
     checked = [replace(moment, p_yes=said.get(moment.rank)) for moment in moments]
     checked.sort(key=lambda moment: -1.0 if moment.p_yes is None else moment.p_yes, reverse=True)
     ranked = [replace(moment, rank=rank) for rank, moment in enumerate(checked, start=1)]
     return ranked, [row for row in kept.rows if row.status == "error"]
+
+
+def widened(moment: Moment, margin: float) -> Moment:
+    """The moment with `margin` seconds more at both ends, as far as its video goes; an image as it is."""
+    if moment.start is None or moment.end is None:
+        return moment
+    end = moment.end + margin
+    if moment.duration_s is not None:
+        end = max(moment.end, min(end, moment.duration_s))
+    return replace(moment, start=max(0.0, moment.start - margin), end=end)

@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from shutil import copyfile
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ SEARCH = StageSettings(
     "search", steps=600, batch=96, learning_rate=1.5e-3, muon_rate=0.006, bf16=True, log_every=20, workers=1
 )
 SEARCH_FIRST = 50_000_000  # its pictures are not the tower's
-LANGUAGE = StageSettings("language", steps=80, batch=16, learning_rate=3e-3, muon_rate=0.02, bf16=True)
+LANGUAGE = StageSettings("language", steps=150, batch=16, learning_rate=3e-3, muon_rate=0.02, bf16=True)
 STAGE1 = StageSettings("stage1", steps=80, batch=16, learning_rate=1e-3, muon_rate=0.003, bf16=True)
 FUSION = StageSettings(
     "fusion", steps=600, batch=32, learning_rate=2e-3, muon_rate=0.01, bf16=True, log_every=20, workers=1
@@ -36,7 +37,7 @@ FUSION_IMAGES = 12  # of every 16 media in the fusion stage; the others are vide
 FUSION_PARTS = ("mm_projector", "compressor", "prefusion_layers", "heads")
 STAGE2 = StageSettings(
     "stage2",
-    steps=3200,
+    steps=6400,
     batch=16,
     learning_rate=1.5e-3,
     muon_rate=0.004,
@@ -52,19 +53,21 @@ DENSE: Weights = {"caption": 4.0, "json": 2.0, "video_caption": 3.0, "path": 3.0
     ("yesno", "relation", "video_yesno"), 0.6
 )
 HARD: Weights = {
-    **dict.fromkeys(("yesno", "video_yesno", "event_count", "brief", "rank"), 1.5),
-    **dict.fromkeys(("endpoint", "path"), 2.0),
+    **dict.fromkeys(("yesno", "video_yesno", "event_count", "brief", "rank", "count", "moving", "filled"), 1.5),
+    **dict.fromkeys(("endpoint", "path", "caption"), 2.0),
     **dict.fromkeys(("relation", "order", "direction"), 3.0),
 }
 LONG: Weights = {
-    **dict.fromkeys(("caption", "order"), 3.0),
-    **dict.fromkeys(("count", "direction", "video_caption", "video_yesno", "appears", "vanishes", "brief"), 2.0),
-    "event_count": 1.5,
+    "caption": 4.0,
+    "order": 3.0,
+    "event_count": 2.5,
+    **dict.fromkeys(("count", "moving", "video_caption", "appears", "vanishes", "brief"), 2.0),
+    **dict.fromkeys(("direction", "video_yesno", "filled"), 1.5),
 }
 PHASES = (  # the step of stage 2 at which each begins
     (0, DENSE),  # what says the most about a picture leads until it can be read
-    (450, HARD),  # then what is worked out from it
-    (1500, LONG),  # then what has the most to get wrong
+    (600, HARD),  # then what is worked out from it
+    (2600, LONG),  # then what has the most to get wrong
 )
 IMAGES = 8  # of every 16 media in stage 2; the others are videos
 PATCHES = (EDGE // 12) ** 2
@@ -97,6 +100,13 @@ def load_tokenizer(directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(directory)
 
 
+def _copy_tokenizer(work: Path, target: Path) -> None:
+    """The tokenizer that a run's stages were trained with, beside a model."""
+    target.mkdir(parents=True, exist_ok=True)
+    for file in sorted((work / "tokenizer").iterdir()):
+        copyfile(file, target / file.name)
+
+
 def train_tower(work: Path, tower: StageSettings, search: StageSettings) -> CLIPModel:
     """Trains the small CLIP and writes it to `work/clip`, with its preprocessing and tokenizer beside it."""
     target = work / "clip"
@@ -110,7 +120,7 @@ def train_tower(work: Path, tower: StageSettings, search: StageSettings) -> CLIP
     train_stage(module, data, TowerCollator(tokenizer), work / tower.name, tower)
     pairs = SearchData("train", search.steps * search.batch, first=SEARCH_FIRST)
     train_stage(SearchTrainer(module.clip), pairs, SearchCollator(tokenizer), work / search.name, search)
-    write_tokenizer(target)
+    _copy_tokenizer(work, target)
     (target / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
     module.clip.save_pretrained(target)
     return module.clip
@@ -160,7 +170,6 @@ def run_stage(
     if done.is_file():
         trainer.load_state_dict(torch.load(done, weights_only=True))
         return
-    setattr(trainer.model.config, "_attn_implementation", "eager")  # noqa: B010  no public name; the packed mask is dense, and small heads are fastest this way
     trainer.train_only(trained)
     stage(trainer, work / settings.name, settings)
     torch.save(trainer.state_dict(), done)
@@ -210,7 +219,7 @@ def write_checkpoint(model: LlavaMiniForConditionalGeneration, work: Path, targe
     half.config.vision_config = vision
     fields = half.config.to_dict() | {"dtype": "float16", "architectures": [type(model).__name__]}
     (target / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
-    write_tokenizer(target)
+    _copy_tokenizer(work, target)
     (target / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
     ids = {
         "bos_token_id": fields["bos_token_id"],
@@ -220,7 +229,7 @@ def write_checkpoint(model: LlavaMiniForConditionalGeneration, work: Path, targe
     (target / "generation_config.json").write_text(json.dumps({"do_sample": False, **ids}, indent=2) + "\n")
     clip = CLIPModel.from_pretrained(work / "clip").half()
     clip.save_pretrained(target / "clip")
-    write_tokenizer(target / "clip")
+    _copy_tokenizer(work, target / "clip")
     (target / "clip" / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
     for file in target.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes them for the owner alone, which an installed package is not

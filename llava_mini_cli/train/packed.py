@@ -4,34 +4,125 @@ The loss is averaged over the tokens of an answer first and over answers then; o
 their many tokens, would drown one-word answers.
 """
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Any, Literal, cast
 
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
 from llava_mini_cli.train.fusion_truth import FusionHeads
 
 Mode = Literal["language", "patches", "fused"]
+Masks = tuple[torch.Tensor | None, ...]
 FUSION_SHARE = 0.5  # of what pre-fusion is asked, in the loss; answers: 1
 
 
-def packed_mask(segment: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """Additive attention mask: causal, and each question sees what all share and itself.
+class Gather(torch.autograd.Function):
+    """Rows `x[index]`; its gradient is a gather, too, since every row is asked for once, but for padding.
+
+    Args of `apply`:
+        x: `[N, width]`; index: int64 `[M]`; back: int64 `[N]`, where each row of `x` went; there: bool `[M]` or None,
+        which gradients count (padding's do not).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, index: torch.Tensor, back: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(back)
+        return x.index_select(0, index)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None]:
+        (back,) = ctx.saved_tensors
+        return gradients[0].index_select(0, back), None, None
+
+
+class GatherBack(torch.autograd.Function):
+    """Rows `x[back]`, the inverse of `Gather`; padding gets no gradient.
+
+    Args of `apply`:
+        x: `[M, width]`; back: int64 `[N]`; index: int64 `[M]`; there: bool `[M]`.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: torch.Tensor, back: torch.Tensor, index: torch.Tensor, there: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(index, there)
+        return x.index_select(0, back)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, None, None, None]:
+        index, there = ctx.saved_tensors
+        return gradients[0].index_select(0, index) * there[:, None], None, None, None
+
+
+def attend(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, layout: dict[str, Any], masks: list[Masks]
+) -> torch.Tensor:
+    """Attention over packed sequences: causal, and each question sees what all share and itself.
+
+    What is shared attends once and questions beside each other, so that few scores are computed to be masked.
 
     Args:
-        segment: int64 `[B, S]`, 0 shared, -1 padding.
+        query, key, value: `[N, heads, d]` of the flat tokens; queries and keys are rotated.
+        layout: of `packing.Sequences`.
+        masks: of `additive_masks`.
 
     Returns:
-        `[B, 1, S, S]`.
+        `[N, heads * d]`.
     """
-    length = segment.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segment.device).tril()
-    alike = (segment[:, :, None] == segment[:, None, :]) | (segment[:, None, :] == 0)
-    mask = torch.zeros(alike.shape, dtype=dtype, device=segment.device)
-    return mask.masked_fill(~(alike & causal), torch.finfo(dtype).min)[:, None]
+    _, heads, depth = query.shape
+    sizes = [rows * each for g in layout["groups"] for rows, each in (g["shared"], *_tables(g))]
+    tables = [
+        Gather.apply(x.flatten(1), layout["index"], layout["back"]).split([*sizes, 1])
+        for x in (query * depth**-0.5, key, value)
+    ]
+    each_table = zip(*tables, strict=True)
+    done: list[torch.Tensor] = []
+    for group, (hidden, *causal) in zip(layout["groups"], masks, strict=True):
+        rows, length = group["shared"]
+        asks, keys, values = (x.view(rows, length, heads, depth).transpose(1, 2) for x in next(each_table))
+        shares = (asks @ keys.transpose(2, 3) + causal[0]).softmax(-1).to(values.dtype)
+        done.append((shares @ values).transpose(1, 2).reshape(-1, heads * depth))
+        for (number, each), after in zip(group["own"], causal[1:], strict=True):
+            own = [x.view(rows, number, each, heads, depth).transpose(2, 3) for x in next(each_table)]
+            together = own[0].transpose(1, 2).reshape(rows, heads, number * each, depth)  # every question of a row
+            before = together @ keys.transpose(2, 3)
+            before = (before if hidden is None else before + hidden).unflatten(2, (number, each)).transpose(1, 2)
+            shares = torch.cat([before, own[0] @ own[1].transpose(3, 4) + after], dim=4).softmax(-1).to(values.dtype)
+            of_shared, of_own = shares.split([length, each], dim=4)
+            of_shared = of_shared.transpose(1, 2).reshape(rows, heads, number * each, length) @ values
+            found = of_shared.unflatten(2, (number, each)).transpose(1, 2) + of_own @ own[2]
+            done.append(found.transpose(2, 3).reshape(-1, heads * depth))  # of [rows, n, heads, L, d]
+    done.append(value.new_zeros(1, heads * depth))  # the place of padding
+    return GatherBack.apply(torch.cat(done), layout["back"], layout["index"], layout["there"])
+
+
+def _tables(group: dict[str, Any]) -> list[tuple[int, int]]:
+    """Rows and lengths of a group's tables of questions."""
+    return [(group["shared"][0] * number, each) for number, each in group["own"]]
+
+
+def additive_masks(layout: dict[str, Any], dtype: torch.dtype) -> list[Masks]:
+    """What is added to scores in each group.
+
+    The padding of what is shared, `[R, 1, 1, P]` or None; then for what is shared and each table of questions what
+    comes later, `[length, length]`, which hides padding, too.
+    """
+    least, device = torch.finfo(dtype).min, layout["back"].device
+    masks: list[Masks] = []
+    for group in layout["groups"]:
+        length, lengths = group["shared"][1], group.get("lengths")
+        hidden = None
+        if lengths is not None:
+            padding = torch.arange(length, device=device) >= lengths[:, None]
+            hidden = torch.zeros(padding.shape, dtype=dtype, device=device).masked_fill(padding, least)[:, None, None]
+        edges = [length, *(each for _, each in group["own"])]
+        masks.append((hidden, *(torch.full((e, e), least, dtype=dtype, device=device).triu(1) for e in edges)))
+    return masks
 
 
 class PackedTrainer(nn.Module):
@@ -60,13 +151,22 @@ class PackedTrainer(nn.Module):
             wanted = part != "vision_tower" if trained is None else part in trained
             parameter.requires_grad_(wanted and not name.endswith("pos_embed"))
 
-    def run(self, layers: nn.ModuleList, hidden: torch.Tensor, segment: torch.Tensor, position: torch.Tensor) -> Any:
-        """Llama layers over packed sequences `[B, S, width]`."""
-        mask = packed_mask(segment, hidden.dtype)
-        rotary = self.model.model.rotary_emb(hidden, position)
-        for layer in layers:
-            hidden = layer(hidden, attention_mask=mask, position_ids=position, position_embeddings=rotary)
-        return hidden
+    def run(self, layers: nn.ModuleList, hidden: torch.Tensor, layout: dict[str, Any]) -> torch.Tensor:
+        """Llama layers over the flat tokens `[N, width]` of packed sequences."""
+        tokens, places = len(hidden), len(layout["back"])
+        hidden = functional.pad(hidden, (0, 0, 0, places - tokens))
+        positions = functional.pad(layout["position"], (0, places - tokens))
+        cos, sin = (part[0, :, None] for part in self.model.model.rotary_emb(hidden, positions[None]))
+        masks = additive_masks(layout, compute_type(hidden))
+        for layer in cast(Iterable[LlamaDecoderLayer], layers):
+            normed, own = layer.input_layernorm(hidden), layer.self_attn
+            query, key, value = (
+                part(normed).unflatten(1, (-1, cos.shape[2])) for part in (own.q_proj, own.k_proj, own.v_proj)
+            )
+            seen = attend(rotated(query, cos, sin), rotated(key, cos, sin), value, layout, masks)
+            hidden = hidden + own.o_proj(seen)
+            hidden = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+        return hidden[:tokens]
 
     def vision(self, pixels: torch.Tensor) -> torch.Tensor:
         """Frames `[F, 3, H, W]` to the vision half of pre-fusion's input, `[F, P + C * C, width]`."""
@@ -75,82 +175,61 @@ class PackedTrainer(nn.Module):
             features = inner.vision_tower(pixels)
         return inner.project_vision(features[:, None]).sequence()
 
-    def fuse(self, vision: torch.Tensor, block: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Pre-fusion of a block's texts with its frames: frame outputs `[R, V, width]`, texts `[R, S, width]`."""
-        inner = self.model.model
-        rows, length = block["frame"].shape[0], vision.shape[1]
-        hidden = torch.cat([vision[block["frame"]], inner.embed_tokens(block["ids"])], dim=1)
-        segment = torch.cat([torch.zeros_like(block["segment"][:, :1]).expand(-1, length), block["segment"]], dim=1)
-        places = torch.arange(length, device=vision.device).expand(rows, -1)
-        hidden = self.run(inner.prefusion_layers, hidden, segment, torch.cat([places, block["position"]], dim=1))
-        return hidden[:, :length], hidden[:, length:]
-
-    def fused_tokens(self, vision: torch.Tensor, done: list[tuple[torch.Tensor, torch.Tensor]]) -> torch.Tensor:
-        """The LLM's tokens of every frame, `[F, C * C, width]`; those of frames without text are computed here."""
-        number = self.model.config.vision_tokens_per_frame
-        known = torch.cat([frame for frame, _ in done])
-        missing = torch.ones(vision.shape[0], dtype=torch.bool, device=vision.device)
-        missing[known] = False
-        tokens, order = [seen[:, -number:] for _, seen in done], [known]
-        if bool(missing.any()):
-            alone = vision[missing]
-            shared = torch.zeros(alone.shape[:2], dtype=torch.int64, device=vision.device)
-            places = torch.arange(alone.shape[1], device=vision.device).expand(alone.shape[0], -1)
-            tokens.append(self.run(self.model.model.prefusion_layers, alone, shared, places)[:, -number:])
-            order.append(missing.nonzero().flatten())
-        return torch.cat(tokens)[torch.cat(order).argsort()]
-
-    def plain(
-        self, pixels: torch.Tensor, blocks: list[dict[str, torch.Tensor]], count: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Texts as they are, and every patch or one blank: `[count, width]` and `[F, N, width]` or `[F, 1, width]`."""
-        inner = self.model.model
-        vision = self.vision(pixels)[:, : -self.model.config.vision_tokens_per_frame]
-        texts = vision.new_zeros(count, vision.shape[2], dtype=torch.float32)
-        for block in blocks:
-            texts = texts.index_copy(
-                0, block["target"].flatten(), inner.embed_tokens(block["ids"]).float().flatten(0, 1)
-            )
-        return texts, vision if self.mode == "patches" else torch.zeros_like(vision[:, :1])
+    def plain(self, vision: torch.Tensor, ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Texts as they are, and every patch or one blank: `[T, width]` and `[F, N, width]` or `[F, 1, width]`."""
+        patches = vision[:, : -self.model.config.vision_tokens_per_frame]
+        texts = self.model.model.embed_tokens(ids)
+        return texts, patches if self.mode == "patches" else torch.zeros_like(patches[:, :1])
 
     def fused(
-        self, pixels: torch.Tensor, blocks: list[dict[str, torch.Tensor]], count: int
+        self, vision: torch.Tensor, ids: torch.Tensor, fusion: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Texts fused with their frames, and compressed tokens: `[count, width]` and `[F, C * C, width]`."""
+        """Texts fused with their frames, and compressed tokens: `[T, width]` and `[F, C * C, width]`."""
+        inner = self.model.model
+        frames, length, width = vision.shape
+        said = inner.embed_tokens(ids[fusion["target"]])
+        hidden = torch.cat([vision.reshape(-1, width).to(said.dtype), said])
+        hidden = self.run(inner.prefusion_layers, hidden, fusion).float()
+        seen, said = hidden.split([frames * length, len(hidden) - frames * length])
+        texts = said.new_zeros(len(ids), width).index_add(0, fusion["target"], said * fusion["share"][:, None])
+        return texts, seen.view(frames, length, width)[:, -self.model.config.vision_tokens_per_frame :]
+
+    def embedded(
+        self, pixels: torch.Tensor, ids: torch.Tensor, fusion: dict[str, Any]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the LLM reads of texts and frames, as the mode says: `[T, width]` and `[F, N, width]`."""
         vision = self.vision(pixels)
-        texts = vision.new_zeros(count, vision.shape[2], dtype=torch.float32)
-        done: list[tuple[torch.Tensor, torch.Tensor]] = []
-        for block in blocks:
-            seen, said = self.fuse(vision, block)
-            done.append((block["frame"], seen))
-            shares = said.float() * block["share"][:, None, None]
-            texts = texts.index_add(0, block["target"].flatten(), shares.flatten(0, 1))
-        return texts, self.fused_tokens(vision, done)
+        return self.fused(vision, ids, fusion) if self.mode == "fused" else self.plain(vision, ids)
+
+    def logits(self, texts: torch.Tensor, tokens: torch.Tensor, llm: dict[str, Any]) -> torch.Tensor:
+        """Logits `[M, vocab]` wherever an answer's token is predicted."""
+        inner = self.model.model
+        said = inner.embed_tokens(llm["answer_ids"])
+        table = torch.cat([texts.float(), tokens.float().flatten(0, 1), said.float()])
+        hidden = self.run(inner.layers, functional.embedding(llm["source"], table), llm)
+        return self.model.lm_head(inner.norm(functional.embedding(llm["at"], hidden))).float()
 
     def forward(
         self,
         pixel_values: torch.Tensor,
-        blocks: list[dict[str, torch.Tensor]],
-        text_count: torch.Tensor,
-        answer_ids: torch.Tensor,
-        rows: list[dict[str, torch.Tensor]],
+        text_ids: torch.Tensor,
+        fusion: dict[str, Any],
+        llm: dict[str, Any],
         truth: dict[str, torch.Tensor],
     ) -> dict[str, torch.Tensor]:
         """The loss per answer, and the weighted share of answer tokens that are right; shapes in `packing`.
 
         Where there is pre-fusion, what it is asked counts, too.
         """
-        texts, tokens = self.embedded(pixel_values, blocks, int(text_count))
-        loss, right = texts.new_zeros(()), texts.new_zeros(())
-        for group, logits in self._logits(texts, tokens, answer_ids, rows):
-            each = functional.cross_entropy(logits, group["token"], reduction="none")
-            loss = loss + (each * group["weight"]).sum()
-            right = right + ((logits.argmax(-1) == group["token"]) * group["weight"]).sum().detach()
+        texts, tokens = self.embedded(pixel_values, text_ids, fusion)
+        logits = self.logits(texts, tokens, llm)
+        loss = (functional.cross_entropy(logits, llm["token"], reduction="none") * llm["weight"]).sum()
+        right = ((logits.argmax(-1) == llm["token"]) * llm["weight"]).sum().detach()
         if self.mode != "fused":
             return {"loss": loss, "right": right}
-        fusion = self.fusion_loss(texts, tokens, truth)
-        whole = loss + FUSION_SHARE * fusion.pop("loss")
-        return {"loss": whole, "answers": loss.detach(), "right": right, **fusion}
+        asked = self.fusion_loss(texts, tokens, truth)
+        whole = loss + FUSION_SHARE * asked.pop("loss")
+        return {"loss": whole, "answers": loss.detach(), "right": right, **asked}
 
     def fusion_loss(
         self, texts: torch.Tensor, tokens: torch.Tensor, truth: dict[str, torch.Tensor]
@@ -163,35 +242,26 @@ class PackedTrainer(nn.Module):
     def predictions(
         self,
         pixel_values: torch.Tensor,
-        blocks: list[dict[str, torch.Tensor]],
-        text_count: torch.Tensor,
-        answer_ids: torch.Tensor,
-        rows: list[dict[str, torch.Tensor]],
+        text_ids: torch.Tensor,
+        fusion: dict[str, Any],
+        llm: dict[str, Any],
         truth: dict[str, torch.Tensor],
-    ) -> list[torch.Tensor]:
-        """For each group of rows, whether each answer token is the likeliest given the true ones before it."""
-        groups = self._logits(*self.embedded(pixel_values, blocks, int(text_count)), answer_ids, rows)
-        return [logits.argmax(-1) == group["token"] for group, logits in groups]
+    ) -> torch.Tensor:
+        """Whether each answer token is the likeliest given the true ones before it, bool `[M]`."""
+        logits = self.logits(*self.embedded(pixel_values, text_ids, fusion), llm)
+        return logits.argmax(-1) == llm["token"]
 
-    def embedded(
-        self, pixels: torch.Tensor, blocks: list[dict[str, torch.Tensor]], count: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the LLM reads of texts and frames, as the mode says: `[count, width]` and `[F, N, width]`."""
-        return (self.fused if self.mode == "fused" else self.plain)(pixels, blocks, count)
 
-    def _logits(
-        self,
-        texts: torch.Tensor,
-        tokens: torch.Tensor,
-        answer_ids: torch.Tensor,
-        rows: list[dict[str, torch.Tensor]],
-    ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
-        """Each group of rows with the logits `[targets, vocab]` at its targets."""
-        inner = self.model.model
-        embeddings = torch.cat([texts, tokens.float().flatten(0, 1), inner.embed_tokens(answer_ids).float()])
-        for group in rows:
-            hidden = self.run(inner.layers, embeddings[group["source"]], group["segment"], group["position"])
-            yield group, self.model.lm_head(inner.norm(hidden[group["row"], group["column"]])).float()
+def rotated(values: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
+    """Queries or keys `[N, heads, d]` turned by their rotary positions; `cos` and `sin`: float32 `[N, 1, d]`."""
+    first, second = values.chunk(2, dim=2)
+    return (values * cos + torch.cat([-second, first], dim=2) * sin).to(values.dtype)
+
+
+def compute_type(hidden: torch.Tensor) -> torch.dtype:
+    """The type of matrix products with `hidden`: autocast's where it is on."""
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
 class FusionTrainer(nn.Module):
@@ -204,11 +274,11 @@ class FusionTrainer(nn.Module):
     def forward(
         self,
         pixel_values: torch.Tensor,
-        blocks: list[dict[str, torch.Tensor]],
-        text_count: torch.Tensor,
+        text_ids: torch.Tensor,
+        fusion: dict[str, Any],
         truth: dict[str, torch.Tensor],
         **answers: object,
     ) -> dict[str, torch.Tensor]:
         """The loss of what pre-fusion is asked about a packed batch; its answers are not looked at."""
-        texts, tokens = self.trainer.embedded(pixel_values, blocks, int(text_count))
+        texts, tokens = self.trainer.embedded(pixel_values, text_ids, fusion)
         return self.trainer.fusion_loss(texts, tokens, truth)

@@ -7,10 +7,12 @@ alone, so that packing changes the cost and not the result (a test asserts it). 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from llava_mini_cli.demo.questions import Question
 from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID, PromptBuilder
@@ -19,38 +21,100 @@ from llava_mini_cli.train.fusion_truth import named_truth
 from llava_mini_cli.train.pixels import normalised
 
 AnswerWeights = Callable[[int], Mapping[str, float]]
-LENGTH_RATIO = 1.25  # of the longest to the shortest row of one batch of the LLM
-PADDING = -1  # segment of a padded position; 0 is what all questions share, 1, 2, ... are the questions
+LENGTH_RATIO = 1.4  # of the longest to the shortest shared part of sequences that attend as one batch
+
+ROWS, LENGTH, TOKENS = 4, 8, 512  # sizes of batches are rounded up to multiples of these
+LONGEST = 2  # questions of a sequence that are laid out apart from the shorter ones
 
 
 @dataclass
-class Row:
-    """One sequence under construction: where each position's embedding comes from, its segment and its position."""
+class Sequences:
+    """Packed sequences whose tokens lie in one flat list, in any order: which of them each sequence is made of."""
 
-    source: list[int] = field(default_factory=list)
-    segment: list[int] = field(default_factory=list)
-    position: list[int] = field(default_factory=list)
+    shared: list[Sequence[int]] = field(default_factory=list)  # what all questions see, in order
+    own: list[list[Sequence[int]]] = field(default_factory=list)  # the tokens of each question, in order
 
-    column: list[int] = field(default_factory=list)  # where a token is predicted ...
-    token: list[int] = field(default_factory=list)  # ... which one ...
-    weight: list[float] = field(default_factory=list)  # ... and how much it counts
+    def add(self, shared: Sequence[int], own: list[Sequence[int]]) -> None:
+        self.shared.append(shared)
+        self.own.append(own)
 
-    def extend(self, source: Sequence[int], segment: int, first: int) -> None:
-        self.source += source
-        self.segment += [segment] * len(source)
-        self.position += range(first, first + len(source))
+    def layout(self, tokens: int) -> dict[str, Any]:
+        """What attention over `tokens` flat tokens needs, in few different sizes (`rounded`).
+
+        Sequences of similar length form a group; its tokens are laid out as a padded table of what is shared,
+        `[R, P]`, and tables of questions, `[R, n, L]`, one after the other, and so the groups.
+
+        Returns:
+            `index`: int64 `[M]`, which flat token stands at each position of these tables; `there`: bool `[M]`, False
+            where it is padding, which ends them; `back`: int64 `[N]`, where each flat token stands, and behind the
+            `tokens` ones that there are a place of padding; `groups`: `shared`, (R, P), `own`, an (n, L) for each
+            table of questions, and `lengths`, int64 `[R]`, if some are below P.
+        """
+        groups: list[dict[str, Any]] = []
+        index: list[NDArray[np.int64]] = []
+        there: list[NDArray[np.bool_]] = []
+        for members in by_length([len(shared) for shared in self.shared]):
+            rows = rounded(len(members), ROWS)
+            none = [()] * (rows - len(members))
+            tables = [[*(self.shared[m] for m in members), *none]]
+            tables += _by_rank([*(self.own[m] for m in members), *([] for _ in none)])
+            shapes: list[tuple[int, int]] = []
+            for table in tables:
+                places, real = padded(table, LENGTH)
+                index.append(places.reshape(-1))
+                there.append(real.reshape(-1))
+                shapes.append((len(table) // rows, places.shape[1]))
+            group: dict[str, Any] = {"shared": (rows, shapes[0][1]), "own": shapes[1:]}
+            lengths = [len(shared) for shared in tables[0]]
+            if min(lengths) < shapes[0][1]:
+                group["lengths"] = torch.tensor(lengths)
+            groups.append(group)
+        places: NDArray[np.int64] = np.concatenate([*index, [0]])  # closed by a place of padding
+        real: NDArray[np.bool_] = np.concatenate([*there, [False]])
+        back = np.full(rounded(tokens, TOKENS), len(places) - 1, dtype=np.int64)
+        back[places[real]] = np.flatnonzero(real)
+        found = {"index": places, "there": real, "back": back}
+        return {"groups": groups} | {name: torch.from_numpy(table) for name, table in found.items()}
 
 
-@dataclass(frozen=True)
-class TextBlock:
-    """Prompt texts of some frames, padded: a batch for pre-fusion."""
+def _by_rank(own: list[list[Sequence[int]]]) -> list[list[Sequence[int]]]:
+    """Each row's few longest questions as one table and its others as another: less is padded.
 
-    ids: torch.Tensor  # int64 [R, S]
-    segment: torch.Tensor  # int64 [R, S]
-    position: torch.Tensor  # int64 [R, S], behind the vision
-    target: torch.Tensor  # int64 [R, S] into the batch's flat fused texts; 0 for padding
-    frame: torch.Tensor  # int64 [R] which frame each row is fused with
-    share: torch.Tensor  # float32 [R] its share of the mean over the medium's frames
+    Returns:
+        Tables of as many questions for each row, row by row; empty ones where a row has fewer.
+    """
+    number = max(len(questions) for questions in own)
+    ranked = [sorted(questions, key=len, reverse=True) + [()] * (number - len(questions)) for questions in own]
+    cuts = [(first, last) for first, last in ((0, min(LONGEST, number)), (LONGEST, number)) if first < last]
+    return [[question for row in ranked for question in row[first:last]] for first, last in cuts]
+
+
+def by_length(lengths: Sequence[int]) -> list[list[int]]:
+    """Indices in groups of similar length, shortest first, so that little is padded."""
+    groups: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lambda index: lengths[index]):
+        if not groups or lengths[index] > LENGTH_RATIO * lengths[groups[-1][0]]:
+            groups.append([])
+        groups[-1].append(index)
+    return groups
+
+
+def rounded(number: int, step: int) -> int:
+    """The next multiple of `step`: oneDNN makes a kernel for every new size of a matrix product, which costs more time
+    than a small product does, so there have to be few."""
+    return -(-number // step) * step
+
+
+def padded(rows: Sequence[Sequence[int]], step: int = 1) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Ragged rows as int64 `[len(rows), longest]` filled up with 0, and where they are not padding.
+
+    The longest is rounded up to a multiple of `step`.
+    """
+    lengths = np.array([len(row) for row in rows])
+    there = np.arange(rounded(max(int(lengths.max()), 1), step))[None] < lengths[:, None]
+    table = np.zeros(there.shape, dtype=np.int64)
+    table[there] = [value for row in rows for value in row]
+    return table, there
 
 
 class PromptIds:
@@ -73,27 +137,17 @@ class PromptIds:
         return (*ids, self.tokenizer.eos_token_id)
 
 
-def by_length(rows: Sequence[Row]) -> list[list[Row]]:
-    """Rows in groups of similar length, so that little is padded."""
-    groups: list[list[Row]] = []
-    for row in sorted(rows, key=lambda row: len(row.source)):
-        if not groups or len(row.source) > LENGTH_RATIO * len(groups[-1][0].source):
-            groups.append([])
-        groups[-1].append(row)
-    return groups
-
-
-def padded(rows: Sequence[Sequence[int]], fill: int) -> torch.Tensor:
-    """Ragged rows as int64 `[len(rows), longest]`."""
-    table = np.full((len(rows), max(len(row) for row in rows)), fill, dtype=np.int64)
-    for index, row in enumerate(rows):
-        table[index, : len(row)] = row
-    return torch.from_numpy(table)
-
-
 def alike(_: int) -> Mapping[str, float]:
     """Every answer counts the same."""
     return {}
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Where a medium's texts stand in the flat list of all texts."""
+
+    begin: int
+    questions: tuple[int, ...]  # their lengths, in order, behind the prompt's beginning
 
 
 class Packer:
@@ -116,107 +170,124 @@ class Packer:
 
     def __call__(self, media: Sequence[Medium]) -> dict[str, Any]:
         """Tensors for `packed.PackedTrainer.forward`."""
-        images = [m for m in media if len(m.order) == 1]
-        videos = [m for m in media if len(m.order) > 1]
-        ordered = [*images, *videos]
-        frames_before = np.cumsum([0] + [len(m.frames) for m in ordered]).tolist()
-        texts = [self._text_row(m) for m in ordered]
-        texts_before = np.cumsum([1] + [len(row.source) for row in texts]).tolist()
-        blocks: list[TextBlock] = []
-        for group in (range(len(images)), range(len(images), len(ordered))):
-            if len(group):
-                blocks.append(self._block(ordered, texts, frames_before, texts_before, group))
-        first_token = texts_before[-1]
-        first_target = first_token + frames_before[-1] * self.frame_tokens
-        rows, answers = self._llm_rows(ordered, texts_before, frames_before, first_token, first_target)
-        total = sum(sum(row.weight) for row in rows)
+        ids: list[int] = []
+        texts: list[Texts] = []
+        for medium in media:
+            asked = [self.prompts.after(question.text) for question in medium.questions]
+            texts.append(Texts(len(ids), tuple(len(one) for one in asked)))
+            ids += self.prompts.before
+            for one in asked:
+                ids += one
         return {
-            "pixel_values": normalised(np.concatenate([m.frames for m in ordered])),
-            "blocks": [vars(block) for block in blocks],
-            "text_count": torch.tensor(first_token),
-            "answer_ids": torch.tensor(answers, dtype=torch.int64),
-            "rows": [self._group(group, total) for group in by_length(rows)],
-            "truth": self._truth(ordered, texts_before),
+            "pixel_values": normalised(np.concatenate([medium.frames for medium in media])),
+            "text_ids": torch.tensor(ids, dtype=torch.int64),
+            "fusion": self._fusion(media, texts),
+            "llm": self._llm(media, texts, len(ids)),
+            "truth": self._truth(media, texts),
         }
 
-    def _text_row(self, medium: Medium) -> Row:
-        """The prompt's beginning and every question, as pre-fusion reads them; `source` holds ids."""
-        row = Row()
-        row.extend(self.prompts.before, 0, self.vision_length)
-        first = self.vision_length + len(self.prompts.before)
-        for number, question in enumerate(medium.questions, start=1):
-            row.extend(self.prompts.after(question.text), number, first)
-        return row
+    def _question_places(self, lengths: Sequence[int], begin: int) -> list[Sequence[int]]:
+        """Consecutive ranges of these lengths."""
+        ends = np.cumsum([begin, *lengths]).tolist()
+        return [range(first, last) for first, last in pairwise(ends)]
 
-    def _block(
-        self, media: list[Medium], texts: list[Row], frames: list[int], flat: list[int], group: range
-    ) -> TextBlock:
-        rows = [(m, frame, share) for m in group for frame, share in media[m].text_frames.items()]
-        return TextBlock(
-            ids=padded([texts[m].source for m, _, _ in rows], 1),
-            segment=padded([texts[m].segment for m, _, _ in rows], PADDING),
-            position=padded([texts[m].position for m, _, _ in rows], 0),
-            target=padded([range(flat[m], flat[m + 1]) for m, _, _ in rows], 0),
-            frame=torch.tensor([frames[m] + frame for m, frame, _ in rows]),
-            share=torch.tensor([share for _, _, share in rows], dtype=torch.float32),
-        )
+    def _fusion(self, media: Sequence[Medium], texts: list[Texts]) -> dict[str, Any]:
+        """Pre-fusion's sequences: tokens are every frame's vision, then the texts of every frame that has some.
 
-    def _truth(self, media: list[Medium], texts: list[int]) -> dict[str, torch.Tensor]:
+        Returns:
+            `target` int64 `[S]`: which of the flat texts each such text token is; `share` float32 `[S]`, of its
+            frame in the medium's mean; `position` int64 `[F * vision_length + S]`; and the layout.
+        """
+        vision, begin = self.vision_length, len(self.prompts.before)
+        frames = sum(len(medium.frames) for medium in media)
+        sequences = Sequences()
+        position = [*range(vision)] * frames
+        target: list[int] = []
+        share: list[float] = []
+        first = 0
+        for medium, text in zip(media, texts, strict=True):
+            length = begin + sum(text.questions)
+            for frame in range(len(medium.frames)):
+                seen = range((first + frame) * vision, (first + frame + 1) * vision)
+                if frame not in medium.text_frames:
+                    sequences.add(seen, [])
+                    continue
+                at = len(position)
+                sequences.add([*seen, *range(at, at + begin)], self._question_places(text.questions, at + begin))
+                target += range(text.begin, text.begin + length)
+                share += [medium.text_frames[frame]] * length
+                position += range(vision, vision + begin)
+                for one in text.questions:
+                    position += range(vision + begin, vision + begin + one)
+            first += len(medium.frames)
+        return {
+            "target": torch.tensor(target),
+            "share": torch.tensor(share, dtype=torch.float32),
+            "position": torch.tensor(position),
+            **sequences.layout(len(position)),
+        }
+
+    def _llm(self, media: Sequence[Medium], texts: list[Texts], count: int) -> dict[str, Any]:
+        """The LLM's sequences: tokens as indices into [texts, frame tokens, answers], and the answers.
+
+        Returns:
+            `source` and `position`, int64 `[N]`; `answer_ids` int64 `[A]`, what is read of the answers; `at` int64
+            `[M]`, the tokens where something is predicted, `token`, what, and `weight`, how much it counts (sum 1);
+            and the layout.
+        """
+        begin, each = len(self.prompts.before), self.frame_tokens
+        frames = sum(len(medium.frames) for medium in media)
+        sequences = Sequences()
+        source: list[int] = []
+        position: list[int] = []
+        said: list[int] = []
+        at: list[int] = []
+        token: list[int] = []
+        weight: list[float] = []
+        earlier = 0
+        for medium, text in zip(media, texts, strict=True):
+            weights, start = self.weights(medium.index), len(source)
+            source += range(text.begin, text.begin + begin)
+            source += [count + (earlier + frame) * each + i for frame in medium.order for i in range(each)]
+            shared = len(source) - start
+            position += range(shared)
+            own: list[Sequence[int]] = []
+            places = self._question_places(text.questions, text.begin + begin)
+            for question, asked in zip(medium.questions, places, strict=True):
+                answer, first = self.prompts.answer(question.answer), len(source)
+                source += asked
+                at += range(len(source) - 1, len(source) - 1 + len(answer))
+                source += range(count + frames * each + len(said), count + frames * each + len(said) + len(answer) - 1)
+                said += answer[:-1]
+                own.append(range(first, len(source)))
+                position += range(shared, shared + len(own[-1]))
+                token += answer
+                weight += [weights.get(question.kind, 1.0) / len(answer)] * len(answer)
+            sequences.add(range(start, start + shared), own)
+            earlier += len(medium.frames)
+        total = sum(weight)
+        return {
+            "source": torch.tensor(source),
+            "position": torch.tensor(position),
+            "answer_ids": torch.tensor(said, dtype=torch.int64),
+            "at": torch.tensor(at),
+            "token": torch.tensor(token),
+            "weight": torch.tensor([one / total for one in weight]),
+            **sequences.layout(len(source)),
+        }
+
+    def _truth(self, media: Sequence[Medium], texts: list[Texts]) -> dict[str, torch.Tensor]:
         """What pre-fusion is asked (`fusion_truth`): every frame's places, and where images' questions end."""
         named: list[Question] = []
         ends: list[int] = []
-        for index, medium in enumerate(media):
-            at = texts[index] + len(self.prompts.before)
-            for question in medium.questions:
-                at += len(self.prompts.after(question.text))
+        for medium, text in zip(media, texts, strict=True):
+            places = self._question_places(text.questions, text.begin + len(self.prompts.before))
+            for question, asked in zip(medium.questions, places, strict=True):
                 if question.about:
                     named.append(question)
-                    ends.append(at - 1)
+                    ends.append(asked[-1])
         return {
             "cells": torch.from_numpy(np.concatenate([medium.cells for medium in media])),
             "ends": torch.tensor(ends, dtype=torch.int64),
             "named": torch.from_numpy(named_truth(named)),
-        }
-
-    def _frame_sources(self, medium: Medium, first_token: int, before: int) -> list[int]:
-        """Where the tokens of a medium's frames stand, in time order; `before`: frames of earlier media."""
-        each = self.frame_tokens
-        return [first_token + (before + frame) * each + i for frame in medium.order for i in range(each)]
-
-    def _llm_rows(
-        self, media: list[Medium], texts: list[int], frames: list[int], first_token: int, first_target: int
-    ) -> tuple[list[Row], list[int]]:
-        """The LLM's sequences as indices into [padding, fused texts, frame tokens, answers], and the answers' ids."""
-        rows: list[Row] = []
-        answers: list[int] = []
-        for index, medium in enumerate(media):
-            row, weights = Row(), self.weights(medium.index)
-            begin = len(self.prompts.before)
-            row.extend(range(texts[index], texts[index] + begin), 0, 0)
-            row.extend(self._frame_sources(medium, first_token, frames[index]), 0, begin)
-            text = texts[index] + begin
-            first = len(row.source)
-            for number, question in enumerate(medium.questions, start=1):
-                asked, answer = self.prompts.after(question.text), self.prompts.answer(question.answer)
-                row.extend(range(text, text + len(asked)), number, first)
-                row.column += range(len(row.source) - 1, len(row.source) - 1 + len(answer))
-                row.token += answer
-                row.weight += [weights.get(question.kind, 1.0) / len(answer)] * len(answer)
-                said = first_target + len(answers)
-                row.extend(range(said, said + len(answer) - 1), number, first + len(asked))
-                answers += answer[:-1]
-                text += len(asked)
-            rows.append(row)
-        return rows, answers
-
-    def _group(self, rows: list[Row], total: float) -> dict[str, torch.Tensor]:
-        """Rows as one padded batch, with its targets; weights of the whole batch (`total`) sum to 1."""
-        return {
-            "source": padded([row.source for row in rows], 0),
-            "segment": padded([row.segment for row in rows], PADDING),
-            "position": padded([row.position for row in rows], 0),
-            "row": torch.tensor([number for number, row in enumerate(rows) for _ in row.column]),
-            "column": torch.tensor([column for row in rows for column in row.column]),
-            "token": torch.tensor([token for row in rows for token in row.token]),
-            "weight": torch.tensor([weight / total for row in rows for weight in row.weight]),
         }

@@ -77,7 +77,21 @@ class SearchFlags:
         ),
     ] = None
 
+    check_margin: Annotated[
+        float | None,
+        typer.Option(
+            "--check-margin",
+            parser=parse_time,
+            metavar="TIME",
+            help="With --check: how much before and after each moment the model sees, too.",
+            show_default="5s",
+            rich_help_panel=_PANEL,
+        ),
+    ] = None
+
     def __post_init__(self) -> None:
+        if self.check_margin is not None and self.check is None:
+            raise UsageError("--check-margin says how much the model sees for --check; add --check QUESTION")
         if self.min_yes is not None and self.check is None:
             raise UsageError("--min-yes says how likely the yes to --check has to be; add --check QUESTION")
         if self.min_yes is not None and not 0 <= self.min_yes <= 1:
