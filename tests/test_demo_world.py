@@ -21,8 +21,8 @@ from llava_mini_cli.demo.scenes import (
     random_scene,
 )
 from llava_mini_cli.demo.tokens import BOS, CHAT_TEMPLATE, EOT, make_tokenizer, sample_texts
-from llava_mini_cli.demo.video_questions import VIDEO_KINDS, video_caption, video_question
-from llava_mini_cli.demo.videos import STORIES, Actor, Video, random_video
+from llava_mini_cli.demo.video_questions import VIDEO_KINDS, does_move, video_caption, video_question
+from llava_mini_cli.demo.videos import DIRECTIONS, STORIES, Actor, Story, Video, random_video
 from llava_mini_cli.demo.wording import AFTER, BEFORE, HELD_OUT, TRAIN
 
 RED = Thing("circle", "red", "large", 1 / 6, 1 / 6)
@@ -172,6 +172,45 @@ def test_every_story_has_a_caption_and_questions(story: str) -> None:
             if question is not None:
                 kinds.add(question.kind)
     assert {"video_yesno", "video_caption"} <= kinds
+
+
+def test_stepping_stones_of_captions_are_true() -> None:
+    scene = Scene((RED, BLUE), "grey")
+    said: set[tuple[str, str]] = set()
+    for seed in range(60):
+        rng = np.random.default_rng(seed)
+        where, filled = (image_question(rng, scene, "train", kind) for kind in ("at", "filled"))
+        assert where is not None
+        assert filled is not None
+        assert filled.answer == "top left and right"
+        place = where.text.rstrip("?.").split(". ")[0]
+        said.add((where.answer, "top left" if "top left" in place else "right" if "at the right" in place else ""))
+    assert ("large red circle", "top left") in said
+    assert ("small blue square", "right") in said
+    assert {where for answer, where in said if answer == "nothing"} == {""}
+
+
+@pytest.mark.parametrize("story", STORIES)
+def test_whether_something_moves_is_true(story: Story) -> None:
+    """Also of what stands still, and of what stands still beside something that moves."""
+    said: Counter[str] = Counter()
+    for index in range(80):
+        rng = generator("train", index)
+        video = random_video(rng, "train", story)
+        question = does_move(rng, video, "train")
+        moving = next((a for a in video.actors if a.velocity != (0.0, 0.0)), None)
+        named = [a for a in video.actors if a.thing.shape in question.text or f"{a.thing.colour} " in question.text]
+        directions = [way for way in DIRECTIONS if f" {way}" in question.text.split(" or ")[0]]
+        truth = moving is not None and (not named or moving in named) and video.direction in directions
+        if question.answer == "yes":
+            assert truth, question
+        said[question.answer] += 1
+    assert (said["yes"] > 20) == (story == "move")
+
+
+def test_captions_name_still_things_in_reading_order() -> None:
+    still = tuple(Actor(thing, ((0, 5),)) for thing in (BLUE, RED))
+    assert video_caption(Video("still", still, still, "black", 5)) == "A red circle and a blue square stay still."
 
 
 def test_counted_blinks_are_those_of_the_truth() -> None:

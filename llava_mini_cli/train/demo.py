@@ -53,16 +53,16 @@ DENSE: Weights = {"caption": 4.0, "json": 2.0, "video_caption": 3.0, "path": 3.0
     ("yesno", "relation", "video_yesno"), 0.6
 )
 HARD: Weights = {
-    **dict.fromkeys(("yesno", "video_yesno", "event_count", "brief", "rank", "count", "moving", "filled"), 1.5),
-    **dict.fromkeys(("endpoint", "path", "caption"), 2.0),
-    **dict.fromkeys(("relation", "order", "direction"), 3.0),
+    **dict.fromkeys(("yesno", "event_count", "brief", "rank", "count", "moving", "filled"), 1.5),
+    **dict.fromkeys(("endpoint", "path", "caption", "video_yesno"), 2.0),
+    **dict.fromkeys(("relation", "order", "direction", "background"), 3.0),
 }
 LONG: Weights = {
     "caption": 4.0,
-    "order": 3.0,
-    "event_count": 2.5,
+    **dict.fromkeys(("order", "background"), 3.0),
+    **dict.fromkeys(("event_count", "video_yesno"), 2.5),
     **dict.fromkeys(("count", "moving", "video_caption", "appears", "vanishes", "brief"), 2.0),
-    **dict.fromkeys(("direction", "video_yesno", "filled"), 1.5),
+    **dict.fromkeys(("yesno", "relation", "direction", "filled"), 1.5),
 }
 PHASES = (  # the step of stage 2 at which each begins
     (0, DENSE),  # what says the most about a picture leads until it can be read
