@@ -136,9 +136,7 @@ def test_questions_end_where_the_packer_says(tmp_path: Path) -> None:
     data = DemoData("train", 32)
     media = [data[index] for index in (0, 1, 12)]
     batch = Packer(prompts, 37, 1)(media)
-    flat = torch.full((int(batch["text_count"]),), -1)
-    for block in batch["blocks"]:
-        flat[block["target"].flatten()] = block["ids"].flatten()
+    flat = batch["text_ids"]
     about = [question for medium in media for question in medium.questions if question.about]
     ends = batch["truth"]["ends"].tolist()
     assert len(ends) == len(about) > 3

@@ -11,8 +11,9 @@ from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID
 from llava_mini_cli.train.answers_loss import answer_loss, answer_numbers
 from llava_mini_cli.train.demo_data import DemoData, Medium
 from llava_mini_cli.train.packed import PackedTrainer
-from llava_mini_cli.train.packing import Packer, PromptIds, Sequences, by_length
+from llava_mini_cli.train.packing import Packer, PromptIds
 from llava_mini_cli.train.pixels import normalised
+from llava_mini_cli.train.sequences import Sequences, by_length
 
 
 def small_config(vocabulary: int, tokens_per_side: int = 1) -> LlavaMiniConfig:
