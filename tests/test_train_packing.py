@@ -1,6 +1,6 @@
 """Packed training equals the plain model: the same loss for every question, alone or in a crowd."""
 
-import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> PromptIds:
 def every_frame(medium: Medium) -> Medium:
     """The medium with its text fused with every frame, as the plain model does it."""
     shares = {frame: medium.order.count(frame) / len(medium.order) for frame in range(len(medium.frames))}
-    return dataclasses.replace(medium, text_frames=shares)
+    return replace(medium, text_frames=shares, gap=(0, 0))
 
 
 def plain_loss(model: LlavaMiniForConditionalGeneration, prompts: PromptIds, medium: Medium, which: int) -> float:
@@ -82,6 +82,19 @@ def test_packed_loss_is_the_mean_of_plain_losses(prompts: PromptIds, tokens_per_
     with torch.no_grad():
         packed = PackedTrainer(model)(**Packer(prompts, 36 + number, number)(media))
     assert float(packed["answers"]) == pytest.approx(sum(plain) / len(plain), rel=1e-5)
+
+
+def test_a_gap_moves_what_comes_behind_it(prompts: PromptIds) -> None:
+    """Frames behind it, and every question; what is seen stays the same."""
+    data = DemoData("train", 64)
+    plain = next(replace(data[i], gap=(0, 0)) for i in range(64) if len(data[i].order) > 3)
+    gapped = replace(plain, gap=(2, 500))
+    before, after = (Packer(prompts, 37, 1)([medium])["llm"] for medium in (plain, gapped))
+    moved = (after["position"] - before["position"]).tolist()
+    still = len(prompts.before) + 2
+    assert moved == [0] * still + [500] * (len(moved) - still)
+    assert torch.equal(before["source"], after["source"])
+    assert {medium.gap[1] > 0 for medium in (data[i] for i in range(64)) if len(medium.order) > 1} == {True, False}
 
 
 def test_weights_change_what_counts(prompts: PromptIds) -> None:

@@ -3,6 +3,7 @@
 A video's frames repeat while nothing changes, so it holds each different frame once, and the order of frames.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -48,6 +49,8 @@ VIDEO_ASK = {
     "endpoint": 2,
     "path": 2,
 }  # questions of a kind about one video; others: 1
+GAPS = 0.3  # share of videos with a gap in their positions
+LONGEST_GAP = 4000
 IMAGE_QUESTIONS = 9
 VIDEO_QUESTIONS = 9
 SQUASHED = 0.3  # share of media that take the road of video frames to the tower; it costs more than the other
@@ -64,6 +67,7 @@ class Medium:
     cells: NDArray[np.int64]  # [U, 9, 3] what stands in each place of each different frame (`fusion_truth`)
     text_frames: dict[int, float]  # frames that the text is fused with, and their shares of its mean (sum 1)
     questions: tuple[Question, ...]
+    gap: tuple[int, int] = (0, 0)  # a frame, and how many positions the LLM is made to believe were before it
     index: int = 0  # its place in the data set
 
 
@@ -142,7 +146,15 @@ def video_medium(
         order.append(seen[scene.things])
     shares = text_shares(rng, tuple(order), video.story == "move", lone)
     questions = ask_about_video(rng, video, split, VIDEO_QUESTIONS)
-    return Medium(np.stack(frames), tuple(order), np.stack(cells), shares, questions)
+    gap = position_gap(rng, len(order))
+    return Medium(np.stack(frames), tuple(order), np.stack(cells), shares, questions, gap)
+
+
+def position_gap(rng: np.random.Generator, seconds: int) -> tuple[int, int]:
+    """A gap somewhere in the positions of some videos: what is far away in an hour is far away in training, too."""
+    if rng.random() >= GAPS:
+        return 0, 0
+    return int(rng.integers(seconds + 1)), int(math.exp(rng.uniform(math.log(20), math.log(LONGEST_GAP))))
 
 
 class DemoData(Dataset[Medium]):

@@ -156,7 +156,8 @@ class Packer:
             source += range(text.begin, text.begin + begin)
             source += [count + (earlier + frame) * each + i for frame in medium.order for i in range(each)]
             shared = len(source) - start
-            position += range(shared)
+            before, gap = begin + medium.gap[0] * each, medium.gap[1]
+            position += [*range(before), *range(before + gap, shared + gap)]
             own: list[Sequence[int]] = []
             places = self._question_places(text.questions, text.begin + begin)
             for question, asked in zip(medium.questions, places, strict=True):
@@ -166,7 +167,7 @@ class Packer:
                 source += range(count + frames * each + len(said), count + frames * each + len(said) + len(answer) - 1)
                 said += answer[:-1]
                 own.append(range(first, len(source)))
-                position += range(shared, shared + len(own[-1]))
+                position += range(shared + gap, shared + gap + len(own[-1]))
                 token += answer
                 weight += [weights.get(question.kind, 1.0) / len(answer)] * len(answer)
             sequences.add(range(start, start + shared), own)
