@@ -24,7 +24,7 @@ from llava_mini_cli.train.score import ALL_KINDS, BRIEF_SECONDS, Score, score
 
 LONG_KINDS = tuple(kind for kind, seconds in BRIEF_SECONDS.items() if seconds > 200)
 PATHS = Path(__file__).parent / "results" / "demo_paths.json"  # of demo_paths.py
-FEW = 20  # questions of such a kind: each takes a minute or so
+FEW = 20  # questions of such a kind: those of an hour take half a minute each
 
 
 def kind_scores(

@@ -2,7 +2,8 @@
 
 A frame's token is asked which thing stands in each of the nine places: an image's text reads the patches itself, and
 so teaches the token little; without this, the token came to hold what there is but not where, and a video's frames
-could not be compared. The end of a question is asked for everything about the things that the question names.
+could not be compared. The end of a question is asked for everything about the things that the question names, and one
+about the background for that.
 """
 
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from llava_mini_cli.demo.questions import Question
-from llava_mini_cli.demo.scenes import COLOURS, SHAPES, SIZES, Scene, Thing
+from llava_mini_cli.demo.scenes import BACKGROUNDS, COLOURS, SHAPES, SIZES, Scene, Thing
 
 CELLS = 9
 NAMED = 2  # things that a question names at most
@@ -47,6 +48,12 @@ def named_truth(questions: Sequence[Question]) -> NDArray[np.int64]:
     return truth
 
 
+def background_truth(questions: Sequence[Question]) -> NDArray[np.int64]:
+    """`[n]`: the background that each question is about, if it is."""
+    known = [BACKGROUNDS.index(q.answer) if q.kind == "background" else IGNORED for q in questions]
+    return np.array(known, dtype=np.int64)
+
+
 class FusionHeads(nn.Module):
     """Linear heads on what pre-fusion gives.
 
@@ -59,6 +66,7 @@ class FusionHeads(nn.Module):
         super().__init__()
         self.cells = nn.Linear(width * tokens, CELLS * sum(list(HEADS.values())[:3]))
         self.named = nn.Linear(width, NAMED * sum(HEADS.values()))
+        self.background = nn.Linear(width, len(BACKGROUNDS))
 
     def frames(self, tokens: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss of frames' tokens `[F, V, width]` for `cell_truth`, and the share of things that are right."""
@@ -67,6 +75,13 @@ class FusionHeads(nn.Module):
     def texts(self, ends: torch.Tensor, truth: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The loss of questions' ends `[n, width]` for `named_truth`, and the share of things that are right."""
         return _judged(self.named(_normed(ends)).unflatten(1, (NAMED, -1)), truth)
+
+    def backgrounds(self, ends: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
+        """The loss of questions' ends `[n, width]` for `background_truth`, 0 where none is about it."""
+        logits = self.background(_normed(ends)).float()
+        return functional.cross_entropy(logits, truth, ignore_index=IGNORED, reduction="sum") / (
+            (truth != IGNORED).sum().clamp(min=1)
+        )
 
 
 def _normed(values: torch.Tensor) -> torch.Tensor:

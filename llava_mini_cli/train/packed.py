@@ -131,8 +131,10 @@ class PackedTrainer(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """The loss of what pre-fusion is asked, and the shares of things that tokens and texts know."""
         of_frames, seen = self.heads.frames(tokens, truth["cells"])
-        of_texts, named = self.heads.texts(texts[truth["ends"]], truth["named"])
-        return {"loss": of_frames + of_texts, "seen": seen, "named": named}
+        ends = texts[truth["ends"]]
+        of_texts, named = self.heads.texts(ends, truth["named"])
+        behind = self.heads.backgrounds(ends, truth["background"])
+        return {"loss": of_frames + of_texts + behind, "seen": seen, "named": named, "behind": behind.detach()}
 
     def predictions(
         self,

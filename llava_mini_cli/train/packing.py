@@ -16,7 +16,7 @@ import torch
 from llava_mini_cli.demo.questions import Question
 from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID, PromptBuilder
 from llava_mini_cli.train.demo_data import Medium
-from llava_mini_cli.train.fusion_truth import named_truth
+from llava_mini_cli.train.fusion_truth import background_truth, named_truth
 from llava_mini_cli.train.pixels import normalised
 from llava_mini_cli.train.sequences import Sequences
 
@@ -190,11 +190,12 @@ class Packer:
         for medium, text in zip(media, texts, strict=True):
             places = self._question_places(text.questions, text.begin + len(self.prompts.before))
             for question, asked in zip(medium.questions, places, strict=True):
-                if question.about:
+                if question.about or question.kind == "background":
                     named.append(question)
                     ends.append(asked[-1])
         return {
             "cells": torch.from_numpy(np.concatenate([medium.cells for medium in media])),
             "ends": torch.tensor(ends, dtype=torch.int64),
             "named": torch.from_numpy(named_truth(named)),
+            "background": torch.from_numpy(background_truth(named)),
         }
