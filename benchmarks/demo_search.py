@@ -45,6 +45,7 @@ NEAR = 2.0  # seconds
 PERCENTILES = (5, 25, 50, 75, 95)
 LONGEST = 40  # seconds of a video
 CHECKED = 40  # moments that the model looks at: every thing is seen in a dozen of the videos
+SHOWN = 0.6  # score below which CLIP says that a thing is not there
 
 
 def make_videos(folder: Path, count: int) -> list[Video]:
@@ -158,13 +159,14 @@ def ways(videos: list[Video]) -> tuple[list[str], list[str]]:
 
 
 def likeliest_yes(archive: Archive, encoder: QueryEncoder, text: str, question: str, model: str) -> float:
-    """What `search TEXT -k 40 --check QUESTION` puts first."""
-    found = search(archive, encoder.text(text), SearchOptions(CHECKED), Scanner(scan_file, scan_batches))
+    """What `search TEXT -k 40 --min-score 0.6 --check QUESTION` puts first."""
+    options = SearchOptions(CHECKED, SHOWN)
+    found = search(archive, encoder.text(text), options, Scanner(scan_file, scan_batches))
     with Interrupts() as interrupts:
         progress = Reporter(Tally(), None, quiet=True, verbose=False)
         checked, failed = check(archive, found, question, model, (progress, interrupts))
     assert not failed
-    return checked[0].p_yes or 0.0
+    return (checked[0].p_yes if checked else None) or 0.0
 
 
 def ways_checked(archive: Archive, encoder: QueryEncoder, videos: list[Video], model: str) -> dict[str, Any]:
