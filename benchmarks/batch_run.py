@@ -1,6 +1,6 @@
 """A long run over made media, 30 of them broken in ten ways: rows, seconds, and how memory and speed go on.
 
-    python benchmarks/batch_run.py [--pictures 1000] [--videos 40] [--model demo] [--folder FOLDER]
+    python benchmarks/batch_run.py [--pictures 1000] [--videos 40] [--model demo] [--timeout 10]
 
 Runs the installed command on the CPU and prints one JSON object. Speed is that of each fifth of the rows.
 """

@@ -4,7 +4,7 @@
 
 Renders held-out videos, writes them as H.264, indexes them with the command, and searches for what their scenes show,
 in words. A query is right when the best moment lies within 2 seconds of a frame that shows all of what was said. Then
-the same for what is not shown anywhere: a thing that no scene has (`absent`), and a thing in a place or order where
+the same for what is not shown anywhere: a thing that no scene has (`absent`), and a thing in a place where
 it never is (`elsewhere`), and for things that do move, in a direction in which they never do (`wrong_way`, against
 `right_way`). CLIP sees single frames, so the last two score alike; `direction_checked` is what `search --check` makes
 of them: the likeliest yes among as many moments as a thing is seen in. Prints one JSON object.

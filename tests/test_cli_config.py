@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 from cli_doubles import EchoEngine, open_made_clip
+from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from llava_mini_cli.commands.configured import options_of
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.pipelines.health import Fact
@@ -194,6 +196,16 @@ def test_required_options_may_stand_in_a_file() -> None:
 def test_help_does_not_swallow_the_names_of_extras(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert "needs the  extra" not in llava_mini(command, "--help").stdout
+
+
+@pytest.mark.parametrize("command", ["ask", "caption", "index", "search", "doctor"])
+def test_every_switch_that_a_file_may_set_can_be_undone(command: str) -> None:
+    options = options_of(get_command(app).commands[command])  # type: ignore[attr-defined]
+    switches = {key: option for key, option in options.items() if option.is_flag}
+    assert switches or command == "doctor"
+    assert {key: option.secondary_opts for key, option in switches.items()} == {
+        key: [f"--no-{key}"] for key in switches
+    }
 
 
 def test_help_and_completion_survive_a_bad_file() -> None:

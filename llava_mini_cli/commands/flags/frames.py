@@ -57,7 +57,8 @@ class FrameFlags:
     allow_truncated: Annotated[
         bool,
         typer.Option(
-            "--allow-truncated",
+            "--allow-truncated/--no-allow-truncated",
+            show_default=False,
             help="Take what there is of a picture that is cut short; the row has a warning.",
             rich_help_panel=_PANEL,
         ),

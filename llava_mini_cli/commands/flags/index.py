@@ -22,7 +22,8 @@ class IndexFlags:
     features: Annotated[
         bool,
         typer.Option(
-            "--features",
+            "--features/--no-features",
+            show_default=False,
             help="Store patch features too: exact answers later, without the files.",
             rich_help_panel=_PANEL,
         ),
@@ -61,22 +62,37 @@ class IndexFlags:
         str, typer.Option("--caption-prompt", help="What is asked for a caption.", rich_help_panel=_PANEL)
     ] = "Please describe what is shown in detail."
     retry_errors: Annotated[
-        bool, typer.Option("--retry-errors", help="Look again at media that failed.", rich_help_panel=_PANEL)
+        bool,
+        typer.Option(
+            "--retry-errors/--no-retry-errors",
+            show_default=False,
+            help="Look again at media that failed.",
+            rich_help_panel=_PANEL,
+        ),
     ] = False
-    prune: Annotated[bool, typer.Option("--prune", help="Drop media whose files are gone.", rich_help_panel=_PANEL)] = (
-        False
-    )
+    prune: Annotated[
+        bool,
+        typer.Option(
+            "--prune/--no-prune", show_default=False, help="Drop media whose files are gone.", rich_help_panel=_PANEL
+        ),
+    ] = False
     ann: Annotated[
         bool,
         typer.Option(
-            "--ann",
+            "--ann/--no-ann",
+            show_default=False,
             help="Make the index of llava-mini search --approximate anew; needs the extra llava-mini-cli\\[ann].",
             rich_help_panel=_PANEL,
         ),
     ] = False
     compact: Annotated[
         bool,
-        typer.Option("--compact", help="Merge small parts and take out what was dropped.", rich_help_panel=_PANEL),
+        typer.Option(
+            "--compact/--no-compact",
+            show_default=False,
+            help="Merge small parts and take out what was dropped.",
+            rich_help_panel=_PANEL,
+        ),
     ] = False
 
     def stored_features(self) -> Literal["float16", "float32", "int8"] | None:

@@ -44,7 +44,12 @@ class PromptFlags:
     ] = ""
     yes_no: Annotated[
         bool,
-        typer.Option("--yes-no", help="Say also how likely yes is against no: column p_yes.", rich_help_panel=_PANEL),
+        typer.Option(
+            "--yes-no/--no-yes-no",
+            show_default=False,
+            help="Say also how likely yes is against no: column p_yes.",
+            rich_help_panel=_PANEL,
+        ),
     ] = False
 
     def prompts(self) -> "tuple[Prompt, ...]":

@@ -47,7 +47,10 @@ class RunFlags:
     dry_run: Annotated[
         bool,
         typer.Option(
-            "--dry-run", help="Say what there is to do, from headers alone, and stop.", rich_help_panel=_PANEL
+            "--dry-run/--no-dry-run",
+            show_default=False,
+            help="Say what there is to do, from headers alone, and stop.",
+            rich_help_panel=_PANEL,
         ),
     ] = False
 

@@ -53,7 +53,10 @@ class SearchFlags:
     approximate: Annotated[
         bool,
         typer.Option(
-            "--approximate", help="Through the index of llava-mini index --ann; may miss.", rich_help_panel=_PANEL
+            "--approximate/--no-approximate",
+            show_default=False,
+            help="Through the index of llava-mini index --ann; may miss.",
+            rich_help_panel=_PANEL,
         ),
     ] = False
     check: Annotated[
@@ -120,10 +123,23 @@ class FoundFlags:
         typer.Option("-f", "--format", help="Instead of the suffix.", show_default=False, rich_help_panel=_OUTPUT),
     ] = None
     paths_only: Annotated[
-        bool, typer.Option("--paths-only", help="Print each medium's path once.", rich_help_panel=_OUTPUT)
+        bool,
+        typer.Option(
+            "--paths-only/--no-paths-only",
+            show_default=False,
+            help="Print each medium's path once.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = False
     null: Annotated[
-        bool, typer.Option("-0", "--null", help="End paths with NUL, for xargs -0.", rich_help_panel=_OUTPUT)
+        bool,
+        typer.Option(
+            "-0",
+            "--null/--no-null",
+            show_default=False,
+            help="End paths with NUL, for xargs -0.",
+            rich_help_panel=_OUTPUT,
+        ),
     ] = False
     thumbnails: Annotated[
         str | None,

@@ -239,7 +239,7 @@ class Archive:
 
 @contextmanager
 def open_archive(folder: Path) -> Generator[Archive]:
-    """An archive for reading; `--compact` waits until the block ends, other writers do not.
+    """An archive for reading; `--compact` is refused until the block ends, other writers are not.
 
     Raises:
         UsageError: there is none. ArchiveError: its header is damaged. OutputLocked: it is being compacted.
