@@ -12,7 +12,7 @@ from llava_mini_cli.errors import LlavaMiniError
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.media.clip import Clip
 from llava_mini_cli.media.open import Opening
-from llava_mini_cli.pipelines.ahead import AHEAD, OpenAhead, Opened
+from llava_mini_cli.pipelines.ahead import AHEAD, SLOW_S, OpenAhead, Opened
 
 
 def jobs(count: int) -> Iterator[Job]:
@@ -91,6 +91,26 @@ def test_a_medium_larger_than_the_limit_is_opened_alone() -> None:
         opened = take(ahead)
         assert opened.job.path == str(number)
         close(opened)
+    ahead.close()
+
+
+def test_a_medium_larger_than_the_limit_that_was_overtaken_is_opened_too() -> None:
+    sizes = [500, 10, 10, 500]
+
+    def slow_scan(job: Job, opening: Opening) -> Clip:
+        opening.guarded()
+        time.sleep(SLOW_S + 0.3 if sizes[int(job.path)] > 100 else 0)
+        opening.reserve(sizes[int(job.path)])
+        return made(job, opening)
+
+    ahead = OpenAhead(jobs(4), slow_scan, timeout=60, limit=100)
+    taken: list[str] = []
+    for _ in sizes:
+        opened = take(ahead)
+        taken.append(opened.job.path)
+        close(opened)
+    assert sorted(taken) == ["0", "1", "2", "3"]
+    assert taken[-1] in ("0", "3")
     ahead.close()
 
 

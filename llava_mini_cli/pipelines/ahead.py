@@ -161,11 +161,15 @@ class OpenAhead:
             thread.join(max(0.0, end - time.monotonic()))
 
     def reserve(self, slot: _Slot, size: int) -> None:
-        """Waits for room. What comes first may exceed the limit once everything that was taken is closed again."""
+        """Waits for room. What comes first may exceed the limit once everything that was taken is closed again.
+
+        So may what was overtaken, once nothing else is held: it is never first again.
+        """
 
         def is_free() -> bool:
             first = next((other for other in self._order if not other.is_slow), None) is slot
-            fits = self._held + size <= self._limit or (first and not self._taken_bytes)
+            alone = self._held == slot.size
+            fits = self._held + size <= self._limit or alone or (first and not self._taken_bytes)
             return fits or self._stopped or slot.is_abandoned
 
         with self._changed:
