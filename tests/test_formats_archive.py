@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from llava_mini_cli.errors import ArchiveError, OutputLocked, UsageError
-from llava_mini_cli.formats.archive.compact import compact
+from llava_mini_cli.formats.archive.compact import Compacted, compact
 from llava_mini_cli.formats.archive.layout import ArchiveHeader, FeatureKind, Shapes, files_of
 from llava_mini_cli.formats.archive.part import FrameRows
 from llava_mini_cli.formats.archive.quantized import from_int8, to_int8
@@ -288,7 +288,7 @@ def test_compaction_keeps_what_lives(two_parts: Path) -> None:
         writer.drop("/x/c")
     with open_archive(two_parts) as archive:
         expected = {medium.path: next(archive.features(medium))[0] for medium in archive.each_medium()}
-    assert compact(two_parts) == (3, 1)
+    assert compact(two_parts) == Compacted(3, 1, [])
     assert sorted(paths(two_parts)) == ["/x/a", "/x/b"]
     with open_archive(two_parts) as archive:
         assert archive.parts == [4]
@@ -299,7 +299,7 @@ def test_compaction_keeps_what_lives(two_parts: Path) -> None:
         file = archive.vector_file(4, 7)
         assert file is not None
         assert np.fromfile(file, "<f2").reshape(7, 4).tolist() == vectors(archive, 4).tolist()
-    assert compact(two_parts) == (0, 0)
+    assert compact(two_parts) == Compacted(0, 0, [])
     with open_for_writing(two_parts) as writer:
         assert set(writer.known) == {"/x/a", "/x/b"}
 
@@ -318,7 +318,7 @@ def test_compaction_leaves_readers_their_files(two_parts: Path) -> None:
     with open_archive(two_parts) as archive, pytest.raises(OutputLocked, match="being read"):
         compact(two_parts)
         assert len(archive.media) == 3
-    assert compact(two_parts) == (2, 1)
+    assert compact(two_parts) == Compacted(2, 1, [])
 
 
 @pytest.fixture

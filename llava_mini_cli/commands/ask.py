@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from llava_mini_cli.commands.ask_archive import ask_archive
+from llava_mini_cli.commands.configured import given_options
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.archive import ArchiveFlags
 from llava_mini_cli.commands.run import run_questions
@@ -23,7 +24,7 @@ Arguments = Annotated[
 ]
 
 
-def ask(flags: QuestionFlags, archive: ArchiveFlags, arguments: Arguments = None) -> int:
+def ask(context: typer.Context, flags: QuestionFlags, archive: ArchiveFlags, arguments: Arguments = None) -> int:
     """Ask a question about videos and images.
 
     One medium and one question at a terminal: the answer as plain text. Otherwise: one JSON line for each answer.
@@ -35,7 +36,7 @@ def ask(flags: QuestionFlags, archive: ArchiveFlags, arguments: Arguments = None
     if archive.index is not None:
         if media:
             raise UsageError(f"'{media[0]}': --index takes no MEDIA; --path says which of the archive's")
-        return ask_archive(prompts, flags, archive)
+        return ask_archive(prompts, flags, archive, given_options(context))
     if not media and inputs.files_from is None:
         raise UsageError("there is no medium: llava-mini ask MEDIA... QUESTION, or --files-from")
     return run_questions(media, prompts, flags)

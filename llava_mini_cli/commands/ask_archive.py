@@ -1,13 +1,12 @@
 """`llava-mini ask --index ARCHIVE QUESTION`: questions about an archive in place of files."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.archive import ArchiveFlags
-from llava_mini_cli.commands.flags.model import DEFAULT_MODEL
 from llava_mini_cli.commands.run import exit_code, output_opener, reported, run_options
 from llava_mini_cli.commands.stderr import hush_libraries, say_error
 from llava_mini_cli.errors import ArchiveError, UsageError
@@ -19,8 +18,14 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.pipelines.stored import StoredMedia
 
 
-def ask_archive(prompts: tuple["Prompt", ...], flags: QuestionFlags, archive_flags: ArchiveFlags) -> int:
-    """Answers every prompt about every medium of an archive, or about its best moments; returns the exit code."""
+def ask_archive(
+    prompts: tuple["Prompt", ...], flags: QuestionFlags, archive_flags: ArchiveFlags, given: Collection[str]
+) -> int:
+    """Answers every prompt about every medium of an archive, or about its best moments; returns the exit code.
+
+    Args:
+        given: keys of the options that the user set; the others are the archive's.
+    """
     if flags.run.dry_run:
         raise UsageError("--dry-run tells about files, not about --index")
     _refuse_options_of_files(flags)
@@ -44,7 +49,7 @@ def ask_archive(prompts: tuple["Prompt", ...], flags: QuestionFlags, archive_fla
     tally = Tally()
     with open_archive(Path(archive_flags.index or "")) as whole:
         archive = by_path(whole, archive_flags.path)
-        options = _options(archive, flags)
+        options = _options(archive, flags, given)
         media = StoredMedia(archive, open_clip)
         with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
             with interrupts.allowed():
@@ -86,16 +91,17 @@ def _refuse_options_of_files(flags: QuestionFlags) -> None:
             raise UsageError(f"{name} is about files and tables, not about --index; --path says which of its media")
 
 
-def _options(archive: "Archive", flags: QuestionFlags) -> "RunOptions":
+def _options(archive: "Archive", flags: QuestionFlags, given: Collection[str]) -> "RunOptions":
     """The run's options, with the archive's own model and sampling where nothing else was asked for."""
     from llava_mini_cli.pipelines.find import the_model
-    from llava_mini_cli.pipelines.stored import sampling_of
+    from llava_mini_cli.pipelines.stored import SAMPLED, sampling_of
 
     options = run_options(flags)
-    given = None if options.model.model == DEFAULT_MODEL else options.model.model
-    name, revision = the_model(archive.header, given)
+    wanted = options.model.model if "model" in given else None
+    name, revision = the_model(archive.header, wanted, options.model.revision)
     model = replace(options.model, model=name, revision=revision)
-    return replace(options, model=model, sampling=sampling_of(archive, options.sampling))
+    named = [one for one in SAMPLED if one.replace("_", "-") in given]
+    return replace(options, model=model, sampling=sampling_of(archive, options.sampling, named))
 
 
 def _jobs(

@@ -89,6 +89,11 @@ def origins(context: typer.Context) -> Iterator[tuple[str, Origin]]:
         yield key, Origin(context.params.get(option.name), source, _place(context, option.name))
 
 
+def given_options(context: typer.Context) -> frozenset[str]:
+    """Keys of a parsed command's options that somebody set: on the command line, in a variable or in a file."""
+    return frozenset(key for key, origin in origins(context) if origin.source not in ("default", "required"))
+
+
 def options_of(command: Any) -> dict[str, TyperOption]:
     """The options of a command by key, which is the long flag without its dashes."""
     options = [param for param in command.params if isinstance(param, TyperOption)]

@@ -91,9 +91,11 @@ def _index(
 def _compact(archive: Path, talk: TalkFlags) -> None:
     from llava_mini_cli.formats.archive.compact import compact
 
-    before, after = compact(archive)
+    done = compact(archive)
+    for damage in done.lost:
+        say_error(f"{archive}: {damage.file} was damaged and is taken out: {damage.message}; index its media again")
     if not talk.quiet:
-        say(f"llava-mini: {before} parts merged into {after}")
+        say(f"llava-mini: {done.before} parts merged into {done.after}")
 
 
 def _approximate(archive: Path, talk: TalkFlags) -> None:
@@ -115,7 +117,10 @@ def _say_end(tally: "IndexTally", archive: Path, talk: TalkFlags, seconds: float
         say_error(f"{archive}: {damage.file} is damaged and left out: {damage.message}")
     if talk.quiet:
         return
-    counts = (tally.skipped, "there already"), (tally.dropped, "dropped"), (tally.failed, "failed")
+    there = "there already"
+    if tally.errors_skipped:
+        there += f" ({tally.errors_skipped} failed; --retry-errors tries them again)"
+    counts = (tally.skipped, there), (tally.dropped, "dropped"), (tally.failed, "failed")
     words = [f"{tally.answered} media indexed", *(f"{count} {what}" for count, what in counts if count)]
     stopped = {"limit": ", stopped by --limit", "max_failures": ", stopped by --max-failures", None: ""}
     end = stopped[tally.stopped_by]

@@ -40,14 +40,18 @@ def find(
     return search(archive, combined(queries), options, Scanner(scan_file, scan_batches))
 
 
-def the_model(header: ArchiveHeader, given: str | None) -> tuple[str, str | None]:
+def the_model(header: ArchiveHeader, given: str | None, revision: str | None = None) -> tuple[str, str | None]:
     """Name and revision of the model that an archive was made with.
+
+    Args:
+        given: where it is now, or another name of it; None: where it was. revision: as given; None: the archive's.
 
     Raises:
         UsageError: what is there, or was given, is another one. ModelNotFound: it is not where it was.
     """
     name = given or header.model
-    revision = header.model_revision if name == header.model else None
+    if revision is None and name == header.model:
+        revision = header.model_revision
     try:
         digest = model_digest(name, revision)
     except ModelNotFound as error:

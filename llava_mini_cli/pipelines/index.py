@@ -185,6 +185,7 @@ class _Run(Counted):
             seen.add(item[0])
             if self.archive.holds(item, retry_errors=self._options.retry_errors):
                 self._tally.skipped += 1
+                self._tally.errors_skipped += self.archive.known[item[0]].status == "error"
             else:
                 yield job._replace(item=item)
 
@@ -219,9 +220,9 @@ class _Run(Counted):
             flight.frames.close()
 
     def prune(self) -> None:
-        """Drops local files that are not there any more."""
+        """Drops local media that are not there any more."""
         for path in list(self.archive.known):
-            if "://" not in path and not os.path.lexists(local_name(path)):
+            if "://" not in path and _is_gone(local_name(path)):
                 self.archive.drop(path)
                 self._tally.dropped += 1
 
@@ -290,6 +291,17 @@ class _Run(Counted):
             "error_stage": fault.stage,
         }
         self.archive.finish(self.archive.begin(), row)
+
+
+def _is_gone(path: str) -> bool:
+    """Whether nothing has this name for certain: a disk that does not answer may have it, and a shard its member."""
+    try:
+        os.lstat(path)
+    except FileNotFoundError:
+        return True
+    except OSError:  # such as NotADirectoryError: it lies inside a shard or a table, and that is there
+        return False
+    return False
 
 
 def _identity(job: Job) -> ItemIdentity:

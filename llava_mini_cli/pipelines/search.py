@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from llava_mini_cli.errors import ArchiveError, UsageError
 from llava_mini_cli.formats.archive.near import Stretch, nearest
-from llava_mini_cli.formats.archive.reader import Archive, Damage, FrameColumns, Medium
+from llava_mini_cli.formats.archive.reader import Archive, FrameColumns, Medium
 from llava_mini_cli.formats.moments import Moment
 from llava_mini_cli.pipelines.spans import Span, spans
 
@@ -95,7 +95,7 @@ def search(archive: Archive, query: Vector, options: SearchOptions, scanner: Sca
         try:
             found = _search_part(chosen, part, query, usual, options, scanner)
         except ArchiveError as error:
-            archive.damage.append(Damage(part, f"part {part}", str(error)))
+            archive.leave_out(part, error)
             continue
         hits = nlargest(options.most, [*hits, *found], key=lambda hit: hit.score)
     return moments(archive, hits)
@@ -110,7 +110,10 @@ def _near(archive: Archive, query: Vector, options: SearchOptions, scanner: Scan
     hits: list[Hit] = []
     live = (stretch for stretch in stretches if ((parts == stretch.part) & (numbers == stretch.medium)).any())
     for stretch in islice(live, options.most):  # the best moments cannot be in more media than there are moments
-        hits += _search_stretch(archive, stretch, query, usual, options, scanner)
+        try:
+            hits += _search_stretch(archive, stretch, query, usual, options, scanner)
+        except ArchiveError as error:
+            archive.leave_out(stretch.part, error)
     best = nlargest(options.most, hits, key=lambda hit: hit.score)
     return archive.restrict(~np.isin(parts, facts.parts)), best
 
@@ -223,7 +226,12 @@ def _moment(archive: Archive, rank: int, hit: Hit, medium: Medium) -> Moment:
 
 
 def _caption_at(archive: Archive, medium: Medium, time: float) -> str | None:
-    for caption in archive.captions(medium):
+    try:
+        captions = archive.captions(medium)
+    except ArchiveError as error:
+        archive.leave_out(medium.part, error)
+        return None
+    for caption in captions:
         if caption["start"] is None or caption["start"] <= time < caption["end"]:
             return caption["text"]
     return None

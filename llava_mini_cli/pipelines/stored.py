@@ -4,9 +4,10 @@ With stored features a medium's frames are never decoded again, and its file nee
 is opened as `ask` does. Prints nothing.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 
@@ -17,7 +18,9 @@ from llava_mini_cli.formats.archive.reader import FEATURE_FRAMES, Archive, Faile
 from llava_mini_cli.formats.fingerprint import file_identity
 from llava_mini_cli.formats.job import Fault, Job, Moment, Prompt, Question
 from llava_mini_cli.formats.moments import Moment as Found
+from llava_mini_cli.formats.remote import Download
 from llava_mini_cli.formats.row import printable
+from llava_mini_cli.formats.urls import is_remote
 from llava_mini_cli.media.clip import Clip, ClipInfo, MediaKind
 from llava_mini_cli.media.open import Opening
 from llava_mini_cli.pipelines.feed import AnswerEngine, OpenClip, fault_of
@@ -88,7 +91,7 @@ class StoredMedia:
     def jobs(self, prompts: tuple[Prompt, ...]) -> Iterator[Job]:
         """All questions about every medium, in the order in which they were indexed; then those that failed."""
         for medium in (*self._by_path.values(), *self.failures):
-            yield _job(medium, tuple(Question(prompt, medium.path) for prompt in prompts))
+            yield self._job(medium, tuple(Question(prompt, medium.path) for prompt in prompts))
 
     def moment_jobs(self, prompt: Prompt, moments: Sequence[Found]) -> Iterator[Job]:
         """One question about each of the moments that were found for it."""
@@ -97,14 +100,26 @@ class StoredMedia:
             span = "" if found.start is None else f"#t={found.start:.3f},{found.end:.3f}"
             note = f"asked about moment {found.rank} of the {len(moments)} best alone (score {found.score:.3f})"
             moment = Moment(found.rank, found.start, found.end, note)
-            yield _job(medium, (Question(prompt, medium.path + span),))._replace(moment=moment)
+            yield self._job(medium, (Question(prompt, medium.path + span),))._replace(moment=moment)
+
+    def _job(self, medium: Medium | FailedMedium, questions: tuple[Question, ...]) -> Job:
+        item = medium.path, medium.size, medium.mtime_ns
+        job = Job(local_name(medium.path), medium.file_name, questions, item=item)
+        if isinstance(medium, FailedMedium):
+            return job._replace(fault=Fault(medium.error_stage, medium.error_type, medium.error))
+        if is_remote(medium.path) and not self.answers_from_features:
+            return job._replace(source=Download(medium.path))
+        return job
 
     def find_fault(self, job: Job) -> Fault | None:
         """Why a medium cannot be asked about, if so: its file is gone or changed, and its features were not stored."""
         if self.answers_from_features:
             return job.fault
+        if job.fault is None and _lies_inside(job.path):
+            words = "it lies inside another file, and its features were not stored; index again with --features"
+            return Fault("decode", "unreadable", words)
         fault = fault_of(job)
-        if fault is not None or "://" in job.path:
+        if fault is not None or is_remote(job.path):
             return fault
         medium = self._by_path[printable(job.path)]
         if file_identity(job.path)[1:] != (medium.size, medium.mtime_ns):
@@ -135,30 +150,32 @@ class StoredMedia:
         return notes
 
 
-def sampling_of(archive: Archive, given: SamplingOptions) -> SamplingOptions:
+SAMPLED = ("fps", "max_frames", "start", "end")  # the options that an archive's media have in common
+
+
+def sampling_of(archive: Archive, options: SamplingOptions, given: Collection[str] = ()) -> SamplingOptions:
     """How the archive's media were sampled.
 
+    Args:
+        given: those of `SAMPLED` that the user named; the others are the archive's.
+
     Raises:
-        UsageError: options were given that say otherwise.
+        UsageError: a named one says otherwise.
     """
-    names = ("fps", "max_frames", "start", "end")
-    stored: dict[str, Any] = {name: archive.header.settings.get(name) for name in names}
-    for name in names:
-        wanted = getattr(given, name)
-        if wanted != getattr(SamplingOptions, name) and wanted != stored[name]:
+    stored: dict[str, Any] = {name: archive.header.settings.get(name) for name in SAMPLED}
+    for name in given:
+        wanted = getattr(options, name)
+        if wanted != stored[name]:
             raise UsageError(
                 f"--{name.replace('_', '-')} {wanted:g}: the archive was sampled with {stored[name]}; leave the option "
                 "out, or index again"
             )
-    return replace(given, **stored)
+    return replace(options, **stored)
 
 
-def _job(medium: Medium | FailedMedium, questions: tuple[Question, ...]) -> Job:
-    item = medium.path, medium.size, medium.mtime_ns
-    job = Job(local_name(medium.path), medium.file_name, questions, item=item)
-    if isinstance(medium, FailedMedium):
-        return job._replace(fault=Fault(medium.error_stage, medium.error_type, medium.error))
-    return job
+def _lies_inside(path: str) -> bool:
+    """Whether a medium is a member of a shard or a cell of a table, on this disk."""
+    return any(parent.is_file() for parent in Path(path).parents)
 
 
 def _info(medium: Medium) -> ClipInfo:

@@ -7,6 +7,7 @@ so an end in between leaves media twice, of which the newer part counts.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +26,7 @@ from llava_mini_cli.formats.archive.layout import (
 from llava_mini_cli.formats.archive.locks import alone, writing
 from llava_mini_cli.formats.archive.near import forget
 from llava_mini_cli.formats.archive.part import PartWriter
-from llava_mini_cli.formats.archive.reader import newest_media
+from llava_mini_cli.formats.archive.reader import Damage, may_pass, newest_media
 
 SMALL_ROWS = 8_192  # frames; parts with fewer are merged
 MERGED_ROWS = 65_536  # frames at which a merged part is closed
@@ -33,6 +34,15 @@ BATCH_ROWS = 256  # frames held at once
 
 
 @dataclass(frozen=True)
+class Compacted:
+    """What became of an archive."""
+
+    before: int  # parts that were rewritten
+    after: int  # parts in their place
+    lost: list[Damage]  # of the former, those that could not be read and are gone; their media are to be indexed again
+
+
+@dataclass
 class _Source:
     """A part that goes."""
 
@@ -40,17 +50,27 @@ class _Source:
     live: pa.Table  # the rows of `media` that stay
 
 
-def compact(folder: Path) -> tuple[int, int]:
-    """Rewrites small parts and those with dropped or replaced media; returns how many these were and became.
+class _UnreadableError(Exception):
+    """A source whose rows turned out to be damaged."""
+
+    def __init__(self, source: _Source, damage: Damage) -> None:
+        super().__init__(damage.message)
+        self.source = source
+        self.damage = damage
+
+
+def compact(folder: Path) -> Compacted:
+    """Rewrites small parts and those with dropped or replaced media, and takes out parts that are damaged.
 
     Raises:
-        OutputLocked: somebody reads the archive or writes to it. OutputError: the disk refuses.
+        OutputLocked: somebody reads the archive or writes to it. OutputError: the disk refuses, also to read a part
+            that may be whole.
     """
     header = ArchiveHeader.read(folder)
     with writing(folder), alone(folder):
-        sources = list(_sources(folder))
+        sources, lost = _sources(folder)
         if len(sources) == 1 and not _has_dead_rows(folder, sources[0]):
-            return 0, 0
+            return Compacted(0, 0, [])
         count = len(sources)
         if sources:
             forget(folder)  # an approximate index knows parts by number, and these are given out again
@@ -59,21 +79,29 @@ def compact(folder: Path) -> tuple[int, int]:
             batch = [sources.pop(0)]
             while sources and sum(_frames(source) for source in batch) < MERGED_ROWS:
                 batch.append(sources.pop(0))
-            number += _merge(folder, header, number, batch)
-        return count, number - first
+            number += _merge(folder, header, number, batch, lost)
+        return Compacted(count, number - first, lost)
 
 
-def _sources(folder: Path) -> Iterator[_Source]:
-    """The parts that are worth rewriting; parts that cannot be read go, too, and what they held is indexed again."""
+def _sources(folder: Path) -> tuple[list[_Source], list[Damage]]:
+    """The parts that are worth rewriting; damaged ones are among them, and named."""
     newest, damage = newest_media(folder)
+    for refused in (item for item in damage if item.may_pass):
+        raise OutputError(f"cannot compact the archive '{folder}': {refused.file}: {refused.message}")
     damaged = {item.part for item in damage}
+    sources: list[_Source] = []
     stays = newest.filter(pa.array([status != "dropped" for status in newest["status"].to_pylist()], pa.bool_()))
     owners = stays["part"].to_numpy()
     for number in part_numbers(folder, "media"):
         live = stays.filter(pa.array(owners == number))
         source = _Source(number, live if number not in damaged else live.slice(0, 0))
         if number in damaged or _frames(source) < SMALL_ROWS or _has_dead_rows(folder, source):
-            yield source
+            sources.append(source)
+    return sources, damage
+
+
+def _is_ok(media: pa.Table) -> Any:
+    return pa.array([status == "ok" for status in media["status"].to_pylist()], pa.bool_())
 
 
 def _frames(source: _Source) -> int:
@@ -81,18 +109,24 @@ def _frames(source: _Source) -> int:
 
 
 def _has_dead_rows(folder: Path, source: _Source) -> bool:
-    path = folder / part_name(source.number, "media")
+    frames = folder / part_name(source.number, "frames")
     try:
-        return pq.read_metadata(path).num_rows != len(source.live)
+        media = pq.read_metadata(folder / part_name(source.number, "media")).num_rows
+        there = pq.read_metadata(frames).num_rows if frames.exists() else 0
     except (OSError, pa.ArrowException):
         return True
+    return media != len(source.live) or there != _frames(source)
 
 
-def _merge(folder: Path, header: ArchiveHeader, number: int, sources: list[_Source]) -> bool:
+def _merge(folder: Path, header: ArchiveHeader, number: int, sources: list[_Source], lost: list[Damage]) -> bool:
     """One part in place of several; none, and False, where nothing of them is left."""
-    is_needed = any(len(source.live) for source in sources)
-    if is_needed:
-        _write(folder, header, number, sources)
+    while is_needed := any(len(source.live) for source in sources):
+        try:
+            _write(folder, header, number, sources)
+            break
+        except _UnreadableError as error:
+            error.source.live = error.source.live.slice(0, 0)
+            lost.append(error.damage)
     for source in sources:
         for path in files_of(folder, source.number):
             path.unlink()
@@ -114,15 +148,24 @@ def _write(folder: Path, header: ArchiveHeader, number: int, sources: list[_Sour
     except (OSError, pa.ArrowException) as error:
         part.discard()
         raise OutputError(f"cannot compact the archive '{folder}': {error}") from error
+    except _UnreadableError:
+        part.discard()
+        raise
 
 
 def _live_rows(folder: Path, source: _Source, table: str) -> Iterator[pa.Table]:
-    path = folder / part_name(source.number, table)
-    if not path.exists():
+    """Raises `_UnreadableError` for damage, `OSError` where the system refuses."""
+    name = part_name(source.number, table)
+    if not (folder / name).exists():
         return
-    live = source.live["medium"].to_numpy()
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        for batch in file.iter_batches(batch_size=BATCH_ROWS):
-            rows = pa.Table.from_batches([batch.filter(pa.array(np.isin(batch["medium"].to_numpy(), live)))])
-            if len(rows):
-                yield rows
+    live = source.live.filter(_is_ok(source.live))["medium"].to_numpy()  # frames of a medium that failed go
+    try:
+        with pq.ParquetFile(folder / name, page_checksum_verification=True) as file:
+            for batch in file.iter_batches(batch_size=BATCH_ROWS):
+                rows = pa.Table.from_batches([batch.filter(pa.array(np.isin(batch["medium"].to_numpy(), live)))])
+                if len(rows):
+                    yield rows
+    except (OSError, pa.ArrowException) as error:
+        if may_pass(error):
+            raise
+        raise _UnreadableError(source, Damage(source.number, name, " ".join(str(error).split()))) from error

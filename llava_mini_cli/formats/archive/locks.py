@@ -6,7 +6,7 @@ Locks are the system's (flock), so they end with the process that holds them, ho
 import fcntl
 import os
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llava_mini_cli.errors import OutputError, OutputLocked
@@ -29,14 +29,16 @@ def alone(folder: Path) -> Generator[None]:
 
 @contextmanager
 def reading(folder: Path) -> Generator[None]:
-    """Keeps `--compact` out inside the block; an archive on a read-only disk needs no lock."""
+    """Keeps `--compact` out inside the block; where no lock can be had, such as on a read-only disk, it cannot run."""
     try:
         descriptor = os.open(folder / READERS, os.O_RDONLY)
     except OSError:
         yield
         return
     try:
-        _lock(descriptor, fcntl.LOCK_SH, f"the archive '{folder}' is being compacted; try again when that is done")
+        busy = f"the archive '{folder}' is being compacted; try again when that is done"
+        with suppress(OSError):
+            _lock(descriptor, fcntl.LOCK_SH, busy)
         yield
     finally:
         os.close(descriptor)
@@ -49,13 +51,17 @@ def _held(path: Path, kind: int, busy: str) -> Generator[None]:
     except OSError as error:
         raise OutputError(f"cannot write '{path.parent}': {error.strerror}") from error
     try:
-        _lock(descriptor, kind, busy)
+        try:
+            _lock(descriptor, kind, busy)
+        except OSError as error:
+            raise OutputError(f"cannot lock '{path.parent}': {error.strerror}") from error
         yield
     finally:
         os.close(descriptor)
 
 
 def _lock(descriptor: int, kind: int, busy: str) -> None:
+    """Raises `OutputLocked` where somebody else holds it, `OSError` where the file system has no locks."""
     try:
         fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
     except BlockingIOError:

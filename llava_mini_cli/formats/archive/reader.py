@@ -40,6 +40,7 @@ class Damage:
     part: int
     file: str  # relative to the archive
     message: str
+    may_pass: bool = False  # the system refused to read it, such as for want of a permission; the file may be whole
 
 
 @dataclass(frozen=True)
@@ -128,6 +129,12 @@ class Archive:
             return table.filter(pa.array([is_wanted(*names) for names in zip(*columns, strict=True)], pa.bool_()))
 
         return Archive(self.folder, self.header, some(self.media), some(self.failures), self.damage)
+
+    def leave_out(self, part: int, error: ArchiveError) -> None:
+        """Notes that something of a part cannot be read, once."""
+        found = Damage(part, f"part {part}", str(error))
+        if found not in self.damage:
+            self.damage.append(found)
 
     def frames(self, part: int) -> FrameColumns:
         """Raises `ArchiveError` for a damaged file."""
@@ -261,10 +268,10 @@ def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
             table = _table(folder / name)
             _check_frames(folder, part, table)
         except (OSError, pa.ArrowException) as error:
-            damage.append(Damage(part, name, _line(error)))
+            damage.append(Damage(part, name, _line(error), may_pass(error)))
             continue
         except ArchiveError as error:
-            damage.append(Damage(part, part_name(part, "frames"), str(error)))
+            damage.append(Damage(part, part_name(part, "frames"), str(error), may_pass(error.__cause__)))
             continue
         tables.append(table.append_column("part", pa.array(np.full(len(table), part, np.int64))))
     if not tables:
@@ -273,6 +280,11 @@ def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
     # As nanoseconds: Python's own datetime has none, and pandas is not always there.
     place = newest.schema.get_field_index("mtime")
     return newest.set_column(place, "mtime", newest["mtime"].cast(pa.int64())), damage
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """Whether the system refused to read a file, rather than the file being damaged or gone."""
+    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError)
 
 
 def _table(path: Path, columns: list[str] | None = None) -> pa.Table:

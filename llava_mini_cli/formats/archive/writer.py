@@ -34,6 +34,7 @@ from llava_mini_cli.formats.job import ItemIdentity
 
 PART_ROWS = 16_384  # frames
 PART_BYTES = 1 << 30
+MOST_MEDIA = 1 << 32  # more than a part can hold
 PART_SECONDS = 60.0  # of work that a power cut may cost
 
 
@@ -57,7 +58,8 @@ class ArchiveWriter:
         self.known = _known(newest)
         numbers = [number for table in ("media", *TABLES, VECTORS) for number in part_numbers(folder, table)]
         self._next_part = max(numbers, default=0) + 1
-        self._next_medium = (pc.max(newest["medium"]).as_py() or 0) + 1
+        # What a damaged part holds is not known, and it may be read again one day: its numbers are left free.
+        self._next_medium = (pc.max(newest["medium"]).as_py() or 0) + 1 + len(damage) * MOST_MEDIA
         self._open: list[PartWriter] = []  # the last one takes new media
         self._places: dict[int, PartWriter] = {}  # of media in flight
 
