@@ -54,6 +54,8 @@ def test_good_records(folder: Path) -> None:
         (record(conversations=[{"from": "dog", "value": "Woof"}, SAID]), "'from'"),
         (record(video="a.png"), "both"),
         (record(image=7), "not a path"),
+        (record(image="A" * 300), "not a path"),
+        (record(image="a\0.png"), "no such file"),
         ("text", "not a JSON object"),
     ],
 )
@@ -82,6 +84,23 @@ def test_one_bad_line_of_json_lines_is_one_bad_record(folder: Path) -> None:
     found = read_records(path)
     assert [one.number for one in found.bad] == [2]
     assert "not JSON at column" in found.bad[0].reason
+
+
+def test_lines_end_where_json_lines_do(folder: Path) -> None:
+    """U+2028 and U+0085 may stand in a JSON text as they are, and end a line for `str.splitlines`."""
+    said = {"from": "gpt", "value": "one\u2028two\u0085three"}
+    path = folder / "data.jsonl"
+    path.write_text("\r\n".join([json.dumps(record(conversations=[ASKED, said]), ensure_ascii=False)] * 2), "utf-8")
+    found = read_records(path)
+    assert (len(found.good), found.bad) == (2, ())
+    assert found.good[0].turns[0].answer == said["value"]
+
+
+def test_records_of_text_alone_are_bad_where_media_are_wanted(folder: Path) -> None:
+    text_only = {"conversations": [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]}
+    found = read_records(write(folder, [text_only, record(), record(image="gone.png")])).with_media("text alone")
+    assert [one.number for one in found.good] == [2]
+    assert [(one.number, "text alone" in one.reason) for one in found.bad] == [(1, True), (3, False)]
 
 
 def test_nothing_to_train_on(folder: Path) -> None:

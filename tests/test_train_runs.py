@@ -124,7 +124,50 @@ def test_a_stopped_run_goes_on_and_ends_where_an_unbroken_one_does(data: Path, t
     assert len(losses(tmp_path / "broken" / "stage2")) == 6
 
 
+def test_a_checkpoint_that_was_cut_short_is_passed_over(data: Path, tiny: Path, tmp_path: Path) -> None:
+    run = options(data, tiny, tmp_path / "run")
+    finetune.finetune(run, lambda _: None)
+    (tmp_path / "run" / "stage2" / "checkpoint-6" / "trainer_state.json").unlink()  # written last
+    finetune.finetune(run, lambda _: None)
+    assert len(losses(tmp_path / "run" / "stage2")) == 6
+    assert (tmp_path / "run" / "stage2" / "checkpoint-6" / "trainer_state.json").is_file()
+
+
+def test_another_run_in_the_same_directory_is_refused_by_name(data: Path, tiny: Path, tmp_path: Path) -> None:
+    run = options(data, tiny, tmp_path / "run", epochs=1)
+    finetune.finetune(run, lambda _: None)
+    with pytest.raises(UsageError, match=r"another run: epochs 2 \(was 1\)"):
+        finetune.finetune(dataclasses.replace(run, epochs=2), lambda _: None)
+    fewer = data.with_name("fewer.json")
+    fewer.write_text(json.dumps(json.loads(data.read_text())[:4]))
+    with pytest.raises(UsageError, match=r"records 4 \(was 6\); data "):
+        finetune.finetune(dataclasses.replace(run, data=fewer), lambda _: None)
+
+
+def test_stage_1_wants_media(data: Path, tiny: Path, tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "Hello"}, {"from": "gpt", "value": "Hi"}]
+    text = data.with_name("text.json")
+    text.write_text(json.dumps([*json.loads(data.read_text())[:2], {"conversations": turns}]))
+    run = options(text, tiny, tmp_path / "run", stage=1, epochs=1, batch=1)
+    with pytest.raises(UsageError, match="record 3: stage 1 trains the projector on media"):
+        finetune.finetune(run, lambda _: None)
+    finetune.finetune(dataclasses.replace(run, skip_bad=True), lambda _: None)
+    assert len(losses(tmp_path / "run" / "stage1")) == 2
+
+
+@pytest.mark.parametrize(
+    ("records", "epochs", "device_batch", "accumulate", "expected"),
+    [(20, 3, 4, 64, 3), (100, 10, 4, 64, 10), (300, 10, 4, 64, 20), (256, 1, 4, 64, 1), (6, 0.5, 2, 1, 2)],
+)
+def test_as_many_passes_as_were_asked_for(
+    records: int, epochs: float, device_batch: int, accumulate: int, expected: int
+) -> None:
+    assert finetune.updates(records, epochs, device_batch, accumulate) == expected
+
+
 def test_options_are_checked() -> None:
+    with pytest.raises(UsageError, match="--device-batch"):
+        TrainOptions(Path("a"), "m", Path("o"), batch=6, device_batch=4)
     with pytest.raises(UsageError, match="--stage"):
         TrainOptions(Path("a"), "m", Path("o"), stage=3)  # type: ignore[arg-type]
     with pytest.raises(UsageError, match="--epochs"):

@@ -4,7 +4,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
-from shutil import copyfile
+from shutil import copyfile, rmtree
 from typing import Any
 
 import torch
@@ -120,9 +120,12 @@ def train_tower(work: Path, tower: StageSettings, search: StageSettings) -> CLIP
     train_stage(module, data, TowerCollator(tokenizer), work / tower.name, tower)
     pairs = SearchData("train", search.steps * search.batch, first=SEARCH_FIRST)
     train_stage(SearchTrainer(module.clip), pairs, SearchCollator(tokenizer), work / search.name, search)
-    _copy_tokenizer(work, target)
-    (target / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
-    module.clip.save_pretrained(target)
+    unfinished = target.with_suffix(".tmp")
+    _copy_tokenizer(work, unfinished)
+    (unfinished / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+    module.clip.save_pretrained(unfinished)
+    rmtree(target, ignore_errors=True)
+    unfinished.replace(target)
     return module.clip
 
 
@@ -172,7 +175,9 @@ def run_stage(
         return
     trainer.train_only(trained)
     stage(trainer, work / settings.name, settings)
-    torch.save(trainer.state_dict(), done)
+    unfinished = done.with_suffix(".tmp")
+    torch.save(trainer.state_dict(), unfinished)
+    unfinished.replace(done)
 
 
 def packed_stage(

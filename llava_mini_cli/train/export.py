@@ -15,12 +15,7 @@ from safetensors.torch import load_file
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.train.demo import STAGE2, build_model, load_tokenizer, write_checkpoint
 from llava_mini_cli.train.packed import PackedTrainer
-
-
-def kept_checkpoints(stage: Path) -> list[Path]:
-    """The training checkpoints of a stage, oldest first."""
-    found = [path for path in stage.glob("checkpoint-*") if (path / "trainer_state.json").is_file()]
-    return sorted(found, key=lambda path: int(path.name.split("-")[1]))
+from llava_mini_cli.train.resume import whole_checkpoints
 
 
 def mean_state(checkpoints: list[Path]) -> dict[str, torch.Tensor]:
@@ -35,7 +30,7 @@ def export(work: Path, target: Path, average: bool = False) -> list[str]:
     Raises:
         UsageError: stage 2 has no checkpoint yet.
     """
-    checkpoints = kept_checkpoints(work / "stage2")
+    checkpoints = whole_checkpoints(work / "stage2")
     if not checkpoints:
         raise UsageError(f"{work / 'stage2'}: no checkpoint of stage 2 yet")
     used = checkpoints if average else checkpoints[-1:]

@@ -5,8 +5,10 @@ compressor, pre-fusion and language model on instructions. The vision tower is n
 """
 
 import math
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +23,7 @@ from llava_mini_cli.train.answers_loss import NO_TARGET, Average, answer_loss
 from llava_mini_cli.train.conversations import ConversationCollator, ConversationData
 from llava_mini_cli.train.loop import StageSettings, train_stage
 from llava_mini_cli.train.records import Record, read_records, usable
+from llava_mini_cli.train.resume import Fact, same_run
 
 Stage = Literal[1, 2]
 PARTS: dict[Stage, tuple[str, ...]] = {
@@ -59,6 +62,8 @@ class TrainOptions:
             raise UsageError(f"--stage must be 1 or 2, not {self.stage}")
         if self.batch < 1 or self.device_batch < 1:
             raise UsageError("--batch and --device-batch must be at least 1")
+        if self.batch % min(self.device_batch, self.batch):
+            raise UsageError(f"--batch {self.batch} is not a multiple of --device-batch {self.device_batch}")
         if not self.epochs > 0:
             raise UsageError(f"--epochs must be above 0, not {self.epochs:g}")
         if self.lora_rank and self.stage == 1:
@@ -158,7 +163,11 @@ def finetune(options: TrainOptions, say: Callable[[str], None]) -> Path:
         UsageError: the data cannot be used.
         ModelError: the model cannot be had.
     """
-    records = usable(read_records(options.data, options.media_root), options.skip_bad, say)
+    found = read_records(options.data, options.media_root)
+    if options.stage == 1:
+        found = found.with_media("stage 1 trains the projector on media, and this is text alone")
+    records = usable(found, options.skip_bad, say)
+    same_run(_stage_directory(options), run_facts(options, records))
     processor = LlavaMiniProcessor.from_pretrained(options.model)
     model = LlavaMiniForConditionalGeneration.from_pretrained(options.model)
     module = ConversationTrainer(model, options.stage, options.average)
@@ -173,14 +182,34 @@ def finetune(options: TrainOptions, say: Callable[[str], None]) -> Path:
     return target
 
 
+def _stage_directory(options: TrainOptions) -> Path:
+    return options.output / f"stage{options.stage}"
+
+
+def run_facts(options: TrainOptions, records: Sequence[Record]) -> dict[str, Fact]:
+    """What decides the outcome of a run; the model by its name, since `--model run/model -o run` replaces it."""
+    names = ("model", "batch", "device_batch", "epochs", "learning_rate", "warmup", "average", "lora_rank", "seed")
+    digest = sha256()
+    for record in records:
+        medium = record.path and os.path.abspath(record.path)  # noqa: PTH100 - must not follow links
+        digest.update(repr((record.number, record.kind, medium, record.turns)).encode("utf-8", "surrogatepass"))
+    return {name: getattr(options, name) for name in names} | {"records": len(records), "data": digest.hexdigest()[:16]}
+
+
+def updates(records: int, epochs: float, device_batch: int, accumulate: int) -> int:
+    """How many updates so many passes take: each pass ends with one of what is left, as Trainer makes it."""
+    each = math.ceil(math.ceil(records / device_batch) / accumulate)
+    return max(1, math.ceil(epochs * each))
+
+
 def _train(
     module: ConversationTrainer, records: Sequence[Record], processor: LlavaMiniProcessor, options: TrainOptions
 ) -> None:
     device_batch = min(options.device_batch, options.batch)
-    accumulate = max(1, options.batch // device_batch)
+    accumulate = options.batch // device_batch
     settings = StageSettings(
-        name=f"stage{options.stage}",
-        steps=max(1, math.ceil(len(records) * options.epochs / (device_batch * accumulate))),
+        name=_stage_directory(options).name,
+        steps=updates(len(records), options.epochs, device_batch, accumulate),
         batch=device_batch,
         accumulate=accumulate,
         learning_rate=PAPER_RATES[options.stage] if options.learning_rate is None else options.learning_rate,
@@ -195,7 +224,7 @@ def _train(
     )
     data = ConversationData(records, processor, SamplingOptions())
     collator = ConversationCollator(processor.pad_token_id)
-    train_stage(module, data, collator, options.output / settings.name, settings)
+    train_stage(module, data, collator, _stage_directory(options), settings)
 
 
 def save(model: LlavaMiniForConditionalGeneration, processor: LlavaMiniProcessor, target: Path) -> None:

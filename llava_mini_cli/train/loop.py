@@ -12,10 +12,10 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import Dataset
 from transformers import Trainer, TrainingArguments
-from transformers.trainer_utils import get_last_checkpoint
 
 from llava_mini_cli.train.curves import CurveWriter
 from llava_mini_cli.train.optimizer import build_optimizer
+from llava_mini_cli.train.resume import last_checkpoint
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,6 @@ def train_stage(
         data_collator=collator,
         callbacks=[CurveWriter(directory, settings.name)],
     )
-    last = get_last_checkpoint(str(directory)) if directory.is_dir() else None
-    trainer.train(resume_from_checkpoint=last)
+    last = last_checkpoint(directory)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
     return trainer

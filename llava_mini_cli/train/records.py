@@ -56,8 +56,15 @@ class BadRecord:
 class RecordSet:
     """What a data file holds."""
 
+    file: Path
     good: tuple[Record, ...]
     bad: tuple[BadRecord, ...]
+
+    def with_media(self, why: str) -> "RecordSet":
+        """The same, but records of text alone are bad."""
+        text = tuple(BadRecord(self.file, record.number, why) for record in self.good if record.path is None)
+        bad = sorted((*self.bad, *text), key=lambda record: record.number)
+        return RecordSet(self.file, tuple(record for record in self.good if record.path is not None), tuple(bad))
 
 
 class _UnusableRecordError(Exception):
@@ -91,7 +98,7 @@ def read_records(file: Path, media_root: Path | None = None, *, check_media: boo
             good.append(record)
         except _UnusableRecordError as why:
             bad.append(BadRecord(file, number, str(why)))
-    return RecordSet(tuple(good), tuple(bad))
+    return RecordSet(file, tuple(good), tuple(bad))
 
 
 def medium_trouble(path: Path) -> str | None:
@@ -113,7 +120,7 @@ def _values(file: Path) -> list[Any]:
     except UnicodeDecodeError as error:
         raise UsageError(f"--data {file}: not UTF-8 text") from error
     if file.suffix.lower() == ".jsonl":
-        return [_line_value(line) for line in text.splitlines() if line.strip()]
+        return [_line_value(line) for line in text.split("\n") if line.strip()]
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
@@ -168,7 +175,11 @@ def _medium(fields: dict[str, Any], root: Path) -> tuple[MediaKind | None, Path 
     if not isinstance(name, str) or not name:
         raise _UnusableRecordError(f"{kinds[0]} is not a path")
     path = root / name
-    if not path.is_file():
+    try:
+        is_there = path.is_file()
+    except OSError as error:  # a name that no file can have, such as a picture in base64
+        raise _UnusableRecordError(f"{kinds[0]} is not a path: {name[:40]!r}...") from error
+    if not is_there:
         raise _UnusableRecordError(f"{path}: no such file")
     return kinds[0], path
 
