@@ -1,17 +1,19 @@
 """What `ask` and `caption` have in common: options in, one pipeline call, words and an exit code out."""
 
+import os
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.run import FailOn
 from llava_mini_cli.commands.stderr import hush_libraries, say
-from llava_mini_cli.errors import LlavaMiniError
+from llava_mini_cli.errors import LlavaMiniError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.commands.reporter import Reporter
@@ -40,6 +42,7 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
 
     output = OutputOptions.parse(**vars(flags.outputs))
     output.check()
+    _refuse_own_input(media, flags.inputs.files_from, output.path)
     options = run_options(flags)
     tally = Tally()
     with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
@@ -58,6 +61,19 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
             tools = Tools(load_engine, open_clip, opener, reporter, interrupts, cache)
             answer_jobs(inputs.jobs, options, tools, tally)
     return exit_code(tally, flags.run.fail_on)
+
+
+def _refuse_own_input(media: list[str], listing: str | None, output: Path | None) -> None:
+    """Raises `UsageError` where rows would be appended to a table that is being read: the run would never end."""
+    from llava_mini_cli.formats.urls import local_path
+
+    if output is None or not output.is_file():
+        return
+    named = [local_path(name) for name in (*media, *([listing] if listing else []))]
+    for name in named:
+        found = [name] if os.path.lexists(name) else glob(name, recursive=True)  # noqa: PTH207 - of any folder
+        if any(Path(path).exists() and output.samefile(path) for path in found):
+            raise UsageError(f"-o '{output}' is among the inputs, too; name another output")
 
 
 def run_options(flags: QuestionFlags) -> "RunOptions":

@@ -6,6 +6,7 @@ watch it, so it is written also when the run fails or is interrupted.
 
 import json
 import os
+import re
 import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -14,10 +15,14 @@ from typing import Any
 
 from llava_mini_cli import __version__
 from llava_mini_cli.commands.stderr import one_line, say, say_error
-from llava_mini_cli.errors import OutputError, UsageError
+from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.disk import errors_of, write_file
 from llava_mini_cli.formats.outputs import rows_at
+from llava_mini_cli.formats.row import printable
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import FailedMedium, Tally
+
+_BROKEN = re.compile("[\ud800-\udfff]+")  # what stands for bytes that are no UTF-8
 
 
 def say_failures(tally: Tally) -> None:
@@ -56,24 +61,54 @@ class SummaryFile:
             return None
         if target == "-" and rows_on_stdout:
             raise UsageError("--summary-json -: standard output holds the rows; name a file, or give -o FILE")
-        if target != "-" and not os.access(Path(target).parent, os.W_OK):
-            raise UsageError(f"--summary-json '{target}': its folder cannot be written to")
+        if target != "-":
+            try:
+                _check(Path(target))
+            except OSError as error:
+                raise UsageError(f"--summary-json '{target}': {(error.strerror or str(error)).lower()}") from None
         return cls(target)
 
     def write(self, summary: dict[str, Any]) -> None:
-        """Writes it whole. Raises `OutputError`."""
-        text = json.dumps(summary, ensure_ascii=False, indent=2) + "\n"
+        """Writes it whole; behind a link, and into what is no regular file. Raises `OutputError`."""
+        text = _as_json(summary)
+        path = Path(self.target)
         if self.target == "-":
             print(text, end="", flush=True)
             return
-        path = Path(self.target)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            temporary.write_text(text, "utf-8")
-            temporary.replace(path)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise OutputError(f"cannot write '{self.target}': {error.strerror}") from error
+        with errors_of(path):
+            if _is_descriptor(path):
+                with path.open("ab") as stream:  # what was said there stays
+                    stream.write(text.encode())
+            else:
+                write_file(path if _is_special(path) else Path(os.path.realpath(path)), text.encode())
+
+
+def _check(path: Path) -> None:
+    """Raises `UsageError` where the JSON could not be written in the end, `OSError` where that cannot be told."""
+    if path.is_dir():
+        raise UsageError(f"--summary-json '{path}' is a folder; name a file")
+    if _is_special(path) or _is_descriptor(path):
+        if not os.access(path, os.W_OK):
+            raise UsageError(f"--summary-json '{path}' cannot be written to")
+    elif not os.access(Path(os.path.realpath(path)).parent, os.W_OK):
+        raise UsageError(f"--summary-json '{path}': its folder cannot be written to")
+
+
+def _is_special(path: Path) -> bool:
+    """Whether a pipe or a device is there. One such as `/dev/fd/63` is a link that leads to no path."""
+    return path.exists() and not path.is_file()
+
+
+def _is_descriptor(path: Path) -> bool:
+    """Whether a path stands for what is open already, such as `/dev/stderr`: a file there is not ours to replace."""
+    parent = os.path.realpath(path.parent)
+    return path.exists() and (parent == "/dev" or (parent.startswith("/proc/") and parent.endswith("/fd")))
+
+
+def _as_json(summary: dict[str, Any]) -> str:
+    """The text of a summary as valid UTF-8, whatever its paths hold."""
+    text = json.dumps(summary, ensure_ascii=False, indent=2) + "\n"
+    return _BROKEN.sub(lambda found: json.dumps(printable(found[0]), ensure_ascii=False)[1:-1], text)
 
 
 def summary(

@@ -61,6 +61,9 @@ class AppendedOutput:
             return
         with errors_of(self._path), self._path.open("rb") as stream:
             self.done.add(self._marks(stream))
+            if not len(self.done) and not self._companion.record and os.fstat(stream.fileno()).st_size > self._whole:
+                # Only a run of ours leaves a row half-written, and it has said so beside the file before.
+                raise UsageError(f"'{self._path}' was not written by llava-mini; {ANEW}")
         if len(self.done):
             check_same_settings(self._companion.record, self._run, self._path)
 

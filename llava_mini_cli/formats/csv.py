@@ -6,6 +6,7 @@ A record may span lines, inside quotation marks. Knows nothing of where the reco
 import csv
 import json
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from io import StringIO
 
@@ -40,19 +41,32 @@ class CsvRecords:
     def split(self, lines: Iterable[bytes]) -> Iterator[bytes]:
         """Whole records: those in which every quotation mark is closed at the end of a line."""
         parts: list[bytes] = []
+        is_quoted = False
         for line in lines:
             parts.append(line)
-            if line.endswith(b"\n") and sum(part.count(b'"') for part in parts) % 2 == 0:
+            is_quoted ^= line.count(b'"') % 2 == 1
+            if line.endswith(b"\n") and not is_quoted:
                 yield b"".join(parts)
                 parts.clear()
 
     def mark(self, record: bytes) -> RowMark:
         """The key of a row and whether it is an error. Raises `ValueError` for another kind of record."""
-        fields = next(csv.reader(StringIO(record.decode(), newline="")))
+        fields = _fields(record.decode())
         is_row = len(fields) >= len(COLUMNS) and fields[_STATUS] in ("ok", "error")
         if not is_row or not _WHOLE_KEY.fullmatch(fields[_KEY]):
             raise ValueError("no row")
         return fields[_KEY], fields[_STATUS] == "error"
+
+
+def _fields(record: str) -> list[str]:
+    """The fields of one record, of any length. Raises `ValueError` where it is none."""
+    longest = csv.field_size_limit(sys.maxsize)  # the module's own, which tables of the input have set for themselves
+    try:
+        return next(csv.reader(StringIO(record, newline="")))
+    except csv.Error as error:
+        raise ValueError(str(error)) from error
+    finally:
+        csv.field_size_limit(longest)
 
 
 def _field(value: object) -> object:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
+from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
@@ -42,8 +43,14 @@ def write_file(path: Path, data: bytes) -> None:
         if path.exists() and not path.is_file():
             path.write_bytes(data)
             return
-        with whole_file(path, path.with_name(f".{path.name}.{os.getpid()}.tmp")) as stream:
+        with whole_file(path, _temporary(path)) as stream:
             stream.write(data)
+
+
+def _temporary(path: Path) -> Path:
+    """A name of this process beside a file; short, however long the file's own is, since 255 bytes are the most."""
+    digest = blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
+    return path.with_name(f".{digest}.{os.getpid()}.tmp")
 
 
 def check_target(path: Path) -> None:

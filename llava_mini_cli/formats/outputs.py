@@ -74,6 +74,8 @@ class OutputOptions:
             raise UsageError("--overwrite would take away what other shards write: remove the folder, or leave --shard")
         if self.shard is not None and self.format == "hf":
             raise UsageError("--shard: shards cannot share one file of metadata; name a folder of Parquet")
+        if self.shard is not None and self.format == "txt":
+            raise UsageError("--shard: shards cannot tell whose caption a text file holds; name a folder of Parquet")
 
     @classmethod
     def parse(
@@ -110,13 +112,15 @@ class OutputOptions:
 
 
 def _target(output: str | None, format: Format | None, *, is_shard: bool) -> tuple[Format, Path | None, bool]:
-    """Format, path, and whether the path is a folder."""
+    """Format, path, and whether the path is a folder. Raises `UsageError` where they do not go together."""
     if output is None or output == "-":
         if format == "txt" and output is None:
             return "txt", None, False
         if format not in (None, "jsonl", "csv"):
             raise UsageError(f"--format {format} needs a file or a folder: -o {_EXAMPLES[format]}")
         return format or "jsonl", None, False
+    if not output:  # a variable that is not set; Path would take it for the folder that one is in
+        raise UsageError("-o is empty")
     path = Path(output)
     is_folder = output.endswith("/") or path.is_dir()
     if format == "hf" or (format is None and path.name in _METADATA):

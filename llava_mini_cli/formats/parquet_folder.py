@@ -2,8 +2,13 @@
 
 Parts are never changed, but for one thing: when a run ends, rows that newer ones replace are taken out of the parts
 that hold them, one part at a time.
+
+With --overwrite the old parts stay until the run has come to its end. In case it does not, the notes of the folder say
+which generations are `leaving`, so that a later run without the flag takes their parts away, and no others: a part of
+another generation may also have been brought here from another folder.
 """
 
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from secrets import token_hex
@@ -12,7 +17,7 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from llava_mini_cli.errors import OutputError
+from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.companion import RunInfo, check_same_settings
 from llava_mini_cli.formats.disk import errors_of, whole_file
 from llava_mini_cli.formats.done import Done, standing
@@ -33,6 +38,8 @@ class ParquetFolderOutput:
         self._folder = folder
         self._run = run
         self._overwrite = overwrite
+        self._leaving: set[str] = set()  # generations that one with --overwrite replaces
+        self._old: list[Path] = []  # parts that go when this run has come to its end
         self._tag = f"{shard.tag}-" if shard else ""
         self._writer = PartWriter(folder, folder, self._begin, self._tag)
         self._lock = FolderLock(folder)
@@ -40,8 +47,8 @@ class ParquetFolderOutput:
             with self._lock.notes() as notes:
                 self._lock.take(shard)
                 self._generation = self._begin_beside_others(notes)
-            for path in [] if overwrite else self._parts():
-                self._take_in(path)
+            if not overwrite:
+                self._take_in_parts()
         except BaseException:
             self._lock.release()
             raise
@@ -50,20 +57,35 @@ class ParquetFolderOutput:
         """The generation of the rows to come; compares what is known of those that are there."""
         if self._overwrite:
             return token_hex(8)
-        record: dict[str, Any] = notes.read().get("run", {})
+        content = notes.read()
+        record: dict[str, Any] = content.get("run", {})
+        self._leaving.update(content.get("leaving", []))
         if parts_in(self._folder) or not self._lock.alone:
             check_same_settings(record, self._run, self._folder)
         if self._lock.alone:
             with errors_of(self._folder):
                 remove_unfinished(self._folder)
         generation: str = record.get("generation") or self._generation_of_parts()
-        notes.write({"run": self._run.record(generation)})
+        self._note(notes, generation)
         return generation
+
+    def _note(self, notes: FileLock, generation: str) -> None:
+        leaving = {"leaving": sorted(self._leaving)} if self._leaving else {}
+        notes.write({"run": self._run.record(generation)} | leaving)
 
     def _generation_of_parts(self) -> str:
         """That of the newest part, where nobody recorded it."""
-        of_parts = [record_of(read_file(path)) for path in parts_in(self._folder)]
-        return next((record["generation"] for record in reversed(of_parts) if record), token_hex(8))
+        of_parts = [_generation_of(path) for path in parts_in(self._folder)]
+        return next((generation for generation in reversed(of_parts) if generation), token_hex(8))
+
+    def _take_in_parts(self) -> None:
+        """The parts of this generation, and of those that are leaving."""
+        for path in parts_in(self._folder):
+            generation = _generation_of(path)
+            if generation in (None, self._generation):
+                self._take_in(path)
+            elif generation in self._leaving:
+                self._old.append(path)
 
     def _take_in(self, path: Path) -> None:
         try:
@@ -71,15 +93,14 @@ class ParquetFolderOutput:
         except OutputError:
             if path.exists():
                 raise
-            return  # another shard has ended meanwhile, and each of its rows was replaced
+            return  # another shard has ended meanwhile, and taken away what was replaced
         check_same_settings(record_of(file), self._run, path)
         check_columns(file, self._run, path)
         self.done.add(marks_of(file, path))
 
     def _parts(self) -> list[Path]:
-        """The parts with rows of this generation; those of another one are on their way out."""
-        records = ((path, record_of(read_file(path))) for path in parts_in(self._folder))
-        return [path for path, record in records if not record or record["generation"] == self._generation]
+        """The parts with rows of this generation; one that says nothing of it counts as such."""
+        return [path for path in parts_in(self._folder) if _generation_of(path) in (None, self._generation)]
 
     def write(self, row: Row) -> None:
         """Adds a row. Raises `OutputError` when a part cannot be written."""
@@ -90,8 +111,10 @@ class ParquetFolderOutput:
         with errors_of(self._folder):
             remove_unfinished(self._folder, self._tag)
         if self._overwrite:  # until now the old rows counted
+            self._old = parts_in(self._folder)  # no other run writes here: whatever they are, they are not ours
+            self._leaving = _generations_of(self._old)
             with self._lock.notes() as notes:
-                notes.write({"run": self._run.record(self._generation)})
+                self._note(notes, self._generation)
         return arrow_schema(self._run, self._generation)
 
     def release(self) -> None:
@@ -113,17 +136,22 @@ class ParquetFolderOutput:
             self._lock.release()
 
     def _tidy(self) -> None:
-        """Takes out what newer rows replace. Other shards wait with theirs meanwhile."""
-        if self._overwrite and self._writer.written:
-            ours = set(self._parts())
-            with errors_of(self._folder):
-                for path in parts_in(self._folder):
-                    if path not in ours:
-                        path.unlink()
+        """Takes out what newer parts and rows replace. Other shards wait with theirs meanwhile."""
+        if self._lock.alone and (self._old or self._leaving):
+            with self._lock.notes() as notes:
+                self._remove_old(notes)
         if self.done.replaced:
             self.done.forget()  # its memory is needed now
             with self._lock.notes():
                 self._take_out_replaced()
+
+    def _remove_old(self, notes: FileLock) -> None:
+        """Takes away the parts that were there before --overwrite, and then what the notes say of them."""
+        with errors_of(self._folder):
+            for path in self._old:
+                path.unlink(missing_ok=True)
+        self._leaving.clear()
+        self._note(notes, self._generation)
 
     def _take_out_replaced(self) -> None:
         parts = self._parts()
@@ -140,3 +168,26 @@ class ParquetFolderOutput:
                 elif not all(own):
                     with whole_file(path, path.with_name(f".{path.name}.tmp")) as stream:
                         write_standing([path], own, schema, stream)
+
+
+def _generation_of(path: Path) -> str | None:
+    """What a part says of its generation; None where it says nothing, or has gone meanwhile.
+
+    Raises:
+        UsageError, OutputError: as `read_file`.
+    """
+    try:
+        return record_of(read_file(path)).get("generation")
+    except OutputError:
+        if path.exists():
+            raise
+        return None
+
+
+def _generations_of(paths: list[Path]) -> set[str]:
+    """The generations that some parts say they are of; those that are damaged or of somebody else say none."""
+    found: set[str | None] = set()
+    for path in paths:
+        with suppress(UsageError, OutputError):
+            found.add(_generation_of(path))
+    return {generation for generation in found if generation}

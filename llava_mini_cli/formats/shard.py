@@ -1,13 +1,15 @@
 """One of several runs that share the work of one input: `--shard I/N`, or `auto` in a Slurm array.
 
-The share is told by position in the input, whole media at a time, so every run must be given the same input.
+The share is told by position in the input, whole media at a time, so every run must be given the same input. A medium
+that comes again belongs to the run that has its first place: the same question twice gives two rows, and only one run
+can tell the second from the first.
 """
 
 import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from hashlib import blake2b
 from typing import Self
 
 from llava_mini_cli.errors import UsageError
@@ -48,11 +50,16 @@ class Shard:
         return cls((task - first) // step + 1, count)
 
     def share(self, jobs: Iterator[Job]) -> Iterator[Job]:
-        """Every `count`-th job."""
-        return islice(jobs, self.number - 1, None, self.count)
+        """The jobs about every `count`-th medium; keeps 100 bytes a medium."""
+        homes: dict[bytes, int] = {}
+        for job in jobs:
+            name = job.item[0] if job.item else os.path.abspath(job.path)  # noqa: PTH100 - must not follow links
+            home = homes.setdefault(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), len(homes))
+            if home % self.count == self.number - 1:
+                yield job
 
     def part_of(self, total: int) -> int:
-        """How many of so many jobs are this share's."""
+        """How many of so many different media are this share's."""
         return len(range(self.number - 1, total, self.count))
 
     @property
