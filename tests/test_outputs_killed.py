@@ -158,6 +158,24 @@ def test_killed_at_every_file_operation(folder: Path, output: str, again: str) -
     assert operations > 5
 
 
+@pytest.mark.parametrize("output", ["out.parquet", "out/"])
+def test_overwrite_killed_at_every_file_operation_goes_on_without_the_flag(folder: Path, output: str) -> None:
+    for path in sorted((folder / "media").iterdir())[6:]:
+        path.unlink()
+    operations, code = 0, -9
+    while code == -9:
+        operations += 1
+        assert killed_runs.run(folder, *command(output)) == 3
+        code = killed_runs.run(folder, *command(output, "--overwrite"), kill_at=operations)
+        assert code in (-9, 3), (folder.parent / "stderr").read_text()
+        assert killed_runs.run(folder, *command(output)) == 3, (folder.parent / "stderr").read_text()
+        got = Counter((row["file_name"], row["prompt"]) for row in rows(folder, output))
+        assert got == Counter((f"{n:02}.mp4", prompt) for n in range(6) for prompt in ("What?", "Why?")), operations
+        assert not [path for path in folder.rglob("*") if path.suffix in (".tmp", ".parts")], operations
+        clear(folder)
+    assert operations > 5
+
+
 def test_two_shards_at_once_killed_at_random_moments(folder: Path) -> None:
     seconds = length_of_a_run(folder, "out/") / 2
     moments = random.Random(7)

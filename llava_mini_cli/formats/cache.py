@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from llava_mini_cli.errors import OutputError
+from llava_mini_cli.formats.disk import is_at
 from llava_mini_cli.formats.source import FetchOptions, Source
 
 _LOCK = "lock"
@@ -27,6 +28,7 @@ _LOCK = "lock"
 class _Entry:
     path: Path
     uses: int = 0
+    pinned: bool = False
     size: int = 0
     done: "Future[None]" = field(default_factory=lambda: Future[None]())
 
@@ -43,8 +45,11 @@ class FileCache:
         self._folder: Path | None = None
         self._lock: int | None = None
 
-    def get(self, source: Source) -> Path:
+    def get(self, source: Source, *, pinned: bool = False) -> Path:
         """The file of a source, fetched when it is not here; in use until it is released.
+
+        A pinned one is a table or a shard. Whoever waits for room does not wait for it, since it is in use until all
+        that it names is done.
 
         Raises:
             FetchError: it cannot be had.
@@ -56,9 +61,10 @@ class FileCache:
             is_new = entry is None
             if entry is None:
                 digest = hashlib.sha256(source.name.encode("utf-8", "surrogatepass")).hexdigest()[:24]
-                entry = self._entries[source.name] = _Entry(folder / (digest + source.suffix[:16]))
+                entry = self._entries[source.name] = _Entry(folder / (digest + _suffix(source)))
                 self._names[entry.path] = source.name
             entry.uses += 1
+            entry.pinned |= pinned
         try:
             if is_new:
                 self._fetch(source, entry)
@@ -100,21 +106,22 @@ class FileCache:
                 self._changed.notify_all()
 
     def wait_for_room(self, stopped: Event) -> None:
-        """Returns once the files in use are below the bound, or when `stopped` is set and `wake` called."""
+        """Returns once the media in use are below the bound, or when `stopped` is set and `wake` called."""
         with self._changed:
-            self._changed.wait_for(lambda: stopped.is_set() or self._bytes(in_use=True) < self._options.cache_bytes)
+            self._changed.wait_for(lambda: stopped.is_set() or self._media_in_use() < self._options.cache_bytes)
 
     def wake(self) -> None:
         """Makes whoever waits look again."""
         with self._changed:
             self._changed.notify_all()
 
-    def _bytes(self, *, in_use: bool = False) -> int:
-        return sum(entry.size for entry in self._entries.values() if entry.uses or not in_use)
+    def _media_in_use(self) -> int:
+        """Bytes."""
+        return sum(entry.size for entry in self._entries.values() if entry.uses and not entry.pinned)
 
     def _evict(self) -> None:
         """Removes the oldest files that nobody uses until the rest is within the bound."""
-        over = self._bytes() - self._options.cache_bytes
+        over = sum(entry.size for entry in self._entries.values()) - self._options.cache_bytes
         for name, entry in list(self._entries.items()):
             if over <= 0:
                 return
@@ -132,9 +139,7 @@ class FileCache:
             try:
                 parent.mkdir(parents=True, exist_ok=True)
                 _remove_dead(parent)
-                self._folder = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
-                self._lock = os.open(self._folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
-                fcntl.flock(self._lock, fcntl.LOCK_EX)
+                self._folder, self._lock = _new_folder(parent)
             except OSError as error:
                 raise OutputError(f"cannot write the cache '{parent}': {error.strerror or error}") from None
         return self._folder
@@ -157,6 +162,27 @@ class FileCache:
 def default_folder() -> Path:
     """`llava-mini/fetched` below $XDG_CACHE_HOME or ~/.cache."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llava-mini" / "fetched"
+
+
+def _suffix(source: Source) -> str:
+    """The beginning of a source's suffix, without what a file's name may not hold: it comes from URLs and tables."""
+    return "".join(char for char in source.suffix if char.isascii() and char.isprintable())[:16]
+
+
+def _new_folder(parent: Path) -> tuple[Path, int]:
+    """A new folder and the descriptor of its lock, which is held. Raises `OSError` where there can be none."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix="run-", dir=parent))
+        lock = os.open(folder / _LOCK, os.O_CREAT | os.O_RDWR, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError:  # a file system without locks
+            os.close(lock)
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        if is_at(folder / _LOCK, lock):
+            return folder, lock
+        os.close(lock)  # another run that began in between took the folder for a dead one
 
 
 def _remove_dead(parent: Path) -> None:

@@ -24,6 +24,8 @@ Settings = Mapping[str, str | int | float | None]
 def file_identity(path: str, folder: str = "") -> ItemIdentity:
     """Absolute path, size in bytes and mtime in nanoseconds; the last two are None for a file that is not there.
 
+    A name that no file can have, such as one with a NUL byte, is of a file that is not there.
+
     `folder` is the working directory, which whoever asks a million times looks up once.
     """
     full = path if path.startswith("/") else f"{folder or os.getcwd()}/{path}"  # noqa: PTH109
@@ -31,7 +33,7 @@ def file_identity(path: str, folder: str = "") -> ItemIdentity:
         full = os.path.normpath(full)  # links are not followed
     try:
         status = os.stat(path)  # noqa: PTH116 - a million times
-    except OSError:
+    except (OSError, ValueError):
         return full, None, None
     return full, status.st_size, status.st_mtime_ns
 

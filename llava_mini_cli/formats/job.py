@@ -12,7 +12,8 @@ from llava_mini_cli.formats.source import Source
 
 NOTHING_KEPT: Mapping[str, object] = MappingProxyType({})
 
-ItemIdentity = tuple[str, int | None, int | None]  # absolute path or URL, size in bytes, mtime in nanoseconds
+# Absolute path or URL, size in bytes, mtime in nanoseconds (of bytes in a table: a digest).
+ItemIdentity = tuple[str, int | None, int | None]
 
 
 class Prompt(NamedTuple):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from threading import Event
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from fsspec.callbacks import Callback
 from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]
@@ -20,7 +20,7 @@ from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]
 from llava_mini_cli.errors import FetchError, MediaErrorKind, UsageError
 from llava_mini_cli.formats.job import ItemIdentity
 from llava_mini_cli.formats.source import FetchOptions
-from llava_mini_cli.formats.urls import scrubbed, shown, without_signature
+from llava_mini_cli.formats.urls import is_valid, parts_of, scrubbed, shown, without_signature
 
 _LOCAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 _POLL = 0.1  # seconds between looks at a download
@@ -35,7 +35,7 @@ class Download:
     @property
     def file_name(self) -> str:
         """The last part of the URL's path."""
-        return PurePosixPath(unquote(urlsplit(self.name).path)).name or shown(self.name)
+        return PurePosixPath(unquote(parts_of(self.name).path)).name or shown(self.name)
 
     @property
     def suffix(self) -> str:
@@ -120,7 +120,8 @@ def _attempt(url: str, path: Path, options: FetchOptions, deadline: float, stopp
     except Exception as error:  # noqa: BLE001 - each protocol's package has exceptions of its own
         raise _translated(error) from None
     size = path.stat().st_size if path.exists() else 0
-    if watch.expected is not None and size < watch.expected:
+    # aiohttp has seen to it itself, and knows what the announced bytes become where the server compresses.
+    if not _is_http(url) and watch.expected is not None and size < watch.expected:
         raise _PassingError("truncated", f"the server sent {size} of {watch.expected} bytes")
 
 
@@ -143,12 +144,20 @@ def _wait(download: "Future[None]", watch: _Watch, stall: float, deadline: float
 
 
 def open_filesystem(url: str, stall: float = FetchOptions.stall) -> tuple[Any, str]:
-    """fsspec's filesystem for a URL, and the path within it. Raises `UsageError` where its package is missing."""
+    """fsspec's filesystem for a URL, and the path within it.
+
+    Raises:
+        FetchError: the URL is none, or of no protocol that is known, or the server cannot be had.
+        UsageError: the package for the protocol is not installed.
+    """
     scheme = url.partition("://")[0].lower()
     options: dict[str, Any] = {}
     try:
-        if scheme in ("http", "https"):
+        if _is_http(url):
             import aiohttp
+
+            if not is_valid(url):  # what is raised for it further down would name its password
+                raise FetchError("unreadable", "not a valid URL")
 
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall, sock_read=stall)
             options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}
@@ -161,6 +170,12 @@ def open_filesystem(url: str, stall: float = FetchOptions.stall) -> tuple[Any, s
         if "protocol not known" in str(error).lower():
             raise FetchError("unreadable", f"{scheme}:// is no protocol that fsspec knows") from None
         raise FetchError("unreadable", first_line(error)) from None
+    except Exception as error:  # noqa: BLE001 - some connect at once, some miss an argument
+        raise _translated(error) from None
+
+
+def _is_http(url: str) -> bool:
+    return url.lower().startswith(("http://", "https://"))
 
 
 def _translated(error: Exception) -> FetchError:

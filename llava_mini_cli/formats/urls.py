@@ -5,7 +5,7 @@ Imports nothing heavy; `formats.remote` downloads.
 
 import re
 from glob import has_magic
-from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://")
 _URL_IN_TEXT = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s'\"<>]+")
@@ -14,6 +14,27 @@ _SIGNATURE = re.compile(  # parameters of signed URLs (S3, Google, Azure, CloudF
     r"|se|sp|sv|sr|st|skoid|sktid|skt|ske|sks|skv|.*token|api_?key|password)",
     re.IGNORECASE,
 )
+
+
+def parts_of(url: str) -> SplitResult:
+    """The parts of a URL, also of one that is none, such as `http://[www.example.com]/a.jpg`: cells hold anything."""
+    try:
+        return urlsplit(url)
+    except ValueError:
+        scheme, _, rest = url.partition("://")
+        rest, _, fragment = rest.partition("#")
+        rest, _, query = rest.partition("?")
+        host, slash, path = rest.partition("/")
+        return SplitResult(scheme, host, slash + path, query, fragment)
+
+
+def is_valid(url: str) -> bool:
+    """Whether a URL can be parsed."""
+    try:
+        urlsplit(url)
+    except ValueError:
+        return False
+    return True
 
 
 def is_remote(name: str) -> bool:
@@ -25,25 +46,25 @@ def is_remote(name: str) -> bool:
 def local_path(name: str) -> str:
     """The path of a file:// URL; anything else as it is."""
     match = _URL.match(name)
-    return unquote(urlsplit(name).path) if match and match[1].lower() in ("file", "local") else name
+    return unquote(parts_of(name).path) if match and match[1].lower() in ("file", "local") else name
 
 
 def plain_name(name: str) -> str:
     """A path as it is; of a URL the path within it, whose end tells what it is."""
-    return urlsplit(name).path if is_remote(name) else name
+    return parts_of(name).path if is_remote(name) else name
 
 
 def shown(name: str) -> str:
     """A URL without user, password and query, for messages; a path as it is."""
     if "://" not in name or not is_remote(name):
         return name
-    parts = urlsplit(name)
+    parts = parts_of(name)
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "…" if parts.query else "", ""))
 
 
 def without_signature(url: str) -> str:
     """A URL without what changes when it is signed again, so that it stands for the same file."""
-    parts = urlsplit(url)
+    parts = parts_of(url)
     query = [pair for pair in parse_qsl(parts.query, keep_blank_values=True) if not _SIGNATURE.fullmatch(pair[0])]
     return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, urlencode(query), ""))
 

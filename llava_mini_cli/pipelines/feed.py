@@ -178,6 +178,8 @@ def fault_of(job: Job) -> Fault | None:
         return Fault("decode", "not_found", "no such file")
     except OSError as error:
         return Fault("decode", "unreadable", (error.strerror or str(error)).lower())
+    except ValueError:  # such as one with a NUL byte
+        return Fault("decode", "not_found", "no file can have this name")
     if not os.access(job.file, os.R_OK):
         return Fault("decode", "unreadable", "permission denied")
     if stat.S_ISDIR(status.st_mode):

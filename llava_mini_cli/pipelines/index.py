@@ -297,7 +297,7 @@ def _is_gone(path: str) -> bool:
     """Whether nothing has this name for certain: a disk that does not answer may have it, and a shard its member."""
     try:
         os.lstat(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):  # ValueError: no file can have such a name
         return True
     except OSError:  # such as NotADirectoryError: it lies inside a shard or a table, and that is there
         return False

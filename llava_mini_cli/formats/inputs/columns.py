@@ -18,8 +18,8 @@ PREFIX = "input_"  # of a kept column whose name is one of ours
 
 
 def output_name(column: str) -> str:
-    """The name of a kept column in the output; one of our own names gets a prefix."""
-    return f"{PREFIX}{column}" if column in _OURS else column
+    """The name of a kept column in the output, as valid UTF-8; one of our own names gets a prefix."""
+    return f"{PREFIX}{column}" if column in _OURS else printable(column)
 
 
 def merge_kinds(tables: Iterable[Mapping[str, str]]) -> dict[str, KeptColumn]:
@@ -54,8 +54,8 @@ def kind_of_types(types: set[type]) -> str:
 
 
 def as_kind(value: object, kind: str) -> object:
-    """A value as its column's type holds it; null where it has none, such as not-a-number."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
+    """A value as its column's type holds it; null where JSON has none for it, as for not-a-number and infinity."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)):
         return None
     if kind == "string":
         return as_text(value)
@@ -69,7 +69,8 @@ def as_text(value: object) -> str:
     if isinstance(value, str):
         return value if value.isascii() else printable(value)
     if isinstance(value, bool | int | float | list | dict):
-        return json.dumps(value, ensure_ascii=False, default=_plain)
+        text = json.dumps(value, ensure_ascii=False, default=_plain)
+        return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()  # halves of pairs, as JSON
     return _plain(value)
 
 

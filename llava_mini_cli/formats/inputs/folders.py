@@ -10,8 +10,9 @@ from typing import NamedTuple
 
 from fsspec.utils import glob_translate  # pyright: ignore[reportUnknownVariableType]  # Python's own came with 3.13
 
-from llava_mini_cli.errors import LlavaMiniError, UsageError
+from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.options import InputOptions
+from llava_mini_cli.formats.job import Fault
 from llava_mini_cli.formats.remote import first_line, open_filesystem
 from llava_mini_cli.formats.urls import shown
 
@@ -23,6 +24,7 @@ class Found(NamedTuple):
 
     path: str  # begins with the folder as the user wrote it
     file_name: str  # relative to that folder, with forward slashes
+    fault: Fault | None = None  # why it is no medium
 
 
 def walk(folder: str, options: InputOptions, is_wanted: IsMedia) -> Iterator[Found]:
@@ -83,7 +85,7 @@ def find_remote(url: str, options: InputOptions, is_wanted: IsMedia) -> list[Fou
             for name, relative in names.items()
             if is_wanted(name) and is_chosen(relative, options)
         ]
-    except LlavaMiniError:
+    except UsageError:
         raise
     except Exception as error:  # noqa: BLE001 - each protocol's package has exceptions of its own
         raise UsageError(f"cannot list '{shown(url)}': {first_line(error)}") from None

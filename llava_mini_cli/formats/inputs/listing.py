@@ -3,6 +3,7 @@
 Reads the descriptor itself, so that nothing waits for a full buffer. Knows nothing of what the paths lead to.
 """
 
+import codecs
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,12 +23,23 @@ def check_listing(name: str) -> None:
 
 
 def read_listing(name: str, *, null: bool) -> Iterator[str]:
-    """The entries of a list, in order; empty ones are skipped, and so is the carriage return of a line from Windows.
+    """The entries of a list, in order; empty ones are skipped.
+
+    Of lines from Windows, the carriage return is skipped as well, and the byte order mark before the first one.
 
     Raises:
         UsageError: the list cannot be read to its end.
     """
-    end = b"\0" if null else b"\n"
+    for number, part in enumerate(_parts(name, b"\0" if null else b"\n")):
+        entry = part if null else part.removesuffix(b"\r")
+        if number == 0 and not null:
+            entry = entry.removeprefix(codecs.BOM_UTF8)
+        if entry if null else entry.strip():
+            yield os.fsdecode(entry)
+
+
+def _parts(name: str, end: bytes) -> Iterator[bytes]:
+    """What lies between the ends of a list. Raises `UsageError` as `read_listing` does."""
     rest = bytearray()
     descriptor = None
     try:
@@ -35,19 +47,12 @@ def read_listing(name: str, *, null: bool) -> Iterator[str]:
         while chunk := os.read(descriptor, _CHUNK):
             whole, found, after = chunk.rpartition(end)
             if found:
-                yield from _entries((bytes(rest) + whole).split(end), null=null)
+                yield from (bytes(rest) + whole).split(end)
                 rest.clear()
             rest += after
-        yield from _entries([bytes(rest)], null=null)
+        yield bytes(rest)
     except OSError as error:
         raise UsageError(f"--files-from cannot read '{name}': {(error.strerror or str(error)).lower()}") from None
     finally:
         if descriptor:
             os.close(descriptor)
-
-
-def _entries(parts: list[bytes], *, null: bool) -> Iterator[str]:
-    for part in parts:
-        entry = part if null else part.removesuffix(b"\r")
-        if entry if null else entry.strip():
-            yield os.fsdecode(entry)

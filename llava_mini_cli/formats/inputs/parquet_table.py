@@ -1,12 +1,13 @@
 """Parquet tables, one file or a folder of parts, by batches of rows and only the columns that are asked for."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.inputs.table import TableRow, reading_error
+from llava_mini_cli.formats.inputs.table import TableRow, line_error, reading_error
 
 BATCH_ROWS = 4096
 BATCH_ROWS_WITH_BYTES = 64  # of columns that hold pictures
@@ -21,7 +22,7 @@ class ParquetTable:
     """A table of one or several files with the columns of the first; a part that lacks one has nulls in it.
 
     Raises:
-        UsageError: the first file cannot be read.
+        UsageError: the first file cannot be read, or has two columns of one name.
     """
 
     unit = "row"
@@ -30,34 +31,41 @@ class ParquetTable:
         self.path, self.name, self.folder = paths[0], name, folder
         self._paths = paths
         try:
-            schema = pq.read_schema(paths[0])  # pyright: ignore[reportUnknownMemberType]
-        except (OSError, pa.ArrowException) as error:
+            types = _types(pq.read_schema(paths[0]))  # pyright: ignore[reportUnknownMemberType]
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise UsageError(reading_error(name, error)) from None
-        self.columns = tuple(schema.names)
-        self._kinds = {name: _OWN_KINDS.get(kind, "string") for name, kind in _types(schema).items()}
+        self.columns = tuple(types)
+        self._kinds = {name: _OWN_KINDS.get(kind, "string") for name, kind in types.items()}
 
     def kinds(self, columns: Sequence[str]) -> Mapping[str, str]:
         """Numbers and truth values keep their type (in 64 bits); everything else is text, nested values as JSON."""
         return {column: self._kinds[column] for column in columns}
 
     def rows(self, columns: Sequence[str]) -> Iterator[TableRow]:
-        """Each row's values of `columns`. Where a part cannot be read on, one bad row says so and the next begins."""
+        """Each row's values of `columns`. Where a part cannot be read on, one bad row says so and the next begins.
+
+        A row with a value that Python cannot hold, such as a text that is no UTF-8, is a bad row by itself.
+        """
         number = 0
         for path in self._paths:
             begin = number
             try:
                 with pq.ParquetFile(path) as file:
                     for batch in _batches(file, columns):
-                        lists = [_values(batch, column) for column in columns]
-                        for number, values in enumerate(zip(*lists, strict=True), number + 1):  # noqa: B020
-                            yield number, values, None
+                        for number, (values, problem) in enumerate(_rows(batch, columns), number + 1):  # noqa: B020
+                            yield number, values, problem
                     number = begin + file.metadata.num_rows
-            except (OSError, pa.ArrowException) as error:
+            except (OSError, ValueError, pa.ArrowException) as error:
                 yield number + 1, (), reading_error(path, error)
 
 
 def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
-    return {name: schema.field(name).type for name in schema.names}  # pyright: ignore
+    """The types of the columns by name. Raises `ValueError` where two have one name, or one has no valid name."""
+    types: dict[str, pa.DataType] = {field.name: field.type for field in schema}  # pyright: ignore
+    twice = [name for name, count in Counter(schema.names).items() if count > 1]
+    if twice:
+        raise ValueError(f"it has two columns named '{twice[0]}'")
+    return types
 
 
 def _batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
@@ -69,6 +77,31 @@ def _batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Record
 
 def _holds_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)
+
+
+def _rows(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[tuple[Sequence[object], str | None]]:
+    """The rows of a batch, with what is wrong with them."""
+    try:
+        lists = [_values(batch, column) for column in columns]
+    except (ValueError, OverflowError):
+        for place in range(batch.num_rows):
+            yield _row(batch.slice(place, 1), columns)
+        return
+    for values in zip(*lists, strict=True):
+        yield values, None
+
+
+def _row(row: pa.RecordBatch, columns: Sequence[str]) -> tuple[Sequence[object], str | None]:
+    """A batch of one row, read by itself."""
+    values: list[object] = []
+    for column in columns:
+        try:
+            values += _values(row, column)
+        except UnicodeDecodeError:
+            return (), f"column '{column}' is not valid UTF-8"
+        except (ValueError, OverflowError) as error:
+            return (), f"column '{column}' holds what cannot be read: {line_error(str(error))}"
+    return values, None
 
 
 def _values(batch: pa.RecordBatch, column: str) -> list[object]:

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Protocol
 
-from llava_mini_cli.errors import FetchError
+from llava_mini_cli.errors import FetchError, UsageError
 from llava_mini_cli.formats.cache import FileCache
 from llava_mini_cli.formats.inputs.folders import Found, IsMedia
 from llava_mini_cli.formats.inputs.options import InputOptions
@@ -16,6 +16,8 @@ from llava_mini_cli.formats.job import NOTHING_KEPT, Fault, Job, Prompt, Questio
 from llava_mini_cli.formats.remote import Download
 from llava_mini_cli.formats.row import KeptColumn, printable
 from llava_mini_cli.formats.urls import is_remote, shown
+
+_NUL = Fault("input", "bad_row", "no file's name holds a NUL byte; a list that is separated by them is read with -0")
 
 KeptColumns = Mapping[str, KeptColumn]  # by their name in the input
 
@@ -37,8 +39,11 @@ class Part(Protocol):
         """The types of some of the columns, by Arrow's names."""
         ...
 
-    def jobs(self, prompts: Sequence[Prompt], kept: KeptColumns) -> Iterable[Job]:
-        """Its jobs, read when they are iterated. Raises `UsageError` at once for a column that is not there."""
+    def jobs(self, prompts: Sequence[Prompt], kept: KeptColumns, *, may_fetch: bool = True) -> Iterable[Job]:
+        """Its jobs, read when they are iterated. Raises `UsageError` at once for a column that is not there.
+
+        Without `may_fetch` iterating raises `UsageError` where a shard would have to be fetched.
+        """
         ...
 
 
@@ -56,22 +61,23 @@ class Files:
         """None: files have no columns."""
         return {}
 
-    def jobs(self, prompts: Sequence[Prompt], kept: KeptColumns) -> Iterable[Job]:
+    def jobs(self, prompts: Sequence[Prompt], kept: KeptColumns, *, may_fetch: bool = True) -> Iterable[Job]:
         blank = dict.fromkeys(each.name for each in kept.values()) or NOTHING_KEPT
-        shards = self._shards.reader(prompts, kept) if self._shards else None
+        shards = self._shards.reader(prompts, kept, may_fetch=may_fetch) if self._shards else None
         return self._jobs(prompts, blank, shards)
 
     def _jobs(
         self, prompts: Sequence[Prompt], blank: Mapping[str, object], shards: "Callable[[str], Iterator[Job]] | None"
     ) -> Iterator[Job]:
-        for path, file_name in self._found():
+        for path, file_name, problem in self._found():
+            fault = _NUL if "\0" in path else problem
             if shards is not None and is_shard(path):
                 yield from shards(path)
                 continue
             row_id = printable(path)
             questions = tuple(Question(prompt, row_id, blank) for prompt in prompts)
             source = Download(path) if is_remote(path) else None
-            yield Job(path, file_name, questions, None, source and source.item, None, source)
+            yield Job(path, file_name, questions, fault, source and source.item, None, source)
 
 
 class TableRows:
@@ -79,9 +85,10 @@ class TableRows:
 
     total = None  # rows about one medium are one job
 
-    def __init__(self, table: Table, options: InputOptions) -> None:
+    def __init__(self, table: Table, options: InputOptions, origin: str = "") -> None:
         self._table = table
         self._options = options
+        self._origin = origin
 
     @property
     def columns(self) -> Sequence[str]:
@@ -90,8 +97,8 @@ class TableRows:
     def kinds(self, columns: Sequence[str]) -> Mapping[str, str]:
         return self._table.kinds(columns)
 
-    def jobs(self, prompts: Sequence[Prompt], kept: KeptColumns) -> Iterable[Job]:
-        return TableJobs(self._table, prompts, self._options, kept)
+    def jobs(self, prompts: Sequence[Prompt], kept: KeptColumns, *, may_fetch: bool = True) -> Iterable[Job]:
+        return TableJobs(self._table, prompts, self._options, kept, self._origin)
 
 
 class Shards:
@@ -121,17 +128,21 @@ class Shards:
         """Text: what later samples hold cannot be known."""
         return dict.fromkeys(columns, "string")
 
-    def jobs(self, prompts: Sequence[Prompt], kept: KeptColumns) -> Iterable[Job]:
-        read = self.reader(prompts, kept)
+    def jobs(self, prompts: Sequence[Prompt], kept: KeptColumns, *, may_fetch: bool = True) -> Iterable[Job]:
+        read = self.reader(prompts, kept, may_fetch=may_fetch)
         return chain.from_iterable(map(read, self._names))
 
-    def reader(self, prompts: Sequence[Prompt], kept: KeptColumns) -> Callable[[str], Iterator[Job]]:
+    def reader(
+        self, prompts: Sequence[Prompt], kept: KeptColumns, *, may_fetch: bool = True
+    ) -> Callable[[str], Iterator[Job]]:
         """What gives the jobs of one shard by its name. Raises `UsageError` as `jobs` does."""
         shards = ShardReader(prompts, self._options, kept, self._is_media)
         if self._names and self.columns:
             shards.check(self.columns, shown(self._names[0]))
 
         def read(name: str) -> Iterator[Job]:
+            if not may_fetch and is_remote(name):
+                raise UsageError(f"'{shown(name)}' is not here yet")
             try:
                 with self._on_disk(name) as path:
                     yield from shards.read(path, name)
@@ -146,7 +157,7 @@ class Shards:
         if not is_remote(name):
             yield name
             return
-        path = self._cache.get(Download(name))
+        path = self._cache.get(Download(name), pinned=True)
         try:
             yield str(path)
         finally:

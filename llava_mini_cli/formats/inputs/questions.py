@@ -12,7 +12,7 @@ from llava_mini_cli.formats.inputs.columns import as_kind, as_text, check_column
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.job import NOTHING_KEPT, Prompt, Question, make_prompt, make_question
 from llava_mini_cli.formats.prompts import encodes
-from llava_mini_cli.formats.row import KeptColumn
+from llava_mini_cli.formats.row import KeptColumn, printable
 
 _PARTS = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
@@ -84,7 +84,7 @@ class RowAsker:
         place = {name: position for position, name in enumerate(self.columns)}
         self._constant = [Prompt(t.literals[0], t.prompt.name) for t in templates if not t.columns]
         self._templates = [(t, [place[name] for name in t.columns]) for t in templates if t.columns]
-        self._cells = [(name, place[name]) for name in options.prompt_columns]
+        self._cells = [(printable(name), place[name]) for name in options.prompt_columns]
         self._id = place[options.id_column] if options.id_column else None
         self._kept = [(kept[name].name, kept[name].kind, place[name]) for name in here]
         self._blank: Mapping[str, object] = dict.fromkeys(each.name for each in kept.values()) or NOTHING_KEPT

@@ -18,7 +18,7 @@ from llava_mini_cli.formats.inputs.parts import Files, Part, Shards, TableRows
 from llava_mini_cli.formats.inputs.questions import Template
 from llava_mini_cli.formats.inputs.shards import is_shard
 from llava_mini_cli.formats.inputs.tables import is_table, open_table
-from llava_mini_cli.formats.job import Job, Prompt
+from llava_mini_cli.formats.job import Fault, Job, Prompt
 from llava_mini_cli.formats.remote import Download
 from llava_mini_cli.formats.row import KeptColumn
 from llava_mini_cli.formats.shard import Shard
@@ -32,7 +32,8 @@ class Inputs:
     jobs: Iterator[Job]  # read once
     kept: tuple[KeptColumn, ...]  # the input's own columns, which every row carries on
     total: int | None  # media, where the number is known before they are read
-    again: Callable[[], Iterator[Job]] | None = None  # the jobs from the beginning; None where that costs too much
+    # The jobs from the beginning; None where that costs too much. `UsageError` where they turn out to cost too much.
+    again: Callable[[], Iterator[Job]] | None = None
 
     def share(self, shard: Shard | None) -> "Inputs":
         """What one of several runs does of it; all of it where there is one run."""
@@ -73,14 +74,15 @@ def open_inputs(
     kept = merge_kinds(part.kinds(_kept_of(part.columns or (), options)) for part in with_columns)
     plain = _without_columns(prompts) if with_columns and len(with_columns) < len(parts) else prompts
 
-    def jobs() -> Iterator[Job]:
-        return chain.from_iterable([part.jobs(plain if part.columns is None else prompts, kept) for part in parts])
+    def jobs(*, may_fetch: bool = True) -> Iterator[Job]:
+        asked = [(part, plain if part.columns is None else prompts) for part in parts]
+        return chain.from_iterable([part.jobs(prompts, kept, may_fetch=may_fetch) for part, prompts in asked])
 
     counts = [part.total for part in parts]
     known = [count for count in counts if count is not None]
     total = sum(known) if len(known) == len(counts) else None
     once = any(isinstance(part, Shards) for part in parts) or _is_stream(options.files_from)
-    return Inputs(jobs(), tuple(kept.values()), total, None if once else jobs)
+    return Inputs(jobs(), tuple(kept.values()), total, None if once else partial(jobs, may_fetch=False))
 
 
 def _is_stream(listing: str | None) -> bool:
@@ -118,7 +120,7 @@ class _Finder:
             yield from self._files(found) if found is not None else [self._one(Found(argument, _name_of(argument)))]
         elif Path(argument).is_dir():
             yield self._folder(argument)
-        elif has_magic(argument) and not os.path.lexists(argument):
+        elif has_magic(argument) and "\0" not in argument and not os.path.lexists(argument):
             yield from self._files(find_glob(argument, self._options, self._is_wanted))
         else:
             yield self._one(Found(argument, PurePath(argument).name))
@@ -130,7 +132,9 @@ class _Finder:
         def found() -> Iterator[Found]:
             for entry in map(local_path, read_listing(name, null=self._options.null)):
                 if not is_remote(entry) and Path(entry).is_dir():
-                    yield from walk(entry, self._options, self._is_media)
+                    inside = walk(entry, self._options, self._is_media)
+                    first = next(inside, Found(entry, _name_of(entry), self._nothing_in(entry)))
+                    yield from chain([first], inside)
                 else:
                     yield Found(entry, _name_of(entry))
 
@@ -164,15 +168,19 @@ class _Finder:
         if next(walk(folder, self._options, self._is_media), None) is not None:
             return Files(lambda: walk(folder, self._options, self._is_media), None)
         for suffix in (".parquet", ".tar"):
-            paths = [path for path, _ in walk(folder, self._options, partial(_ends_with, suffix))]
+            paths = [each.path for each in walk(folder, self._options, partial(_ends_with, suffix))]
             if paths and suffix == ".tar":
                 return Shards(paths, self._options, self._is_media, self._cache)
             if paths:
                 from llava_mini_cli.formats.inputs.parquet_table import ParquetTable
 
                 return TableRows(ParquetTable(paths, folder, _with_slash(folder)), self._options)
+        raise UsageError(self._nothing_in(folder).message)
+
+    def _nothing_in(self, folder: str) -> Fault:
+        """What is wrong with a folder without media."""
         chosen = " that --include and --exclude leave" if self._options.include or self._options.exclude else ""
-        raise UsageError(f"no images or videos in the folder '{folder}'{chosen}")
+        return Fault("input", "empty", f"no images or videos in the folder '{folder}'{chosen}")
 
     def _table(self, name: str) -> Part:
         """A table; one that is remote is fetched now, because its columns must be known."""
@@ -182,11 +190,11 @@ class _Finder:
                 open_table(name, name, _with_slash(folder) if folder else "", self._options), self._options
             )
         try:
-            path = self._cache.get(Download(name))  # in use until the run ends
+            path = self._cache.get(Download(name), pinned=True)  # in use until the run ends
         except FetchError as error:
             raise UsageError(f"cannot read the table '{shown(name)}': {error}") from None
         folder = name.partition("?")[0].rpartition("/")[0] + "/"
-        return TableRows(open_table(str(path), shown(name), folder, self._options), self._options)
+        return TableRows(open_table(str(path), shown(name), folder, self._options), self._options, name)
 
     def _is_wanted(self, name: str) -> bool:
         return self._is_media(name) or is_table(name) or is_shard(name)

@@ -5,6 +5,7 @@ A sample's media become jobs; its `.json` and `.jsonl` members give columns by k
 """
 
 import json
+import math
 import os
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,8 +43,8 @@ class Sample:
 
 
 def is_shard(name: str) -> bool:
-    """Whether a file's name ends as shards' names do."""
-    return plain_name(name).lower().endswith(".tar")
+    """Whether a file's name ends as shards' names do, and can be one."""
+    return "\0" not in name and plain_name(name).lower().endswith(".tar")
 
 
 def shard_columns(path: str) -> tuple[str, ...]:
@@ -122,8 +123,10 @@ class ShardReader:
 def _job(info: tarfile.TarInfo, archive: Archive, shard: str) -> Job:
     """One member as a medium; not told apart by the date of the shard, so that a copy of it is the same."""
     path = f"{shard}/{info.name}"
-    item = (f"{_absolute(shard)}/{info.name}", info.size, int(info.mtime))
-    source = Member(path, PurePosixPath(info.name).suffix, archive, info.offset_data, info.size)
+    time = int(info.mtime) if math.isfinite(info.mtime) else None
+    item = (f"{_absolute(shard)}/{info.name}", info.size, time)
+    name = f"{path}@{info.offset_data}"  # `tar -r` adds a second member of the same name
+    source = Member(name, PurePosixPath(info.name).suffix, archive, info.offset_data, info.size)
     return Job(path, f"{printable(PurePosixPath(shard).name)}/{printable(info.name)}", (), None, item, None, source)
 
 
@@ -156,17 +159,24 @@ def _samples(stream: BinaryIO, is_medium: IsMedia) -> Iterator[Sample]:
 
 def _add(sample: Sample, info: tarfile.TarInfo, stream: BinaryIO, is_medium: IsMedia) -> None:
     extension = _split(info.name)[1]
-    if is_medium(info.name):
+    is_note = extension in _TEXTS or extension in ("json", "jsonl")
+    is_media = is_medium(info.name)
+    if not is_media and not is_note:
+        return
+    if not info.isreg() or info.issparse():
+        what = "a sparse file" if info.isreg() else "a link"
+        sample.problem = f"{printable(info.name)}: {what}, which is not read"
+    elif is_media:
         sample.media.append(info)
-    elif extension in _TEXTS or extension in ("json", "jsonl"):
+    else:
         try:
             _add_note(sample, extension, _read_note(stream, info))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             sample.problem = f"{printable(info.name)}: {line_error(str(error))}"
 
 
 def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
-    """Regular files of an archive without compression; hidden ones and those named like `__x__` are skipped."""
+    """Files and links of an archive without compression; hidden ones and those named like `__x__` are skipped."""
     size = os.fstat(stream.fileno()).st_size
     with tarfile.open(fileobj=stream, mode="r:") as archive:
         for info in archive:
@@ -174,7 +184,7 @@ def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:
             if info.offset_data + info.size > size:
                 raise tarfile.ReadError(f"it ends within {printable(info.name)}")
             name = PurePosixPath(info.name).name
-            if info.isreg() and not info.issparse() and not name.startswith((".", "__")):
+            if (info.isreg() or info.islnk() or info.issym()) and not name.startswith((".", "__")):
                 yield info
         stream.seek(archive.offset)
         if stream.read(_BLOCK) != bytes(_BLOCK):  # tarfile takes any block that is no header for the end
@@ -205,6 +215,8 @@ def _add_note(sample: Sample, extension: str, data: bytes) -> None:
             row[extension] = data.decode().strip()
         return
     lines = [data] if extension == "json" else [line for line in data.splitlines() if line.strip()]
+    if not lines:
+        raise ValueError("no line")
     records = [as_mapping(json.loads(line)) for line in lines]
     if None in records:
         raise ValueError("not an object")

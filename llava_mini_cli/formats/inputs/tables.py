@@ -6,6 +6,7 @@ Opens no medium. Knows the kinds of table by their suffix; each lives in its own
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from hashlib import blake2b
 from pathlib import Path, PurePath
 
 from llava_mini_cli.errors import UsageError
@@ -18,7 +19,7 @@ from llava_mini_cli.formats.remote import Download
 from llava_mini_cli.formats.row import KeptColumn, printable
 from llava_mini_cli.formats.source import Source
 from llava_mini_cli.formats.stored import Embedded
-from llava_mini_cli.formats.urls import is_remote, local_path, plain_name
+from llava_mini_cli.formats.urls import is_remote, local_path, plain_name, without_signature
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 MEDIA_COLUMNS = ("path", "file", "file_name", "video", "image", "url", "media")
@@ -31,8 +32,8 @@ Medium = tuple[
 
 
 def is_table(name: str) -> bool:
-    """Whether a file's name ends as tables' names do."""
-    return plain_name(name).lower().endswith(SUFFIXES)
+    """Whether a file's name ends as tables' names do, and can be one."""
+    return "\0" not in name and plain_name(name).lower().endswith(SUFFIXES)
 
 
 def open_table(path: str, name: str, folder: str, options: InputOptions) -> Table:
@@ -57,16 +58,23 @@ def kept_kinds(table: Table, options: InputOptions) -> Mapping[str, str]:
 
 
 class TableJobs:
-    """The jobs of one table.
+    """The jobs of one table. `origin` is its path or its whole URL, of which the table's name shows a part.
 
     Raises:
         UsageError: a column that is named is not there, or none is known to hold media.
     """
 
     def __init__(
-        self, table: Table, prompts: Sequence[Prompt], options: InputOptions, kept: Mapping[str, KeptColumn]
+        self,
+        table: Table,
+        prompts: Sequence[Prompt],
+        options: InputOptions,
+        kept: Mapping[str, KeptColumn],
+        origin: str = "",
     ) -> None:
         self._table = table
+        self._origin = origin or table.name
+        self._known_as = without_signature(self._origin) if is_remote(self._origin) else self._origin
         self._asker = RowAsker(prompts, options, kept, table.columns, table.name)
         self._media = media_column(table, options)
         self._is_local = "://" not in table.folder
@@ -110,6 +118,8 @@ class TableJobs:
         if is_remote(cell):
             return _remote(cell, Download(cell).file_name)
         path = local_path(cell)
+        if "\0" in path:  # of a URL with %00
+            return None
         if PurePath(path).is_absolute():
             return path, PurePath(path).name, None, None
         return (folder + path, path, None, None) if self._is_local else _remote(folder + path, path)
@@ -122,13 +132,13 @@ class TableJobs:
         if not isinstance(data, bytes):
             return self._medium(name, number) if isinstance(name, str) else None
         file_name = PurePath(name).name if isinstance(name, str) else f"{number}"
-        place = f"{self._table.name}/{number}/{file_name}" if name else f"{self._table.name}/{number}"
-        item = (f"{self._absolute()}/{number}", len(data), None)
+        place = f"{self._origin}/{number}/{file_name}" if name else f"{self._origin}/{number}"
+        item = (f"{self._absolute()}/{number}", len(data), _digest(data))
         return place, file_name, item, Embedded(place, PurePath(file_name).suffix, data)
 
     def _absolute(self) -> str:
         """What stands for the table in the identity of what is in it."""
-        name = self._table.name
+        name = self._known_as
         return name if is_remote(name) else os.path.abspath(name)  # noqa: PTH100 - must not follow links
 
     def _why_no_medium(self, cell: object) -> str:
@@ -137,14 +147,21 @@ class TableJobs:
         return f"column '{self._media}' holds no path"
 
     def _bad_row(self, number: int, why: str) -> Job:
-        name = printable(self._table.name)
-        question = Question(Prompt(""), f"{name}:{number}", self._blank)
+        question = Question(Prompt(""), f"{printable(self._known_as)}:{number}", self._blank)
         fault = Fault("input", "bad_row", f"{self._place(number)}: {why}")
         item = (f"{self._absolute()}:{number}", None, None)
-        return Job(self._table.name, printable(Path(self._table.name).name), (question,), fault, item)
+        return Job(self._origin, printable(Path(self._table.name).name), (question,), fault, item)
 
     def _place(self, number: int) -> str:
         return f"{printable(self._table.name)}, {self._table.unit} {number}"
+
+
+def _digest(data: bytes) -> int:
+    """Stands where a file's time of change would: other bytes of the same size are another state of the medium.
+
+    48 bits are what a key has for the state, and a time that every archive can store.
+    """
+    return int.from_bytes(blake2b(data, digest_size=6).digest(), "big")
 
 
 def _job(medium: Medium, questions: list[Question], fault: Fault | None = None) -> Job:
