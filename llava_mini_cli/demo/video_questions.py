@@ -160,17 +160,19 @@ def event(rng: np.random.Generator, video: Video, split: Split, kind: str) -> Qu
 
 
 def does_move(rng: np.random.Generator, video: Video, split: Split) -> Question:
-    """Does the circle move left? False ones name another direction, or what does not move."""
+    """Does the circle move left? False ones name another direction, what does not move, or what is not there."""
     still = tuple(actor for actor in video.actors if actor.velocity == (0.0, 0.0))
-    actor, said, truth = video.main[0], pick(rng, tuple(DIRECTIONS)), False
-    if video.direction is not None:
-        truth = rng.random() < 0.5
-        said = video.direction
-        if not truth and still and rng.random() < 0.5:
-            actor = still[0]
-        elif not truth:
+    said, truth = video.direction or pick(rng, tuple(DIRECTIONS)), video.direction is not None and rng.random() < 0.5
+    name = seen_name(rng, video, video.main[0])
+    if not truth:
+        moves = ("direction", "direction") if video.direction else ()
+        wrong = pick(rng, ("absent", *moves, *("still",) * bool(still)))
+        if wrong == "absent":
+            name = f"the {absent_thing(rng, [(a.thing.colour, a.thing.shape) for a in video.actors])}"
+        elif wrong == "still":
+            name = seen_name(rng, video, still[int(rng.integers(len(still)))])
+        else:
             said = pick(rng, tuple(d for d in DIRECTIONS if d != video.direction))
-    name = seen_name(rng, video, actor)
     return Question("video_yesno", worded(rng, split, "does_move", ref=name, direction=said), yes(truth))
 
 

@@ -37,11 +37,12 @@ FUSION_IMAGES = 12  # of every 16 media in the fusion stage; the others are vide
 FUSION_PARTS = ("mm_projector", "compressor", "prefusion_layers", "heads")
 STAGE2 = StageSettings(
     "stage2",
-    steps=6400,
+    steps=4800,
     batch=16,
     learning_rate=1.5e-3,
     muon_rate=0.004,
     muon_decay=0.1,
+    warmup=0.04,
     decay=0.45,
     bf16=True,
     log_every=20,

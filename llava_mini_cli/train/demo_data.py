@@ -22,7 +22,7 @@ IMAGE_WEIGHTS = {  # how often a kind is asked about an image, before ambiguous 
     "colour": 1.0,
     "shape": 1.0,
     "size": 1.0,
-    "place": 1.2,
+    "place": 1.5,
     "count": 1.0,
     "relation": 2.5,
     "places": 1.3,
