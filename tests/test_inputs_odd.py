@@ -59,7 +59,7 @@ def write_parquet(path: Path, /, **columns: Any) -> Path:
     return path
 
 
-def pictures(*contents: bytes) -> bytes:
+def pictures(*contents: bytes | None) -> bytes:
     """A Parquet table of pictures, as a file."""
     stream = io.BytesIO()
     pq.write_table(pa.table({"image": list(contents)}), stream)  # pyright: ignore
@@ -142,6 +142,14 @@ def test_remote_tables_that_differ_in_the_query_alone_are_two(tmp_path: Path) ->
         jobs = jobs_of(*tables, fetch=options(tmp_path))
     assert len({job.item and job.item[0] for job in jobs}) == len({job.path for job in jobs}) == 4
     assert jobs[0].path == f"{tables[0]}/1"
+
+
+def test_rows_about_what_is_in_a_remote_table_do_not_carry_its_password(tmp_path: Path) -> None:
+    with each_query_its_file(lambda _: pictures(b"one", None)) as url:
+        url = url.replace("://", "://me:secret@") + "/t.parquet?split=a&X-Amz-Signature=secret"
+        jobs = jobs_of(url, fetch=options(tmp_path))
+    assert [job.fault is None for job in jobs] == [True, False]
+    assert "secret" not in "".join([job.path + job.questions[0].id for job in jobs])
 
 
 def test_other_pictures_of_the_same_size_are_other_work(tmp_path: Path) -> None:

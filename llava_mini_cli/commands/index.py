@@ -110,18 +110,14 @@ def _approximate(archive: Path, talk: TalkFlags) -> None:
 
 def _say_end(tally: "IndexTally", archive: Path, talk: TalkFlags, seconds: float) -> None:
     """What was done, and what failed, also where the run ended early."""
-    from llava_mini_cli.commands.summary import say_failures
+    from llava_mini_cli.commands.summary import failed_before, say_failures, stopped
 
     say_failures(tally)
     for damage in tally.damage:
         say_error(f"{archive}: {damage.file} is damaged and left out: {damage.message}")
     if talk.quiet:
         return
-    there = "there already"
-    if tally.errors_skipped:
-        there += f" ({tally.errors_skipped} failed; --retry-errors tries them again)"
+    there = f"there already{failed_before(tally)}"
     counts = (tally.skipped, there), (tally.dropped, "dropped"), (tally.failed, "failed")
     words = [f"{tally.answered} media indexed", *(f"{count} {what}" for count, what in counts if count)]
-    stopped = {"limit": ", stopped by --limit", "max_failures": ", stopped by --max-failures", None: ""}
-    end = stopped[tally.stopped_by]
-    say(f"llava-mini: {', '.join(words)}, {tally.frames} frames, {seconds:.1f} s{end}, in {archive}")
+    say(f"llava-mini: {', '.join(words)}, {tally.frames} frames, {seconds:.1f} s{stopped(tally)}, in {archive}")

@@ -146,12 +146,20 @@ def summary(
 
 def say_counts(tally: Tally, seconds: float, output: Path | None) -> None:
     """One line: what was done, how quickly, and where it went."""
-    stopped = {"limit": ", stopped by --limit", "max_failures": ", stopped by --max-failures", None: ""}
-    there = f", {tally.skipped} were there" if tally.skipped else ""
-    if tally.errors_skipped:
-        there += f" ({tally.errors_skipped} failed; --retry-errors tries them again)"
+    there = f", {tally.skipped} were there{failed_before(tally)}" if tally.skipped else ""
     target = "" if output is None else f", written to {rows_at(output)}"
-    say(f"llava-mini: {counts(tally)}{there}, {seconds:.1f} s{stopped[tally.stopped_by]}{target}")
+    say(f"llava-mini: {counts(tally)}{there}, {seconds:.1f} s{stopped(tally)}{target}")
+
+
+def failed_before(tally: Tally) -> str:
+    """How many of those that were there are failures, in brackets; nothing where none is."""
+    failed = tally.errors_skipped
+    return f" ({failed} failed; --retry-errors tries them again)" if failed else ""
+
+
+def stopped(tally: Tally) -> str:
+    """Which limit ended the run, behind a comma; nothing where none did."""
+    return "" if tally.stopped_by is None else f", stopped by --{tally.stopped_by.replace('_', '-')}"
 
 
 def counts(tally: Tally, total: int | None = None) -> str:

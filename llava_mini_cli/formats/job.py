@@ -4,6 +4,7 @@ Jobs are named tuples, because a table gives millions of them. Knows nothing of 
 media are opened or answered.
 """
 
+import os
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
@@ -74,6 +75,11 @@ class Job(NamedTuple):
     def file(self) -> str:
         """The file that is opened."""
         return self.local or self.path
+
+    @property
+    def identity(self) -> str:
+        """What tells the medium from others, without a look at the disk: its absolute path or its URL."""
+        return self.item[0] if self.item else os.path.abspath(self.path)  # noqa: PTH100 - must not follow links
 
 
 def make_job(

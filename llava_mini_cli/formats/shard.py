@@ -53,8 +53,8 @@ class Shard:
         """The jobs about every `count`-th medium; keeps 100 bytes a medium."""
         homes: dict[bytes, int] = {}
         for job in jobs:
-            name = job.item[0] if job.item else os.path.abspath(job.path)  # noqa: PTH100 - must not follow links
-            home = homes.setdefault(blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).digest(), len(homes))
+            name = job.identity.encode("utf-8", "surrogatepass")
+            home = homes.setdefault(blake2b(name, digest_size=8).digest(), len(homes))
             if home % self.count == self.number - 1:
                 yield job
 

@@ -66,9 +66,8 @@ class SidecarOutput:
         medium, name = self._medium(job), _part_for(question, job)
         first, second = medium.stem, medium.name
         if self._folder is not None and _is_by_base_name(job):
-            identity = job.item[0] if job.item else os.path.abspath(job.path)  # noqa: PTH100 - links are not followed
-            own = f"{medium.name}.{_digest(identity)}"
-            if self._first.setdefault(str(medium), identity) != identity:
+            own = f"{medium.name}.{_digest(job.identity)}"
+            if self._first.setdefault(str(medium), job.identity) != job.identity:
                 second = own
             if os.path.lexists(medium.with_name(f"{own}{name}.txt")):  # in an earlier run the first name was taken
                 first = own

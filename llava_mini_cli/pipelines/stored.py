@@ -115,10 +115,10 @@ class StoredMedia:
         """Why a medium cannot be asked about, if so: its file is gone or changed, and its features were not stored."""
         if self.answers_from_features:
             return job.fault
-        if job.fault is None and _lies_inside(job.path):
+        fault = fault_of(job)
+        if fault is not None and job.fault is None and _lies_inside(job.path):
             words = "it lies inside another file, and its features were not stored; index again with --features"
             return Fault("decode", "unreadable", words)
-        fault = fault_of(job)
         if fault is not None or is_remote(job.path):
             return fault
         medium = self._by_path[printable(job.path)]

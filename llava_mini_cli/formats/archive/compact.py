@@ -7,7 +7,6 @@ so an end in between leaves media twice, of which the newer part counts.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +25,7 @@ from llava_mini_cli.formats.archive.layout import (
 from llava_mini_cli.formats.archive.locks import alone, writing
 from llava_mini_cli.formats.archive.near import forget
 from llava_mini_cli.formats.archive.part import PartWriter
-from llava_mini_cli.formats.archive.reader import Damage, may_pass, newest_media
+from llava_mini_cli.formats.archive.reader import Damage, equal, line_of, may_pass, newest_media
 
 SMALL_ROWS = 8_192  # frames; parts with fewer are merged
 MERGED_ROWS = 65_536  # frames at which a merged part is closed
@@ -100,10 +99,6 @@ def _sources(folder: Path) -> tuple[list[_Source], list[Damage]]:
     return sources, damage
 
 
-def _is_ok(media: pa.Table) -> Any:
-    return pa.array([status == "ok" for status in media["status"].to_pylist()], pa.bool_())
-
-
 def _frames(source: _Source) -> int:
     return int(np.sum([frames or 0 for frames in source.live["frames"].to_pylist()]))
 
@@ -158,7 +153,9 @@ def _live_rows(folder: Path, source: _Source, table: str) -> Iterator[pa.Table]:
     name = part_name(source.number, table)
     if not (folder / name).exists():
         return
-    live = source.live.filter(_is_ok(source.live))["medium"].to_numpy()  # frames of a medium that failed go
+    live = source.live.filter(equal(source.live["status"], "ok"))[
+        "medium"
+    ].to_numpy()  # frames of a medium that failed go
     try:
         with pq.ParquetFile(folder / name, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
@@ -168,4 +165,4 @@ def _live_rows(folder: Path, source: _Source, table: str) -> Iterator[pa.Table]:
     except (OSError, pa.ArrowException) as error:
         if may_pass(error):
             raise
-        raise _UnreadableError(source, Damage(source.number, name, " ".join(str(error).split()))) from error
+        raise _UnreadableError(source, Damage(source.number, name, line_of(error))) from error

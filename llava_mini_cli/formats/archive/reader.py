@@ -161,7 +161,7 @@ class Archive:
         if not (self.folder / part_name(medium.part, "captions")).exists():
             return []
         table = self._read(medium.part, "captions", ["medium", "start", "end", "text"])
-        return table.filter(_equal(table["medium"], medium.number)).to_pylist()
+        return table.filter(equal(table["medium"], medium.number)).to_pylist()
 
     def vector_file(self, part: int, rows: int) -> Path | None:
         """The part's embeddings as plain float16 `[rows, clip]`; None where the file is missing or cut."""
@@ -221,7 +221,7 @@ class Archive:
         if not (owners == medium).any():
             return
         for batch in file.iter_batches(batch_size=FEATURE_FRAMES, row_groups=[group]):
-            mine = _equal(batch["medium"], medium)
+            mine = equal(batch["medium"], medium)
             batch = batch.filter(mine)
             if batch.num_rows:
                 yield self._unpacked(batch), batch["time"].to_numpy()
@@ -241,7 +241,7 @@ class Archive:
             raise self._damaged(part, table, error) from error
 
     def _damaged(self, part: int, table: str, error: Exception) -> ArchiveError:
-        return ArchiveError(f"{part_name(part, table)}: {_line(error)}")
+        return ArchiveError(f"{part_name(part, table)}: {line_of(error)}")
 
 
 @contextmanager
@@ -254,7 +254,7 @@ def open_archive(folder: Path) -> Generator[Archive]:
     header = ArchiveHeader.read(folder)
     with reading(folder):
         newest, damage = newest_media(folder)
-        good, bad = (newest.filter(_equal(newest["status"], status)) for status in ("ok", "error"))
+        good, bad = (newest.filter(equal(newest["status"], status)) for status in ("ok", "error"))
         yield Archive(folder, header, good, bad, damage)
 
 
@@ -268,7 +268,7 @@ def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
             table = _table(folder / name)
             _check_frames(folder, part, table)
         except (OSError, pa.ArrowException) as error:
-            damage.append(Damage(part, name, _line(error), may_pass(error)))
+            damage.append(Damage(part, name, line_of(error), may_pass(error)))
             continue
         except ArchiveError as error:
             damage.append(Damage(part, part_name(part, "frames"), str(error), may_pass(error.__cause__)))
@@ -295,13 +295,13 @@ def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 def _check_frames(folder: Path, part: int, media: pa.Table) -> None:
     """Raises `ArchiveError` where the frames of a part's media are not there; reads the footer alone."""
-    wanted = pc.sum(pc.filter(media["frames"], _equal(media["status"], "ok"))).as_py() or 0
+    wanted = pc.sum(pc.filter(media["frames"], equal(media["status"], "ok"))).as_py() or 0
     if not wanted:
         return
     try:
         there = pq.read_metadata(folder / part_name(part, "frames")).num_rows
     except (OSError, pa.ArrowException) as error:
-        raise ArchiveError(_line(error)) from error
+        raise ArchiveError(line_of(error)) from error
     if there < wanted:
         raise ArchiveError(f"{there} of {wanted} frames are there")
 
@@ -328,11 +328,13 @@ def _numbers(column: Any, kind: Any) -> NDArray[Any]:
     return np.frombuffer(data, kind, len(column) * width // np.dtype(kind).itemsize, column.offset * width)
 
 
-def _equal(column: Any, value: Any) -> Any:
+def equal(column: Any, value: Any) -> Any:
+    """Which rows of a column hold a value."""
     return pc.equal(column, pa.scalar(value, column.type))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
-def _line(error: Exception) -> str:
+def line_of(error: Exception) -> str:
+    """An error in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -58,7 +58,7 @@ def kept_kinds(table: Table, options: InputOptions) -> Mapping[str, str]:
 
 
 class TableJobs:
-    """The jobs of one table. `origin` is its path or its whole URL, of which the table's name shows a part.
+    """The jobs of one table. `origin` is its path or its whole URL; the name of a remote one leaves out the query.
 
     Raises:
         UsageError: a column that is named is not there, or none is known to hold media.
@@ -73,8 +73,8 @@ class TableJobs:
         origin: str = "",
     ) -> None:
         self._table = table
-        self._origin = origin or table.name
-        self._known_as = without_signature(self._origin) if is_remote(self._origin) else self._origin
+        origin = origin or table.name
+        self._known_as = without_signature(origin) if is_remote(origin) else origin  # rows carry it: no password
         self._asker = RowAsker(prompts, options, kept, table.columns, table.name)
         self._media = media_column(table, options)
         self._is_local = "://" not in table.folder
@@ -132,7 +132,7 @@ class TableJobs:
         if not isinstance(data, bytes):
             return self._medium(name, number) if isinstance(name, str) else None
         file_name = PurePath(name).name if isinstance(name, str) else f"{number}"
-        place = f"{self._origin}/{number}/{file_name}" if name else f"{self._origin}/{number}"
+        place = f"{self._known_as}/{number}/{file_name}" if name else f"{self._known_as}/{number}"
         item = (f"{self._absolute()}/{number}", len(data), _digest(data))
         return place, file_name, item, Embedded(place, PurePath(file_name).suffix, data)
 
@@ -150,7 +150,7 @@ class TableJobs:
         question = Question(Prompt(""), f"{printable(self._known_as)}:{number}", self._blank)
         fault = Fault("input", "bad_row", f"{self._place(number)}: {why}")
         item = (f"{self._absolute()}:{number}", None, None)
-        return Job(self._origin, printable(Path(self._table.name).name), (question,), fault, item)
+        return Job(self._known_as, printable(Path(self._table.name).name), (question,), fault, item)
 
     def _place(self, number: int) -> str:
         return f"{printable(self._table.name)}, {self._table.unit} {number}"
