@@ -1,86 +1,26 @@
 """The engine gives each question the tokens that the plain path gives it alone, whatever is around it."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from engine_doubles import ArrayFrames, noise_video
+from engine_oracle import GREEDY, QUESTIONS, Oracle, by_prompt, limits, make_oracle, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions
-from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.load import load_engine, make_engine
-from llava_mini_cli.engine.request import Answer, Failure, Outcome, Request, Window
+from llava_mini_cli.engine.request import Answer, Failure, Request, Window
 from llava_mini_cli.engine.sampling import LOOP_TOKENS, YesNo
-from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.engine.track import WindowSum
 from llava_mini_cli.errors import MediaError
-from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini_cli.model.tiny import write_tiny_checkpoint
-
-QUESTIONS = (
-    "What is shown?",
-    "How many are there! Count them one by one, please.",
-    "Red?",
-    "Compare <image-placeholder> with a cat.",
-    "Where does the ball go at the end?",
-)
-GREEDY = GenerationOptions(max_new_tokens=8)
-
-
-class Oracle:
-    """The plain path: one question about one medium through `generate`, remembered."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        self.model = LlavaMiniForConditionalGeneration.from_pretrained(checkpoint)
-        self.processor = LlavaMiniProcessor.from_pretrained(checkpoint)
-        self.known: dict[tuple[int, int, str], list[int]] = {}
-
-    def video(self, frames: int, seed: int) -> np.ndarray:
-        return noise_video(frames, seed)
-
-    def ids(self, frames: int, seed: int, question: str) -> list[int]:
-        key = (frames, seed, question)
-        if key not in self.known:
-            self.known[key] = self.answer(self.video(frames, seed), question)
-        return self.known[key]
-
-    def answer(self, pixels: np.ndarray, question: str) -> list[int]:
-        one = len(pixels) == 1
-        batch = self.processor(images=pixels[0], text=question) if one else self.processor(videos=pixels, text=question)
-        ids = self.model.generate(**batch, max_new_tokens=GREEDY.max_new_tokens)[0].tolist()
-        ends = self.model.generation_config.eos_token_id
-        return [token for token in ids if token not in ends]
-
-    def engine(self, limits: Limits) -> Engine:
-        return Engine(self.model, self.processor, self.processor.prompts(), limits, "tiny")
 
 
 @pytest.fixture(scope="module")
 def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
-    changes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "prefusion_layer_num": 2}
-    vision = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    vision = {**vision, "image_size": 56, "patch_size": 14, "projection_dim": 8}
-    path = tmp_path_factory.mktemp("tiny")
-    return Oracle(write_tiny_checkpoint(path, vision_config=vision, video_frame_size=56, **changes))
-
-
-def limits(chunk: int = 8, rows: int = 64, media: int = 64, cache_bytes: int = 1 << 30) -> Limits:
-    return Limits(chunk, rows, media, cache_bytes)
-
-
-def request(key: str, pixels: np.ndarray, prompts: Sequence[str], **settings: object) -> Request:
-    kind = "image" if len(pixels) == 1 else "video"
-    return Request(key, kind, ArrayFrames(pixels), tuple(prompts), GREEDY, **settings)  # pyright: ignore
-
-
-def by_prompt(outcomes: Sequence[Outcome]) -> dict[tuple[str, int, int], Outcome]:
-    found = {(one.key, one.window_index, one.prompt_index): one for one in outcomes}
-    assert len(found) == len(outcomes)
-    return found
+    return make_oracle(tmp_path_factory.mktemp("tiny"))
 
 
 media = st.tuples(
@@ -183,28 +123,6 @@ def test_a_failing_medium_fails_alone(oracle: Oracle) -> None:
     assert broken.closed
 
 
-def test_a_bad_prompt_fails_alone(oracle: Oracle) -> None:
-    outcomes = by_prompt(list(oracle.engine(limits()).run([request("v", oracle.video(1, 0), (" ", QUESTIONS[0]))])))
-    assert isinstance(outcomes["v", 0, 0], Failure)
-    assert isinstance(outcomes["v", 0, 1], Answer)
-    source = ArrayFrames(oracle.video(1, 0))
-    (only,) = oracle.engine(limits()).run([Request("v", "image", source, ("",), GREEDY)])
-    assert isinstance(only, Failure)
-    assert source.closed
-
-
-def test_too_many_frames_say_how_many_fit(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(oracle.model.config, "max_position_embeddings", 260)
-    (failure,) = oracle.engine(limits()).run([request("v", oracle.video(40, 0), ("Red?",))])
-    assert isinstance(failure, Failure)
-    assert failure.error_type == "too_long"
-    most = int(failure.message.rpartition("--max-frames ")[2].split()[0])
-    (answer,) = oracle.engine(limits()).run([request("v", oracle.video(most, 0), ("Red?",))])
-    assert isinstance(answer, Answer)
-    (failure,) = oracle.engine(limits()).run([request("v", oracle.video(most + 1, 0), ("Red?",))])
-    assert isinstance(failure, Failure)
-
-
 def test_sampling_depends_on_the_seed_alone(oracle: Oracle) -> None:
     def run(seed: int, others: int) -> tuple[int, ...]:
         options = GenerationOptions(max_new_tokens=12, temperature=1.5, top_p=0.95, seed=seed)
@@ -287,25 +205,6 @@ def test_a_loop_ends_as_repetition_and_the_rest_as_length(oracle: Oracle, monkey
     assert (short.finish_reason, short.completion_tokens) == ("length", LOOP_TOKENS - 1)
 
 
-def test_memory_running_out_halves_the_chunk(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llava_mini_cli.engine import engine as module
-
-    real = module.see
-
-    def small(model: torch.nn.Module, pixels: torch.Tensor, projection: None) -> object:
-        if len(pixels) > 3:
-            raise torch.OutOfMemoryError("too much")
-        return real(model, pixels, projection)  # pyright: ignore
-
-    monkeypatch.setattr(module, "see", small)
-    wanted = [request(str(number), oracle.video(frames, 1), QUESTIONS[:1]) for number, frames in enumerate((17, 1, 5))]
-    outcomes = by_prompt(list(oracle.engine(limits(16)).run(wanted)))
-    for number, frames in enumerate((17, 1, 5)):
-        answer = outcomes[str(number), 0, 0]
-        assert isinstance(answer, Answer)
-        assert list(answer.token_ids) == oracle.ids(frames, 1, QUESTIONS[0])
-
-
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own compiler
 def test_compiled_layers_give_the_same_tokens(oracle: Oracle) -> None:
     options = ModelOptions(model="tiny", compile=True)
@@ -324,25 +223,6 @@ def test_quantised_weights_answer(tmp_path: Path) -> None:
     assert type(engine.model.model.layers[0].self_attn.q_proj.weight).__name__ == "Int8Tensor"
     (answer,) = engine.run([request("v", noise_video(3, 0), QUESTIONS[:1])])
     assert isinstance(answer, Answer)
-
-
-def test_memory_running_out_while_decoding_goes_on_in_halves(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llava_mini_cli.engine import decoder as module
-
-    real = module.decode
-
-    def small(model: object, batches: Sequence[object], *rest: object) -> object:
-        if len(batches) > 1:
-            raise torch.OutOfMemoryError("too much")
-        return real(model, batches, *rest)  # pyright: ignore
-
-    monkeypatch.setattr(module, "decode", small)
-    wanted = [request(str(number), oracle.video(600, 0)[: number + 1], QUESTIONS[:2]) for number in range(3)]
-    outcomes = by_prompt(list(oracle.engine(limits(1, rows=2)).run(wanted)))
-    assert all(isinstance(outcome, Answer) for outcome in outcomes.values())
-    monkeypatch.setattr(module, "decode", lambda *_: (_ for _ in ()).throw(torch.OutOfMemoryError("none left")))
-    failures = list(oracle.engine(limits()).run(wanted[:1]))
-    assert [failure.error_type for failure in failures] == ["out_of_memory"] * 2  # pyright: ignore
 
 
 def test_close_ends_every_source(oracle: Oracle) -> None:

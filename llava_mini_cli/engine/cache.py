@@ -36,9 +36,9 @@ class RowCache:
     def reserve(self) -> None:
         """Makes room for one more position in every row."""
         need = int(self.own_lengths.max()) + 1
-        if self.own_keys and need > self.own_keys[0].shape[2]:
-            for part in (self.own_keys, self.own_values):
-                for layer, tensor in enumerate(part):
+        for part in (self.own_keys, self.own_values):
+            for layer, tensor in enumerate(part):
+                if need > tensor.shape[2]:  # each by itself: memory may have run out between two of them last time
                     part[layer] = torch.nn.functional.pad(tensor, (0, 0, 0, GROWTH))
 
     def positions(self, rows: torch.Tensor) -> torch.Tensor:

@@ -10,13 +10,13 @@ from typing import Any, cast
 
 import torch
 
-from llava_mini_cli.engine.cache import RowCache
 from llava_mini_cli.engine.dense import Dense
 from llava_mini_cli.engine.generate import DecodeBatch, decode
+from llava_mini_cli.engine.memory import unless_out_of_memory
 from llava_mini_cli.engine.request import Answer, FinishReason, Outcome
 from llava_mini_cli.engine.sampling import YesNo, is_looping, next_token, penalised
 from llava_mini_cli.engine.track import Row
-from llava_mini_cli.errors import ItemError
+from llava_mini_cli.errors import ItemError, UsageError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.prompts import PromptBuilder
 
@@ -41,6 +41,8 @@ class Decoder:
 
     @cached_property
     def _yes_no(self) -> YesNo:
+        if self._prompts.layout == "reference" and self._prompts.family == "llama3":
+            raise UsageError("--yes-no: with --prompt-layout reference the answer begins with a header, not yes or no")
         return YesNo.of(self._prompts.tokenizer)
 
     @property
@@ -57,34 +59,42 @@ class Decoder:
         by_cache: dict[int, list[Row]] = {}
         for row in rows:
             by_cache.setdefault(id(row.cache), []).append(row)
-        ordered = [row for group in by_cache.values() for row in group]
-        device = self._model.device
-        batches = [
-            DecodeBatch(group[0].cache, torch.tensor([row.number for row in group], device=device))
-            for group in by_cache.values()
-        ]
-        tokens = torch.tensor([row.tokens[-1] for row in ordered], device=device)
-        try:
-            logits = decode(self._model, batches, tokens, self._dense)
-        except torch.OutOfMemoryError:
-            self._decode_apart(list(by_cache.values()))
+        groups = list(by_cache.values())
+        ordered = [row for group in groups for row in group]
+        logits = unless_out_of_memory(self._logits, groups)
+        if logits is None:
+            self._decode_apart(groups)
             return
         self.rows = [row for row in self.rows if row not in ordered]
         self.advance(ordered, logits)
-        for group in by_cache.values():
-            self._shrink(group[0].cache)
+        for group in groups:
+            live = [row for row in self.rows if row.cache is group[0].cache]
+            if unless_out_of_memory(self._shrink, live) is None:
+                self._fail_rows(live)
+
+    def _logits(self, groups: Sequence[list[Row]]) -> torch.Tensor:
+        """Of the next token of each row, `[n, vocab]`; each group's rows share a cache."""
+        device = self._model.device
+        batches = [
+            DecodeBatch(group[0].cache, torch.tensor([row.number for row in group], device=device)) for group in groups
+        ]
+        tokens = torch.tensor([row.tokens[-1] for group in groups for row in group], device=device)
+        return decode(self._model, batches, tokens, self._dense)
 
     def _decode_apart(self, groups: Sequence[list[Row]]) -> None:
         """The step again after memory ran out, in halves; a single cache that does not fit fails its rows."""
-        torch.cuda.empty_cache()
-        if len(groups) > 1:
-            half = len(groups) // 2
-            for part in (groups[:half], groups[half:]):
-                self._decode([row for group in part for row in group])
+        if len(groups) == 1:
+            self._fail_rows(groups[0])
             return
+        half = len(groups) // 2
+        for part in (groups[:half], groups[half:]):
+            self._decode([row for group in part for row in group])
+
+    def _fail_rows(self, rows: Sequence[Row]) -> None:
+        """Fails rows for which there is no memory."""
         error = ItemError("out_of_memory", "the answers' keys and values do not fit the memory")
-        for row in groups[0]:
-            self.rows.remove(row)
+        self.rows = [row for row in self.rows if row not in rows]
+        for row in rows:
             self._fail_row(row, error)
 
     def _fail_row(self, row: Row, error: ItemError) -> None:
@@ -93,10 +103,27 @@ class Decoder:
 
     def advance(self, rows: Sequence[Row], logits: torch.Tensor) -> None:
         """Gives each row its next token; rows that are done are answered, the others go on."""
+        tokens = unless_out_of_memory(self._next_tokens, rows, logits)
+        if tokens is None:
+            self._fail_rows(rows)
+            return
+        for row, token in zip(rows, tokens, strict=True):
+            if token is None:
+                self._fail_row(row, ItemError("internal", "the model gave no finite scores; another --dtype may"))
+                continue
+            reason = self._finish_reason(row, token, row.track.request.generation.max_new_tokens)
+            if reason is None:
+                self.rows.append(row)
+            else:
+                self._outbox.append(self._answer(row, reason))
+
+    def _next_tokens(self, rows: Sequence[Row], logits: torch.Tensor) -> list[int | None]:
+        """The next token of each row; None: its scores are NaN, or overflowed a half-precision format."""
+        tokens: list[int | None] = []
         highest, greedy = logits.max(-1)
         for row, best, most, scores in zip(rows, greedy.tolist(), highest.tolist(), logits, strict=True):
-            if not isfinite(most):  # NaN, or an overflow of a half-precision format
-                self._fail_row(row, ItemError("internal", "the model gave no finite scores; another --dtype may"))
+            if not isfinite(most):
+                tokens.append(None)
                 continue
             options = row.track.request.generation
             if options.yes_no and row.p_yes is None:
@@ -104,12 +131,8 @@ class Decoder:
             if options.repetition_penalty != 1 and row.tokens:
                 scores = penalised(scores, row.tokens, options.repetition_penalty)
                 best = int(scores.argmax())
-            token = best if row.generator is None else next_token(scores, options, row.generator)
-            reason = self._finish_reason(row, token, options.max_new_tokens)
-            if reason is None:
-                self.rows.append(row)
-            else:
-                self._outbox.append(self._answer(row, reason))
+            tokens.append(best if row.generator is None else next_token(scores, options, row.generator))
+        return tokens
 
     def _finish_reason(self, row: Row, token: int, max_new_tokens: int) -> FinishReason | None:
         if token in self._end_ids:
@@ -119,16 +142,23 @@ class Decoder:
             return "length"
         return "repetition" if is_looping(row.tokens) else None
 
-    def _shrink(self, cache: RowCache) -> None:
-        """Frees the media of a cache that have no rows left, once they are half of it."""
-        live = [row for row in self.rows if row.cache is cache]
+    def _shrink(self, live: Sequence[Row]) -> bool:
+        """Frees the media of a cache that have no rows left, once they are half of it; says whether it did.
+
+        Args:
+            live: the rows of the cache that are not done.
+        """
+        if not live:
+            return False
+        cache = live[0].cache
         per_medium = cache.rows_per_medium
         media = sorted({row.number // per_medium for row in live})
-        if not live or 2 * len(media) > cache.own_lengths.shape[0]:
-            return
+        if 2 * len(media) > cache.own_lengths.shape[0]:
+            return False
         cache.keep_media(torch.tensor(media, device=self._model.device))
         for row in live:
             row.number = media.index(row.number // per_medium) * per_medium + row.number % per_medium
+        return True
 
     def _answer(self, row: Row, reason: FinishReason) -> Answer:
         request = row.track.request

@@ -14,7 +14,6 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP, apply_rotary_pos_emb
 
 from llava_mini_cli.engine.linear import linear, linear_silu
-from llava_mini_cli.engine.memory import tells_out_of_memory
 from llava_mini_cli.engine.pack import TextPack
 from llava_mini_cli.engine.tower import patch_features
 from llava_mini_cli.model.modeling import LlavaMiniModel, VisionFeatures
@@ -54,7 +53,6 @@ class TextBatch:
         return cls(ids.to(device), positions.to(device), mask.to(device))
 
 
-@tells_out_of_memory
 @torch.inference_mode()
 def encode(model: LlavaMiniModel, pixels: torch.Tensor, packs: Sequence[TextPack]) -> Encoded:
     """Encodes a chunk of frames, each with the packed text of its medium.
@@ -68,7 +66,6 @@ def encode(model: LlavaMiniModel, pixels: torch.Tensor, packs: Sequence[TextPack
     return encode_features(model, features, packs)
 
 
-@tells_out_of_memory
 @torch.inference_mode()
 def encode_features(model: LlavaMiniModel, features: torch.Tensor, packs: Sequence[TextPack]) -> Encoded:
     """`encode` behind the vision tower: its features `[F, parts, N, mm_hidden_size]` in place of pixels."""

@@ -12,18 +12,19 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
+from llava_mini_cli.engine.admit import Room, admit
 from llava_mini_cli.engine.decoder import Decoder
 from llava_mini_cli.engine.dense import EAGER, Dense
-from llava_mini_cli.engine.encode import encode_features
+from llava_mini_cli.engine.encode import Encoded, encode_features
 from llava_mini_cli.engine.generate import prefill
-from llava_mini_cli.engine.memory import Upload
-from llava_mini_cli.engine.pack import pack_prompts
+from llava_mini_cli.engine.memory import Upload, unless_out_of_memory
+from llava_mini_cli.engine.pack import TextPack, pack_prompts
 from llava_mini_cli.engine.request import AnyChunk, FrameShapes, Outcome, Request
 from llava_mini_cli.engine.sampling import row_generator
 from llava_mini_cli.engine.scheduler import Limits, Load, choose
 from llava_mini_cli.engine.sight import Sight, apart, collect, known, see
-from llava_mini_cli.engine.track import Chunk, Row, Track, WindowSum, halves, prefill_items, too_long
-from llava_mini_cli.errors import ItemError, MediaError, PromptError
+from llava_mini_cli.engine.track import Chunk, Row, Track, WindowSum, halves, prefill_items
+from llava_mini_cli.errors import ItemError, MediaError
 from llava_mini_cli.media.clip import FrameChunk
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
@@ -55,6 +56,7 @@ class Engine:
         self._image_projection = image_projection  # CLIP's, for requests with a sink; None: it has none
         self.frame_size = model.config.video_frame_size  # pixels; what video frames are squashed to
         self.frames_encoded = 0  # since the engine was made
+        self._room = Room(model.config.max_position_embeddings, model.config.vision_tokens_per_frame)
         self._chunk = limits.chunk_frames  # halves when memory runs out
         self._upload = Upload(model.device)
         self._tracks: list[Track] = []
@@ -97,12 +99,14 @@ class Engine:
 
     def add(self, request: Request) -> None:
         """Takes a request in. Prompts that cannot be laid out fail at once, the others go on."""
-        ids = [self._prompt_ids(request, index) for index in range(len(request.prompts))]
+        ids, failures = admit(request, self.prompts, self._room)
+        self._outbox += failures
         if not any(ids) and request.sink is None:
             request.frames.close()
             return
-        windows = [WindowSum(index, window) for index, window in enumerate(request.windows)]
-        self._tracks.append(Track(request, pack_prompts(ids), iter(request.frames), windows))
+        pack = pack_prompts(ids)
+        windows = [WindowSum(index, window, pack.groups) for index, window in enumerate(request.windows)]
+        self._tracks.append(Track(request, pack, iter(request.frames), windows))
 
     def run(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """All outcomes of all requests, as they come; takes requests in as there is room."""
@@ -138,23 +142,15 @@ class Engine:
     # encode
 
     def _load(self) -> Load:
-        first = self._windows[0][0] if self._windows else None
+        first = self._windows[0][1] if self._windows else None
         return Load(
             frames_ready=any(track.frames_ready() for track in self._tracks),
             frames_waiting=bool(self._tracks),
             prefills=len(self._windows),
-            prefill_rows=len(first.request.prompts) if first else 0,
+            prefill_rows=len(first.prompts) if first else 0,
             rows=len(self._decoder.rows),
             cache_bytes=self._decoder.cache_bytes,
         )
-
-    def _prompt_ids(self, request: Request, index: int) -> list[int] | None:
-        try:
-            return self.prompts.question_ids(request.prompts[index])
-        except PromptError as error:
-            for window in range(len(request.windows)):
-                self._outbox.append(request.failure(index, window, error))
-            return None
 
     def _encode(self, wait: bool) -> None:
         """One chunk of frames, of as many media as it takes; `wait` waits for the first medium's frames."""
@@ -174,8 +170,7 @@ class Engine:
         for stretch in apart(chunk):
             self._encode_chunk([(track, frames) for track, frames in stretch if track in self._tracks])
         for track in [t for t in self._tracks if t.ended]:
-            track.request.frames.close()
-            self._tracks.remove(track)
+            self._end(track)
             if track.request.sink is not None:
                 track.request.sink.end()
             self._finish_windows(track, float("inf"))
@@ -185,20 +180,18 @@ class Engine:
         if not chunk:
             return
         packs = [track.pack for track, frames in chunk for _ in range(len(frames.times))]
-        try:
-            sight = self._sight(chunk)
-            encoded = encode_features(self.model.model, sight.features, packs)
-        except torch.OutOfMemoryError:
+        done = unless_out_of_memory(self._encoded, chunk, packs)
+        if done is None:
             self._retry_halves(chunk, len(packs))
             return
+        sight, encoded = done
         self.frames_encoded += len(packs)
         start = 0
         for track, frames in chunk:
             stop = start + len(frames.times)
-            size = len(track.pack)
-            tokens = encoded.tokens[start:stop]
-            track.add(tokens, encoded.fused[start:stop, :size], frames.times)
-            self._collect(track, frames, sight.part(start, stop), tokens)
+            if track in self._tracks:
+                fused = encoded.fused[start:stop, : len(track.pack)]
+                self._keep(track, frames, sight.part(start, stop), Encoded(encoded.tokens[start:stop], fused))
             start = stop
         for track in {id(track): track for track, _ in chunk if track in self._tracks}.values():
             self._check_context(track)
@@ -206,8 +199,11 @@ class Engine:
             if track in self._tracks:
                 self._finish_windows(track, float(frames.times[-1]))
 
+    def _encoded(self, chunk: Chunk, packs: Sequence[TextPack]) -> tuple[Sight, Encoded]:
+        sight = self._sight(chunk)
+        return sight, encode_features(self.model.model, sight.features, packs)
+
     def _retry_halves(self, chunk: Chunk, size: int) -> None:
-        torch.cuda.empty_cache()
         if size == 1:
             track = chunk[0][0]
             error = ItemError("out_of_memory", "one frame does not fit the memory; fewer prompts need less")
@@ -226,11 +222,18 @@ class Engine:
         projection = self._image_projection if collected else None
         return see(self.model.model, torch.cat(pixels).to(self.model.dtype), projection)
 
-    def _collect(self, track: Track, frames: AnyChunk, sight: Sight, tokens: torch.Tensor) -> None:
-        if track.request.sink is None or track not in self._tracks:
-            return
+    def _keep(self, track: Track, frames: AnyChunk, sight: Sight, encoded: Encoded) -> None:
+        """Adds some of a medium's frames to its windows and to its sink, or fails it."""
+
+        def keep() -> bool:
+            track.add(encoded.tokens, encoded.fused, frames.times)
+            if track.request.sink is not None:
+                collect(track.request.sink, frames, sight, encoded.tokens)
+            return True
+
         try:
-            collect(track.request.sink, frames, sight, tokens)
+            if unless_out_of_memory(keep) is None:
+                raise ItemError("out_of_memory", "what is kept of its frames does not fit the memory")
         except ItemError as error:
             self._drop(track, error, "generate")
 
@@ -243,14 +246,25 @@ class Engine:
         return torch.stack([preprocessor.image(image) for image in raw])
 
     def _check_context(self, track: Track) -> None:
-        """Fails a medium as soon as its frames cannot fit the context."""
-        config = self.model.config
-        error = too_long(track, config.max_position_embeddings, config.vision_tokens_per_frame)
-        if error is not None:
-            self._drop(track, error)
+        """Fails each prompt as soon as a window's frames and it cannot fit the context; nobody waits for the rest."""
+        new, lengths = track.request.generation.max_new_tokens, track.pack.prompt_lengths
+        longest = max(lengths.values(), default=0)
+        full = [window for window in track.windows if self._room.too_long(longest, new, window.frame_count)]
+        for window in full:
+            errors = {
+                prompt: self._room.too_long(lengths[prompt], new, window.frame_count) for prompt in window.prompts
+            }
+            failed = {prompt: error for prompt, error in errors.items() if error is not None}
+            window.drop_prompts(failed)
+            for prompt, error in failed.items():
+                self._outbox.append(track.request.failure(prompt, window.index, error))
+        if full and track.request.sink is None and not any(window.groups for window in track.windows):
+            self._end(track)
 
     def _finish_windows(self, track: Track, now: float) -> None:
         for window in track.complete(now):
+            if not window.groups:
+                continue
             if window.frame_count:
                 self._windows.append((track, window))
             else:
@@ -263,20 +277,17 @@ class Engine:
         """The next windows through the LLM: short prefixes together, a long one alone."""
         per_frame = self.model.config.vision_tokens_per_frame
         batch = [self._windows.popleft()]
-        rows = len(batch[0][0].request.prompts)
+        rows = len(batch[0][1].prompts)
         while self._windows and all(w.frame_count * per_frame <= SHORT_PREFIX for _, w in (batch[0], self._windows[0])):
-            rows += len(self._windows[0][0].request.prompts)
+            rows += len(self._windows[0][1].prompts)
             if rows + len(self._decoder.rows) > self.limits.rows:
                 break
             batch.append(self._windows.popleft())
         self._prefill_batch(batch)
 
     def _prefill_batch(self, batch: Sequence[tuple[Track, WindowSum]]) -> None:
-        groups = [(track, window, group) for track, window in batch for group in track.pack.groups]
-        try:
-            cache, logits = prefill(self.model, [item for one in batch for item in prefill_items(*one)])
-        except torch.OutOfMemoryError:
-            torch.cuda.empty_cache()
+        done = unless_out_of_memory(self._prefilled, batch)
+        if done is None:
             if len(batch) == 1:
                 error = ItemError("out_of_memory", "the frames and prompts do not fit the memory")
                 self._fail_window(*batch[0], error, "generate")
@@ -285,28 +296,37 @@ class Engine:
             self._prefill_batch(batch[:half])
             self._prefill_batch(batch[half:])
             return
+        self._decoder.advance(*done)
+        for _, window in batch:
+            window.release()
+
+    def _prefilled(self, batch: Sequence[tuple[Track, WindowSum]]) -> tuple[list[Row], torch.Tensor]:
+        """The rows of some windows and the logits of each row's first token, `[n, vocab]`."""
+        groups = [(track, window, group) for track, window in batch for group in window.groups]
+        cache, logits = prefill(self.model, [item for one in batch for item in prefill_items(*one)])
         rows: list[Row] = []
         for medium, (track, window, group) in enumerate(groups):
             for slot, prompt in enumerate(group.prompts):
                 generator = row_generator(track.request.generation)
                 at = medium * cache.rows_per_medium + slot
                 rows.append(Row(track, window, prompt, cache, at, generator))
-        self._decoder.advance(rows, logits[[row.number for row in rows]])
-        for _, window in batch:
-            window.release()
+        return rows, logits[[row.number for row in rows]]
 
     # outcomes
 
     def _drop(self, track: Track, error: ItemError, stage: str | None = None) -> None:
         """Fails whatever of a medium is not answered yet and is not being answered."""
-        track.request.frames.close()
-        self._tracks.remove(track)
+        self._end(track)
         if track.request.sink is not None:
             track.request.sink.fail(stage or getattr(error, "stage", "generate"), error.kind, str(error))
         for window in track.windows:
             self._fail_window(track, window, error, stage)
 
+    def _end(self, track: Track) -> None:
+        """Takes no more frames of a medium."""
+        track.request.frames.close()
+        self._tracks.remove(track)
+
     def _fail_window(self, track: Track, window: WindowSum, error: ItemError, stage: str | None = None) -> None:
-        for group in track.pack.groups:
-            for prompt in group.prompts:
-                self._outbox.append(track.request.failure(prompt, window.index, error, stage))
+        for prompt in window.prompts:
+            self._outbox.append(track.request.failure(prompt, window.index, error, stage))

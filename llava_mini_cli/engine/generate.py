@@ -13,7 +13,6 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from llava_mini_cli.engine.cache import GROWTH, RowCache
 from llava_mini_cli.engine.dense import EAGER, Dense, finish, project
-from llava_mini_cli.engine.memory import tells_out_of_memory
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration, LlavaMiniModel
 
 PREFILL_POSITIONS = 2048  # positions of a prefix that go through the layers at once
@@ -28,7 +27,6 @@ class PrefillItem:
     tails: tuple[torch.Tensor, ...]  # each [S, hidden], fused text behind the frames, one for each question
 
 
-@tells_out_of_memory
 @torch.inference_mode()
 def prefill(model: LlavaMiniForConditionalGeneration, items: Sequence[PrefillItem]) -> tuple[RowCache, torch.Tensor]:
     """Runs a batch of media through the LLM: the prefix once each, then all tails at once.
@@ -161,7 +159,6 @@ class DecodeBatch:
     rows: torch.Tensor  # int64 [n]
 
 
-@tells_out_of_memory
 @torch.inference_mode()
 def decode(
     model: LlavaMiniForConditionalGeneration,

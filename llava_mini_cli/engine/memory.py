@@ -4,7 +4,6 @@ Knows nothing of models or requests.
 """
 
 from collections.abc import Callable
-from functools import wraps
 from typing import ParamSpec, TypeVar
 
 import numpy as np
@@ -13,24 +12,27 @@ from numpy.typing import NDArray
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-_CPU_ALLOCATOR = "can't allocate memory"  # how torch's CPU allocator says it, in a plain RuntimeError
+# How torch's CPU allocator and oneDNN say it, in a plain RuntimeError.
+_ON_CPU = ("can't allocate memory", "could not create a primitive", "could not create a memory")
 
 
-def tells_out_of_memory(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """Makes a function raise `torch.OutOfMemoryError` for memory that ran out on a CPU as it does on CUDA."""
+def unless_out_of_memory(
+    function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Result | None:
+    """What the function returns, or None when memory ran out, on a CPU as on CUDA.
 
-    @wraps(function)
-    def told(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        try:
-            return function(*args, **kwargs)
-        except MemoryError as error:
-            raise torch.OutOfMemoryError("no memory left") from error
-        except RuntimeError as error:
-            if isinstance(error, torch.OutOfMemoryError) or _CPU_ALLOCATOR not in str(error):
-                raise
-            raise torch.OutOfMemoryError(str(error)) from error
-
-    return told
+    By then everything that the function held is let go: an exception keeps it alive until it has been handled, so
+    whatever is tried instead belongs behind this call and not into an `except`.
+    """
+    try:
+        return function(*args, **kwargs)
+    except (MemoryError, torch.OutOfMemoryError):
+        pass
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _ON_CPU):
+            raise
+    torch.cuda.empty_cache()
+    return None
 
 
 class Upload:

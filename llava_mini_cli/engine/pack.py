@@ -9,7 +9,7 @@ A token sees the vision, the shared part and its own tail, never another tail. O
 text that each frame of the medium is fused with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -38,6 +38,11 @@ class PromptGroup:
     shared: int
     tails: tuple[int, ...]
     prompts: tuple[int, ...]  # index into the request's prompts, one for each tail
+
+    def without(self, dropped: Collection[int]) -> "PromptGroup":
+        """The group without some of its prompts."""
+        kept = [(tail, prompt) for tail, prompt in zip(self.tails, self.prompts, strict=True) if prompt not in dropped]
+        return PromptGroup(self.shared, tuple(tail for tail, _ in kept), tuple(prompt for _, prompt in kept))
 
 
 @dataclass(frozen=True)
@@ -93,7 +98,8 @@ class TextPack:
             if segment.parent != NO_PARENT:
                 parent = self.segments[segment.parent]
                 out[rows, parent.start : parent.stop] = True
-        return out & self.key_ok
+        out &= self.key_ok  # in place: it may be as large as all that is free
+        return out
 
 
 def pack_prompts(prompts: Sequence[Sequence[int] | None]) -> TextPack:

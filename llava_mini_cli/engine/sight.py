@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import torch
 
-from llava_mini_cli.engine.memory import tells_out_of_memory
 from llava_mini_cli.engine.request import EncodedFrames, FeatureChunk, FrameSink
 from llava_mini_cli.engine.tower import hidden_states, summary
 from llava_mini_cli.engine.track import Chunk
@@ -34,7 +33,6 @@ class Sight:
         return Sight(self.features[start:stop], embeddings)
 
 
-@tells_out_of_memory
 @torch.inference_mode()
 def see(model: LlavaMiniModel, pixels: torch.Tensor, projection: torch.Tensor | None) -> Sight:
     """Pixels `[F, parts, 3, H, W]` through the vision tower, once; with a projection, CLIP's own embeddings too.

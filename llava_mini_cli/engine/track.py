@@ -3,7 +3,7 @@
 Holds tensors but computes nothing beyond sums; the order of work is the engine's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from llava_mini_cli.engine.cache import RowCache
 from llava_mini_cli.engine.generate import PrefillItem
-from llava_mini_cli.engine.pack import TextPack
+from llava_mini_cli.engine.pack import PromptGroup, TextPack
 from llava_mini_cli.engine.request import AnyChunk, FeatureChunk, Request, Window
-from llava_mini_cli.errors import PromptError
 from llava_mini_cli.media.clip import FrameChunk
 
 
@@ -28,6 +27,7 @@ class WindowSum:
 
     index: int
     window: Window
+    groups: tuple[PromptGroup, ...] = ()  # the prompts that are asked of it
     total: torch.Tensor | None = None  # float32 [T, hidden]
     frame_count: int = 0
     _room: torch.Tensor | None = None  # [capacity, hidden], filled up to `_used`
@@ -45,6 +45,15 @@ class WindowSum:
         part = fused.sum(0, dtype=torch.float32)
         self.total = part if self.total is None else self.total.add_(part)
         self.frame_count += len(tokens)
+
+    @property
+    def prompts(self) -> list[int]:
+        """Which of the request's prompts are asked of it."""
+        return [prompt for group in self.groups for prompt in group.prompts]
+
+    def drop_prompts(self, dropped: Collection[int]) -> None:
+        """Leaves some prompts out."""
+        self.groups = tuple(kept for group in self.groups if (kept := group.without(dropped)).prompts)
 
     def release(self) -> None:
         """Lets go of the tensors once they are prefilled."""
@@ -108,7 +117,7 @@ class Track:
 
 
 def prefill_items(track: Track, window: WindowSum) -> list[PrefillItem]:
-    """A window's frames and fused text as the LLM reads them, one item for each group of the pack's prompts.
+    """A window's frames and fused text as the LLM reads them, one item for each group of the window's prompts.
 
     The fused text of a video is the mean over its frames.
     """
@@ -121,29 +130,8 @@ def prefill_items(track: Track, window: WindowSum) -> list[PrefillItem]:
 
     return [
         PrefillItem(torch.cat([part(group.shared)[:-1], window.tokens]), tuple(part(tail) for tail in group.tails))
-        for group in track.pack.groups
+        for group in window.groups
     ]
-
-
-def too_long(track: Track, context: int, per_frame: int) -> PromptError | None:
-    """Why a medium's longest prompt, its frames so far and the new tokens do not fit the context, if they do not.
-
-    Args:
-        context: positions that the model has.
-        per_frame: vision tokens of a frame.
-    """
-    if not track.pack.prompt_lengths:
-        return None  # nothing is asked, so nothing has to fit
-    text, new = max(track.pack.prompt_lengths.values()), track.request.generation.max_new_tokens
-    most = (context - text - new) // per_frame
-    if max((window.frame_count for window in track.windows), default=0) <= most:
-        return None
-    hint = f"at most {most} frames fit: use --max-frames {most} or a lower --fps" if most > 0 else "none fit"
-    return PromptError(
-        "too_long",
-        f"the prompt ({text} tokens), {new} new tokens and {per_frame} for each frame exceed the model's context of "
-        f"{context}; {hint}",
-    )
 
 
 Chunk = list[tuple[Track, AnyChunk]]
