@@ -135,6 +135,16 @@ def test_what_there_is_of_a_truncated_picture_may_be_taken(tmp_path: Path, suffi
     assert failure(cut).kind == "truncated"  # and nothing of it stays on
 
 
+def test_what_lies_in_the_current_directory_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.fromarray(picture()).save(tmp_path / "whole.jpg")
+    cut = films.cut(tmp_path / "whole.jpg", tmp_path / "cut.jpg", 0.8)
+    for name in ("numpy", "struct", "llava_mini_cli"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the current directory')")
+    monkeypatch.chdir(tmp_path)
+    with open_clip(cut, SamplingOptions(allow_truncated=True)) as clip:
+        assert next(iter(clip)).pixels.shape == (1, 40, 60, 3)
+
+
 def test_a_damaged_png_is_corrupt(tmp_path: Path) -> None:
     Image.fromarray(picture()).save(tmp_path / "whole.png")
     error = failure(films.scramble(tmp_path / "whole.png", tmp_path / "bad.png", 0.3, 0.6))

@@ -72,6 +72,20 @@ def test_no_more_bytes_are_held_than_the_limit() -> None:
     ahead.close()
 
 
+def test_room_that_is_given_back_early_is_there_for_others() -> None:
+    def kept(job: Job, opening: Opening) -> Clip:
+        opening.reserve(90)
+        opening.keep(10)
+        return made(job, opening)
+
+    ahead = OpenAhead(jobs(9), kept, timeout=60, limit=170)
+    held = [take(ahead) for _ in range(9)]  # none of them closed: the last has 90 beside the 80 of the others
+    for opened in held:
+        close(opened)
+    assert ahead._held == ahead._taken_bytes == 0
+    ahead.close()
+
+
 def test_a_medium_larger_than_the_limit_is_opened_alone() -> None:
     sizes = [10, 10, 500, 10, 500, 10]
     begun: list[str] = []

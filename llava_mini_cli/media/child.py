@@ -22,6 +22,7 @@ NOTES = "pipe:{notes}"
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _PIPE_BYTES = 1 << 20  # fewer switches between decoder and reader than with the usual 64 KiB
+_LONGEST_WAIT_S = 3600.0  # of one look at the pipes: the kernel takes no more than 24.8 days
 _KEPT_LINES = 4000  # of what a decoder says, from the beginning (a banner with many chapters is long); more is counted
 
 
@@ -43,6 +44,12 @@ class Command:
     argv: Sequence[str]
     stdin: bytes = b""
     pythonpath: str | None = None  # put before the child's own PYTHONPATH
+
+
+def python_command(module: str, *arguments: str, stdin: bytes = b"") -> Command:
+    """This Python running a module of the package; what lies in the current directory is not imported."""
+    package = Path(__file__).parents[1]
+    return Command((sys.executable, "-P", "-m", module, *arguments), stdin, pythonpath=str(package.parent))
 
 
 class Child:
@@ -146,7 +153,8 @@ class Child:
             if self._killed:
                 raise KilledError
             remaining = self._deadline - time.monotonic()
-            ready = {key.fileobj for key, _ in self._selector.select(max(0.0, remaining))}
+            wait = min(max(0.0, remaining), _LONGEST_WAIT_S)
+            ready = {key.fileobj for key, _ in self._selector.select(wait)}
             if self._stderr in ready and pipe is not self._stderr:
                 self._drain_stderr()
             if pipe in ready:

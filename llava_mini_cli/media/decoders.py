@@ -6,7 +6,6 @@ Knows nothing of threads, queues or retries.
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -19,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_mini_cli.geometry import nearest_index
-from llava_mini_cli.media.child import Child, Command
+from llava_mini_cli.media.child import Child, Command, python_command
 from llava_mini_cli.media.scan import clean, ffmpeg_command, timestamps_as_notes
 
 Name = Literal["decord", "ffmpeg"]
@@ -162,9 +161,7 @@ def _decord_decode(plan: Plan) -> Command:
         "pts": plan.pts,
         "indices": plan.indices,
     }
-    package = Path(__file__).parents[1]
-    argv = (sys.executable, "-P", "-m", "llava_mini_cli.media.decord_child")
-    return Command(argv, stdin=json.dumps(asked).encode(), pythonpath=str(package.parent))
+    return python_command("llava_mini_cli.media.decord_child", stdin=json.dumps(asked).encode())
 
 
 def _decord_read(child: Child, plan: Plan) -> Iterator[tuple[int, Pixels]]:

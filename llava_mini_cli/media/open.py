@@ -65,6 +65,10 @@ class Opening(Protocol):
         """Waits until there is room for so many bytes, which are held until the clip is closed."""
         ...
 
+    def keep(self, size: int) -> None:
+        """Gives back what was reserved but for so many bytes."""
+        ...
+
 
 class Unwatched:
     """Nobody waits, and there is always room."""
@@ -77,6 +81,9 @@ class Unwatched:
 
     def reserve(self, size: int) -> None:
         """There is room."""
+
+    def keep(self, size: int) -> None:
+        """There is room without it."""
 
 
 UNWATCHED = Unwatched()
@@ -129,13 +136,16 @@ def open_clip(
     opening.alive()
     if is_animation(picture):
         return _open_animation(path, picture, options, frame_size, chunk_frames, opening)
+    whole_or_part = partial(salvage, timeout=options.decode_timeout) if options.allow_truncated else None
     try:
-        opening.reserve(picture_bytes(picture))
+        # With the child's, all at once: two who held room and waited for more might wait for each other.
+        opening.reserve(picture_bytes(picture) * (1 if whole_or_part is None else 2))
     except BaseException:
         picture.close()
         raise
-    whole_or_part = partial(salvage, timeout=options.decode_timeout) if options.allow_truncated else None
-    return PictureClip(path, picture, whole_or_part)
+    clip = PictureClip(path, picture, whole_or_part)
+    opening.keep(clip.info.width * clip.info.height * 3)
+    return clip
 
 
 def _picture(path: Path) -> Image.Image | None:
@@ -153,6 +163,8 @@ def _picture(path: Path) -> Image.Image | None:
         raise MediaError("not_found", "no such file") from None
     except PermissionError:
         raise MediaError("unreadable", "permission denied") from None
+    except ValueError:  # such as one with a NUL byte
+        raise MediaError("not_found", "no file can have this name") from None
     except OSError as error:
         raise MediaError("unreadable", (error.strerror or str(error)).lower()) from None
 
@@ -173,15 +185,15 @@ def _open_animation(
     chunk_frames: int,
     opening: Opening,
 ) -> Clip:
-    width, height = upright_size(picture)
     try:
         opening.reserve(animation_bytes(picture))
+        size = upright_size(picture)
         timeline, trouble = animation_timeline(picture, opening.alive)
         selection = _select(timeline, options)
     except BaseException:
         picture.close()
         raise
-    info = _video_info(path, (width, height), timeline, selection, options, (picture.format or "").lower())
+    info = _video_info(path, size, timeline, selection, options, (picture.format or "").lower())
     clip = AnimationClip(info, picture, selection, frame_size, chunk_frames)
     if trouble is not None:
         clip.warnings.append(trouble)

@@ -4,8 +4,8 @@ python -m llava_mini_cli.media.salvage FILE      height and width, as 4 bytes ea
 """
 
 import struct
-import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
 from llava_mini_cli.errors import MediaError
+from llava_mini_cli.media.child import Child, StalledError, python_command
 from llava_mini_cli.media.image import FORMATS, to_rgb
 
 _SIZE = struct.Struct("<II")
@@ -24,22 +25,26 @@ def salvage(path: Path, broken: MediaError, timeout: float) -> NDArray[np.uint8]
     Raises:
         MediaError: `broken`, where nothing can be had; or a timeout, in seconds.
     """
-    command = [sys.executable, "-m", __name__, str(path.absolute())]
-    try:
-        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout, check=False)
-    except subprocess.TimeoutExpired:
-        raise MediaError("timeout", f"the picture could not be read within {timeout:g} s") from None
-    if done.returncode or len(done.stdout) < _SIZE.size:
-        raise broken
-    height, width = _SIZE.unpack_from(done.stdout)
-    return np.frombuffer(done.stdout, np.uint8, offset=_SIZE.size).reshape(height, width, 3).copy()
+    size = bytearray(_SIZE.size)
+    with closing(Child(python_command(__name__, str(path.absolute())), timeout)) as child:
+        try:
+            if child.read_into(memoryview(size)) < len(size):
+                raise broken
+            height, width = _SIZE.unpack(size)
+            pixels = np.empty((height, width, 3), np.uint8)
+            if child.read_into(pixels.data.cast("B")) < pixels.nbytes:
+                raise broken
+        except StalledError:
+            raise MediaError("timeout", f"the picture could not be read within {timeout:g} s") from None
+    return pixels
 
 
 def main() -> None:
     ImageFile.LOAD_TRUNCATED_IMAGES = True
     with Image.open(sys.argv[1], formats=FORMATS) as picture:
         pixels = to_rgb(picture)
-    sys.stdout.buffer.write(_SIZE.pack(*pixels.shape[:2]) + pixels.tobytes())
+    sys.stdout.buffer.write(_SIZE.pack(*pixels.shape[:2]))
+    sys.stdout.buffer.write(pixels.data)
 
 
 if __name__ == "__main__":

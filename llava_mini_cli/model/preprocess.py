@@ -1,89 +1,22 @@
 """Pixels as CLIP wants them, equal to the reference's to the last bit, batched on the model's device.
 
-Resizing is Pillow's: by Pillow itself on the CPU, and elsewhere by the same fixed-point arithmetic in
-torch (`resize_bicubic`), which a test holds equal to Pillow's. Knows nothing of files or text.
+Knows nothing of files or text.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-import numpy as np
 import torch
-from PIL import Image
 from torch.nn import functional
 
 from llava_mini_cli.errors import CheckpointError
 from llava_mini_cli.geometry import nearest_index
+from llava_mini_cli.model.resize import resize_bicubic, resize_bicubic_padded, resize_bicubic_part
 
 PAD_COLOUR = (122, 116, 104)  # CLIP's mean, as the reference rounds it
 BICUBIC = 3  # Pillow's number, as preprocessor_config.json holds it
-FIXED_POINT_BITS = 22  # of Pillow's 8-bit resampling coefficients
-
-
-def resize_bicubic(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """Pillow's antialiased bicubic resize, bit for bit.
-
-    Args:
-        images: uint8 `[B, H, W, 3]`.
-
-    Returns:
-        uint8 `[B, height, width, 3]` on the same device.
-    """
-    if images.shape[1:3] == (height, width):
-        return images
-    if images.device.type == "cpu":
-        return torch.stack([_resize_pillow(image, height, width) for image in images])
-    return resize_bicubic_torch(images, height, width)
-
-
-def _resize_pillow(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    # Columns and rows in two calls: which comes first shows in the last bit, and Pillow 13 chooses by size.
-    columns = Image.fromarray(image.numpy()).resize((width, image.shape[0]), Image.Resampling.BICUBIC)
-    resized = columns.resize((width, height), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(resized))
-
-
-def resize_bicubic_torch(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """`resize_bicubic` in integer torch arithmetic, for any device: columns first, then rows."""
-    if images.shape[2] != width:
-        images = _resample(images, 2, width)
-    return _resample(images, 1, height) if images.shape[1] != height else images
-
-
-def _resample(images: torch.Tensor, axis: int, size: int) -> torch.Tensor:
-    """One pass along an axis, tap by tap, in int32 as Pillow does it."""
-    indices, weights = (torch.from_numpy(a).to(images.device) for a in _taps(images.shape[axis], size))
-    shape = [1] * images.dim()
-    shape[axis] = size
-    total = torch.full((), 1 << (FIXED_POINT_BITS - 1), dtype=torch.int32, device=images.device)
-    for index, weight in zip(indices, weights, strict=True):
-        total = total + images.index_select(axis, index).int() * weight.reshape(shape)
-    return (total >> FIXED_POINT_BITS).clamp(0, 255).to(torch.uint8)
-
-
-def _taps(source: int, size: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Source index and fixed-point weight of each tap of each output position, both `[taps, size]`."""
-    scale = source / size
-    stretch = max(scale, 1.0)
-    support = 2.0 * stretch
-    centre = (np.arange(size) + 0.5) * scale
-    first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
-    last = np.minimum((centre + support + 0.5).astype(np.int64), source)
-    taps = first + np.arange(int((last - first).max()))[:, None]
-    weight = np.where(taps < last, _cubic((taps - centre + 0.5) * (1.0 / stretch)), 0.0)
-    fixed = weight / weight.sum(axis=0) * (1 << FIXED_POINT_BITS)
-    rounded = np.trunc(fixed + np.where(fixed < 0, -0.5, 0.5)).astype(np.int32)
-    return np.minimum(taps, source - 1), rounded
-
-
-def _cubic(x: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Keys' cubic kernel with a = -0.5."""
-    a = -0.5
-    x = np.abs(x)
-    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1.0, near, np.where(x < 2.0, far, 0.0))
+MOST_PIXELS = 1 << 26  # of a picture on its way, 0.5 GB with Pillow's copy; where it would have more, parts are made
 
 
 def squash(frames: torch.Tensor, size: int) -> torch.Tensor:
@@ -104,6 +37,8 @@ def squash(frames: torch.Tensor, size: int) -> torch.Tensor:
 def split(images: torch.Tensor, n: int) -> list[torch.Tensor]:
     """n x n row-major pieces and then the whole; remainder pixels on the right and bottom are in no piece.
 
+    Where an edge has fewer than n pixels, each piece has one, and neighbours may have the same.
+
     Args:
         images: `[B, H, W, 3]`.
 
@@ -112,13 +47,15 @@ def split(images: torch.Tensor, n: int) -> list[torch.Tensor]:
     """
     if n == 1:
         return [images]
-    height, width = images.shape[1] // n, images.shape[2] // n
-    pieces = [
-        images[:, row * height : (row + 1) * height, column * width : (column + 1) * width]
-        for row in range(n)
-        for column in range(n)
-    ]
-    return [*pieces, images]
+    rows, columns = (_spans(edge, n) for edge in images.shape[1:3])
+    return [*(images[:, row, column] for row in rows for column in columns), images]
+
+
+def _spans(edge: int, n: int) -> list[slice]:
+    """n spans of one length."""
+    length = max(1, edge // n)
+    starts = [number * length if edge >= n else number * edge // n for number in range(n)]
+    return [slice(start, start + length) for start in starts]
 
 
 def pad_to_square(images: torch.Tensor) -> torch.Tensor:
@@ -142,6 +79,12 @@ def centre_crop(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
         images = functional.pad(images, (0, 0, left, short[1] - left, top, short[0] - top))
     top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
     return images[:, top : top + height, left : left + width]
+
+
+def _middle(size: int, crop: int) -> range:
+    """What `centre_crop` leaves of an edge."""
+    first = max(0, size - crop) // 2
+    return range(first, first + min(size, crop))
 
 
 @dataclass(frozen=True)
@@ -179,7 +122,7 @@ class Preprocessor:
         """One image, uint8 `[H, W, 3]`, to float32 `[parts, 3, height, width]`."""
         pieces = split(image[None], self.splits)
         if self.pad:
-            pieces = [pad_to_square(piece) for piece in pieces]
+            pieces = [self._square(piece) for piece in pieces]
         return torch.cat([self._clip(piece) for piece in pieces])
 
     def frames(self, frames: torch.Tensor) -> torch.Tensor:
@@ -187,13 +130,24 @@ class Preprocessor:
         pieces = split(squash(frames, self.frame_size), self.splits)
         return torch.stack([self._clip(piece) for piece in pieces], dim=1)
 
+    def _square(self, images: torch.Tensor) -> torch.Tensor:
+        """`pad_to_square`; a square that is too large to be made is made at the size that `_clip` gives it."""
+        if max(images.shape[1:3]) ** 2 <= MOST_PIXELS:
+            return pad_to_square(images)
+        return resize_bicubic_padded(images, self.shortest_edge, PAD_COLOUR)
+
     def _clip(self, images: torch.Tensor) -> torch.Tensor:
         """CLIP's processor: uint8 `[B, H, W, 3]` to float32 `[B, 3, height, width]`."""
         height, width = images.shape[1:3]
         short, long = min(height, width), max(height, width)
         reach = int(self.shortest_edge * long / short)
         size = (self.shortest_edge, reach) if height <= width else (reach, self.shortest_edge)
-        pixels = centre_crop(resize_bicubic(images, *size), *self.crop)
+        if max(height * size[1], size[0] * size[1]) <= MOST_PIXELS:
+            images = resize_bicubic(images, *size)
+        else:
+            rows, columns = (_middle(*edges) for edges in zip(size, self.crop, strict=True))
+            images = resize_bicubic_part(images, *size, rows, columns)
+        pixels = centre_crop(images, *self.crop)
         table = (torch.arange(256, dtype=torch.float64) * self.rescale).float().to(images.device)
         mean, std = (torch.tensor(v, dtype=torch.float32, device=images.device) for v in (self.mean, self.std))
         return ((table[pixels.long()] - mean) / std).permute(0, 3, 1, 2)

@@ -73,6 +73,10 @@ class _Slot:
         self.began, self.is_waiting = time.monotonic(), False
         self.alive()
 
+    def keep(self, size: int) -> None:
+        """Gives back what was reserved but for so many bytes."""
+        self._ahead.keep(self, size)
+
 
 class OpenAhead:
     """An iterator's jobs, opened ahead. `take` and `wait` are for one thread, the one that made it."""
@@ -179,12 +183,17 @@ class OpenAhead:
             slot.size += size
             self._held += size
 
-    def _release(self, slot: _Slot) -> None:
+    def keep(self, slot: _Slot, size: int) -> None:
+        """Gives back all but `size` bytes of what was reserved."""
         with self._changed:
-            self._held -= slot.size
-            self._taken_bytes -= slot.size if slot.is_taken else 0
-            slot.size = 0
+            less = slot.size - size
+            self._held -= less
+            self._taken_bytes -= less if slot.is_taken else 0
+            slot.size = size
             self._changed.notify_all()
+
+    def _release(self, slot: _Slot) -> None:
+        self.keep(slot, 0)
 
     def _is_late(self, slot: _Slot) -> bool:
         return slot.deadline is not None and time.monotonic() > slot.deadline
