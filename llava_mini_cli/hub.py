@@ -9,6 +9,7 @@ from pathlib import Path
 from llava_mini_cli.errors import ModelNotFound
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+SHARD = re.compile(r"-\d+-of-\d+$")  # how the name of a part of the weights ends
 DIGEST_BYTES = 1 << 16  # read from each end of a weight file
 CHECK_TIMEOUT_S = 3.0  # for the one question whether the hub can be reached at all
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -104,22 +105,54 @@ def _snapshot(repo: str, revision: str | None, patterns: Sequence[str], local_fi
     from huggingface_hub import constants, snapshot_download  # pyright: ignore[reportUnknownVariableType]
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    lacking = "not in the cache"
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns), local_files_only=True))
+        cached = Path(snapshot_download(repo, revision=revision, allow_patterns=list(patterns), local_files_only=True))
     except LocalEntryNotFoundError:
         pass
+    else:
+        missing = _missing_file(cached)
+        if missing is None:
+            return cached
+        lacking = f"only partly in the cache ({missing} is missing)"
     how = f"get it with: hf download {repo}" + (f" --revision {revision}" if revision else "")
     if local_files_only or constants.HF_HUB_OFFLINE:
-        raise ModelNotFound(f"model {repo}: not in the cache, and offline; {how}")
-    wanted = _wanted_files(repo, revision, patterns, how)
+        raise ModelNotFound(f"model {repo}: {lacking}, and offline; {how}")
+    wanted = _wanted_files(repo, revision, patterns, f"model {repo}: {lacking}, and the hub cannot be reached; {how}")
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         raise ModelNotFound(f"model {repo}: download failed ({_first_line(error)}); {how}") from error
 
 
-def _wanted_files(repo: str, revision: str | None, patterns: Sequence[str], how: str) -> list[str]:
-    """Which files to fetch: torch pickles only where there are no safetensors. Asks the hub once, quickly."""
+def _missing_file(snapshot: Path) -> str | None:
+    """What a download that was broken off left out, if anything: the hub's client takes any snapshot for whole."""
+    if not (snapshot / "config.json").is_file():
+        return "config.json"
+    safetensors, pickles = (_missing_weights(snapshot, suffix) for suffix in ("safetensors", "bin"))
+    return None if safetensors is None or pickles is None else safetensors
+
+
+def _missing_weights(directory: Path, suffix: str) -> str | None:
+    """The first weight file of a kind that is missing, None where they are all there."""
+    indices = sorted(directory.glob(f"*.{suffix}.index.json"))
+    for index in indices:
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, LookupError, AttributeError, TypeError):
+            return index.name
+        for name in names:
+            if not (directory / name).is_file():
+                return name
+    whole = any(path.is_file() and not SHARD.search(path.stem) for path in directory.glob(f"*.{suffix}"))
+    return None if indices or whole else f"model.{suffix}"
+
+
+def _wanted_files(repo: str, revision: str | None, patterns: Sequence[str], unreached: str) -> list[str]:
+    """Which files to fetch: torch pickles only where there are no safetensors. Asks the hub once, quickly.
+
+    `unreached`: what to say when it cannot be asked.
+    """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (
         HfHubHTTPError,
@@ -132,7 +165,7 @@ def _wanted_files(repo: str, revision: str | None, patterns: Sequence[str], how:
     except RepositoryNotFoundError as error:
         raise ModelNotFound(f"model {repo}: the hub has no such model, or it asks for a token (HF_TOKEN)") from error
     except (HfHubHTTPError, HTTPError, OSError) as error:
-        raise ModelNotFound(f"model {repo}: not in the cache, and the hub cannot be reached; {how}") from error
+        raise ModelNotFound(unreached) from error
     names = [file.rfilename for file in info.siblings or []]
     has_safetensors = any(name.endswith(".safetensors") for name in names)
     return [*patterns] if has_safetensors else [*patterns, "*.bin"]
