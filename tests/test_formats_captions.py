@@ -94,6 +94,17 @@ def test_several_questions_have_a_file_each(folder: Path) -> None:
     assert "3 were there" in result.stderr
 
 
+def test_captions_of_media_with_very_long_names(folder: Path) -> None:
+    names = ["é" * 125 + end for end in ("a.jpg", "b.jpg")]  # 255 bytes each, and their captions' names would be 257
+    for name in names:
+        (folder / "photos" / name).write_text("1")
+    for _ in range(2):
+        llava_mini("photos", "-p", "What?", "-p", "Why?", "-f", "txt", "-o", "out/")
+        written = [path.name for path in (folder / "out").iterdir() if path.name.startswith("é")]
+        assert len(written) == 4
+        assert all(len(os.fsencode(name)) <= 255 for name in written)
+
+
 def test_media_of_the_same_base_name_do_not_share_a_caption(folder: Path) -> None:
     (folder / "photos" / "a.png").write_text("2")
     (folder / "more").mkdir()

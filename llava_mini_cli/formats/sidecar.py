@@ -24,6 +24,7 @@ from llava_mini_cli.formats.row import Row, printable
 Existing = Literal["skip", "overwrite", "append", "prepend"]
 
 _Work = tuple[str, str | None, str]  # the medium, the name and the text of the prompt
+_LONGEST_NAME = 255  # bytes, of a file on the disks there are
 _NEVER_IN_NAMES = re.compile(r"[/\0]")
 
 
@@ -69,10 +70,10 @@ class SidecarOutput:
             own = f"{medium.name}.{_digest(job.identity)}"
             if self._first.setdefault(str(medium), job.identity) != job.identity:
                 second = own
-            if os.path.lexists(medium.with_name(f"{own}{name}.txt")):  # in an earlier run the first name was taken
-                first = own
+            if os.path.lexists(medium.with_name(_text_file(f"{own}{name}"))):
+                first = own  # in an earlier run the first name was taken
         for base in (first, second):
-            target = medium.with_name(f"{base}{name}.txt")
+            target = medium.with_name(_text_file(f"{base}{name}"))
             if str(target) not in self._taken:
                 return target
         return self._numbered(target, second, name)
@@ -82,7 +83,7 @@ class SidecarOutput:
         target, number = taken, self._numbers.get(str(taken), 1)
         while str(target) in self._taken:
             number += 1
-            target = taken.with_name(f"{base}.{number}{name}.txt")
+            target = taken.with_name(_text_file(f"{base}.{number}{name}"))
         self._numbers[str(taken)] = number
         return target
 
@@ -140,6 +141,14 @@ def _part_for(question: Question, job: Job) -> str:
         return ""
     name = question.prompt.name or f"{job.questions.index(question) + 1}"
     return f".{_NEVER_IN_NAMES.sub('_', printable(name))}"  # the name of a column may hold anything
+
+
+def _text_file(stem: str) -> str:
+    """The name of a caption's file; where it would be too long for a disk, a digest stands for its end."""
+    if len(os.fsencode(f"{stem}.txt")) <= _LONGEST_NAME:
+        return f"{stem}.txt"
+    end = f".{_digest(stem)}.txt"
+    return os.fsencode(stem)[: _LONGEST_NAME - len(end)].decode("utf-8", "ignore") + end
 
 
 def _is_by_base_name(job: Job) -> bool:
