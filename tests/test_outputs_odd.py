@@ -99,6 +99,14 @@ def test_overwrite_takes_away_parts_whatever_they_are(out: str, spoil: Callable[
     assert finished(out, run=OTHER) == 1
 
 
+def test_a_folder_inside_that_is_named_like_a_file_is_left_alone(out: str) -> None:
+    (Path(out) / "x.parquet").mkdir()
+    write(out, row(3))
+    write(out, row(4), overwrite=True)
+    (Path(out) / "x.parquet").rmdir()
+    assert texts(out) == [("4", "yes")]
+
+
 def test_without_overwrite_parts_of_others_stay(out: str) -> None:
     (part,) = parts(out)
     strip_record(part)

@@ -29,7 +29,8 @@ _PART = re.compile(r"part-(\d+)-.*\.parquet")
 
 def parts_in(folder: Path) -> list[Path]:
     """The Parquet files in a folder, older ones first; one that is not named like a part is older than all parts."""
-    return sorted((path for path in folder.glob("*.parquet") if not path.name.startswith(".")), key=_age)
+    found = (path for path in folder.glob("*.parquet") if not path.name.startswith(".") and not path.is_dir())
+    return sorted(found, key=_age)
 
 
 def _age(path: Path) -> tuple[int, str]:
