@@ -53,14 +53,14 @@ class Variant:
 
 
 VARIANTS = (
-    Variant("2 pre-fusion layers, 1 token, queries", "7, 8, 10"),
     Variant("no pre-fusion", "7", prefusion=0),
+    Variant("1 pre-fusion layer", "7", prefusion=1),
+    Variant("2 pre-fusion layers, 1 token, queries", "7, 8, 10"),
     Variant("average pooling, 1 token", "8", pooling=True),
     Variant("4 tokens", "6, 10", side=2),
-    Variant("no compression (36 tokens), no pre-fusion", "6", prefusion=0, mode="patches"),
-    Variant("1 pre-fusion layer", "7", prefusion=1),
-    Variant("9 tokens", "6, 10", side=3),
     Variant("average pooling, 4 tokens", "8", side=2, pooling=True),
+    Variant("9 tokens", "6, 10", side=3),
+    Variant("no compression (36 tokens), no pre-fusion", "6", prefusion=0, mode="patches"),
 )
 
 
