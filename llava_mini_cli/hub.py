@@ -9,7 +9,6 @@ from pathlib import Path
 from llava_mini_cli.errors import ModelNotFound
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-SHARD = re.compile(r"-\d+-of-\d+$")  # how the name of a part of the weights ends
 DIGEST_BYTES = 1 << 16  # read from each end of a weight file
 CHECK_TIMEOUT_S = 3.0  # for the one question whether the hub can be reached at all
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -55,7 +54,8 @@ def find_tower(name: str | None, checkpoint: Path, *, local_files_only: bool = F
             return place
     if not is_hub_id(name):
         raise ModelNotFound(f"model {checkpoint}: its vision tower {name!r} is no directory here and no hub id")
-    return _snapshot(name, None, TOWER_FILES, local_files_only)
+    # Its weights are looked for by whoever reads them: a checkpoint may hold them itself.
+    return _snapshot(name, None, TOWER_FILES, local_files_only, weights=False)
 
 
 def model_digest(name: str, revision: str | None = None) -> str:
@@ -100,7 +100,9 @@ def _demo_directory() -> Path:
     return model_dir()
 
 
-def _snapshot(repo: str, revision: str | None, patterns: Sequence[str], local_files_only: bool) -> Path:
+def _snapshot(
+    repo: str, revision: str | None, patterns: Sequence[str], local_files_only: bool, *, weights: bool = True
+) -> Path:
     """The cached snapshot of a hub repository, fetched first when it is not there and the hub answers."""
     from huggingface_hub import constants, snapshot_download  # pyright: ignore[reportUnknownVariableType]
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
@@ -111,7 +113,7 @@ def _snapshot(repo: str, revision: str | None, patterns: Sequence[str], local_fi
     except LocalEntryNotFoundError:
         pass
     else:
-        missing = _missing_file(cached)
+        missing = _missing_file(cached, weights)
         if missing is None:
             return cached
         lacking = f"only partly in the cache ({missing} is missing)"
@@ -125,27 +127,24 @@ def _snapshot(repo: str, revision: str | None, patterns: Sequence[str], local_fi
         raise ModelNotFound(f"model {repo}: download failed ({_first_line(error)}); {how}") from error
 
 
-def _missing_file(snapshot: Path) -> str | None:
-    """What a download that was broken off left out, if anything: the hub's client takes any snapshot for whole."""
+def _missing_file(snapshot: Path, weights: bool) -> str | None:
+    """What a download that was broken off left out, if anything: the hub's client takes any snapshot for whole.
+
+    `weights`: whether they are needed; they are looked for as `model.checkpoint.weight_files` does.
+    """
     if not (snapshot / "config.json").is_file():
         return "config.json"
-    safetensors, pickles = (_missing_weights(snapshot, suffix) for suffix in ("safetensors", "bin"))
-    return None if safetensors is None or pickles is None else safetensors
-
-
-def _missing_weights(directory: Path, suffix: str) -> str | None:
-    """The first weight file of a kind that is missing, None where they are all there."""
-    indices = sorted(directory.glob(f"*.{suffix}.index.json"))
-    for index in indices:
-        try:
-            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-        except (OSError, ValueError, LookupError, AttributeError, TypeError):
-            return index.name
-        for name in names:
-            if not (directory / name).is_file():
-                return name
-    whole = any(path.is_file() and not SHARD.search(path.stem) for path in directory.glob(f"*.{suffix}"))
-    return None if indices or whole else f"model.{suffix}"
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")) if weights else ():
+        index = snapshot / f"{stem}.{suffix}.index.json"
+        if index.is_file():
+            try:
+                names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            except (OSError, ValueError, LookupError, AttributeError, TypeError):
+                return index.name
+            return next((str(name) for name in sorted(names, key=str) if not (snapshot / str(name)).is_file()), None)
+        if (snapshot / f"{stem}.{suffix}").is_file():
+            return None
+    return "model.safetensors" if weights else None
 
 
 def _wanted_files(repo: str, revision: str | None, patterns: Sequence[str], unreached: str) -> list[str]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions
 from llava_mini_cli.engine.load import load_engine, make_engine
+from llava_mini_cli.engine.pack import PromptGroup
 from llava_mini_cli.engine.request import Answer, Failure, Request, Window
 from llava_mini_cli.engine.sampling import LOOP_TOKENS, YesNo
 from llava_mini_cli.engine.track import WindowSum
@@ -86,7 +87,7 @@ def test_a_prefix_longer_than_a_stretch_is_prefilled_alike(oracle: Oracle, monke
 
 
 def test_a_kept_frame_keeps_nothing_else_alive(oracle: Oracle) -> None:
-    window = WindowSum(0, Window())
+    window = WindowSum(0, Window(), (PromptGroup(0, (1,), (0,)),))
     for _ in range(100):
         window.add(torch.ones(2, 90, 8)[:, :1], torch.ones(2, 5, 8))
     assert window.tokens.shape == (200, 8)

@@ -14,8 +14,9 @@ from llava_mini_cli.engine import decoder as decoder_module
 from llava_mini_cli.engine import engine as engine_module
 from llava_mini_cli.engine.cache import GROWTH, RowCache
 from llava_mini_cli.engine.memory import unless_out_of_memory
+from llava_mini_cli.engine.pack import PromptGroup
 from llava_mini_cli.engine.request import Answer, Failure, Outcome, Request, Window
-from llava_mini_cli.engine.track import Track
+from llava_mini_cli.engine.track import Track, WindowSum
 from llava_mini_cli.errors import UsageError
 
 
@@ -185,6 +186,33 @@ def test_memory_running_out_anywhere_is_a_failure_and_the_engine_goes_on(
     (answer,) = engine.run([request("w", oracle.video(5, 1), QUESTIONS[:1])])
     assert isinstance(answer, Answer)
     assert list(answer.token_ids) == oracle.ids(5, 1, QUESTIONS[0])
+
+
+def test_a_step_that_ran_out_of_memory_at_its_end_is_made_again_with_the_same_tokens(
+    oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    head = oracle.model.lm_head
+    real = head.forward
+
+    def small(hidden: torch.Tensor) -> torch.Tensor:
+        return out_of_memory() if len(hidden) > 2 else real(hidden)
+
+    monkeypatch.setattr(head, "forward", small)
+    wanted = [request(str(seed), oracle.video(2, seed), QUESTIONS[:2]) for seed in range(3)]
+    outcomes = by_prompt(list(oracle.engine(limits(1, rows=6)).run(wanted)))
+    monkeypatch.undo()
+    for (key, _, prompt), answer in outcomes.items():
+        assert isinstance(answer, Answer)
+        assert list(answer.token_ids) == oracle.ids(2, int(key), QUESTIONS[prompt])
+
+
+def test_nothing_is_kept_of_frames_for_which_nothing_is_asked() -> None:
+    window = WindowSum(0, Window(), (PromptGroup(0, (1,), (0,)),))
+    window.add(torch.ones(2, 1, 4), torch.ones(2, 3, 4))
+    assert window.frame_count == 2
+    window.drop_prompts({0})
+    window.add(torch.ones(2, 1, 4), torch.ones(2, 3, 4))
+    assert (window.total, window._room, window.frame_count) == (None, None, 2)
 
 
 def test_what_ran_out_of_memory_is_let_go_before_anything_is_tried_again() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llava_mini_cli.errors import ModelNotFound
-from llava_mini_cli.hub import find_model
+from llava_mini_cli.hub import find_model, find_tower
 
 NAME = "someone/model"
 INDEX = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
@@ -54,6 +54,15 @@ def test_a_whole_snapshot_is_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPat
             "model-00002-of-00002.safetensors",
         ),
         ({"config.json": "{}", "model.safetensors.index.json": "{", **SHARDS}, "model.safetensors.index.json"),
+        # What else lies there does not stand for the weights.
+        (
+            {"config.json": "{}", "mm_projector.bin": "x", "pytorch_model.bin.index.json": PICKLES},
+            "pytorch_model-00001-of-00001.bin",
+        ),
+        (
+            {"config.json": "{}", "pytorch_model.bin": "x", "model.safetensors.index.json": INDEX},
+            "model-00001-of-00002.safetensors",
+        ),
     ],
 )
 def test_a_snapshot_in_part_says_what_is_missing_and_how_to_get_it(
@@ -64,6 +73,11 @@ def test_a_snapshot_in_part_says_what_is_missing_and_how_to_get_it(
         find_model(NAME, local_files_only=True)
     assert f"({missing} is missing)" in str(error.value)
     assert f"hf download {NAME}" in str(error.value)
+
+
+def test_a_tower_is_asked_for_its_configuration_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshot = cached(tmp_path, monkeypatch, {"config.json": "{}"})
+    assert find_tower(NAME, tmp_path / "checkpoint") == snapshot
 
 
 def test_a_snapshot_in_part_is_fetched_again_where_the_hub_answers(

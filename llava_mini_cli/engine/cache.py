@@ -49,7 +49,7 @@ class RowCache:
     def attend(
         self, layer: int, rows: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
     ) -> torch.Tensor:
-        """Appends one position to some rows (call `advance` after the last layer) and attends from it.
+        """Appends one position to some rows (see `advanced`) and attends from it.
 
         Args:
             rows: int64 `[n]` into the B * R rows.
@@ -81,9 +81,10 @@ class RowCache:
         seen = (from_prefix @ self.prefix_values[layer]).unflatten(2, (per_medium, -1)).transpose(1, 2).flatten(0, 1)
         return (seen + from_own @ own_v)[rows].flatten(1, 2)
 
-    def advance(self, rows: torch.Tensor) -> None:
-        """Counts the position that `attend` appended to each of these rows."""
-        self.own_lengths.view(-1)[rows] += 1
+    def advanced(self, rows: torch.Tensor) -> torch.Tensor:
+        """`own_lengths` with the position that `attend` appended to each of these rows; the caller puts it there."""
+        ones = torch.ones_like(rows)
+        return self.own_lengths.flatten().index_add(0, rows, ones).view_as(self.own_lengths)
 
     def keep_media(self, media: torch.Tensor) -> None:
         """Drops the keys and values of every medium not in `media`, int64 `[m]`."""

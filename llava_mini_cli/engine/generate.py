@@ -190,9 +190,12 @@ def decode(
             for batch, queries, keys, values in zip(batches, *split, strict=True)
         ]
         hidden = dense.finish(layer, hidden, torch.cat(out).flatten(1))
-    for batch in batches:
-        batch.cache.advance(batch.rows)
-    return model.lm_head(trunk.norm(hidden))
+    logits = model.lm_head(trunk.norm(hidden))
+    # Last, and all at once: where memory runs out before, the step can be made again.
+    lengths = [batch.cache.advanced(batch.rows) for batch in batches]
+    for batch, own_lengths in zip(batches, lengths, strict=True):
+        batch.cache.own_lengths = own_lengths
+    return logits
 
 
 def _layers(trunk: LlavaMiniModel) -> list[LlamaDecoderLayer]:

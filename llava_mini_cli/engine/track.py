@@ -40,7 +40,9 @@ class WindowSum:
         return self._room[: self._used]
 
     def add(self, tokens: torch.Tensor, fused: torch.Tensor) -> None:
-        """Some more frames: tokens `[n, C * C, hidden]`, fused text `[n, T, hidden]`."""
+        """Some more frames: tokens `[n, C * C, hidden]`, fused text `[n, T, hidden]`; kept where something is asked."""
+        if not self.groups:
+            return
         self._append(tokens.flatten(0, 1))
         part = fused.sum(0, dtype=torch.float32)
         self.total = part if self.total is None else self.total.add_(part)
@@ -54,6 +56,8 @@ class WindowSum:
     def drop_prompts(self, dropped: Collection[int]) -> None:
         """Leaves some prompts out."""
         self.groups = tuple(kept for group in self.groups if (kept := group.without(dropped)).prompts)
+        if not self.groups:
+            self.release()
 
     def release(self) -> None:
         """Lets go of the tensors once they are prefilled."""

@@ -186,6 +186,8 @@ class OpenAhead:
     def keep(self, slot: _Slot, size: int) -> None:
         """Gives back all but `size` bytes of what was reserved."""
         with self._changed:
+            if slot.is_abandoned:
+                return
             less = slot.size - size
             self._held -= less
             self._taken_bytes -= less if slot.is_taken else 0
@@ -199,7 +201,8 @@ class OpenAhead:
         return slot.deadline is not None and time.monotonic() > slot.deadline
 
     def _abandoned(self, slot: _Slot) -> Opened:
-        """Goes on without the thread that works on this; what it holds is given back if it ever comes back."""
+        """Goes on without the thread that works on this. What it holds no longer counts: it may never be given back."""
+        self.keep(slot, 0)
         slot.is_abandoned = True
         if not slot.is_slow:
             self._threads.append(self._start(self._open_next, "open"))
