@@ -33,7 +33,7 @@ def shortened(settings: StageSettings, steps: int) -> StageSettings:
 
 
 def test_a_fraction_of_the_demo_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    steps = {"TOWER": 12, "SEARCH": 2, "LANGUAGE": 12, "STAGE1": 2, "FUSION": 2, "STAGE2": 3}
+    steps = {"TOWER": 12, "SEARCH": 2, "LANGUAGE": 12, "STAGE1": 2, "FUSION": 2, "STAGE2": 3, "POLISH": 2}
     for name, count in steps.items():
         monkeypatch.setattr(demo, name, shortened(getattr(demo, name), count))
     said: list[str] = []

@@ -3,6 +3,7 @@
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from shutil import copyfile, rmtree
 from typing import Any
@@ -49,6 +50,7 @@ STAGE2 = StageSettings(
     save_every=100,
     workers=1,
 )
+POLISH = replace(STAGE2, name="polish", steps=1400, learning_rate=6e-4, muon_rate=0.0016, warmup=0.02, decay=0.95)
 Weights = dict[str, float]  # how much an answer of each kind counts; 1 where a kind is not named
 DENSE: Weights = {"caption": 4.0, "json": 2.0, "video_caption": 3.0, "path": 3.0} | dict.fromkeys(
     ("yesno", "relation", "video_yesno"), 0.6
@@ -70,6 +72,10 @@ PHASES = (  # the step of stage 2 at which each begins
     (600, HARD),  # then what is worked out from it
     (2600, LONG),  # then what has the most to get wrong
 )
+LAST: Weights = LONG | {  # in `polish`: what was weakest then
+    "caption": 5.0,
+    **dict.fromkeys(("video_yesno", "moving", "appears"), 4.0),
+}
 IMAGES = 8  # of every 16 media in stage 2; the others are videos
 PATCHES = (EDGE // 12) ** 2
 Stage = Callable[[PackedTrainer, Path, StageSettings], None]
@@ -90,7 +96,9 @@ PREPROCESSOR: dict[str, Any] = {
 
 
 def answer_weights(index: int) -> Weights:
-    """How much an answer of each kind counts in stage 2, by the medium's place in the data."""
+    """How much an answer of each kind counts in stage 2 and `polish`, by the medium's place in the data of both."""
+    if index >= STAGE2.steps * STAGE2.batch:
+        return LAST
     return [weights for begin, weights in PHASES if begin <= index // STAGE2.batch][-1]
 
 
@@ -182,15 +190,19 @@ def run_stage(
 
 
 def packed_stage(
-    prompts: PromptIds, mode: Mode, images: int, captions_only: bool = False, answers: bool = True
+    prompts: PromptIds, mode: Mode, images: int, captions_only: bool = False, answers: bool = True, first: int = 0
 ) -> Stage:
-    """A stage on packed media, `images` of every 16 of them images; without `answers`, pre-fusion alone is asked."""
+    """A stage on packed media, `images` of every 16 of them images; without `answers`, pre-fusion alone is asked.
+
+    `first`: the place of its first medium in the data.
+    """
 
     def stage(trainer: PackedTrainer, directory: Path, settings: StageSettings) -> None:
         trainer.mode = mode
         number = trainer.model.config.vision_tokens_per_frame
         frame_tokens = {"language": 1, "patches": PATCHES, "fused": number}[mode]
-        data = DemoData("train", settings.steps * settings.batch, images=images, captions_only=captions_only)
+        length = settings.steps * settings.batch
+        data = DemoData("train", length, images=images, first=first, captions_only=captions_only)
         packer = Packer(prompts, PATCHES + number, frame_tokens, answer_weights)
         train_stage(trainer if answers else FusionTrainer(trainer), data, packer, directory, settings)
 
@@ -211,6 +223,8 @@ def train_demo(work: Path) -> LlavaMiniForConditionalGeneration:
     fusion = packed_stage(prompts, "fused", FUSION_IMAGES, answers=False)
     run_stage(trainer, work, FUSION, FUSION_PARTS, fusion)
     run_stage(trainer, work, STAGE2, None, packed_stage(prompts, "fused", IMAGES))
+    after = STAGE2.steps * STAGE2.batch
+    run_stage(trainer, work, POLISH, None, packed_stage(prompts, "fused", IMAGES, first=after))
     return trainer.model
 
 
@@ -243,6 +257,6 @@ def write_checkpoint(model: LlavaMiniForConditionalGeneration, work: Path, targe
 
 def train_demo_model(work: Path, say: Callable[[str], None]) -> Path:
     """The demo preset from nothing, or on from where an earlier run stopped; returns the checkpoint directory."""
-    say("training the demo model: vision tower, search, language, stage 1, fusion, stage 2 (hours on a CPU)")
+    say("training the demo model: vision tower, search, language, stage 1, fusion, stage 2, polish (hours on a CPU)")
     write_checkpoint(train_demo(work), work, work / "model")
     return work / "model"

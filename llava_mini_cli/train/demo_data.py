@@ -187,4 +187,4 @@ class DemoData(Dataset[Medium]):
             medium = image_medium(rng, self.split, self.captions_only)
         else:
             medium = video_medium(rng, self.split, longest=self.longest)
-        return replace(medium, index=index)
+        return replace(medium, index=self.first + index)

@@ -1,4 +1,4 @@
-"""The newest checkpoint of stage 2 of a demo run as a model directory, finished or not.
+"""The newest checkpoint of stage 2, or of the polish behind it, of a demo run as a model directory, finished or not.
 
     python -m llava_mini_cli.train.export WORK OUT_DIRECTORY [--average]
 
@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.train.demo import STAGE2, build_model, load_tokenizer, write_checkpoint
+from llava_mini_cli.train.demo import POLISH, STAGE2, build_model, load_tokenizer, write_checkpoint
 from llava_mini_cli.train.packed import PackedTrainer
 from llava_mini_cli.train.resume import whole_checkpoints
 
@@ -30,16 +30,16 @@ def export(work: Path, target: Path, average: bool = False) -> list[str]:
     Raises:
         UsageError: stage 2 has no checkpoint yet.
     """
-    checkpoints = whole_checkpoints(work / "stage2")
+    checkpoints = whole_checkpoints(work / POLISH.name) or whole_checkpoints(work / STAGE2.name)
     if not checkpoints:
         raise UsageError(f"{work / 'stage2'}: no checkpoint of stage 2 yet")
     used = checkpoints if average else checkpoints[-1:]
     model = build_model(work / "clip", load_tokenizer(work / "tokenizer"))
     PackedTrainer(model).load_state_dict(mean_state(used))
     write_checkpoint(model, work, target)
-    names = [path.name for path in used]
-    origin = f"These weights are of {', '.join(names)} of the {STAGE2.steps} steps of stage 2."
-    facts = {"stage2_checkpoints": names, "stage2_steps_planned": STAGE2.steps, "origin": origin}
+    names = [f"{path.parent.name}/{path.name}" for path in used]
+    planned = f"{STAGE2.steps} steps of {STAGE2.name} and {POLISH.steps} of {POLISH.name}"
+    facts = {"checkpoints": names, "origin": f"These weights are of {', '.join(names)}, of {planned}."}
     (target / "training.json").write_text(json.dumps(facts, indent=2) + "\n")
     return names
 
