@@ -162,6 +162,28 @@ def test_a_picture_that_hangs_is_given_up_and_the_others_go_on(room_first: bool)
     ahead.close()
 
 
+def test_a_picture_that_was_given_up_leaves_its_room_to_a_large_one() -> None:
+    forever = threading.Event()
+
+    def opens(job: Job, opening: Opening) -> Clip:
+        opening.reserve(500 if job.path == "2" else 10)
+        if job.path == "0":
+            forever.wait(60)
+        return made(job, opening)
+
+    ahead = OpenAhead(jobs(4), opens, timeout=0.3, limit=100)
+    given_up = take(ahead)
+    assert isinstance(given_up.clip, Fault)
+    for path in ("1", "2", "3"):
+        opened = take(ahead, 10)
+        assert opened.job.path == path
+        close(opened)
+    forever.set()  # what comes back late takes no room away from others
+    assert ahead.is_exhausted
+    ahead.close()
+    assert ahead._held == 0
+
+
 def test_what_is_slow_is_overtaken_and_keeps_no_thread_from_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llava_mini_cli.pipelines.ahead.SLOW_S", 0.1)
     slow = range(0, 60, 6)  # more than there are threads, guarded by others
