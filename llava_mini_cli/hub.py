@@ -58,6 +58,16 @@ def find_tower(name: str | None, checkpoint: Path, *, local_files_only: bool = F
     return _snapshot(name, None, TOWER_FILES, local_files_only, weights=False)
 
 
+def weight_source(directory: Path) -> Path | None:
+    """The weights' index, or the one file that holds them all; safetensors before torch pickles. None: neither."""
+    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
+        whole = directory / f"{stem}.{suffix}"
+        for path in (whole.with_name(f"{whole.name}.index.json"), whole):
+            if path.exists():
+                return path
+    return None
+
+
 def model_digest(name: str, revision: str | None = None) -> str:
     """16 hexadecimal digits that tell a model from others, whatever it is called and wherever it lies.
 
@@ -130,21 +140,22 @@ def _snapshot(
 def _missing_file(snapshot: Path, weights: bool) -> str | None:
     """What a download that was broken off left out, if anything: the hub's client takes any snapshot for whole.
 
-    `weights`: whether they are needed; they are looked for as `model.checkpoint.weight_files` does.
+    `weights`: whether they are needed.
     """
     if not (snapshot / "config.json").is_file():
         return "config.json"
-    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")) if weights else ():
-        index = snapshot / f"{stem}.{suffix}.index.json"
-        if index.is_file():
-            try:
-                names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-            except (OSError, ValueError, LookupError, AttributeError, TypeError):
-                return index.name
-            return next((str(name) for name in sorted(names, key=str) if not (snapshot / str(name)).is_file()), None)
-        if (snapshot / f"{stem}.{suffix}").is_file():
-            return None
-    return "model.safetensors" if weights else None
+    if not weights:
+        return None
+    source = weight_source(snapshot)
+    if source is None:
+        return "model.safetensors"
+    if source.suffix != ".json":
+        return None
+    try:
+        names = set(json.loads(source.read_text(encoding="utf-8"))["weight_map"].values())
+    except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        return source.name
+    return next((str(name) for name in sorted(names, key=str) if not (snapshot / str(name)).is_file()), None)
 
 
 def _wanted_files(repo: str, revision: str | None, patterns: Sequence[str], unreached: str) -> list[str]:

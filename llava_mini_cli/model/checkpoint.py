@@ -23,7 +23,7 @@ from transformers import CLIPVisionConfig, GenerationConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llava_mini_cli.errors import CheckpointError
-from llava_mini_cli.hub import find_model, find_tower
+from llava_mini_cli.hub import find_model, find_tower, weight_source
 from llava_mini_cli.model.config import LlavaMiniConfig
 from llava_mini_cli.model.vision import VisionTower
 
@@ -85,17 +85,17 @@ def weight_files(directory: Path) -> list[Path]:
     Raises:
         CheckpointError: there are none, or a shard that the index names is missing.
     """
-    for stem, suffix in (("model", "safetensors"), ("pytorch_model", "bin")):
-        index = directory / f"{stem}.{suffix}.index.json"
-        if index.exists():
-            names = sorted(set(read_json(index).get("weight_map", {}).values()))
-            missing = [name for name in names if not (directory / name).exists()]
-            if missing:
-                raise CheckpointError(f"{directory}: {len(missing)} of {len(names)} shards missing: {missing[0]}")
-            return [directory / name for name in names]
-        if (directory / f"{stem}.{suffix}").exists():
-            return [directory / f"{stem}.{suffix}"]
-    raise CheckpointError(f"{directory}: no weights (model.safetensors or pytorch_model.bin, or shards with an index)")
+    source = weight_source(directory)
+    if source is None:
+        words = "no weights (model.safetensors or pytorch_model.bin, or shards with an index)"
+        raise CheckpointError(f"{directory}: {words}")
+    if source.suffix != ".json":
+        return [source]
+    names = sorted(set(read_json(source).get("weight_map", {}).values()))
+    missing = [name for name in names if not (directory / name).exists()]
+    if missing:
+        raise CheckpointError(f"{directory}: {len(missing)} of {len(names)} shards missing: {missing[0]}")
+    return [directory / name for name in names]
 
 
 def read_tensors(path: Path, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
