@@ -1,6 +1,7 @@
 """Settings that every test shares: no network, no colours, no model from the user's environment."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -17,3 +18,31 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = [name for name in os.environ if name.startswith("LLAVA_MINI_")]
     for name in (*ours, "FORCE_COLOR", "NO_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the rendered videos `archive_films.FILMS`."""
+    from archive_films import FILMS, film
+
+    folder = tmp_path_factory.mktemp("films")
+    for name, seconds in FILMS.items():
+        film(folder / name, seconds)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def archive(films: Path) -> Path:
+    """An archive of `films`, with features and captions. Tests that change it take a copy."""
+    from archive_films import run
+
+    folder = films.with_name("films.index")
+    done = run("index", films, "-o", folder, "-m", "demo", "--features", "--caption-every", "3", "-q")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "", "")
+    return folder
+
+
+@pytest.fixture
+def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A path of the name that the test is run for (`output_rows.each_format`)."""
+    return f"{tmp_path}/{request.param}"

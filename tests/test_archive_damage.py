@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from archive_films import film, rows, run
 from http_server import serve
-from test_archive_runs import film, rows, run
 
 from llava_mini_cli.commands.search import _show
 from llava_mini_cli.formats.archive.reader import open_archive

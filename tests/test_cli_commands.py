@@ -7,7 +7,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 from cli_doubles import EchoEngine, open_made_clip
-from test_formats_outputs import FAILED, ROW
+from output_rows import FAILED, ROW
 from typer.testing import CliRunner, Result
 
 from llava_mini_cli.commands.main import app

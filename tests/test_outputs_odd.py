@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 from cli_doubles import EchoEngine, open_made_clip
-from test_formats_outputs import RUN, finished, opened, row, texts, write
+from output_rows import RUN, finished, opened, row, texts, write
 from typer.testing import CliRunner, Result
 
 from llava_mini_cli.commands.main import app
