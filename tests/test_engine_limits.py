@@ -227,8 +227,16 @@ def test_what_ran_out_of_memory_is_let_go_before_anything_is_tried_again() -> No
     assert held[0]() is None
 
 
-@pytest.mark.parametrize("text", ["could not create a primitive", "can't allocate memory: you tried"])
-def test_cpu_memory_running_out_counts_as_cudas_does(text: str) -> None:
+@pytest.mark.parametrize(
+    "text",
+    [
+        "could not create a primitive",
+        "can't allocate memory: you tried",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "CUDA error: out of memory",
+    ],
+)
+def test_memory_running_out_is_one_thing_however_it_is_said(text: str) -> None:
     def fails(error: Exception) -> torch.Tensor:
         raise error
 
@@ -262,4 +270,5 @@ def test_yes_against_no_is_refused_where_the_answer_begins_with_a_header(oracle:
     engine = oracle.engine(limits(), "reference")
     options = GenerationOptions(max_new_tokens=2, yes_no=True)
     with pytest.raises(UsageError, match="--prompt-layout reference"):
-        list(engine.run([Request("v", "video", ArrayFrames(oracle.video(2, 0)), QUESTIONS[:1], options)]))
+        engine.add(Request("v", "video", ArrayFrames(oracle.video(2, 0)), QUESTIONS[:1], options))
+    assert engine.is_idle

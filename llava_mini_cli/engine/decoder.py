@@ -4,12 +4,12 @@ Knows nothing of frames. Failures are values, as in `engine`.
 """
 
 from collections.abc import Sequence
-from functools import cached_property
 from math import isfinite
 from typing import Any, cast
 
 import torch
 
+from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine.dense import Dense
 from llava_mini_cli.engine.generate import DecodeBatch, decode
 from llava_mini_cli.engine.memory import unless_out_of_memory
@@ -36,14 +36,17 @@ class Decoder:
         self._prompts = prompts
         self._dense = dense
         self._outbox = outbox
+        self._yes_no: YesNo | None = None  # once `accept` was asked for it
         end = cast("int | list[int] | None", cast(Any, model.generation_config).eos_token_id)
         self._end_ids = frozenset(end if isinstance(end, list) else [] if end is None else [end])
 
-    @cached_property
-    def _yes_no(self) -> YesNo:
+    def accept(self, options: GenerationOptions) -> None:
+        """Gets ready for rows of these options. Raises `UsageError` where this model cannot give what they ask for."""
+        if not options.yes_no or self._yes_no is not None:
+            return
         if self._prompts.layout == "reference" and self._prompts.family == "llama3":
             raise UsageError("--yes-no: with --prompt-layout reference the answer begins with a header, not yes or no")
-        return YesNo.of(self._prompts.tokenizer)
+        self._yes_no = YesNo.of(self._prompts.tokenizer)
 
     @property
     def cache_bytes(self) -> int:
@@ -127,6 +130,7 @@ class Decoder:
                 continue
             options = row.track.request.generation
             if options.yes_no and row.p_yes is None:
+                assert self._yes_no is not None
                 row.p_yes = self._yes_no.p_yes(scores)
             if options.repetition_penalty != 1 and row.tokens:
                 scores = penalised(scores, row.tokens, options.repetition_penalty)

@@ -98,7 +98,12 @@ class Engine:
         return len(self._tracks) + len(self._windows) < self.limits.media
 
     def add(self, request: Request) -> None:
-        """Takes a request in. Prompts that cannot be laid out fail at once, the others go on."""
+        """Takes a request in. Prompts that cannot be laid out fail at once, the others go on.
+
+        Raises:
+            UsageError: its options ask for what this model cannot give.
+        """
+        self._decoder.accept(request.generation)
         ids, failures = admit(request, self.prompts, self._room)
         self._outbox += failures
         if not any(ids) and request.sink is None:

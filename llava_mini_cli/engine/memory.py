@@ -12,8 +12,15 @@ from numpy.typing import NDArray
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-# How torch's CPU allocator and oneDNN say it, in a plain RuntimeError.
-_ON_CPU = ("can't allocate memory", "could not create a primitive", "could not create a memory")
+# In a RuntimeError: torch's CPU allocator, oneDNN (both), cuBLAS and cuDNN (their handles), and pinned memory.
+_SAID = (
+    "can't allocate memory",
+    "could not create a primitive",
+    "could not create a memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDA error: out of memory",
+)
 
 
 def unless_out_of_memory(
@@ -29,7 +36,7 @@ def unless_out_of_memory(
     except (MemoryError, torch.OutOfMemoryError):
         pass
     except RuntimeError as error:
-        if not any(words in str(error) for words in _ON_CPU):
+        if not any(words in str(error) for words in _SAID):
             raise
     torch.cuda.empty_cache()
     return None
