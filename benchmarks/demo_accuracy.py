@@ -6,13 +6,15 @@
                                                                beside what demo_paths.py found last
 
 One question a scene, greedy answers, exact match after stripping. Held-out wording, layouts and canvas sizes are
-never trained on.
+never trained on. `--jobs` kinds are asked at once, on one thread each.
 """
 
 import argparse
 import json
 import sys
 import time
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -26,17 +28,21 @@ PATHS = Path(__file__).parent / "results" / "demo_paths.json"  # of demo_paths.p
 FEW = {"brief_10min": 20, "brief_1h": 10}  # questions: one of the latter takes half a minute
 
 
-def kind_scores(
-    model: LlavaMiniForConditionalGeneration, processor: LlavaMiniProcessor, kinds: list[str], count: int, split: str
-) -> list[Score]:
-    """The score of every kind, printed as it comes."""
-    found: list[Score] = []
-    for kind in kinds:
-        began = time.monotonic()
-        batch, number = (1, min(count, FEW[kind])) if kind in FEW else (16, count)
-        found.append(score(model, processor, kind, number, split, batch))  # type: ignore[arg-type]
-        print(f"{found[-1].line()}   {time.monotonic() - began:.0f} s", flush=True)
+def kind_score(directory: str, count: int, split: str, kind: str) -> Score:
+    """The score of one kind, printed when it is there."""
+    torch.set_num_threads(1)
+    began = time.monotonic()
+    model = LlavaMiniForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
+    processor = LlavaMiniProcessor.from_pretrained(directory)
+    batch, number = (1, min(count, FEW[kind])) if kind in FEW else (16, count)
+    found = score(model, processor, kind, number, split, batch)  # type: ignore[arg-type]
+    print(f"{found.line()}   {time.monotonic() - began:.0f} s", flush=True)
     return found
+
+
+def parameters(directory: Path) -> int:
+    model = LlavaMiniForConditionalGeneration.from_pretrained(directory)
+    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def total(name: str, scores: list[Score]) -> Score:
@@ -58,7 +64,7 @@ TARGETS = {  # percent, what the project set itself
 IMAGE_TARGET = 90.0  # of every other kind of image question
 
 
-def write_card(directory: Path, scores: list[Score], parameters: int) -> None:
+def write_card(directory: Path, scores: list[Score]) -> None:
     """The model card with these figures, and which of the project's targets they miss."""
     rows = [
         f"| {s.kind} | {100 * s.share:.1f} % | {100 * s.interval[0]:.1f} to {100 * s.interval[1]:.1f} % | {s.asked} |"
@@ -79,7 +85,7 @@ def write_card(directory: Path, scores: list[Score], parameters: int) -> None:
         "verdict": verdict,
         "training": facts["origin"],
         "vocabulary": vocabulary,
-        "parameters": f"{parameters / 1e6:.1f}",
+        "parameters": f"{parameters(directory) / 1e6:.1f}",
     }
     (directory / "README.md").write_text(template.format(**fields))
 
@@ -90,15 +96,18 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200, help="questions of each kind")
     parser.add_argument("--split", default="heldout", choices=("heldout", "validation", "train"))
     parser.add_argument("--kinds", default="", help="which, with commas; all")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
     parser.add_argument("--card", action="store_true", help="write the figures into the model's README.md")
     arguments = parser.parse_args()
     if not (Path(arguments.model) / "config.json").is_file():
         sys.exit(f"no model in {arguments.model}")
-    model = LlavaMiniForConditionalGeneration.from_pretrained(arguments.model, dtype=torch.float32).eval()
-    processor = LlavaMiniProcessor.from_pretrained(arguments.model)
     every = [*ALL_KINDS, *(FEW if arguments.card else ())]
     kinds = arguments.kinds.split(",") if arguments.kinds else every
-    scores = kind_scores(model, processor, kinds, arguments.count, arguments.split)
+    longest_first = sorted(kinds, key=lambda kind: kind not in FEW)
+    with ProcessPoolExecutor(arguments.jobs) as pool:
+        ask = partial(kind_score, arguments.model, arguments.count, arguments.split)
+        answered = dict(zip(longest_first, pool.map(ask, longest_first), strict=True))
+    scores = [answered[kind] for kind in kinds]
     images = [s for s in scores if s.kind in IMAGE_KINDS and s.kind != "caption"]
     videos = [s for s in scores if s.kind not in IMAGE_KINDS and s.kind not in ("video_caption", "brief_2min", *FEW)]
     for name, group in (("all images", images), ("all videos", videos)):
@@ -106,7 +115,7 @@ def main() -> None:
             scores.append(total(name, group))
             print(scores[-1].line())
     if arguments.card:
-        write_card(Path(arguments.model), scores, sum(p.numel() for p in model.parameters()))
+        write_card(Path(arguments.model), scores)
 
 
 if __name__ == "__main__":
