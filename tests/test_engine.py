@@ -124,6 +124,18 @@ def test_a_failing_medium_fails_alone(oracle: Oracle) -> None:
     assert broken.closed
 
 
+@pytest.mark.parametrize("chunk", [2, 20])
+def test_windows_that_ended_before_a_medium_broke_are_answered(oracle: Oracle, chunk: int) -> None:
+    pixels = oracle.video(7, 0)
+    broken = ArrayFrames(pixels, 2, error=MediaError("corrupt", "damaged at 7.0 s"))
+    asked = Request("v", "video", broken, QUESTIONS[:1], GREEDY, windows=(Window(0, 4), Window(4, 8)))
+    outcomes = by_prompt(list(oracle.engine(limits(chunk)).run([asked])))
+    answer = outcomes["v", 0, 0]
+    assert isinstance(answer, Answer)
+    assert list(answer.token_ids) == oracle.answer(pixels[:4], QUESTIONS[0])
+    assert isinstance(outcomes["v", 1, 0], Failure)
+
+
 def test_sampling_depends_on_the_seed_alone(oracle: Oracle) -> None:
     def run(seed: int, others: int) -> tuple[int, ...]:
         options = GenerationOptions(max_new_tokens=12, temperature=1.5, top_p=0.95, seed=seed)

@@ -160,13 +160,14 @@ class Engine:
     def _encode(self, wait: bool) -> None:
         """One chunk of frames, of as many media as it takes; `wait` waits for the first medium's frames."""
         chunk: Chunk = []
+        broken: list[tuple[Track, MediaError]] = []
         room = self._chunk
         for track in list(self._tracks):
             while room > 0 and (track.frames_ready() or (wait and not chunk and not track.ended)):
                 try:
                     frames = track.take(room)
                 except MediaError as error:
-                    self._drop(track, error)
+                    broken.append((track, error))
                     break
                 if frames is None:
                     break
@@ -174,6 +175,9 @@ class Engine:
                 room -= len(frames.times)
         for stretch in apart(chunk):
             self._encode_chunk([(track, frames) for track, frames in stretch if track in self._tracks])
+        for track, error in broken:  # only now: what was seen before it broke counts
+            if track in self._tracks:
+                self._drop(track, error)
         for track in [t for t in self._tracks if t.ended]:
             self._end(track)
             if track.request.sink is not None:
