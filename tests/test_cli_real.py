@@ -69,7 +69,8 @@ def test_ask_about_everything_at_once(place: Path) -> None:
             assert row["model"] == "tiny"
             assert row["completion_tokens"] == 4 or row["finish_reason"] != "length"
             assert isinstance(row["text"], str)
-    *errors, summary = done.stderr.splitlines()
+    said = [line for line in done.stderr.splitlines() if " media/s" not in line]  # how far a slow machine is
+    *errors, summary = said
     assert sorted(line.split(": ")[2] for line in errors) == ["empty.mp4", "gone.mp4", "text.mp4"]
     assert "4 answers, 6 failed" in summary
 

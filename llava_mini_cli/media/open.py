@@ -5,11 +5,11 @@ Knows nothing of models. Whether a file is a picture or a video is told by its b
 
 import stat
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from llava_mini_cli.config import SamplingOptions
@@ -136,14 +136,18 @@ def open_clip(
     opening.alive()
     if is_animation(picture):
         return _open_animation(path, picture, options, frame_size, chunk_frames, opening)
-    whole_or_part = partial(salvage, timeout=options.decode_timeout) if options.allow_truncated else None
+
+    def whole_or_part(path: Path, broken: MediaError) -> NDArray[np.uint8]:
+        opening.guarded()
+        return salvage(path, broken, options.decode_timeout)
+
     try:
         # With the child's, all at once: two who held room and waited for more might wait for each other.
-        opening.reserve(picture_bytes(picture) * (1 if whole_or_part is None else 2))
+        opening.reserve(picture_bytes(picture) * (2 if options.allow_truncated else 1))
     except BaseException:
         picture.close()
         raise
-    clip = PictureClip(path, picture, whole_or_part)
+    clip = PictureClip(path, picture, whole_or_part if options.allow_truncated else None)
     opening.keep(clip.info.width * clip.info.height * 3)
     return clip
 
