@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, CLIPModel, CLIPVisionConfig
 
 from llava_mini_cli.demo.tokens import CONTEXT, write_tokenizer
 from llava_mini_cli.model import LlavaMiniConfig, LlavaMiniForConditionalGeneration
-from llava_mini_cli.train.demo_data import DemoData
+from llava_mini_cli.train.demo_data import VIDEO_ASK, DemoData
 from llava_mini_cli.train.loop import StageSettings, train_stage
 from llava_mini_cli.train.packed import FusionTrainer, Mode, PackedTrainer
 from llava_mini_cli.train.packing import Packer, PromptIds
@@ -50,7 +50,7 @@ STAGE2 = StageSettings(
     save_every=100,
     workers=1,
 )
-POLISH = replace(STAGE2, name="polish", steps=1400, learning_rate=6e-4, muon_rate=0.0016, warmup=0.02, decay=0.95)
+POLISH = replace(STAGE2, name="polish", steps=2200, learning_rate=8e-4, muon_rate=0.002, warmup=0.02, decay=0.95)
 Weights = dict[str, float]  # how much an answer of each kind counts; 1 where a kind is not named
 DENSE: Weights = {"caption": 4.0, "json": 2.0, "video_caption": 3.0, "path": 3.0} | dict.fromkeys(
     ("yesno", "relation", "video_yesno"), 0.6
@@ -76,6 +76,7 @@ LAST: Weights = LONG | {  # in `polish`: what was weakest then
     "caption": 5.0,
     **dict.fromkeys(("video_yesno", "moving", "appears"), 4.0),
 }
+POLISH_ASK = VIDEO_ASK | {"video_yesno": 4}
 IMAGES = 8  # of every 16 media in stage 2; the others are videos
 PATCHES = (EDGE // 12) ** 2
 Stage = Callable[[PackedTrainer, Path, StageSettings], None]
@@ -190,11 +191,11 @@ def run_stage(
 
 
 def packed_stage(
-    prompts: PromptIds, mode: Mode, images: int, captions_only: bool = False, answers: bool = True, first: int = 0
+    prompts: PromptIds, mode: Mode, images: int, captions_only: bool = False, answers: bool = True, **data_options: Any
 ) -> Stage:
     """A stage on packed media, `images` of every 16 of them images; without `answers`, pre-fusion alone is asked.
 
-    `first`: the place of its first medium in the data.
+    `data_options`: more of `DemoData`'s.
     """
 
     def stage(trainer: PackedTrainer, directory: Path, settings: StageSettings) -> None:
@@ -202,7 +203,7 @@ def packed_stage(
         number = trainer.model.config.vision_tokens_per_frame
         frame_tokens = {"language": 1, "patches": PATCHES, "fused": number}[mode]
         length = settings.steps * settings.batch
-        data = DemoData("train", length, images=images, first=first, captions_only=captions_only)
+        data = DemoData("train", length, images=images, captions_only=captions_only, **data_options)
         packer = Packer(prompts, PATCHES + number, frame_tokens, answer_weights)
         train_stage(trainer if answers else FusionTrainer(trainer), data, packer, directory, settings)
 
@@ -224,7 +225,7 @@ def train_demo(work: Path) -> LlavaMiniForConditionalGeneration:
     run_stage(trainer, work, FUSION, FUSION_PARTS, fusion)
     run_stage(trainer, work, STAGE2, None, packed_stage(prompts, "fused", IMAGES))
     after = STAGE2.steps * STAGE2.batch
-    run_stage(trainer, work, POLISH, None, packed_stage(prompts, "fused", IMAGES, first=after))
+    run_stage(trainer, work, POLISH, None, packed_stage(prompts, "fused", IMAGES, first=after, video_ask=POLISH_ASK))
     return trainer.model
 
 

@@ -4,6 +4,7 @@ A video's frames repeat while nothing changes, so it holds each different frame 
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -83,10 +84,12 @@ def ask_about_image(rng: np.random.Generator, scene: Scene, split: Split, number
     return tuple(found.values())
 
 
-def ask_about_video(rng: np.random.Generator, video: Video, split: Split, number: int) -> tuple[Question, ...]:
-    """Different questions about a video, of every kind that it allows."""
+def ask_about_video(
+    rng: np.random.Generator, video: Video, split: Split, number: int, ask: Mapping[str, int] = VIDEO_ASK
+) -> tuple[Question, ...]:
+    """Different questions about a video, of every kind that it allows; `ask`: as `VIDEO_ASK`."""
     found: dict[str, Question] = {}
-    kinds = [kind for kind in (*VIDEO_KINDS, *VIDEO_STEPS) for _ in range(VIDEO_ASK.get(kind, 1))]
+    kinds = [kind for kind in (*VIDEO_KINDS, *VIDEO_STEPS) for _ in range(ask.get(kind, 1))]
     for index in rng.permutation(len(kinds)):
         question = video_question(rng, video, split, kinds[int(index)])
         if question is not None and len(found) < number:
@@ -123,6 +126,7 @@ def video_medium(
     story: Story | None = None,
     longest: int = LONGEST,
     lone: float = LONE_TEXT,
+    ask: Mapping[str, int] = VIDEO_ASK,
 ) -> Medium:
     """A video of at most `longest` seconds with its questions, one frame for each second."""
     if story is None:
@@ -145,7 +149,7 @@ def video_medium(
             frames.append(picture(rng, scene, look, edge, squash))
         order.append(seen[scene.things])
     shares = text_shares(rng, tuple(order), video.story == "move", lone)
-    questions = ask_about_video(rng, video, split, VIDEO_QUESTIONS)
+    questions = ask_about_video(rng, video, split, VIDEO_QUESTIONS, ask)
     gap = position_gap(rng, len(order))
     return Medium(np.stack(frames), tuple(order), np.stack(cells), shares, questions, gap)
 
@@ -169,6 +173,7 @@ class DemoData(Dataset[Medium]):
         first: int = 0,
         captions_only: bool = False,
         longest: int = 160,
+        video_ask: Mapping[str, int] = VIDEO_ASK,
     ) -> None:
         self.split: Split = split
         self.length = length
@@ -177,6 +182,7 @@ class DemoData(Dataset[Medium]):
         self.first = first
         self.captions_only = captions_only
         self.longest = longest
+        self.video_ask = video_ask
 
     def __len__(self) -> int:
         return self.length
@@ -186,5 +192,5 @@ class DemoData(Dataset[Medium]):
         if index % self.period < self.images:
             medium = image_medium(rng, self.split, self.captions_only)
         else:
-            medium = video_medium(rng, self.split, longest=self.longest)
+            medium = video_medium(rng, self.split, longest=self.longest, ask=self.video_ask)
         return replace(medium, index=self.first + index)
