@@ -9,6 +9,7 @@ from llava_mini_cli.demo.tokens import EOT, make_tokenizer
 from llava_mini_cli.model import LlavaMiniConfig, LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID
 from llava_mini_cli.train.answers_loss import answer_loss, answer_numbers
+from llava_mini_cli.train.demo import POLISH_ASK
 from llava_mini_cli.train.demo_data import DemoData, Medium
 from llava_mini_cli.train.packed import PackedTrainer
 from llava_mini_cli.train.packing import Packer, PromptIds
@@ -95,6 +96,16 @@ def test_a_gap_moves_what_comes_behind_it(prompts: PromptIds) -> None:
     assert moved == [0] * still + [500] * (len(moved) - still)
     assert torch.equal(before["source"], after["source"])
     assert {medium.gap[1] > 0 for medium in (data[i] for i in range(64)) if len(medium.order) > 1} == {True, False}
+
+
+def test_a_kind_is_asked_as_often_as_wanted_and_the_media_stay_the_same() -> None:
+    def asked(kind: str, data: DemoData) -> int:
+        return sum(question.kind == kind for index in range(len(data)) for question in data[index].questions)
+
+    usual = DemoData("train", 48, images=0)
+    more = DemoData("train", 48, images=0, video_ask=POLISH_ASK)
+    assert asked("video_yesno", more) > 1.4 * asked("video_yesno", usual)
+    assert all((usual[index].frames == more[index].frames).all() for index in range(8))
 
 
 def test_weights_change_what_counts(prompts: PromptIds) -> None:
