@@ -20,8 +20,9 @@ demo-accuracy: .venv/.stamp-dev
 
 install: .venv/.stamp-run
 
+# Two processes, a file of tests in one of them.
 test: .venv/.stamp-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 check: .venv/.stamp-dev
 	$(BIN)/ruff check .
