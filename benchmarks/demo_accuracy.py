@@ -14,7 +14,7 @@ import json
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -28,21 +28,21 @@ PATHS = Path(__file__).parent / "results" / "demo_paths.json"  # of demo_paths.p
 FEW = {"brief_10min": 20, "brief_1h": 10}  # questions: one of the latter takes half a minute
 
 
+@cache
+def load(directory: str) -> tuple[LlavaMiniForConditionalGeneration, LlavaMiniProcessor]:
+    model = LlavaMiniForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
+    return model, LlavaMiniProcessor.from_pretrained(directory)
+
+
 def kind_score(directory: str, count: int, split: str, kind: str) -> Score:
     """The score of one kind, printed when it is there."""
     torch.set_num_threads(1)
     began = time.monotonic()
-    model = LlavaMiniForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
-    processor = LlavaMiniProcessor.from_pretrained(directory)
+    model, processor = load(directory)
     batch, number = (1, min(count, FEW[kind])) if kind in FEW else (16, count)
     found = score(model, processor, kind, number, split, batch)  # type: ignore[arg-type]
     print(f"{found.line()}   {time.monotonic() - began:.0f} s", flush=True)
     return found
-
-
-def parameters(directory: Path) -> int:
-    model = LlavaMiniForConditionalGeneration.from_pretrained(directory)
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def total(name: str, scores: list[Score]) -> Score:
@@ -74,6 +74,7 @@ def write_card(directory: Path, scores: list[Score]) -> None:
     verdict = "Every target that the project set for it is met."
     if missed:
         verdict = f"Targets that this version misses: {', '.join(missed)}."
+    parameters = sum(parameter.numel() for parameter in load(str(directory))[0].parameters())
     vocabulary = json.loads((directory / "config.json").read_text())["vocab_size"]
     facts = json.loads((directory / "training.json").read_text())
     paths = json.loads(PATHS.read_text())
@@ -85,7 +86,7 @@ def write_card(directory: Path, scores: list[Score]) -> None:
         "verdict": verdict,
         "training": facts["origin"],
         "vocabulary": vocabulary,
-        "parameters": f"{parameters(directory) / 1e6:.1f}",
+        "parameters": f"{parameters / 1e6:.1f}",
     }
     (directory / "README.md").write_text(template.format(**fields))
 

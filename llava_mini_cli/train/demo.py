@@ -67,15 +67,16 @@ LONG: Weights = {
     **dict.fromkeys(("count", "moving", "video_caption", "appears", "vanishes", "brief"), 2.0),
     **dict.fromkeys(("yesno", "relation", "direction", "filled"), 1.5),
 }
+LAST: Weights = LONG | {
+    "caption": 5.0,
+    **dict.fromkeys(("video_yesno", "moving", "appears"), 4.0),
+}
 PHASES = (  # the step of stage 2 at which each begins
     (0, DENSE),  # what says the most about a picture leads until it can be read
     (600, HARD),  # then what is worked out from it
     (2600, LONG),  # then what has the most to get wrong
+    (STAGE2.steps, LAST),  # in `polish`, whose data begins where that of stage 2 ends: what was weakest then
 )
-LAST: Weights = LONG | {  # in `polish`: what was weakest then
-    "caption": 5.0,
-    **dict.fromkeys(("video_yesno", "moving", "appears"), 4.0),
-}
 POLISH_ASK = VIDEO_ASK | {"video_yesno": 4}
 IMAGES = 8  # of every 16 media in stage 2; the others are videos
 PATCHES = (EDGE // 12) ** 2
@@ -98,8 +99,6 @@ PREPROCESSOR: dict[str, Any] = {
 
 def answer_weights(index: int) -> Weights:
     """How much an answer of each kind counts in stage 2 and `polish`, by the medium's place in the data of both."""
-    if index >= STAGE2.steps * STAGE2.batch:
-        return LAST
     return [weights for begin, weights in PHASES if begin <= index // STAGE2.batch][-1]
 
 
@@ -190,9 +189,7 @@ def run_stage(
     unfinished.replace(done)
 
 
-def packed_stage(
-    prompts: PromptIds, mode: Mode, images: int, captions_only: bool = False, answers: bool = True, **data_options: Any
-) -> Stage:
+def packed_stage(prompts: PromptIds, mode: Mode, images: int, answers: bool = True, **data_options: Any) -> Stage:
     """A stage on packed media, `images` of every 16 of them images; without `answers`, pre-fusion alone is asked.
 
     `data_options`: more of `DemoData`'s.
@@ -203,7 +200,7 @@ def packed_stage(
         number = trainer.model.config.vision_tokens_per_frame
         frame_tokens = {"language": 1, "patches": PATCHES, "fused": number}[mode]
         length = settings.steps * settings.batch
-        data = DemoData("train", length, images=images, captions_only=captions_only, **data_options)
+        data = DemoData("train", length, images=images, **data_options)
         packer = Packer(prompts, PATCHES + number, frame_tokens, answer_weights)
         train_stage(trainer if answers else FusionTrainer(trainer), data, packer, directory, settings)
 

@@ -32,7 +32,7 @@ def export(work: Path, target: Path, average: bool = False) -> list[str]:
     """
     checkpoints = whole_checkpoints(work / POLISH.name) or whole_checkpoints(work / STAGE2.name)
     if not checkpoints:
-        raise UsageError(f"{work / 'stage2'}: no checkpoint of stage 2 yet")
+        raise UsageError(f"{work / STAGE2.name}: no checkpoint of stage 2 yet")
     used = checkpoints if average else checkpoints[-1:]
     model = build_model(work / "clip", load_tokenizer(work / "tokenizer"))
     PackedTrainer(model).load_state_dict(mean_state(used))
