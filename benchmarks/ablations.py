@@ -21,11 +21,19 @@ import matplotlib
 import torch
 
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
-from llava_mini_cli.train.demo import DENSE, FUSION, FUSION_PARTS, PATCHES, STAGE2, build_model, load_tokenizer
-from llava_mini_cli.train.demo_data import DemoData, Medium
+from llava_mini_cli.train.demo_preset.demo_data import DemoData, RenderedMedium
+from llava_mini_cli.train.demo_preset.packed_model import FusionTrainer, Mode, PackedTrainer
+from llava_mini_cli.train.demo_preset.packing import Packer, PromptIds
+from llava_mini_cli.train.demo_preset.stages import (
+    DENSE,
+    FUSION,
+    FUSION_PARTS,
+    PATCHES,
+    STAGE2,
+    build_model,
+    load_tokenizer,
+)
 from llava_mini_cli.train.loop import train_stage
-from llava_mini_cli.train.packed import FusionTrainer, Mode, PackedTrainer
-from llava_mini_cli.train.packing import Packer, PromptIds
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -83,7 +91,7 @@ def start(work: Path, tokenizer: Any, variant: Variant) -> LlavaMiniForCondition
 
 
 @torch.inference_mode()
-def right_answers(trainer: PackedTrainer, packer: Packer, media: Sequence[Medium]) -> float:
+def right_answers(trainer: PackedTrainer, packer: Packer, media: Sequence[RenderedMedium]) -> float:
     """Share of answers of which every token is the likeliest, given the true ones before it."""
     right, asked = 0, 0
     for medium in media:

@@ -30,7 +30,7 @@ from llava_mini_cli.formats.archive.part import FrameRows
 from llava_mini_cli.formats.archive.reader import Archive, open_archive
 from llava_mini_cli.formats.archive.writer import ArchiveWriter, open_for_writing
 from llava_mini_cli.media.open import open_clip
-from llava_mini_cli.pipelines.stored import StoredClip
+from llava_mini_cli.pipelines.archive_media import StoredClip
 
 OPTIONS = GenerationOptions(max_new_tokens=VIDEO_NEW_TOKENS)
 FPS = 25

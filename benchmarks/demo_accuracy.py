@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 
 from llava_mini_cli.demo import model_dir
-from llava_mini_cli.demo.questions import IMAGE_KINDS
+from llava_mini_cli.demo.image_questions import IMAGE_KINDS
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
-from llava_mini_cli.train.score import ALL_KINDS, Score, score
+from llava_mini_cli.train.demo_preset.score import ALL_KINDS, Score, score
 
 PATHS = Path(__file__).parent / "results" / "demo_paths.json"  # of demo_paths.py
 FEW = {"brief_10min": 20, "brief_1h": 10}  # questions: one of the latter takes half a minute

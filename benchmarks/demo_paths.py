@@ -21,10 +21,10 @@ from PIL import Image
 
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.demo import model_dir
-from llava_mini_cli.demo.questions import IMAGE_KINDS
+from llava_mini_cli.demo.image_questions import IMAGE_KINDS
 from llava_mini_cli.media.open import open_clip
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
-from llava_mini_cli.train.score import Item, answers, items
+from llava_mini_cli.train.demo_preset.score import Item, answers, items
 
 VIDEO_KINDS = ("direction", "order", "event_count", "appears", "vanishes", "moving", "video_yesno")
 RESULTS = Path(__file__).parent / "results" / "demo_paths.json"

@@ -25,19 +25,19 @@ import numpy as np
 
 from llava_mini_cli.commands.reporter import Reporter
 from llava_mini_cli.demo import model_dir
-from llava_mini_cli.demo.questions import article
+from llava_mini_cli.demo.image_questions import article
 from llava_mini_cli.demo.render import random_look, render
 from llava_mini_cli.demo.scenes import CANVAS, COLOURS, SHAPES, Scene, generator, pick
 from llava_mini_cli.demo.videos import DIRECTIONS, Video, random_video
 from llava_mini_cli.engine.query import QueryEncoder
-from llava_mini_cli.engine.scan import scan_batches, scan_file
+from llava_mini_cli.engine.similarity import scan_batches, scan_file
+from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.reader import Archive, open_archive
-from llava_mini_cli.formats.moments import Moment
 from llava_mini_cli.pipelines.check import check
 from llava_mini_cli.pipelines.interrupt import Interrupts
-from llava_mini_cli.pipelines.search import Scanner, SearchOptions, search
+from llava_mini_cli.pipelines.search_archive import Scanner, SearchOptions, search
 from llava_mini_cli.pipelines.tally import Tally
-from llava_mini_cli.train.search_text import EVERY_PLACE, Part, SearchText
+from llava_mini_cli.train.demo_preset.search_text import EVERY_PLACE, SearchText, TextPart
 
 FPS = 8
 FIRST = 10_000  # of the held-out scenes that nothing else uses
@@ -108,13 +108,15 @@ def drawn(rng: np.random.Generator, world: World) -> SearchText:
             count = int(rng.integers(1, len(scene.things) + 1))
             things = [scene.things[int(i)] for i in sorted(rng.choice(len(scene.things), count, replace=False))]
             parts = (
-                Part(t.colour, t.shape, t.size if rng.random() < 0.3 else None, t.place if rng.random() < 0.3 else None)
+                TextPart(
+                    t.colour, t.shape, t.size if rng.random() < 0.3 else None, t.place if rng.random() < 0.3 else None
+                )
                 for t in things
             )
             return SearchText(tuple(parts))
 
 
-def changed(rng: np.random.Generator, query: SearchText, change: Callable[[Part], Part]) -> SearchText:
+def changed(rng: np.random.Generator, query: SearchText, change: Callable[[TextPart], TextPart]) -> SearchText:
     index = int(rng.integers(len(query.parts)))
     return SearchText(tuple(change(part) if number == index else part for number, part in enumerate(query.parts)))
 
@@ -133,11 +135,13 @@ def queries(world: World, count: int) -> dict[str, list[SearchText]]:
     rng = np.random.default_rng(0)
 
     def absent() -> SearchText:
-        return changed(rng, drawn(rng, world), lambda p: Part(pick(rng, COLOURS), pick(rng, SHAPES), p.size, p.place))
+        return changed(
+            rng, drawn(rng, world), lambda p: TextPart(pick(rng, COLOURS), pick(rng, SHAPES), p.size, p.place)
+        )
 
     def elsewhere() -> SearchText:
         place = pick(rng, EVERY_PLACE)
-        return changed(rng, drawn(rng, world), lambda p: Part(p.colour, p.shape, p.size, place))
+        return changed(rng, drawn(rng, world), lambda p: TextPart(p.colour, p.shape, p.size, place))
 
     return {
         "present": draw_many(count, lambda: drawn(rng, world), world.has),

@@ -87,7 +87,7 @@ def speed(marks: list[tuple[int, float]], start: float, stop: float) -> float:
 
 def memory(frames: list[int]) -> None:
     """Each length in a process of its own."""
-    from llava_mini_cli.model.tiny import write_tiny_checkpoint
+    from tiny_checkpoints import write_tiny_checkpoint
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = write_tiny_checkpoint(Path(folder) / "tiny", vision_config=VISION, **SMALL)

@@ -13,7 +13,7 @@ from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.model import LlavaMiniConfig, LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini_cli.model.preprocess import Preprocessor
-from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID
+from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 CLIP_L: dict[str, Any] = {"image_size": 336, "patch_size": 14, "num_hidden_layers": 24}

@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
-from llava_mini_cli.formats import parquet_parts
-from llava_mini_cli.formats.cache import FetchOptions, FileCache
+from llava_mini_cli.formats.fetch.file_cache import FetchOptions, FileCache
 from llava_mini_cli.formats.inputs import InputOptions, open_inputs
-from llava_mini_cli.formats.outputs import OutputOptions, open_output
+from llava_mini_cli.formats.outputs import parquet_parts
+from llava_mini_cli.formats.outputs.open_output import OutputOptions, open_output
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.open import is_media_path
 from llava_mini_cli.pipelines.resume import Resume

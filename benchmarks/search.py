@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from llava_mini_cli.engine.scan import scan_batches, scan_file
+from llava_mini_cli.engine.similarity import scan_batches, scan_file
 from llava_mini_cli.formats.archive.layout import ArchiveHeader, Shapes
 from llava_mini_cli.formats.archive.part import FrameRows
 from llava_mini_cli.formats.archive.reader import open_archive
 from llava_mini_cli.formats.archive.writer import open_for_writing
-from llava_mini_cli.pipelines.search import Scanner, SearchOptions, search
+from llava_mini_cli.pipelines.search_archive import Scanner, SearchOptions, search
 
 WIDTH = 768
 LATENT = 24

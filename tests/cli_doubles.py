@@ -18,7 +18,7 @@ import numpy as np
 from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError
-from llava_mini_cli.formats.cache import FileCache
+from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.inputs import IsMedia, open_inputs
 from llava_mini_cli.formats.job import Job, Prompt
 from llava_mini_cli.formats.row import Row
@@ -162,7 +162,7 @@ class ProgressLog:
 
 def main() -> None:
     """The command line with doubles; the module that would import torch is replaced before anything imports it."""
-    load = ModuleType("llava_mini_cli.pipelines.load")
+    load = ModuleType("llava_mini_cli.pipelines.load_engine")
     load.load_engine = EchoEngine  # pyright: ignore[reportAttributeAccessIssue]
     sys.modules[load.__name__] = load
     from llava_mini_cli.__main__ import main as run

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 from engine_doubles import ArrayFrames, noise_video
+from tiny_checkpoints import write_tiny_checkpoint
 
 from llava_mini_cli.config import GenerationOptions, PromptLayout
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.request import Outcome, Request
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
-from llava_mini_cli.model.tiny import write_tiny_checkpoint
 
 QUESTIONS = (
     "What is shown?",

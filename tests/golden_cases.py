@@ -1,7 +1,7 @@
 """Numbers that the reference implementation computed on tiny weights, and the checkpoints to compare with.
 
 `tests/golden/` holds a part of them; the full set beside the repository is used as well when it is there.
-The weights are not stored: they follow the recipe of `llava_mini_cli.model.tiny`.
+The weights are not stored: they follow the recipe of `tiny_checkpoints`.
 """
 
 import json
@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_checkpoints import recipe_state, recipe_tower, recipe_value
 
 from llava_mini_cli.model.checkpoint import TOWER_FILE, load_config
-from llava_mini_cli.model.tiny import recipe_state, recipe_tower, recipe_value
 
 OWN = Path(__file__).parent / "golden"
 FULL = Path(__file__).parents[2] / "shared" / "golden"

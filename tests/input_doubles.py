@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from llava_mini_cli.formats.cache import FileCache
+from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.inputs import InputOptions, Inputs, open_inputs
 from llava_mini_cli.formats.job import Job, Prompt
 from llava_mini_cli.formats.source import FetchOptions

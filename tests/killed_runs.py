@@ -19,9 +19,9 @@ from llava_mini_cli.commands import reporter, summary  # noqa: F401 - once for a
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.request import Answer, Failure
-from llava_mini_cli.formats import appended, csv, parquet_file, parquet_folder, parquet_parts  # noqa: F401
+from llava_mini_cli.formats.outputs import appended, csv, parquet_file, parquet_folder, parquet_parts  # noqa: F401
 from llava_mini_cli.media import open as media_open
-from llava_mini_cli.pipelines import load
+from llava_mini_cli.pipelines import load_engine
 
 FILE_OPERATIONS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 
@@ -74,7 +74,7 @@ def _run(folder: str, arguments: tuple[str, ...], pace: float, kill_at: int) -> 
             time.sleep(pace)
             return super().step()
 
-    load.load_engine = PacedEngine
+    load_engine.load_engine = PacedEngine
     media_open.open_clip = cli_doubles.open_made_clip
     parquet_parts.FLUSH_ROWS = 5
     os.fsync = lambda descriptor: None  # what a killed process wrote is there; only a power cut asks for more

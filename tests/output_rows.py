@@ -10,8 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from llava_mini_cli.formats.companion import RunInfo
-from llava_mini_cli.formats.outputs import Output, OutputOptions, open_output
+from llava_mini_cli.formats.outputs.companion import RunInfo
+from llava_mini_cli.formats.outputs.open_output import Output, OutputOptions, open_output
 from llava_mini_cli.formats.row import COLUMNS, Row
 
 ROW = Row(

@@ -10,7 +10,7 @@ import pytest
 from archive_films import FILMS, rows, run
 from typer.testing import Result
 
-from llava_mini_cli.formats.moments import Moment
+from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.pipelines.check import widened
 
 QUESTIONS = ["What shapes are shown?", "What colour is the shape?", "How many shapes appear?", "Is there a red circle?"]

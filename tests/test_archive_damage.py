@@ -11,8 +11,8 @@ from archive_films import film, rows, run
 from http_server import serve
 
 from llava_mini_cli.commands.search import _show
+from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.reader import open_archive
-from llava_mini_cli.formats.moments import Moment
 from llava_mini_cli.pipelines.pictures import picture_name
 
 

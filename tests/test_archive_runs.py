@@ -50,7 +50,7 @@ def test_how_features_are_stored_needs_features(films: Path, tmp_path: Path) -> 
 
 
 def test_another_model_or_sampling_is_refused_by_name(films: Path, archive: Path, tmp_path: Path) -> None:
-    from llava_mini_cli.model.tiny import write_tiny_checkpoint
+    from tiny_checkpoints import write_tiny_checkpoint
 
     tiny = write_tiny_checkpoint(tmp_path / "tiny")
     for command in (

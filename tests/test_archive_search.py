@@ -83,7 +83,7 @@ def test_a_damaged_part_is_named_and_the_rest_is_found(films: Path, archive: Pat
 
 
 def test_a_model_without_clips_text_half_indexes_and_says_what_searching_needs(films: Path, tmp_path: Path) -> None:
-    from llava_mini_cli.model.tiny import write_tiny_checkpoint
+    from tiny_checkpoints import write_tiny_checkpoint
 
     tiny = write_tiny_checkpoint(tmp_path / "tiny")
     assert run("index", films / "green.mp4", "-o", tmp_path / "a", "-m", tiny, "-q").exit_code == 0

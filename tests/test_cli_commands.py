@@ -17,7 +17,7 @@ from llava_mini_cli.commands.terminal import BlockWriter, PlainWriter
 from llava_mini_cli.commands.times import parse_time
 from llava_mini_cli.config import GenerationOptions, ModelOptions
 from llava_mini_cli.errors import ModelNotFound
-from llava_mini_cli.formats.prompts import CAPTION_PROMPT, STYLES
+from llava_mini_cli.formats.inputs.prompts import CAPTION_PROMPT, STYLES
 from llava_mini_cli.formats.row import COLUMNS
 from llava_mini_cli.formats.row import Row as FormatRow
 from llava_mini_cli.pipelines.health import Fact
@@ -37,7 +37,7 @@ def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EchoEngine]
         loaded.append(EchoEngine(options))
         return loaded[-1]
 
-    monkeypatch.setattr("llava_mini_cli.pipelines.load.load_engine", load_echo)
+    monkeypatch.setattr("llava_mini_cli.pipelines.load_engine.load_engine", load_echo)
     monkeypatch.setattr("llava_mini_cli.media.open.open_clip", open_made_clip)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos" / "deep").mkdir(parents=True)

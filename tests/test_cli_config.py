@@ -24,7 +24,7 @@ def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EchoEngine]
         loaded.append(EchoEngine(options))
         return loaded[-1]
 
-    monkeypatch.setattr("llava_mini_cli.pipelines.load.load_engine", load_echo)
+    monkeypatch.setattr("llava_mini_cli.pipelines.load_engine.load_engine", load_echo)
     monkeypatch.setattr("llava_mini_cli.media.open.open_clip", open_made_clip)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     (tmp_path / "home" / "llava-mini").mkdir(parents=True)

@@ -26,7 +26,7 @@ LLAVA_MINI = str(Path(sys.executable).with_name("llava-mini"))
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a tiny model, a short and a long video, a picture and some bad files."""
-    from llava_mini_cli.model.tiny import write_tiny_checkpoint
+    from tiny_checkpoints import write_tiny_checkpoint
 
     folder = tmp_path_factory.mktemp("place")
     write_tiny_checkpoint(folder / "tiny")

@@ -27,7 +27,7 @@ def doubles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             raise ModelNotFound("model missing: no such directory")
         return EchoEngine(options)
 
-    monkeypatch.setattr("llava_mini_cli.pipelines.load.load_engine", load_echo)
+    monkeypatch.setattr("llava_mini_cli.pipelines.load_engine.load_engine", load_echo)
     monkeypatch.setattr("llava_mini_cli.media.open.open_clip", open_made_clip)
     monkeypatch.chdir(tmp_path)
     for name, text in {"a.mp4": "4", "b.mp4": "broken", "c.mp4": "unopenable", "d.mp4": "2"}.items():
@@ -177,7 +177,7 @@ def test_a_dry_run_counts_and_does_nothing(pictures: Path, monkeypatch: pytest.M
     def load(options: ModelOptions) -> EchoEngine:
         raise AssertionError
 
-    monkeypatch.setattr("llava_mini_cli.pipelines.load.load_engine", load)
+    monkeypatch.setattr("llava_mini_cli.pipelines.load_engine.load_engine", load)
     arguments = ["ask", "photos", "gone.mp4", "-p", "What?", "-p", "Why?", "-m", "demo", "-o", "out.parquet"]
     result = llava_mini(*arguments, "--dry-run", "--device", "cpu")
     assert result.exit_code == 0

@@ -9,13 +9,13 @@ import torch
 from transformers import AutoTokenizer, CLIPModel
 
 from llava_mini_cli.demo import model_dir
-from llava_mini_cli.demo.questions import caption
+from llava_mini_cli.demo.image_questions import caption
 from llava_mini_cli.demo.render import random_look, render
 from llava_mini_cli.demo.scenes import generator, random_scene
 from llava_mini_cli.demo.tokens import CHAT_TEMPLATE, EOT
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
-from llava_mini_cli.train.pixels import normalised, resized
-from llava_mini_cli.train.score import Score, answers, items, score
+from llava_mini_cli.train.demo_preset.pixels import normalised, resized
+from llava_mini_cli.train.demo_preset.score import Score, answers, items, score
 
 MANY = 40
 

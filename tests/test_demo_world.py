@@ -6,7 +6,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from llava_mini_cli.demo.questions import IMAGE_KINDS, caption, image_question, references, relation_of
+from llava_mini_cli.demo.image_questions import IMAGE_KINDS, caption, image_question, references, relation_of
 from llava_mini_cli.demo.render import Look, random_look, render
 from llava_mini_cli.demo.scenes import (
     CANVAS,

@@ -35,7 +35,7 @@ def run_block(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **envir
 
 def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With a tiny model in place of the published one, and media of these names."""
-    from llava_mini_cli.model.tiny import write_tiny_checkpoint
+    from tiny_checkpoints import write_tiny_checkpoint
 
     write_tiny_checkpoint(tmp_path / "tiny")
     (tmp_path / "photos").mkdir()

@@ -8,6 +8,7 @@ from engine_doubles import ArrayFrames, noise_video
 from engine_oracle import GREEDY, QUESTIONS, Oracle, by_prompt, limits, make_oracle, request
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tiny_checkpoints import write_tiny_checkpoint
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions
 from llava_mini_cli.engine.load import load_engine, make_engine
@@ -16,7 +17,6 @@ from llava_mini_cli.engine.request import Answer, Failure, Request, Window
 from llava_mini_cli.engine.sampling import LOOP_TOKENS, YesNo
 from llava_mini_cli.engine.track import WindowSum
 from llava_mini_cli.errors import MediaError
-from llava_mini_cli.model.tiny import write_tiny_checkpoint
 
 
 @pytest.fixture(scope="module")

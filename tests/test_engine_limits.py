@@ -12,7 +12,7 @@ from engine_oracle import GREEDY, QUESTIONS, Oracle, by_prompt, limits, make_ora
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine import decoder as decoder_module
 from llava_mini_cli.engine import engine as engine_module
-from llava_mini_cli.engine.cache import GROWTH, RowCache
+from llava_mini_cli.engine.kv_cache import GROWTH, RowCache
 from llava_mini_cli.engine.memory import unless_out_of_memory
 from llava_mini_cli.engine.pack import PromptGroup
 from llava_mini_cli.engine.request import Answer, Failure, Outcome, Request, Window

@@ -9,7 +9,7 @@ from torch.nn import functional
 from llava_mini_cli.engine.linear import linear, linear_quick_gelu, linear_silu
 from llava_mini_cli.engine.memory import Upload
 from llava_mini_cli.engine.tower import patch_features
-from llava_mini_cli.model.config import LlavaMiniConfig
+from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.vision import VisionTower
 
 

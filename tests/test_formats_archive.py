@@ -17,7 +17,7 @@ from llava_mini_cli.formats.archive.compact import Compacted, compact
 from llava_mini_cli.formats.archive.layout import ArchiveHeader, FeatureKind, Shapes, files_of
 from llava_mini_cli.formats.archive.part import FrameRows
 from llava_mini_cli.formats.archive.quantized import from_int8, to_int8
-from llava_mini_cli.formats.archive.reader import Archive, Medium, open_archive
+from llava_mini_cli.formats.archive.reader import Archive, StoredMedium, open_archive
 from llava_mini_cli.formats.archive.writer import ArchiveWriter, open_for_writing
 
 SHAPES = Shapes(token=(1, 8), clip=4, features=(1, 9, 6))
@@ -57,7 +57,7 @@ def make(folder: Path, *paths: str, features: FeatureKind | None = "float32", se
             add(writer, path, seed=seed)
 
 
-def media(folder: Path) -> list[Medium]:
+def media(folder: Path) -> list[StoredMedium]:
     with open_archive(folder) as archive:
         return list(archive.each_medium())
 

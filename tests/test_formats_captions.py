@@ -13,8 +13,8 @@ from typer.testing import CliRunner, Result
 
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.errors import OutputLocked
-from llava_mini_cli.formats.companion import RunInfo
-from llava_mini_cli.formats.outputs import OutputOptions, open_output
+from llava_mini_cli.formats.outputs.companion import RunInfo
+from llava_mini_cli.formats.outputs.open_output import OutputOptions, open_output
 
 LlavaMini = Callable[..., Result]
 
@@ -22,7 +22,7 @@ LlavaMini = Callable[..., Result]
 @pytest.fixture
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The working directory, with a few media for doubles."""
-    monkeypatch.setattr("llava_mini_cli.pipelines.load.load_engine", EchoEngine)
+    monkeypatch.setattr("llava_mini_cli.pipelines.load_engine.load_engine", EchoEngine)
     monkeypatch.setattr("llava_mini_cli.media.open.open_clip", open_made_clip)
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos" / "deep").mkdir(parents=True)

@@ -5,7 +5,7 @@ import tracemalloc
 
 import pytest
 
-from llava_mini_cli.formats.done import KEY_PATTERN, Done, parse_key, standing, written_key
+from llava_mini_cli.formats.outputs.done import KEY_PATTERN, Done, parse_key, standing, written_key
 
 WORK, OTHER = "0123456789abcdef0123", "f" * 20
 OLD, NEW = "000000000001", "000000000002"

@@ -17,12 +17,12 @@ from hypothesis import strategies as st
 from input_doubles import asked, inputs, jobs_of
 
 from llava_mini_cli.errors import FetchError, OutputError, UsageError
-from llava_mini_cli.formats.cache import FileCache
+from llava_mini_cli.formats.fetch.download import Download
+from llava_mini_cli.formats.fetch.file_cache import FileCache
+from llava_mini_cli.formats.fetch.urls import is_remote, local_path, shown, without_signature
 from llava_mini_cli.formats.inputs import InputOptions
 from llava_mini_cli.formats.job import Job, Prompt
-from llava_mini_cli.formats.remote import Download
 from llava_mini_cli.formats.source import FetchOptions
-from llava_mini_cli.formats.urls import is_remote, local_path, shown, without_signature
 from llava_mini_cli.pipelines.fetch import FETCHING, MOST_AHEAD, FetchAhead
 
 
@@ -181,8 +181,9 @@ def test_several_threads_fetch_a_file_once(tmp_path: Path) -> None:
 def test_the_folder_of_a_killed_run_is_removed_by_the_next(tmp_path: Path) -> None:
     code = (
         "import os, sys\nfrom pathlib import Path\n"
-        "from llava_mini_cli.formats.cache import FileCache\nfrom llava_mini_cli.formats.source import FetchOptions\n"
-        "from llava_mini_cli.formats.stored import Embedded\n"
+        "from llava_mini_cli.formats.fetch.file_cache import FileCache\n"
+        "from llava_mini_cli.formats.source import FetchOptions\n"
+        "from llava_mini_cli.formats.fetch.embedded import Embedded\n"
         "cache = FileCache(FetchOptions(cache_dir=Path(sys.argv[1])))\n"
         "cache.get(Embedded('a', '.jpg', b'x'))\nos.kill(os.getpid(), 9)\n"
     )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from input_doubles import asked, faults, inputs, jobs_of
 
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.cache import FileCache
+from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.inputs import InputOptions
 from llava_mini_cli.formats.job import Prompt
 from llava_mini_cli.formats.source import FetchOptions

@@ -15,10 +15,10 @@ from output_rows import (
 )
 
 from llava_mini_cli.errors import OutputError, OutputLocked, UsageError
-from llava_mini_cli.formats.done import written_key
-from llava_mini_cli.formats.fingerprint import RowKeys, file_identity
 from llava_mini_cli.formats.job import ItemIdentity, Job, Prompt, Question
-from llava_mini_cli.formats.outputs import Format, OutputOptions
+from llava_mini_cli.formats.outputs.done import written_key
+from llava_mini_cli.formats.outputs.open_output import Format, OutputOptions
+from llava_mini_cli.formats.outputs.row_keys import RowKeys, file_identity
 from llava_mini_cli.formats.shard import Shard
 
 

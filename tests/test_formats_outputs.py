@@ -29,11 +29,11 @@ from output_rows import (
 )
 
 from llava_mini_cli.errors import OutputError, OutputLocked, UsageError
-from llava_mini_cli.formats import parquet_parts
-from llava_mini_cli.formats.csv import CsvRecords
-from llava_mini_cli.formats.done import parse_key
 from llava_mini_cli.formats.lock import FileLock
-from llava_mini_cli.formats.outputs import OutputOptions, open_output
+from llava_mini_cli.formats.outputs import parquet_parts
+from llava_mini_cli.formats.outputs.csv import CsvRecords
+from llava_mini_cli.formats.outputs.done import parse_key
+from llava_mini_cli.formats.outputs.open_output import OutputOptions, open_output
 
 
 def test_parquet_is_written_in_parts_that_become_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_an_interrupted_run_keeps_its_rows_and_the_next_one_finishes(output: str
 def test_rows_that_are_there_twice_become_one(output: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As after a run that was killed while the rows that stand were put in place of all."""
     write(output, row(1), row(2))
-    monkeypatch.setattr("llava_mini_cli.formats.done.Done.replaced", 0, raising=False)
+    monkeypatch.setattr("llava_mini_cli.formats.outputs.done.Done.replaced", 0, raising=False)
     with pytest.raises(KeyboardInterrupt), opened(output) as first:
         first.write(row(2))
         raise KeyboardInterrupt

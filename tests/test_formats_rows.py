@@ -11,9 +11,9 @@ import pytest
 from output_rows import FAILED, NAMES, ROW, RUN, each_format, finished, key, opened, read, row, write
 
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.jsonl import JsonLines
+from llava_mini_cli.formats.outputs.jsonl import JsonLines
+from llava_mini_cli.formats.outputs.stream import StreamOutput
 from llava_mini_cli.formats.row import KeptColumn, Row, printable
-from llava_mini_cli.formats.stream import StreamOutput
 
 
 def test_jsonl_has_every_column_in_every_line() -> None:

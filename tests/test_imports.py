@@ -21,6 +21,12 @@ MAY_IMPORT = {
     "train": {"model", "media", "demo"},
     "demo": set[str](),
 }
+ROOMS = {  # of formats; beside itself and the modules that lie in no room, each room may import
+    "fetch": set[str](),
+    "inputs": {"fetch"},
+    "outputs": set[str](),
+    "archive": set[str](),
+}
 ONLY_IN = {  # third-party packages and the parts that may know them
     "typer": {"commands"},
     "rich": {"commands"},
@@ -72,6 +78,17 @@ def test_parts_import_one_way(part: str) -> None:
             inner = inner_name(name)
             packages = {"media", "engine", "model"}
             assert inner is None or inner in packages or allowed(inner, part), f"{path.name} imports {name}"
+
+
+def test_the_rooms_of_formats_import_one_way() -> None:
+    rooms = {path.name for path in (PACKAGE / "formats").iterdir() if (path / "__init__.py").exists()}
+    assert rooms == set(ROOMS)
+    for path in modules_of("formats"):
+        room = path.relative_to(PACKAGE / "formats").parts[0]
+        for name in imported(path):
+            inner = inner_name(name) or ""
+            other = inner.split(".")[1] if inner.startswith("formats.") else ""
+            assert other not in rooms - ROOMS.get(room, set()) - {room}, f"{path.name} imports {name}"
 
 
 @pytest.mark.parametrize("package", ONLY_IN)

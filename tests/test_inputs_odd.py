@@ -22,16 +22,16 @@ from input_doubles import WHAT, faults, inputs, jobs_of, touch
 
 from llava_mini_cli.errors import FetchError, OutputError, UsageError
 from llava_mini_cli.formats import cache as cache_module
-from llava_mini_cli.formats.cache import FileCache
-from llava_mini_cli.formats.fingerprint import RowKeys, file_identity
+from llava_mini_cli.formats.fetch.download import Download
+from llava_mini_cli.formats.fetch.embedded import Embedded
+from llava_mini_cli.formats.fetch.file_cache import FileCache
+from llava_mini_cli.formats.fetch.urls import is_remote, local_path, shown, without_signature
 from llava_mini_cli.formats.inputs import InputOptions, open_inputs
 from llava_mini_cli.formats.inputs.columns import as_kind, as_text
 from llava_mini_cli.formats.inputs.listing import read_listing
 from llava_mini_cli.formats.job import Job, Prompt
-from llava_mini_cli.formats.remote import Download
+from llava_mini_cli.formats.outputs.row_keys import RowKeys, file_identity
 from llava_mini_cli.formats.source import FetchOptions
-from llava_mini_cli.formats.stored import Embedded
-from llava_mini_cli.formats.urls import is_remote, local_path, shown, without_signature
 from llava_mini_cli.media.open import is_media_path
 from llava_mini_cli.pipelines.feed import fault_of
 from llava_mini_cli.pipelines.fetch import FetchAhead

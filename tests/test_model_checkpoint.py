@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tiny_checkpoints import write_tiny_checkpoint
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from llava_mini_cli.errors import CheckpointError, LlavaMiniError, ModelNotFound
 from llava_mini_cli.model import LlavaMiniConfig, LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini_cli.model.checkpoint import weight_files
-from llava_mini_cli.model.tiny import write_tiny_checkpoint
 
 Model = LlavaMiniForConditionalGeneration
 
@@ -160,7 +160,7 @@ def test_loading_takes_about_one_copy_of_the_weights(tmp_path: Path) -> None:
     checkpoint = write_tiny_checkpoint(tmp_path, hidden_size=1024, intermediate_size=4096, num_hidden_layers=6)
     code = (
         "import resource, sys\nfrom llava_mini_cli.model import LlavaMiniForConditionalGeneration as M\n"
-        "import llava_mini_cli.model.tiny\n"
+        "import llava_mini_cli.model.checkpoint\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\nbefore = peak()\n"
         "m = M.from_pretrained(sys.argv[1])\n"
         "print(1024 * (peak() - before), sum(p.nbytes for p in m.parameters()))"

@@ -8,7 +8,7 @@ from golden_cases import OWN
 
 from llava_mini_cli.errors import PromptError, UsageError
 from llava_mini_cli.model.processor import load_tokenizer
-from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID, PromptBuilder
+from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID, PromptBuilder
 
 NUMBERS: dict[str, Any] = json.loads((OWN / "numbers.json").read_text(encoding="utf-8"))
 TOKENIZERS = {"tokenizer-llama3": "mini-llama3", "tokenizer-vicuna": "mini-vicuna"}

@@ -20,11 +20,11 @@ from typer.testing import CliRunner, Result
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.commands.summary import SummaryFile
 from llava_mini_cli.errors import OutputError, UsageError
-from llava_mini_cli.formats.csv import CsvRecords
 from llava_mini_cli.formats.disk import write_file
 from llava_mini_cli.formats.job import Job, Prompt, Question
-from llava_mini_cli.formats.outputs import OutputOptions
-from llava_mini_cli.formats.sidecar import SidecarOutput
+from llava_mini_cli.formats.outputs.csv import CsvRecords
+from llava_mini_cli.formats.outputs.open_output import OutputOptions
+from llava_mini_cli.formats.outputs.text_files import SidecarOutput
 
 OTHER = replace(RUN, settings={"fps": 2.0})
 OLD = [row(1), row(2)]
@@ -119,7 +119,7 @@ def test_without_overwrite_parts_of_others_stay(out: str) -> None:
 
 
 def test_a_part_that_goes_while_a_shard_begins_is_no_trouble(out: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llava_mini_cli.formats import parquet_folder
+    from llava_mini_cli.formats.outputs import parquet_folder
 
     def read_too_late(path: Path) -> pq.ParquetFile:
         path.unlink(missing_ok=True)
@@ -147,7 +147,7 @@ def test_a_csv_with_a_long_field_goes_on(tmp_path: Path) -> None:
 
 
 def test_csv_that_cannot_be_parsed_is_no_row(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llava_mini_cli.formats.csv.sys", SimpleNamespace(maxsize=10))
+    monkeypatch.setattr("llava_mini_cli.formats.outputs.csv.sys", SimpleNamespace(maxsize=10))
     with pytest.raises(ValueError, match="larger than field limit"):
         CsvRecords(()).mark(CsvRecords(()).encode(row(1)))
 
@@ -155,7 +155,7 @@ def test_csv_that_cannot_be_parsed_is_no_row(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def media(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """The working directory of runs with doubles."""
-    monkeypatch.setattr("llava_mini_cli.pipelines.load.load_engine", EchoEngine)
+    monkeypatch.setattr("llava_mini_cli.pipelines.load_engine.load_engine", EchoEngine)
     monkeypatch.setattr("llava_mini_cli.media.open.open_clip", open_made_clip)
     monkeypatch.chdir(tmp_path)
     for number, name in enumerate("abc", 1):

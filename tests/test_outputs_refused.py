@@ -14,7 +14,7 @@ from llava_mini_cli.formats.shard import Shard
 
 @pytest.fixture(autouse=True)
 def doubles(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("llava_mini_cli.pipelines.load.load_engine", EchoEngine)
+    monkeypatch.setattr("llava_mini_cli.pipelines.load_engine.load_engine", EchoEngine)
     monkeypatch.setattr("llava_mini_cli.media.open.open_clip", open_made_clip)
     monkeypatch.chdir(tmp_path)
     for name, text in {"a.mp4": "4", "b.mp4": "2"}.items():

@@ -15,8 +15,8 @@ from cli_doubles import EchoEngine, MadeClip, ProgressLog, open_made_clip, read_
 from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure
 from llava_mini_cli.errors import ModelNotFound, OutputError
-from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
+from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.open import is_media_path
 from llava_mini_cli.pipelines.ahead import AHEAD

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from llava_mini_cli.demo import model_dir
-from llava_mini_cli.demo.questions import Question, image_question
+from llava_mini_cli.demo.image_questions import DemoQuestion, image_question
 from llava_mini_cli.demo.scenes import COLOURS, SHAPES, SIZES, Scene, Thing, generator, random_scene
-from llava_mini_cli.train.demo import FUSION_PARTS, build_model, load_tokenizer
-from llava_mini_cli.train.demo_data import DemoData
-from llava_mini_cli.train.fusion_truth import CELLS, HEADS, IGNORED, FusionHeads, cell_truth, named_truth
+from llava_mini_cli.train.demo_preset.demo_data import DemoData
+from llava_mini_cli.train.demo_preset.fusion_truth import CELLS, HEADS, IGNORED, FusionHeads, cell_truth, named_truth
+from llava_mini_cli.train.demo_preset.packed_model import FusionTrainer, PackedTrainer
+from llava_mini_cli.train.demo_preset.packing import Packer, PromptIds
+from llava_mini_cli.train.demo_preset.stages import FUSION_PARTS, build_model, load_tokenizer
 from llava_mini_cli.train.optimizer import build_optimizer
-from llava_mini_cli.train.packed import FusionTrainer, PackedTrainer
-from llava_mini_cli.train.packing import Packer, PromptIds
 
 RED = Thing("circle", "red", "large", 0.1, 0.2)
 BLUE = Thing("square", "blue", "small", 0.9, 0.5)
@@ -33,9 +33,9 @@ def test_truth_of_a_frame_stands_at_each_things_place() -> None:
 
 def test_truth_of_a_question_is_of_the_things_that_it_names() -> None:
     asked = (
-        Question("relation", "Is the square left or right of the circle?", "right", (BLUE, RED)),
-        Question("yesno", "Is there a cross?", "no", (None,)),
-        Question("background", "What colour is the background?", "grey"),
+        DemoQuestion("relation", "Is the square left or right of the circle?", "right", (BLUE, RED)),
+        DemoQuestion("yesno", "Is there a cross?", "no", (None,)),
+        DemoQuestion("background", "What colour is the background?", "grey"),
     )
     truth = named_truth(asked)
     assert truth[0].tolist() == [[*SQUARE, 5], [*CIRCLE, 0]]
@@ -109,7 +109,7 @@ def test_the_loss_of_frames_is_small_exactly_when_every_thing_is_known(tokens: i
 
 def test_the_loss_of_texts_is_small_exactly_when_what_they_name_is_known() -> None:
     heads = FusionHeads(8, 1)
-    asked = Question("relation", "", "", (BLUE, RED)), Question("relation", "", "", (RED, BLUE))
+    asked = DemoQuestion("relation", "", "", (BLUE, RED)), DemoQuestion("relation", "", "", (RED, BLUE))
     truth = torch.from_numpy(named_truth(asked))
     with torch.no_grad():
         heads.named.weight.zero_()

@@ -7,14 +7,14 @@ import torch
 
 from llava_mini_cli.demo.tokens import EOT, make_tokenizer
 from llava_mini_cli.model import LlavaMiniConfig, LlavaMiniForConditionalGeneration
-from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID
+from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
 from llava_mini_cli.train.answers_loss import answer_loss, answer_numbers
-from llava_mini_cli.train.demo import POLISH_ASK
-from llava_mini_cli.train.demo_data import DemoData, Medium
-from llava_mini_cli.train.packed import PackedTrainer
-from llava_mini_cli.train.packing import Packer, PromptIds
-from llava_mini_cli.train.pixels import normalised
-from llava_mini_cli.train.sequences import Sequences, by_length
+from llava_mini_cli.train.demo_preset.demo_data import DemoData, RenderedMedium
+from llava_mini_cli.train.demo_preset.packed_model import PackedTrainer
+from llava_mini_cli.train.demo_preset.packing import Packer, PromptIds
+from llava_mini_cli.train.demo_preset.pixels import normalised
+from llava_mini_cli.train.demo_preset.sequences import Sequences, by_length
+from llava_mini_cli.train.demo_preset.stages import POLISH_ASK
 
 
 def small_config(vocabulary: int, tokens_per_side: int = 1) -> LlavaMiniConfig:
@@ -45,18 +45,20 @@ def small_config(vocabulary: int, tokens_per_side: int = 1) -> LlavaMiniConfig:
 
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> PromptIds:
-    from llava_mini_cli.train.demo import load_tokenizer
+    from llava_mini_cli.train.demo_preset.stages import load_tokenizer
 
     return PromptIds(load_tokenizer(tmp_path_factory.mktemp("tokenizer")))
 
 
-def every_frame(medium: Medium) -> Medium:
+def every_frame(medium: RenderedMedium) -> RenderedMedium:
     """The medium with its text fused with every frame, as the plain model does it."""
     shares = {frame: medium.order.count(frame) / len(medium.order) for frame in range(len(medium.frames))}
     return replace(medium, text_frames=shares, gap=(0, 0))
 
 
-def plain_loss(model: LlavaMiniForConditionalGeneration, prompts: PromptIds, medium: Medium, which: int) -> float:
+def plain_loss(
+    model: LlavaMiniForConditionalGeneration, prompts: PromptIds, medium: RenderedMedium, which: int
+) -> float:
     """The plain model's mean loss over one answer, the medium's frames repeated as they are seen."""
     question = medium.questions[which]
     answer = prompts.answer(question.answer)

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from tiny_checkpoints import write_tiny_checkpoint
 
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
-from llava_mini_cli.model.tiny import write_tiny_checkpoint
-from llava_mini_cli.train import demo, finetune
+from llava_mini_cli.train import finetune
+from llava_mini_cli.train.demo_preset import stages
 from llava_mini_cli.train.finetune import TrainOptions
 from llava_mini_cli.train.loop import StageSettings
 from llava_mini_cli.train.optimizer import orthogonalised
@@ -35,9 +36,9 @@ def shortened(settings: StageSettings, steps: int) -> StageSettings:
 def test_a_fraction_of_the_demo_preset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps = {"TOWER": 12, "SEARCH": 2, "LANGUAGE": 12, "STAGE1": 2, "FUSION": 2, "STAGE2": 3, "POLISH": 2}
     for name, count in steps.items():
-        monkeypatch.setattr(demo, name, shortened(getattr(demo, name), count))
+        monkeypatch.setattr(stages, name, shortened(getattr(stages, name), count))
     said: list[str] = []
-    target = demo.train_demo_model(tmp_path, said.append)
+    target = stages.train_demo_model(tmp_path, said.append)
     for name in ("tower", "language"):
         fallen = losses(tmp_path / name)
         assert len(fallen) == 12
@@ -49,7 +50,7 @@ def test_a_fraction_of_the_demo_preset(tmp_path: Path, monkeypatch: pytest.Monke
     assert model.generate(**inputs, max_new_tokens=2).shape[0] == 1
     assert sum(p.numel() for p in model.parameters()) < 4_000_000
     assert sum(file.stat().st_size for file in target.rglob("*") if file.is_file()) < 10_000_000
-    again = demo.train_demo_model(tmp_path, said.append)  # everything is finished: nothing is trained again
+    again = stages.train_demo_model(tmp_path, said.append)  # everything is finished: nothing is trained again
     assert len(losses(tmp_path / "tower")) == 12
     assert again == target
 

@@ -5,19 +5,19 @@ import torch
 from transformers import CLIPModel
 
 from llava_mini_cli.demo import model_dir
-from llava_mini_cli.demo.questions import caption
+from llava_mini_cli.demo.image_questions import caption
 from llava_mini_cli.demo.scenes import Scene, Thing, generator, random_scene
-from llava_mini_cli.train.demo import load_tokenizer
-from llava_mini_cli.train.search import UNTRUE, SearchCollator, SearchData, SearchTrainer
-from llava_mini_cli.train.search_text import (
-    Part,
+from llava_mini_cli.train.demo_preset.search_text import (
     SearchText,
+    TextPart,
     coded_scene,
     coded_text,
     search_text,
     truth_table,
     untrue_text,
 )
+from llava_mini_cli.train.demo_preset.search_training import UNTRUE, SearchCollator, SearchData, SearchTrainer
+from llava_mini_cli.train.demo_preset.stages import load_tokenizer
 
 RED = Thing("circle", "red", "large", 0.1, 0.2)
 BLUE = Thing("square", "blue", "small", 0.9, 0.5)
@@ -25,17 +25,17 @@ SCENE = Scene((RED, BLUE), "grey")
 
 
 def test_a_text_says_what_its_parts_say() -> None:
-    text = SearchText((Part("orange", "circle"), Part("blue", "square", "small", "right")))
+    text = SearchText((TextPart("orange", "circle"), TextPart("blue", "square", "small", "right")))
     assert text.words() == "an orange circle and a small blue square at the right"
-    whole = SearchText(tuple(Part(t.colour, t.shape, t.size, t.place) for t in SCENE.things), is_caption=True)
+    whole = SearchText(tuple(TextPart(t.colour, t.shape, t.size, t.place) for t in SCENE.things), is_caption=True)
     assert whole.words() == caption(SCENE)
 
 
 def test_truth_of_parts() -> None:
-    assert SearchText((Part("red", "circle"),)).is_true(SCENE)
-    assert SearchText((Part("blue", "square", place="right"), Part("red", "circle", "large"))).is_true(SCENE)
-    assert not SearchText((Part("blue", "square", place="left"),)).is_true(SCENE)
-    assert not SearchText((Part("red", "circle"), Part("red", "square"))).is_true(SCENE)
+    assert SearchText((TextPart("red", "circle"),)).is_true(SCENE)
+    assert SearchText((TextPart("blue", "square", place="right"), TextPart("red", "circle", "large"))).is_true(SCENE)
+    assert not SearchText((TextPart("blue", "square", place="left"),)).is_true(SCENE)
+    assert not SearchText((TextPart("red", "circle"), TextPart("red", "square"))).is_true(SCENE)
 
 
 def test_drawn_texts_are_true_and_changed_ones_are_not() -> None:
@@ -50,7 +50,7 @@ def test_drawn_texts_are_true_and_changed_ones_are_not() -> None:
 def test_the_table_agrees_with_the_parts() -> None:
     rng = generator("train", 0)
     scenes = [random_scene(rng, "train", count) for count in (1, 2, 3, 4) * 3]
-    texts = [search_text(rng, scene) for scene in scenes] + [SearchText((Part("red", "circle"),))]
+    texts = [search_text(rng, scene) for scene in scenes] + [SearchText((TextPart("red", "circle"),))]
     table = truth_table([coded_scene(scene) for scene in scenes], [coded_text(text) for text in texts])
     wanted = np.array([[text.is_true(scene) for text in texts] for scene in scenes])
     np.testing.assert_array_equal(table, wanted)

@@ -8,11 +8,11 @@ import typer
 from llava_mini_cli.commands.ask_archive import ask_archive
 from llava_mini_cli.commands.configured import given_options
 from llava_mini_cli.commands.flags import QuestionFlags
-from llava_mini_cli.commands.flags.archive import ArchiveFlags
+from llava_mini_cli.commands.flags.archive_flags import ArchiveFlags
 from llava_mini_cli.commands.run import run_questions
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.inputs.prompts import checked_prompt
 from llava_mini_cli.formats.job import Prompt
-from llava_mini_cli.formats.prompts import checked_prompt
 
 Arguments = Annotated[
     list[str] | None,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_mini_cli.commands.flags import QuestionFlags
-from llava_mini_cli.commands.flags.archive import ArchiveFlags
+from llava_mini_cli.commands.flags.archive_flags import ArchiveFlags
 from llava_mini_cli.commands.run import exit_code, output_opener, reported, run_options
 from llava_mini_cli.commands.stderr import hush_libraries, say_error
 from llava_mini_cli.errors import ArchiveError, UsageError
@@ -14,8 +14,8 @@ from llava_mini_cli.errors import ArchiveError, UsageError
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.formats.archive.reader import Archive
     from llava_mini_cli.formats.job import Job, Prompt
+    from llava_mini_cli.pipelines.archive_media import StoredMedia
     from llava_mini_cli.pipelines.settings import RunOptions
-    from llava_mini_cli.pipelines.stored import StoredMedia
 
 
 def ask_archive(
@@ -32,14 +32,14 @@ def ask_archive(
     hush_libraries(verbose=flags.talk.verbose)
     from llava_mini_cli.commands.reporter import Reporter
     from llava_mini_cli.formats.archive.reader import open_archive
-    from llava_mini_cli.formats.cache import FileCache
-    from llava_mini_cli.formats.outputs import OutputOptions
+    from llava_mini_cli.formats.fetch.file_cache import FileCache
+    from llava_mini_cli.formats.outputs.open_output import OutputOptions
     from llava_mini_cli.media.open import open_clip
     from llava_mini_cli.pipelines.answer import Tools, answer_jobs
+    from llava_mini_cli.pipelines.archive_media import StoredMedia
     from llava_mini_cli.pipelines.interrupt import Interrupts
-    from llava_mini_cli.pipelines.load import load_engine
-    from llava_mini_cli.pipelines.search import by_path
-    from llava_mini_cli.pipelines.stored import StoredMedia
+    from llava_mini_cli.pipelines.load_engine import load_engine
+    from llava_mini_cli.pipelines.search_archive import by_path
     from llava_mini_cli.pipelines.tally import Tally
 
     output = OutputOptions.parse(**vars(flags.outputs))
@@ -93,8 +93,8 @@ def _refuse_options_of_files(flags: QuestionFlags) -> None:
 
 def _options(archive: "Archive", flags: QuestionFlags, given: Collection[str]) -> "RunOptions":
     """The run's options, with the archive's own model and sampling where nothing else was asked for."""
+    from llava_mini_cli.pipelines.archive_media import SAMPLED, sampling_of
     from llava_mini_cli.pipelines.find import the_model
-    from llava_mini_cli.pipelines.stored import SAMPLED, sampling_of
 
     options = run_options(flags)
     wanted = options.model.model if "model" in given else None
@@ -109,7 +109,7 @@ def _jobs(
 ) -> tuple["Iterator[Job]", int]:
     """What is asked, and of how many media or moments."""
     from llava_mini_cli.pipelines.find import find
-    from llava_mini_cli.pipelines.search import SearchOptions
+    from llava_mini_cli.pipelines.search_archive import SearchOptions
 
     if not len(media.archive.media) and media.archive.damage:
         first = media.archive.damage[0]

@@ -5,10 +5,10 @@ from typing import Annotated
 import typer
 
 from llava_mini_cli.commands.flags import QuestionFlags
-from llava_mini_cli.commands.flags.inputs import Media
+from llava_mini_cli.commands.flags.input_flags import Media
 from llava_mini_cli.commands.run import run_questions
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.prompts import CAPTION_PROMPT, STYLES, CaptionStyle, unique_prompts
+from llava_mini_cli.formats.inputs.prompts import CAPTION_PROMPT, STYLES, CaptionStyle, unique_prompts
 
 Style = Annotated[
     CaptionStyle | None,

@@ -1,8 +1,8 @@
 """`llava-mini doctor`: what a bug report needs, and what is missing."""
 
-from llava_mini_cli.commands.flags.config import ConfigFile
-from llava_mini_cli.commands.flags.model import DEFAULT_MODEL, Model
-from llava_mini_cli.commands.flags.talk import Verbose
+from llava_mini_cli.commands.flags.config_flag import ConfigFile
+from llava_mini_cli.commands.flags.model_flags import DEFAULT_MODEL, Model
+from llava_mini_cli.commands.flags.talk_flags import Verbose
 from llava_mini_cli.commands.stderr import hush_libraries, one_line, say_error
 
 EXIT_UNFIT = 1

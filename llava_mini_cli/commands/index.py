@@ -4,19 +4,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llava_mini_cli.commands.flags.answer import AnswerFlags
-from llava_mini_cli.commands.flags.frames import FrameFlags
-from llava_mini_cli.commands.flags.index import IndexFlags
-from llava_mini_cli.commands.flags.inputs import InputFlags, Media
-from llava_mini_cli.commands.flags.limits import LimitFlags
-from llava_mini_cli.commands.flags.model import ModelFlags
-from llava_mini_cli.commands.flags.talk import TalkFlags
+from llava_mini_cli.commands.flags.answer_flags import AnswerFlags
+from llava_mini_cli.commands.flags.frame_flags import FrameFlags
+from llava_mini_cli.commands.flags.index_flags import IndexFlags
+from llava_mini_cli.commands.flags.input_flags import InputFlags, Media
+from llava_mini_cli.commands.flags.limit_flags import LimitFlags
+from llava_mini_cli.commands.flags.model_flags import ModelFlags
+from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.run import exit_code
 from llava_mini_cli.commands.stderr import hush_libraries, say, say_error
 from llava_mini_cli.errors import UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
-    from llava_mini_cli.pipelines.index import IndexTally
+    from llava_mini_cli.pipelines.build_archive import IndexTally
     from llava_mini_cli.pipelines.index_options import IndexOptions
 
 
@@ -40,7 +40,7 @@ def index(
     if not has_media and not (flags.prune or flags.compact or flags.ann):
         raise UsageError("there is no medium: llava-mini index MEDIA... -o ARCHIVE, or --files-from")
     hush_libraries(verbose=talk.verbose)
-    from llava_mini_cli.pipelines.index import IndexTally
+    from llava_mini_cli.pipelines.build_archive import IndexTally
     from llava_mini_cli.pipelines.index_options import IndexOptions
 
     options = IndexOptions(
@@ -72,13 +72,13 @@ def _index(
     media: list[str], archive: Path, options: "IndexOptions", inputs: InputFlags, talk: TalkFlags, tally: "IndexTally"
 ) -> None:
     from llava_mini_cli.commands.archive_reporter import ArchiveReporter
-    from llava_mini_cli.formats.cache import FileCache
+    from llava_mini_cli.formats.fetch.file_cache import FileCache
     from llava_mini_cli.formats.inputs import open_inputs
     from llava_mini_cli.formats.job import Prompt
     from llava_mini_cli.media.open import is_media_path, open_clip
-    from llava_mini_cli.pipelines.index import IndexTools, index_jobs
+    from llava_mini_cli.pipelines.build_archive import IndexTools, index_jobs
     from llava_mini_cli.pipelines.interrupt import Interrupts
-    from llava_mini_cli.pipelines.load import load_collecting_engine
+    from llava_mini_cli.pipelines.load_engine import load_collecting_engine
 
     with Interrupts() as interrupts, FileCache(inputs.fetch_options()) as cache:
         with interrupts.allowed():  # tables give a job for each question, so there is one, of no meaning

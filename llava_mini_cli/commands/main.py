@@ -8,12 +8,12 @@ from llava_mini_cli import __version__
 from llava_mini_cli.commands.ask import ask
 from llava_mini_cli.commands.caption import caption
 from llava_mini_cli.commands.cli import Cli
-from llava_mini_cli.commands.config import config
 from llava_mini_cli.commands.configured import ConfiguredCommand
 from llava_mini_cli.commands.doctor import doctor
 from llava_mini_cli.commands.flags import with_flags
 from llava_mini_cli.commands.index import index
 from llava_mini_cli.commands.search import search
+from llava_mini_cli.commands.show_config import config
 from llava_mini_cli.commands.train import train
 from llava_mini_cli.errors import UsageError
 

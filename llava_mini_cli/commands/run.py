@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_mini_cli.commands.flags import QuestionFlags
-from llava_mini_cli.commands.flags.run import FailOn
+from llava_mini_cli.commands.flags.run_flags import FailOn
 from llava_mini_cli.commands.stderr import hush_libraries, say
 from llava_mini_cli.errors import LlavaMiniError, UsageError
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.commands.reporter import Reporter
     from llava_mini_cli.formats.inputs import Inputs
     from llava_mini_cli.formats.job import Prompt
-    from llava_mini_cli.formats.outputs import Output, OutputOptions, RunInfo
+    from llava_mini_cli.formats.outputs.open_output import Output, OutputOptions, RunInfo
     from llava_mini_cli.pipelines.settings import RunOptions
     from llava_mini_cli.pipelines.tally import Tally
 
@@ -31,13 +31,13 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
     """Answers every prompt about every medium; returns the exit code."""
     hush_libraries(verbose=flags.talk.verbose)
     from llava_mini_cli.commands.reporter import Reporter
-    from llava_mini_cli.formats.cache import FileCache
+    from llava_mini_cli.formats.fetch.file_cache import FileCache
     from llava_mini_cli.formats.inputs import open_inputs
-    from llava_mini_cli.formats.outputs import OutputOptions
+    from llava_mini_cli.formats.outputs.open_output import OutputOptions
     from llava_mini_cli.media.open import is_media_path, open_clip
     from llava_mini_cli.pipelines.answer import Tools, answer_jobs
     from llava_mini_cli.pipelines.interrupt import Interrupts
-    from llava_mini_cli.pipelines.load import load_engine
+    from llava_mini_cli.pipelines.load_engine import load_engine
     from llava_mini_cli.pipelines.tally import Tally
 
     output = OutputOptions.parse(**vars(flags.outputs))
@@ -65,7 +65,7 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
 
 def _refuse_own_input(media: list[str], listing: str | None, output: Path | None) -> None:
     """Raises `UsageError` where rows would be appended to a table that is being read: the run would never end."""
-    from llava_mini_cli.formats.urls import local_path
+    from llava_mini_cli.formats.fetch.urls import local_path
 
     if output is None or not output.is_file():
         return
@@ -92,7 +92,7 @@ def run_options(flags: QuestionFlags) -> "RunOptions":
 
 def _dry_run(inputs: "Inputs", options: "RunOptions", output: "OutputOptions") -> int:
     from llava_mini_cli.commands.dry_run import show
-    from llava_mini_cli.formats.outputs import done_at
+    from llava_mini_cli.formats.outputs.open_output import done_at
     from llava_mini_cli.media.open import probe
     from llava_mini_cli.pipelines.answer import left_to_do
     from llava_mini_cli.pipelines.footprint import footprint_of
@@ -156,7 +156,7 @@ def output_opener(
     output: "OutputOptions", run: "RunInfo", flags: QuestionFlags, reporter: "Reporter", *, single: bool, prompts: int
 ) -> Callable[[], "Output"]:
     """Rows go to the output; a person at a terminal who asked for no format gets text instead."""
-    from llava_mini_cli.formats.outputs import open_output
+    from llava_mini_cli.formats.outputs.open_output import open_output
 
     if flags.outputs.output is not None or flags.outputs.format is not None or not sys.stdout.isatty():
         return lambda: open_output(output, run)

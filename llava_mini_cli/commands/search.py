@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_mini_cli.commands.flags.search import FoundFlags, SearchFlags
-from llava_mini_cli.commands.flags.talk import TalkFlags
+from llava_mini_cli.commands.flags.search_flags import FoundFlags, SearchFlags
+from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.run import EXIT_ITEMS_FAILED
 from llava_mini_cli.commands.stderr import hush_libraries, one_line, say, say_error, say_warning
 from llava_mini_cli.errors import OutputError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
+    from llava_mini_cli.formats.archive.moments import Moment
     from llava_mini_cli.formats.archive.reader import Archive
-    from llava_mini_cli.formats.moments import Moment
 
 ArchiveArgument = Annotated[str, typer.Argument(metavar="ARCHIVE", help="A folder that llava-mini index made.")]
 Text = Annotated[
@@ -49,11 +49,11 @@ def search(
     if found.paths_only and found.output is not None:
         raise UsageError("--paths-only prints to standard output and takes no -o")
     hush_libraries(verbose=talk.verbose)
+    from llava_mini_cli.formats.archive.moments import format_of
     from llava_mini_cli.formats.archive.reader import open_archive
     from llava_mini_cli.formats.disk import check_target
-    from llava_mini_cli.formats.moments import format_of
     from llava_mini_cli.pipelines.find import find
-    from llava_mini_cli.pipelines.search import SearchOptions
+    from llava_mini_cli.pipelines.search_archive import SearchOptions
 
     target = None if found.output in (None, "-") else Path(found.output or "")
     format = format_of(target, found.format)
@@ -100,7 +100,7 @@ def _exit_code(archive: "Archive", *, is_incomplete: bool) -> int:
 
 
 def _write(moments: "Sequence[Moment]", found: FoundFlags, target: Path | None, format: str) -> None:
-    from llava_mini_cli.formats.moments import write_moments
+    from llava_mini_cli.formats.archive.moments import write_moments
 
     if found.paths_only:
         end = "\0" if found.null else "\n"
@@ -118,7 +118,7 @@ def _show(moments: "Sequence[Moment]") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from llava_mini_cli.formats.page import clock
+    from llava_mini_cli.formats.archive.web_page import clock
 
     table = Table(box=None, pad_edge=False)
     for name in ("score", "time", "span"):
@@ -144,8 +144,8 @@ def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str) -> boo
     """Writes thumbnails and the page, where asked for; whether some could not be made."""
     if found.thumbnails is None and found.html is None:
         return False
+    from llava_mini_cli.formats.archive.web_page import page
     from llava_mini_cli.formats.disk import write_file
-    from llava_mini_cli.formats.page import page
     from llava_mini_cli.pipelines.pictures import picture_name, pictures
 
     made: list[bytes | None] = []

@@ -24,7 +24,7 @@ def say_warning(text: str) -> None:
 def one_line(text: str) -> str:
     """`text` with runs of white space as one space, anything unprintable escaped, and URLs without credentials."""
     if "://" in text:
-        from llava_mini_cli.formats.urls import scrubbed  # seldom needed, and --help shall be quick
+        from llava_mini_cli.formats.fetch.urls import scrubbed  # seldom needed, and --help shall be quick
 
         text = scrubbed(text)
     words = " ".join(text.split())

@@ -17,7 +17,7 @@ from llava_mini_cli import __version__
 from llava_mini_cli.commands.stderr import one_line, say, say_error
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.disk import errors_of, write_file
-from llava_mini_cli.formats.outputs import rows_at
+from llava_mini_cli.formats.outputs.open_output import rows_at
 from llava_mini_cli.formats.row import printable
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import FailedMedium, Tally

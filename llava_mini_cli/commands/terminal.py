@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from llava_mini_cli.commands.reporter import Reporter
-from llava_mini_cli.formats.done import Done
+from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.row import Row
 
 

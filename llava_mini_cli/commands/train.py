@@ -67,7 +67,7 @@ def train(
         raise UsageError(f"train needs {', '.join(missing)}: pip install 'llava-mini-cli[train]'")
     talk = _quiet if quiet else say
     if preset is not None:
-        from llava_mini_cli.train.demo import train_demo_model
+        from llava_mini_cli.train.demo_preset.stages import train_demo_model
 
         talk(f"the model is in {train_demo_model(output, talk)}")
         return 0

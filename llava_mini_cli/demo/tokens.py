@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
-from llava_mini_cli.demo.questions import IMAGE_KINDS, IMAGE_STEPS, image_question
+from llava_mini_cli.demo.image_questions import IMAGE_KINDS, IMAGE_STEPS, image_question
 from llava_mini_cli.demo.scenes import generator, random_scene
 from llava_mini_cli.demo.video_questions import VIDEO_KINDS, VIDEO_STEPS, video_question
 from llava_mini_cli.demo.videos import random_video

@@ -5,7 +5,7 @@ Knows nothing of pixels or of the model; the wording itself stands in `wording`.
 
 import numpy as np
 
-from llava_mini_cli.demo.questions import Question, absent_thing, article, article_fixed, numbered, yes
+from llava_mini_cli.demo.image_questions import DemoQuestion, absent_thing, article, article_fixed, numbered, yes
 from llava_mini_cli.demo.scenes import Split, Thing, pick
 from llava_mini_cli.demo.videos import DIRECTIONS, Actor, Video
 from llava_mini_cli.demo.wording import worded
@@ -71,14 +71,14 @@ def times(number: int) -> str:
     return "1 time" if number == 1 else f"{number} times"
 
 
-def direction(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
+def direction(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion | None:
     if video.direction is None:
         return None
     name = seen_name(rng, video, video.main[0])
-    return Question("direction", worded(rng, split, "direction", ref=name), video.direction)
+    return DemoQuestion("direction", worded(rng, split, "direction", ref=name), video.direction)
 
 
-def endpoint(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
+def endpoint(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion | None:
     """Where a moving thing is in the first or in the last second."""
     if video.direction is None:
         return None
@@ -86,10 +86,10 @@ def endpoint(rng: np.random.Generator, video: Video, split: Split) -> Question |
     thing = actor.at(0.5 if which == "first" else video.seconds - 0.5)
     assert thing is not None  # what moves is always seen
     name = seen_name(rng, video, actor)
-    return Question("endpoint", worded(rng, split, "endpoint", ref=name, which=which), thing.place)
+    return DemoQuestion("endpoint", worded(rng, split, "endpoint", ref=name, which=which), thing.place)
 
 
-def order(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
+def order(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion | None:
     """What appears first, second or last, or which of two comes first."""
     if video.story != "parade" or len(video.main) < 2:
         return None
@@ -98,22 +98,22 @@ def order(rng: np.random.Generator, video: Video, split: Split) -> Question | No
         names = [f"the {kind_name(video.main[i].thing)}" for i in (early, late)]
         asked = names if rng.random() < 0.5 else names[::-1]
         text = worded(rng, split, "before", ref=asked[0], other=asked[1])
-        return Question("order", text, kind_name(video.main[early].thing))
+        return DemoQuestion("order", text, kind_name(video.main[early].thing))
     which = pick(rng, ("first", "last") if len(video.main) == 2 else ("first", "second", "last"))
     actor = video.main[{"first": 0, "second": 1, "last": -1}[which]]
-    return Question("order", worded(rng, split, which), kind_name(actor.thing))
+    return DemoQuestion("order", worded(rng, split, which), kind_name(actor.thing))
 
 
-def next_thing(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
+def next_thing(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion | None:
     """What comes after one of the things that come one after another."""
     if video.story != "parade" or len(video.main) < 2:
         return None
     index = int(rng.integers(len(video.main) - 1))
     name = f"the {kind_name(video.main[index].thing)}"
-    return Question("next", worded(rng, split, "next", ref=name), kind_name(video.main[index + 1].thing))
+    return DemoQuestion("next", worded(rng, split, "next", ref=name), kind_name(video.main[index + 1].thing))
 
 
-def rank(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
+def rank(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion | None:
     """Whether a thing comes first, second or last of those that come one after another."""
     number = len(video.main)
     if video.story != "parade" or number < 2:
@@ -121,10 +121,10 @@ def rank(rng: np.random.Generator, video: Video, split: Split) -> Question | Non
     ranks = {0: "first", 1: "second"} | {number - 1: "last"}
     index = pick(rng, tuple(str(i) for i in ranks))
     name = f"the {kind_name(video.main[int(index)].thing)}"
-    return Question("rank", worded(rng, split, "rank", ref=name), ranks[int(index)])
+    return DemoQuestion("rank", worded(rng, split, "rank", ref=name), ranks[int(index)])
 
 
-def path(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
+def path(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion | None:
     """The places where a thing moves along, or where things appear one after another."""
     if video.direction is not None:
         actor = video.main[0]
@@ -137,29 +137,29 @@ def path(rng: np.random.Generator, video: Video, split: Split) -> Question | Non
         return None
     places = [thing.place for thing in seen if thing is not None]
     along = [place for number, place in enumerate(places) if video.direction is None or place not in places[:number]]
-    return Question("path", text, ", then ".join(along))
+    return DemoQuestion("path", text, ", then ".join(along))
 
 
-def event_count(rng: np.random.Generator, video: Video, split: Split) -> Question | None:
+def event_count(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion | None:
     """How many shapes appear one after another, or how many times one shape appears."""
     if video.story == "parade":
-        return Question("event_count", worded(rng, split, "count_shown"), str(len(video.main)))
+        return DemoQuestion("event_count", worded(rng, split, "count_shown"), str(len(video.main)))
     if video.story == "blink":
         actor = video.main[0]
         text = worded(rng, split, "count_blinks", ref=seen_name(rng, video, actor))
-        return Question("event_count", text, str(len(actor.spans)))
+        return DemoQuestion("event_count", text, str(len(actor.spans)))
     return None
 
 
-def event(rng: np.random.Generator, video: Video, split: Split, kind: str) -> Question | None:
+def event(rng: np.random.Generator, video: Video, split: Split, kind: str) -> DemoQuestion | None:
     """What appears, disappears, appears briefly or moves."""
     story = {"appears": "arrive", "vanishes": "vanish", "brief": "brief", "moving": "move"}[kind]
     if video.story != story:
         return None
-    return Question(kind, worded(rng, split, kind), kind_name(video.main[0].thing))
+    return DemoQuestion(kind, worded(rng, split, kind), kind_name(video.main[0].thing))
 
 
-def does_move(rng: np.random.Generator, video: Video, split: Split) -> Question:
+def does_move(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion:
     """Does the circle move left? False ones name another direction, what does not move, or what is not there."""
     still = tuple(actor for actor in video.actors if actor.velocity == (0.0, 0.0))
     said, truth = video.direction or pick(rng, tuple(DIRECTIONS)), video.direction is not None and rng.random() < 0.5
@@ -173,18 +173,18 @@ def does_move(rng: np.random.Generator, video: Video, split: Split) -> Question:
             name = seen_name(rng, video, still[int(rng.integers(len(still)))])
         else:
             said = pick(rng, tuple(d for d in DIRECTIONS if d != video.direction))
-    return Question("video_yesno", worded(rng, split, "does_move", ref=name, direction=said), yes(truth))
+    return DemoQuestion("video_yesno", worded(rng, split, "does_move", ref=name, direction=said), yes(truth))
 
 
-def does_appear(rng: np.random.Generator, video: Video, split: Split, true: float = 0.5) -> Question:
+def does_appear(rng: np.random.Generator, video: Video, split: Split, true: float = 0.5) -> DemoQuestion:
     """Is there a red circle in the video? A share of `true` is."""
     truth = rng.random() < true
     present = [(a.thing.colour, a.thing.shape) for a in video.actors]
     name = " ".join(present[int(rng.integers(len(present)))]) if truth else absent_thing(rng, present)
-    return Question("video_yesno", article_fixed(worded(rng, split, "does_appear", thing=name)), yes(truth))
+    return DemoQuestion("video_yesno", article_fixed(worded(rng, split, "does_appear", thing=name)), yes(truth))
 
 
-def video_yesno(rng: np.random.Generator, video: Video, split: Split) -> Question:
+def video_yesno(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion:
     """Whether something moves as said, or is seen; yes and no are as frequent whether something moves or not."""
     if video.direction is not None:
         return does_move(rng, video, split) if rng.random() < 0.6 else does_appear(rng, video, split)
@@ -193,12 +193,12 @@ def video_yesno(rng: np.random.Generator, video: Video, split: Split) -> Questio
     return does_appear(rng, video, split, 0.5 / (1 - ASKED_OF_STILL))
 
 
-def video_question(rng: np.random.Generator, video: Video, split: Split, kind: str) -> Question | None:
+def video_question(rng: np.random.Generator, video: Video, split: Split, kind: str) -> DemoQuestion | None:
     """A question of one of `VIDEO_KINDS` or `VIDEO_STEPS`, or None when the video does not allow one."""
     if kind in ("appears", "vanishes", "brief", "moving"):
         return event(rng, video, split, kind)
     if kind == "video_caption":
-        return Question(kind, worded(rng, split, kind), video_caption(video))
+        return DemoQuestion(kind, worded(rng, split, kind), video_caption(video))
     makers = {
         "direction": direction,
         "endpoint": endpoint,

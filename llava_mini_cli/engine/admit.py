@@ -4,13 +4,13 @@ from dataclasses import dataclass
 
 from llava_mini_cli.engine.request import Failure, Request
 from llava_mini_cli.errors import PromptError
-from llava_mini_cli.model.prompts import PromptBuilder
+from llava_mini_cli.model.prompt_layouts import PromptBuilder
 
 MAX_TEXT = 1 << 15  # tokens of a medium's prompts together: attention holds a float32 for each pair, 4 GiB in all
 
 
 @dataclass(frozen=True)
-class Room:
+class ContextLimit:
     """The positions that a model has, and how many of them a frame takes."""
 
     context: int
@@ -29,7 +29,7 @@ class Room:
         )
 
 
-def admit(request: Request, prompts: PromptBuilder, room: Room) -> tuple[list[list[int] | None], list[Failure]]:
+def admit(request: Request, prompts: PromptBuilder, room: ContextLimit) -> tuple[list[list[int] | None], list[Failure]]:
     """The ids of each prompt of a request; None for those that cannot be asked, which fail alone."""
     found: list[list[int] | None] = []
     failures: list[Failure] = []

@@ -12,8 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from llava_mini_cli.engine.admit import Room, admit
-from llava_mini_cli.engine.decoder import Decoder
+from llava_mini_cli.engine.admit import ContextLimit, admit
 from llava_mini_cli.engine.dense import EAGER, Dense
 from llava_mini_cli.engine.encode import Encoded, encode_features
 from llava_mini_cli.engine.generate import prefill
@@ -22,13 +21,14 @@ from llava_mini_cli.engine.pack import TextPack, pack_prompts
 from llava_mini_cli.engine.request import AnyChunk, FrameShapes, Outcome, Request
 from llava_mini_cli.engine.sampling import row_generator
 from llava_mini_cli.engine.scheduler import Limits, Load, choose
-from llava_mini_cli.engine.sight import Sight, apart, collect, known, see
-from llava_mini_cli.engine.track import Chunk, Row, Track, WindowSum, halves, prefill_items
+from llava_mini_cli.engine.token_decoder import TokenDecoder
+from llava_mini_cli.engine.track import Chunk, Generation, Track, WindowSum, halves, prefill_items
+from llava_mini_cli.engine.vision_pass import VisionPass, apart, collect, known, see
 from llava_mini_cli.errors import ItemError, MediaError
 from llava_mini_cli.media.clip import FrameChunk
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
-from llava_mini_cli.model.prompts import PromptBuilder
+from llava_mini_cli.model.prompt_layouts import PromptBuilder
 
 SHORT_PREFIX = 512  # positions; prefixes up to this length are padded to one another and prefilled together
 
@@ -56,13 +56,13 @@ class Engine:
         self._image_projection = image_projection  # CLIP's, for requests with a sink; None: it has none
         self.frame_size = model.config.video_frame_size  # pixels; what video frames are squashed to
         self.frames_encoded = 0  # since the engine was made
-        self._room = Room(model.config.max_position_embeddings, model.config.vision_tokens_per_frame)
+        self._room = ContextLimit(model.config.max_position_embeddings, model.config.vision_tokens_per_frame)
         self._chunk = limits.chunk_frames  # halves when memory runs out
         self._upload = Upload(model.device)
         self._tracks: list[Track] = []
         self._windows: deque[tuple[Track, WindowSum]] = deque()  # complete, to be prefilled
         self._outbox: list[Outcome] = []
-        self._decoder = Decoder(model, prompts, dense, self._outbox)
+        self._decoder = TokenDecoder(model, prompts, dense, self._outbox)
 
     @property
     def device(self) -> str:
@@ -208,7 +208,7 @@ class Engine:
             if track in self._tracks:
                 self._finish_windows(track, float(frames.times[-1]))
 
-    def _encoded(self, chunk: Chunk, packs: Sequence[TextPack]) -> tuple[Sight, Encoded]:
+    def _encoded(self, chunk: Chunk, packs: Sequence[TextPack]) -> tuple[VisionPass, Encoded]:
         sight = self._sight(chunk)
         return sight, encode_features(self.model.model, sight.features, packs)
 
@@ -222,7 +222,7 @@ class Engine:
         for part in halves(chunk):
             self._encode_chunk([(track, frames) for track, frames in part if track in self._tracks])
 
-    def _sight(self, chunk: Chunk) -> Sight:
+    def _sight(self, chunk: Chunk) -> VisionPass:
         """A chunk of pixels or of features behind the vision tower; known features do not go through it again."""
         pixels = [self._pixels(track, frames) for track, frames in chunk if isinstance(frames, FrameChunk)]
         if not pixels:
@@ -231,7 +231,7 @@ class Engine:
         projection = self._image_projection if collected else None
         return see(self.model.model, torch.cat(pixels).to(self.model.dtype), projection)
 
-    def _keep(self, track: Track, frames: AnyChunk, sight: Sight, encoded: Encoded) -> None:
+    def _keep(self, track: Track, frames: AnyChunk, sight: VisionPass, encoded: Encoded) -> None:
         """Adds some of a medium's frames to its windows and to its sink, or fails it."""
 
         def keep() -> bool:
@@ -309,16 +309,16 @@ class Engine:
         for _, window in batch:
             window.release()
 
-    def _prefilled(self, batch: Sequence[tuple[Track, WindowSum]]) -> tuple[list[Row], torch.Tensor]:
+    def _prefilled(self, batch: Sequence[tuple[Track, WindowSum]]) -> tuple[list[Generation], torch.Tensor]:
         """The rows of some windows and the logits of each row's first token, `[n, vocab]`."""
         groups = [(track, window, group) for track, window in batch for group in window.groups]
         cache, logits = prefill(self.model, [item for one in batch for item in prefill_items(*one)])
-        rows: list[Row] = []
+        rows: list[Generation] = []
         for medium, (track, window, group) in enumerate(groups):
             for slot, prompt in enumerate(group.prompts):
                 generator = row_generator(track.request.generation)
                 at = medium * cache.rows_per_medium + slot
-                rows.append(Row(track, window, prompt, cache, at, generator))
+                rows.append(Generation(track, window, prompt, cache, at, generator))
         return rows, logits[[row.number for row in rows]]
 
     # outcomes

@@ -11,8 +11,8 @@ import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from llava_mini_cli.engine.cache import GROWTH, RowCache
 from llava_mini_cli.engine.dense import EAGER, Dense, finish, project
+from llava_mini_cli.engine.kv_cache import GROWTH, RowCache
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration, LlavaMiniModel
 
 PREFILL_POSITIONS = 2048  # positions of a prefix that go through the layers at once

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_mini_cli.errors import PromptError
-from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID
+from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
 
 NO_PARENT = -1
 

@@ -14,7 +14,7 @@ from llava_mini_cli.engine.tower import hidden_states, summary
 from llava_mini_cli.errors import CheckpointError, UsageError
 from llava_mini_cli.hub import find_model, find_tower
 from llava_mini_cli.model.checkpoint import load_tower, read_json
-from llava_mini_cli.model.clip import TextTower, embed_images, load_image_projection
+from llava_mini_cli.model.clip_space import TextTower, embed_images, load_image_projection
 from llava_mini_cli.model.processor import load_preprocessor
 
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llava_mini_cli.engine.cache import RowCache
 from llava_mini_cli.engine.generate import PrefillItem
+from llava_mini_cli.engine.kv_cache import RowCache
 from llava_mini_cli.engine.pack import PromptGroup, TextPack
 from llava_mini_cli.engine.request import AnyChunk, FeatureChunk, Request, Window
 from llava_mini_cli.media.clip import FrameChunk
@@ -163,7 +163,7 @@ def halves(chunk: Chunk) -> tuple[Chunk, Chunk]:
 
 
 @dataclass(eq=False)
-class Row:
+class Generation:
     """One question being answered."""
 
     track: Track

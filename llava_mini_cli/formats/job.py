@@ -50,7 +50,7 @@ class Fault(NamedTuple):
     message: str
 
 
-class Moment(NamedTuple):
+class TimeSpan(NamedTuple):
     """A stretch of a medium that is asked about by itself."""
 
     number: int  # the row's segment
@@ -69,7 +69,7 @@ class Job(NamedTuple):
     item: ItemIdentity | None = None  # what tells the medium from others; None: the file at `path`
     local: str | None = None  # the file that is opened, where it is not at `path`: a fetched copy
     source: Source | None = None  # how that copy is had, while it is not here
-    moment: Moment | None = None  # None: the whole medium, or what --start and --end leave of it
+    span: TimeSpan | None = None  # None: the whole medium, or what --start and --end leave of it
 
     @property
     def file(self) -> str:

@@ -28,7 +28,7 @@ from llava_mini_cli.media.image import (
 )
 from llava_mini_cli.media.probe import display_size
 from llava_mini_cli.media.salvage import salvage
-from llava_mini_cli.media.scan import Scan, clean, header_of, scan
+from llava_mini_cli.media.scan import VideoScan, clean, header_of, scan
 from llava_mini_cli.media.timeline import Selection, Timeline, select_frames
 from llava_mini_cli.media.video import Decoding, VideoClip
 
@@ -269,7 +269,7 @@ def _video_info(
     return ClipInfo(str(path), "video", *size, duration, len(selection), sampled, codec)
 
 
-def _order(found: Scan, options: SamplingOptions) -> tuple[Name, ...]:
+def _order(found: VideoScan, options: SamplingOptions) -> tuple[Name, ...]:
     """Which decoders to try: decord first where it is exact and the video is not long."""
     if options.decoder != "auto":
         return (options.decoder,)
@@ -278,7 +278,7 @@ def _order(found: Scan, options: SamplingOptions) -> tuple[Name, ...]:
     return ("decord", "ffmpeg") if found.timeline.duration <= DECORD_SECONDS else ("ffmpeg", "decord")
 
 
-def _decord_doubt(found: Scan) -> str | None:
+def _decord_doubt(found: VideoScan) -> str | None:
     """Why decord may give other frames than those asked for."""
     if found.header.container not in _INDEXED_CONTAINERS:
         return f"container {found.header.container}"
@@ -289,12 +289,12 @@ def _decord_doubt(found: Scan) -> str | None:
     return found.oddities[0] if found.oddities else None
 
 
-def _doubt(found: Scan, options: SamplingOptions) -> str | None:
+def _doubt(found: VideoScan, options: SamplingOptions) -> str | None:
     doubt = _decord_doubt(found) if options.decoder == "decord" else None
     return doubt and f"decord may have given the wrong frames ({doubt}); --decoder auto avoids it"
 
 
-def _suspicion(found: Scan) -> str | None:
+def _suspicion(found: VideoScan) -> str | None:
     """What the header promises and the packets do not hold."""
     promised, seen = found.header.duration_s, float(found.timeline.duration)
     if promised is None or seen > 0.98 * promised - 0.5:

@@ -29,7 +29,7 @@ _HIDDEN_FRAMES = frozenset({"vp8"})  # codecs whose packets need not be frames t
 
 
 @dataclass(frozen=True)
-class Scan:
+class VideoScan:
     """What is known of a video before a frame of it is decoded."""
 
     header: Header
@@ -88,7 +88,7 @@ def header_of(path: Path, timeout: float) -> Header:
     return header
 
 
-def scan(path: Path, timeout: float) -> Scan:
+def scan(path: Path, timeout: float) -> VideoScan:
     """Header and timestamps. Raises `MediaError`, of kind timeout when ffmpeg tells nothing for `timeout` seconds."""
     command = ffmpeg_command(path, {**_VIDEO_ONLY, "c": "copy", "f": "framecrc"})
     with closing(Child(command, timeout)) as child:
@@ -110,7 +110,7 @@ def scan(path: Path, timeout: float) -> Scan:
         timeline = _decoded_timeline(path, stream, packets.time_base, timeout)
     if timeline is None:
         raise _no_frames(header, bool(packets.pts))
-    return Scan(header, stream, timeline, packets.keys(), oddities)
+    return VideoScan(header, stream, timeline, packets.keys(), oddities)
 
 
 class _Packets:

@@ -16,7 +16,7 @@ from llava_mini_cli.errors import MediaError
 from llava_mini_cli.media.child import Child, KilledError, StalledError
 from llava_mini_cli.media.clip import ClipInfo, FrameChunk
 from llava_mini_cli.media.decoders import Decoder, DecoderError, Name, Pixels, Plan
-from llava_mini_cli.media.feed import Feed, StoppedError
+from llava_mini_cli.media.frame_queue import FrameQueue, StoppedError
 from llava_mini_cli.media.scan import clean
 from llava_mini_cli.media.timeline import Selection
 
@@ -48,7 +48,7 @@ class VideoClip:
         self._lock = threading.Lock()
         self._child: Child | None = None
         self._closed = False
-        self._feed = Feed(self._produce)
+        self._feed = FrameQueue(self._produce)
 
     def __iter__(self) -> Iterator[FrameChunk]:
         """Chunks in time order. Raises `MediaError` where not a single frame can be had."""
@@ -78,7 +78,7 @@ class VideoClip:
     ) -> None:
         self.close()
 
-    def _produce(self, feed: Feed) -> None:
+    def _produce(self, feed: FrameQueue) -> None:
         packer = _Packer(self._decoding.selection, self._decoding.chunk_frames, feed)
         failure: MediaError | None = None
         for name in self._decoding.order:
@@ -145,7 +145,7 @@ class VideoClip:
 class _Packer:
     """Puts frames, each as often as it was sampled, into chunks."""
 
-    def __init__(self, selection: Selection, chunk_frames: int, feed: Feed) -> None:
+    def __init__(self, selection: Selection, chunk_frames: int, feed: FrameQueue) -> None:
         self._selection = selection
         self._chunk_frames = chunk_frames
         self._feed = feed

@@ -2,7 +2,7 @@
 
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoProcessor
 
-from llava_mini_cli.model.config import LlavaMiniConfig
+from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
 

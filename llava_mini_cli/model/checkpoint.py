@@ -24,7 +24,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llava_mini_cli.errors import CheckpointError
 from llava_mini_cli.hub import find_model, find_tower, weight_source
-from llava_mini_cli.model.config import LlavaMiniConfig
+from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.vision import VisionTower
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from llava_mini_cli.model.config import LlavaMiniConfig
+from llava_mini_cli.model.configuration import LlavaMiniConfig
 
 
 def sincos_positions(grid: int, width: int) -> torch.Tensor:

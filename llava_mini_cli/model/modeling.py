@@ -19,10 +19,10 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaPre
 
 from llava_mini_cli.model.checkpoint import CheckpointMixin
 from llava_mini_cli.model.compressor import build_compressor
-from llava_mini_cli.model.config import LlavaMiniConfig
+from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.prefusion import is_padding, prefuse
 from llava_mini_cli.model.projector import build_projector
-from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID
+from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
 from llava_mini_cli.model.vision import VisionTower
 
 FRAMES_AT_ONCE = 16  # frames the plain path encodes as one batch

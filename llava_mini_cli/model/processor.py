@@ -17,9 +17,9 @@ from llava_mini_cli.config import PromptLayout
 from llava_mini_cli.errors import CheckpointError
 from llava_mini_cli.hub import find_model, find_tower
 from llava_mini_cli.model.checkpoint import load_config, read_json
-from llava_mini_cli.model.config import LlavaMiniConfig
+from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.preprocess import Preprocessor
-from llava_mini_cli.model.prompts import IMAGE, PromptBuilder
+from llava_mini_cli.model.prompt_layouts import IMAGE, PromptBuilder
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 Picture = Any  # a Pillow image, or a uint8 array or tensor [H, W, 3] (or [H, W], grey)

@@ -5,7 +5,7 @@ import re
 from torch import nn
 
 from llava_mini_cli.errors import CheckpointError
-from llava_mini_cli.model.config import LlavaMiniConfig
+from llava_mini_cli.model.configuration import LlavaMiniConfig
 
 
 def build_projector(config: LlavaMiniConfig) -> nn.Module:

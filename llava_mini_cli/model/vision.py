@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers import CLIPVisionModel
 
-from llava_mini_cli.model.config import LlavaMiniConfig
+from llava_mini_cli.model.configuration import LlavaMiniConfig
 
 
 class VisionTower(nn.Module):

@@ -13,10 +13,10 @@ from itertools import chain, count
 
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
-from llava_mini_cli.formats.cache import FileCache
-from llava_mini_cli.formats.done import Done
+from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
-from llava_mini_cli.formats.outputs import Output
+from llava_mini_cli.formats.outputs.done import Done
+from llava_mini_cli.formats.outputs.open_output import Output
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.media.clip import Clip

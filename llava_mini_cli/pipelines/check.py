@@ -10,19 +10,19 @@ from types import TracebackType
 from typing import Self
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
+from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.reader import Archive
-from llava_mini_cli.formats.done import Done
 from llava_mini_cli.formats.job import Prompt
-from llava_mini_cli.formats.moments import Moment
+from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.open import open_clip
 from llava_mini_cli.pipelines.answer import Tools, answer_jobs
+from llava_mini_cli.pipelines.archive_media import StoredMedia, sampling_of
 from llava_mini_cli.pipelines.find import the_model
 from llava_mini_cli.pipelines.interrupt import Interrupts
-from llava_mini_cli.pipelines.load import load_engine
+from llava_mini_cli.pipelines.load_engine import load_engine
 from llava_mini_cli.pipelines.progress import Progress
 from llava_mini_cli.pipelines.settings import RunOptions
-from llava_mini_cli.pipelines.stored import StoredMedia, sampling_of
 from llava_mini_cli.pipelines.tally import Tally
 
 

@@ -14,7 +14,7 @@ from typing import Protocol
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError, UsageError
-from llava_mini_cli.formats.cache import FileCache
+from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.media.clip import Clip, FrameChunk
 from llava_mini_cli.media.open import Opening
@@ -194,12 +194,12 @@ def open_or_fault(
 ) -> Clip | Fault:
     """A medium's clip, or why there is none."""
     try:
-        if job.moment is not None:
-            sampling = replace(sampling, start=job.moment.start, end=job.moment.end)
+        if job.span is not None:
+            sampling = replace(sampling, start=job.span.start, end=job.span.end)
         return open_clip(job.file, sampling, frame_size=frame_size, chunk_frames=CHUNK_FRAMES, opening=opening)
     except MediaError as error:
         return Fault(error.stage, error.kind, str(error))
-    except UsageError as error:  # a moment without a length
+    except UsageError as error:  # a span without a length
         return Fault("decode", "empty", str(error))
 
 

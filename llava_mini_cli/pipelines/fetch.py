@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from llava_mini_cli.errors import FetchError
-from llava_mini_cli.formats.cache import FileCache
+from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
 
 MOST_AHEAD = 16  # media that are ready or on their way

@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 
 from llava_mini_cli.errors import MediaError, ModelNotFound, UsageError
 from llava_mini_cli.formats.archive.layout import ArchiveHeader
+from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.reader import Archive
-from llava_mini_cli.formats.moments import Moment
 from llava_mini_cli.hub import model_digest
-from llava_mini_cli.pipelines.search import Scanner, SearchOptions, Vector, combined, search
+from llava_mini_cli.pipelines.search_archive import Scanner, SearchOptions, Vector, combined, search
 
 
 def find(
@@ -29,7 +29,7 @@ def find(
     """
     name, revision = the_model(archive.header, model)
     from llava_mini_cli.engine.query import QueryEncoder  # torch
-    from llava_mini_cli.engine.scan import scan_batches, scan_file
+    from llava_mini_cli.engine.similarity import scan_batches, scan_file
 
     encoder = QueryEncoder(name, revision)
     queries: list[Vector] = []

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from llava_mini_cli.engine.request import Answer, EncodedFrames
 from llava_mini_cli.formats.archive.part import FrameRows
 from llava_mini_cli.formats.archive.writer import ArchiveWriter
-from llava_mini_cli.formats.fingerprint import file_identity
 from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.formats.outputs.row_keys import file_identity
 from llava_mini_cli.formats.row import printable
 from llava_mini_cli.media.clip import Clip
 from llava_mini_cli.pipelines.index_options import IndexOptions

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llava_mini_cli.errors import MediaError
+from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.reader import local_name
-from llava_mini_cli.formats.moments import Moment
 from llava_mini_cli.media.thumbnail import thumbnail
 
 NAME_BYTES = 200  # of a medium's name in that of its picture; file systems take 255 in all

@@ -7,9 +7,9 @@ Opens nothing and writes nothing.
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from llava_mini_cli.formats.done import Done
-from llava_mini_cli.formats.fingerprint import RowKeys
 from llava_mini_cli.formats.job import Job, Question
+from llava_mini_cli.formats.outputs.done import Done
+from llava_mini_cli.formats.outputs.row_keys import RowKeys
 from llava_mini_cli.pipelines.tally import Tally
 
 

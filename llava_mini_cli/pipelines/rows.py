@@ -24,7 +24,7 @@ class RowBuilder:
             **self._common(job, answer.prompt_index, info),
             text=f"{self.options.prefix}{answer.text}{self.options.suffix}",
             status="ok",
-            warning=one_line("; ".join([*([job.moment.note] if job.moment else []), *warnings])) or None,
+            warning=one_line("; ".join([*([job.span.note] if job.span else []), *warnings])) or None,
             finish_reason=answer.finish_reason,
             p_yes=answer.p_yes,
             frame_count=answer.frame_count,
@@ -45,13 +45,13 @@ class RowBuilder:
 
     def _common(self, job: Job, prompt_index: int, info: ClipInfo | None) -> dict[str, Any]:
         prompt, row_id, kept, key = job.questions[prompt_index]
-        moment = job.moment
+        span = job.span
         return {
             "id": row_id,
             "file_name": printable(job.file_name),
-            "segment": moment and moment.number,
-            "start": moment.start if moment else self.options.sampling.start,
-            "end": moment.end if moment else self.options.sampling.end,
+            "segment": span and span.number,
+            "start": span.start if span else self.options.sampling.start,
+            "end": span.end if span else self.options.sampling.end,
             "prompt_name": prompt.name,
             "prompt": prompt.text,
             "model": printable(self.options.model.model),

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
-from llava_mini_cli.formats.fingerprint import RowKeys, Settings
-from llava_mini_cli.formats.outputs import RunInfo
+from llava_mini_cli.formats.outputs.open_output import RunInfo
+from llava_mini_cli.formats.outputs.row_keys import RowKeys, Settings
 from llava_mini_cli.formats.row import KeptColumn, printable
 
 

@@ -18,12 +18,12 @@ from torch import nn
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
-from llava_mini_cli.model.prompts import IMAGE_TOKEN_ID
+from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
 from llava_mini_cli.train.answers_loss import NO_TARGET, Average, answer_loss
 from llava_mini_cli.train.conversations import ConversationCollator, ConversationData
 from llava_mini_cli.train.loop import StageSettings, train_stage
 from llava_mini_cli.train.records import Record, read_records, usable
-from llava_mini_cli.train.resume import Fact, same_run
+from llava_mini_cli.train.stage_resume import Fact, same_run
 
 Stage = Literal[1, 2]
 PARTS: dict[Stage, tuple[str, ...]] = {

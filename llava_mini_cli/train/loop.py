@@ -15,7 +15,7 @@ from transformers import Trainer, TrainingArguments
 
 from llava_mini_cli.train.curves import CurveWriter
 from llava_mini_cli.train.optimizer import build_optimizer
-from llava_mini_cli.train.resume import last_checkpoint
+from llava_mini_cli.train.stage_resume import last_checkpoint
 
 
 @dataclass(frozen=True)

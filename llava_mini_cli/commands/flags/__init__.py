@@ -10,14 +10,14 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
 from typing import Any, TypeGuard, get_type_hints
 
-from llava_mini_cli.commands.flags.answer import AnswerFlags
-from llava_mini_cli.commands.flags.frames import FrameFlags
-from llava_mini_cli.commands.flags.inputs import InputFlags
-from llava_mini_cli.commands.flags.model import ModelFlags
-from llava_mini_cli.commands.flags.outputs import OutputFlags
-from llava_mini_cli.commands.flags.prompts import PromptFlags
-from llava_mini_cli.commands.flags.run import RunFlags
-from llava_mini_cli.commands.flags.talk import TalkFlags
+from llava_mini_cli.commands.flags.answer_flags import AnswerFlags
+from llava_mini_cli.commands.flags.frame_flags import FrameFlags
+from llava_mini_cli.commands.flags.input_flags import InputFlags
+from llava_mini_cli.commands.flags.model_flags import ModelFlags
+from llava_mini_cli.commands.flags.output_flags import OutputFlags
+from llava_mini_cli.commands.flags.prompt_flags import PromptFlags
+from llava_mini_cli.commands.flags.run_flags import RunFlags
+from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 
 
 @dataclass(frozen=True)

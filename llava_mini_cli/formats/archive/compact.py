@@ -24,7 +24,7 @@ from llava_mini_cli.formats.archive.layout import (
 )
 from llava_mini_cli.formats.archive.locks import alone, writing
 from llava_mini_cli.formats.archive.near import forget
-from llava_mini_cli.formats.archive.part import PartWriter
+from llava_mini_cli.formats.archive.part import ArchivePartWriter
 from llava_mini_cli.formats.archive.reader import Damage, equal, line_of, may_pass, newest_media
 
 SMALL_ROWS = 8_192  # frames; parts with fewer are merged
@@ -129,7 +129,7 @@ def _merge(folder: Path, header: ArchiveHeader, number: int, sources: list[_Sour
 
 
 def _write(folder: Path, header: ArchiveHeader, number: int, sources: list[_Source]) -> None:
-    part = PartWriter(folder, number, header)
+    part = ArchivePartWriter(folder, number, header)
     try:
         for source in sources:
             if not len(source.live):

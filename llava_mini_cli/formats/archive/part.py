@@ -102,7 +102,7 @@ class TableFile:
             self._temporary.unlink(missing_ok=True)
 
 
-class PartWriter:
+class ArchivePartWriter:
     """A part that is being written. Any method may raise `OutputError`; then the part is discarded."""
 
     def __init__(self, folder: Path, number: int, header: ArchiveHeader) -> None:

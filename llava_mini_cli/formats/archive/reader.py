@@ -44,7 +44,7 @@ class Damage:
 
 
 @dataclass(frozen=True)
-class Medium:
+class StoredMedium:
     """One live medium of an archive."""
 
     number: int
@@ -64,7 +64,7 @@ class Medium:
 
 
 @dataclass(frozen=True)
-class FailedMedium:
+class StoredFailure:
     """A medium that could not be indexed, and why."""
 
     path: str
@@ -101,21 +101,21 @@ class Archive:
         """The parts that hold live media."""
         return np.unique(self.media["part"].to_numpy()).tolist()
 
-    def medium(self, row: int) -> Medium:
+    def medium(self, row: int) -> StoredMedium:
         """A row of `media`."""
         found = self.media.slice(row, 1).to_pylist()[0]
         return _medium(found)
 
-    def each_medium(self) -> Iterator[Medium]:
+    def each_medium(self) -> Iterator[StoredMedium]:
         """All rows of `media`, lazily."""
         for batch in self.media.to_batches(max_chunksize=1024):
             yield from (_medium(row) for row in batch.to_pylist())
 
-    def each_failure(self) -> Iterator[FailedMedium]:
+    def each_failure(self) -> Iterator[StoredFailure]:
         """The media that could not be indexed."""
         for row in self.failures.to_pylist():
-            known = {name: row[name] for name in FailedMedium.__dataclass_fields__ if name in row}
-            yield FailedMedium(mtime_ns=row["mtime"], **known)
+            known = {name: row[name] for name in StoredFailure.__dataclass_fields__ if name in row}
+            yield StoredFailure(mtime_ns=row["mtime"], **known)
 
     def restrict(self, rows: NDArray[np.bool_]) -> "Archive":
         """The archive with these of its media alone."""
@@ -156,7 +156,7 @@ class Archive:
                 rows += found.num_rows
         return total / np.float32(max(rows, 1))
 
-    def captions(self, medium: Medium) -> list[dict[str, Any]]:
+    def captions(self, medium: StoredMedium) -> list[dict[str, Any]]:
         """The captions of a medium, in order; none where none were asked for. Raises `ArchiveError`."""
         if not (self.folder / part_name(medium.part, "captions")).exists():
             return []
@@ -192,7 +192,7 @@ class Archive:
         except (OSError, pa.ArrowException) as error:
             raise self._damaged(part, "frames", error) from error
 
-    def features(self, medium: Medium) -> Iterator[tuple[NDArray[np.generic], NDArray[np.float64]]]:
+    def features(self, medium: StoredMedium) -> Iterator[tuple[NDArray[np.generic], NDArray[np.float64]]]:
         """Patch features `[n, parts, patches, width]` (float16 or float32) and times `[n]` of a medium, in order.
 
         Raises:
@@ -316,9 +316,9 @@ def _newest(media: pa.Table) -> pa.Table:
     return media.take(np.sort(order[last]))
 
 
-def _medium(row: dict[str, Any]) -> Medium:
+def _medium(row: dict[str, Any]) -> StoredMedium:
     names = {"number": "medium", "mtime_ns": "mtime"}
-    return Medium(**{name: row[names.get(name, name)] for name in Medium.__dataclass_fields__})
+    return StoredMedium(**{name: row[names.get(name, name)] for name in StoredMedium.__dataclass_fields__})
 
 
 def _numbers(column: Any, kind: Any) -> NDArray[Any]:

@@ -28,7 +28,7 @@ from llava_mini_cli.formats.archive.layout import (
     part_numbers,
 )
 from llava_mini_cli.formats.archive.locks import writing
-from llava_mini_cli.formats.archive.part import FrameRows, PartWriter
+from llava_mini_cli.formats.archive.part import ArchivePartWriter, FrameRows
 from llava_mini_cli.formats.archive.reader import newest_media
 from llava_mini_cli.formats.job import ItemIdentity
 
@@ -60,8 +60,8 @@ class ArchiveWriter:
         self._next_part = max(numbers, default=0) + 1
         # What a damaged part holds is not known, and it may be read again one day: its numbers are left free.
         self._next_medium = (pc.max(newest["medium"]).as_py() or 0) + 1 + len(damage) * MOST_MEDIA
-        self._open: list[PartWriter] = []  # the last one takes new media
-        self._places: dict[int, PartWriter] = {}  # of media in flight
+        self._open: list[ArchivePartWriter] = []  # the last one takes new media
+        self._places: dict[int, ArchivePartWriter] = {}  # of media in flight
 
     def start(self, header: ArchiveHeader) -> None:
         """Settles what the rows to come have in common; nothing is written before.
@@ -92,7 +92,7 @@ class ArchiveWriter:
         number = self._next_medium
         self._next_medium += 1
         if not self._open or _is_full(self._open[-1]):
-            self._open.append(PartWriter(self.folder, self._next_part, self.header))
+            self._open.append(ArchivePartWriter(self.folder, self._next_part, self.header))
             self._next_part += 1
         self._places[number] = self._open[-1]
         return number
@@ -180,7 +180,7 @@ def _sweep(folder: Path) -> None:
                 path.unlink()
 
 
-def _is_full(part: PartWriter) -> bool:
+def _is_full(part: ArchivePartWriter) -> bool:
     old = time.monotonic() - part.began >= PART_SECONDS
     return part.rows >= PART_ROWS or part.nbytes >= PART_BYTES or old
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 from fsspec.utils import glob_translate  # pyright: ignore[reportUnknownVariableType]  # Python's own came with 3.13
 
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.fetch.download import first_line, open_filesystem
+from llava_mini_cli.formats.fetch.urls import shown
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.job import Fault
-from llava_mini_cli.formats.remote import first_line, open_filesystem
-from llava_mini_cli.formats.urls import shown
 
 IsMedia = Callable[[str], bool]
 

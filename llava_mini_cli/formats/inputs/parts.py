@@ -6,23 +6,23 @@ from itertools import chain
 from typing import Protocol
 
 from llava_mini_cli.errors import FetchError, UsageError
-from llava_mini_cli.formats.cache import FileCache
+from llava_mini_cli.formats.fetch.download import Download
+from llava_mini_cli.formats.fetch.file_cache import FileCache
+from llava_mini_cli.formats.fetch.urls import is_remote, shown
 from llava_mini_cli.formats.inputs.folders import Found, IsMedia
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.shards import ShardReader, is_shard, shard_columns
 from llava_mini_cli.formats.inputs.table import Table
 from llava_mini_cli.formats.inputs.tables import TableJobs
 from llava_mini_cli.formats.job import NOTHING_KEPT, Fault, Job, Prompt, Question
-from llava_mini_cli.formats.remote import Download
 from llava_mini_cli.formats.row import KeptColumn, printable
-from llava_mini_cli.formats.urls import is_remote, shown
 
 _NUL = Fault("input", "bad_row", "no file's name holds a NUL byte; a list that is separated by them is read with -0")
 
 KeptColumns = Mapping[str, KeptColumn]  # by their name in the input
 
 
-class Part(Protocol):
+class InputPart(Protocol):
     """What one argument stands for."""
 
     @property

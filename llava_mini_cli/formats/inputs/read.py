@@ -9,20 +9,20 @@ from itertools import chain
 from pathlib import Path, PurePath
 
 from llava_mini_cli.errors import FetchError, UsageError
-from llava_mini_cli.formats.cache import FileCache
+from llava_mini_cli.formats.fetch.download import Download
+from llava_mini_cli.formats.fetch.file_cache import FileCache
+from llava_mini_cli.formats.fetch.urls import has_listing, is_remote, local_path, shown
 from llava_mini_cli.formats.inputs.columns import check_columns, merge_kinds
 from llava_mini_cli.formats.inputs.folders import Found, IsMedia, find_glob, find_remote, walk
 from llava_mini_cli.formats.inputs.listing import check_listing, read_listing
 from llava_mini_cli.formats.inputs.options import InputOptions
-from llava_mini_cli.formats.inputs.parts import Files, Part, Shards, TableRows
+from llava_mini_cli.formats.inputs.parts import Files, InputPart, Shards, TableRows
 from llava_mini_cli.formats.inputs.questions import Template
 from llava_mini_cli.formats.inputs.shards import is_shard
 from llava_mini_cli.formats.inputs.tables import is_table, open_table
 from llava_mini_cli.formats.job import Fault, Job, Prompt
-from llava_mini_cli.formats.remote import Download
 from llava_mini_cli.formats.row import KeptColumn
 from llava_mini_cli.formats.shard import Shard
-from llava_mini_cli.formats.urls import has_listing, is_remote, local_path, shown
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class _Finder:
         self._cache = cache
         self._options = options
 
-    def parts(self, argument: str) -> Iterator[Part]:
+    def parts(self, argument: str) -> Iterator[InputPart]:
         """What one argument stands for: one thing, or for a glob the things it matches."""
         if is_remote(argument):
             found = find_remote(argument, self._options, self._is_wanted) if has_listing(argument) else None
@@ -125,7 +125,7 @@ class _Finder:
         else:
             yield self._one(Found(argument, PurePath(argument).name))
 
-    def listing(self, name: str) -> Part:
+    def listing(self, name: str) -> InputPart:
         """The list of --files-from; folders and shards in it stand for what they hold."""
         check_listing(name)
 
@@ -140,7 +140,7 @@ class _Finder:
 
         return Files(found, None, Shards((), self._options, self._is_media, self._cache))
 
-    def _files(self, found: Sequence[Found]) -> Iterator[Part]:
+    def _files(self, found: Sequence[Found]) -> Iterator[InputPart]:
         """Consecutive media as one part; tables and shards each by themselves."""
         media: list[Found] = []
         for each in found:
@@ -154,14 +154,14 @@ class _Finder:
         if media:
             yield Files(media.copy, len(media))
 
-    def _one(self, found: Found) -> Part:
+    def _one(self, found: Found) -> InputPart:
         if is_table(found.path):
             return self._table(found.path)
         if is_shard(found.path):
             return Shards([found.path], self._options, self._is_media, self._cache)
         return Files(lambda: [found], 1)
 
-    def _folder(self, folder: str) -> Part:
+    def _folder(self, folder: str) -> InputPart:
         """A folder of media, or where it holds none, of Parquet parts or of shards."""
         if not os.access(folder, os.R_OK | os.X_OK):
             raise UsageError(f"cannot read the folder '{folder}': permission denied")
@@ -182,7 +182,7 @@ class _Finder:
         chosen = " that --include and --exclude leave" if self._options.include or self._options.exclude else ""
         return Fault("input", "empty", f"no images or videos in the folder '{folder}'{chosen}")
 
-    def _table(self, name: str) -> Part:
+    def _table(self, name: str) -> InputPart:
         """A table; one that is remote is fetched now, because its columns must be known."""
         if not is_remote(name):
             folder = os.path.dirname(name)  # noqa: PTH120 - "" where the name has none

@@ -15,6 +15,8 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
+from llava_mini_cli.formats.fetch.embedded import Member, OpenTar
+from llava_mini_cli.formats.fetch.urls import is_remote, plain_name, without_signature
 from llava_mini_cli.formats.inputs.columns import as_mapping
 from llava_mini_cli.formats.inputs.folders import IsMedia
 from llava_mini_cli.formats.inputs.options import InputOptions
@@ -22,8 +24,6 @@ from llava_mini_cli.formats.inputs.questions import RowAsker
 from llava_mini_cli.formats.inputs.table import line_error
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
 from llava_mini_cli.formats.row import KeptColumn, printable
-from llava_mini_cli.formats.stored import Archive, Member
-from llava_mini_cli.formats.urls import is_remote, plain_name, without_signature
 
 LOOKED_AT = 100  # samples whose columns are the shard's
 KEY = "__key__"  # the column of a sample's base name
@@ -74,7 +74,7 @@ class ShardReader:
         """The jobs of one shard on this disk, then one with a fault where it cannot be read to its end."""
         asker = RowAsker(self.prompts, self.options, self.kept, None, name)
         try:
-            archive = Archive(path)
+            archive = OpenTar(path)
             with open(path, "rb") as stream:  # noqa: PTH123
                 for sample in _samples(stream, self._is_medium):
                     yield from self._jobs(sample, asker, archive, name)
@@ -99,7 +99,7 @@ class ShardReader:
             return _split(member)[1] == self.options.column.lower()
         return self.is_media(member)
 
-    def _jobs(self, sample: Sample, asker: RowAsker, archive: Archive, shard: str) -> Iterator[Job]:
+    def _jobs(self, sample: Sample, asker: RowAsker, archive: OpenTar, shard: str) -> Iterator[Job]:
         place = f"{printable(shard)}, sample {printable(sample.key)}"
         problem = sample.problem or (None if sample.media else "no image or video")
         if problem is not None:
@@ -120,7 +120,7 @@ class ShardReader:
                 yield job._replace(questions=tuple(questions))
 
 
-def _job(info: tarfile.TarInfo, archive: Archive, shard: str) -> Job:
+def _job(info: tarfile.TarInfo, archive: OpenTar, shard: str) -> Job:
     """One member as a medium; not told apart by the date of the shard, so that a copy of it is the same."""
     path = f"{shard}/{info.name}"
     time = int(info.mtime) if math.isfinite(info.mtime) else None

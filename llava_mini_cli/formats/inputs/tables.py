@@ -10,16 +10,16 @@ from hashlib import blake2b
 from pathlib import Path, PurePath
 
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.fetch.download import Download
+from llava_mini_cli.formats.fetch.embedded import Embedded
+from llava_mini_cli.formats.fetch.urls import is_remote, local_path, plain_name, without_signature
 from llava_mini_cli.formats.inputs.columns import as_mapping, check_columns, is_empty
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.questions import RowAsker
 from llava_mini_cli.formats.inputs.table import Table, reading_error
 from llava_mini_cli.formats.job import Fault, ItemIdentity, Job, Prompt, Question, make_job
-from llava_mini_cli.formats.remote import Download
 from llava_mini_cli.formats.row import KeptColumn, printable
 from llava_mini_cli.formats.source import Source
-from llava_mini_cli.formats.stored import Embedded
-from llava_mini_cli.formats.urls import is_remote, local_path, plain_name, without_signature
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 MEDIA_COLUMNS = ("path", "file", "file_name", "video", "image", "url", "media")

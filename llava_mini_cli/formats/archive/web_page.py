@@ -1,0 +1,67 @@
+"""Found moments as one self-contained web page: thumbnails inside, links that open each video at its moment."""
+
+from base64 import b64encode
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from urllib.parse import quote
+
+from llava_mini_cli.formats.archive.moments import Moment
+
+_HEAD = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}</title>
+<style>
+:root {{ color-scheme: light dark; }}
+body {{ font: 16px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }}
+ol {{ display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); }}
+ol {{ list-style: none; padding: 0; }}
+img, .none {{ aspect-ratio: 16 / 9; background: #8883; border-radius: .4rem; object-fit: contain; width: 100%; }}
+.none {{ align-items: center; display: flex; justify-content: center; }}
+p {{ margin: .2rem 0; overflow-wrap: anywhere; }}
+small {{ opacity: .7; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p><small>{count} moments. A score is the cosine of the query and a frame in CLIP's space.</small></p>
+<ol>
+"""
+
+
+def page(moments: Sequence[Moment], thumbnails: Sequence[bytes | None], query: str) -> bytes:
+    """The page, UTF-8; a moment without a thumbnail has an empty frame."""
+    items = "".join(_item(moment, picture) for moment, picture in zip(moments, thumbnails, strict=True))
+    text = _HEAD.format(title=escape(query), count=len(moments)) + items + "</ol>\n</body>\n</html>\n"
+    return text.encode("utf-8", "replace")
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03.5`, without hours where there are none."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    tail = f"{rest:04.1f}"
+    return f"{hours}:{minutes:02}:{tail}" if hours else f"{minutes}:{tail}"
+
+
+def link(moment: Moment) -> str:
+    """Where a browser opens the medium at the moment."""
+    url = moment.path if "://" in moment.path else "file://" + quote(str(Path(moment.path)))
+    return url if moment.start is None else f"{url}#t={moment.start:.1f}"
+
+
+def _item(moment: Moment, picture: bytes | None) -> str:
+    where = escape(link(moment), quote=True)
+    shown = '<span class="none">no picture</span>'
+    if picture is not None:
+        shown = f'<img alt="" src="data:image/jpeg;base64,{b64encode(picture).decode()}">'
+    time = "" if moment.start is None or moment.end is None else f"{clock(moment.start)} to {clock(moment.end)}, "
+    yes = "" if moment.p_yes is None else f", yes {moment.p_yes:.2f}"
+    caption = f"<p>{escape(moment.caption)}</p>" if moment.caption else ""
+    return (
+        f'<li><a href="{where}">{shown}</a><p><a href="{where}">{escape(moment.file_name)}</a></p>'
+        f"<p><small>{time}score {moment.score:.3f}{yes}</small></p>{caption}</li>\n"
+    )

@@ -1,0 +1,61 @@
+"""Media that lie inside another file: bytes in a table, members of a tar archive. Written out when their turn comes."""
+
+import os
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+from llava_mini_cli.errors import FetchError
+from llava_mini_cli.formats.source import FetchOptions
+
+_CHUNK = 1 << 20  # bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Embedded:
+    """A medium whose bytes are in memory, from a cell of a table."""
+
+    name: str
+    suffix: str
+    data: bytes
+
+    def write_to(self, path: Path, options: FetchOptions, stopped: Event) -> None:
+        """Writes the bytes to a new file."""
+        path.write_bytes(self.data)
+
+
+class OpenTar:
+    """A file on this disk, open as long as somebody wants a stretch of it, also when its name has gone."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self.descriptor)
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """A medium that is a stretch of bytes of an archive."""
+
+    name: str
+    suffix: str
+    archive: OpenTar
+    offset: int  # bytes
+    size: int
+
+    def write_to(self, path: Path, options: FetchOptions, stopped: Event) -> None:
+        """Copies the stretch to a new file. Raises `FetchError` where the archive ends too early."""
+        done = 0
+        with path.open("wb") as target:
+            while done < self.size:
+                chunk = self._read(min(self.size - done, _CHUNK), self.offset + done)
+                done += target.write(chunk)
+
+    def _read(self, size: int, offset: int) -> bytes:
+        try:
+            chunk = os.pread(self.archive.descriptor, size, offset)
+        except OSError as error:
+            raise FetchError("unreadable", (error.strerror or str(error)).lower()) from None
+        if not chunk:
+            raise FetchError("truncated", "the archive ends within this member")
+        return chunk

@@ -1,0 +1,173 @@
+"""An output that grows a whole record at a time: JSON lines and CSV.
+
+Each row is written as soon as it is there, so that others can read along. A record that was cut short, by a full disk
+or a killed run, is cut off again. Records that newer ones replace are taken out when a run ends. Knows nothing of
+what a record looks like: that is the format's.
+"""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from secrets import token_hex
+from types import TracebackType
+from typing import BinaryIO, Protocol, Self
+
+from llava_mini_cli.errors import OutputError, UsageError
+from llava_mini_cli.formats.disk import errors_of, is_at, whole_file
+from llava_mini_cli.formats.outputs.companion import ANEW, Companion, RunInfo, check_same_settings
+from llava_mini_cli.formats.outputs.done import Done, RowMark, standing, standing_answers
+from llava_mini_cli.formats.row import Row
+
+
+class RecordFormat(Protocol):
+    """How a row is written, and how it is known again."""
+
+    @property
+    def header(self) -> bytes:
+        """What the file begins with."""
+        ...
+
+    def encode(self, row: Row) -> bytes: ...
+
+    def split(self, lines: Iterable[bytes]) -> Iterator[bytes]:
+        """Whole records; a last one that was cut short is left out."""
+        ...
+
+    def mark(self, record: bytes) -> RowMark:
+        """Raises `ValueError` for what is no row of ours."""
+        ...
+
+
+class AppendedOutput:
+    """Rows in a file of their own, locked from the beginning and untouched until the first row."""
+
+    def __init__(self, path: Path, form: RecordFormat, run: RunInfo, *, overwrite: bool, retry_errors: bool) -> None:
+        self.done = Done(retry_errors=retry_errors)
+        self._path = path
+        self._form = form
+        self._run = run
+        self._overwrite = overwrite
+        self._stream: BinaryIO | None = None  # None until the first row
+        self._whole = 0  # bytes of whole records in the file, the header with them
+        self._companion = Companion(path)
+        try:
+            self._look_at_what_is_there()
+        except BaseException:
+            self._companion.release()
+            raise
+
+    def _look_at_what_is_there(self) -> None:
+        if self._overwrite or not self._path.exists():
+            return
+        with errors_of(self._path), self._path.open("rb") as stream:
+            self.done.add(self._marks(stream))
+            if not len(self.done) and not self._companion.record and os.fstat(stream.fileno()).st_size > self._whole:
+                # Only a run of ours leaves a row half-written, and it has said so beside the file before.
+                raise UsageError(f"'{self._path}' was not written by llava-mini; {ANEW}")
+        if len(self.done):
+            check_same_settings(self._companion.record, self._run, self._path)
+
+    def _marks(self, stream: BinaryIO) -> Iterator[RowMark]:
+        """What each record is; counts the bytes of whole ones."""
+        header = stream.read(len(self._form.header))
+        if header != self._form.header:
+            if self._form.header.startswith(header):
+                return  # empty, or a header that was cut short
+            raise UsageError(f"'{self._path}' holds other columns: {ANEW}")
+        self._whole = len(header)
+        for number, record in enumerate(self._form.split(stream), 1):
+            try:
+                mark = self._form.mark(record)
+            except ValueError as error:
+                raise UsageError(f"'{self._path}', record {number}: not written by llava-mini; {ANEW}") from error
+            self._whole += len(record)
+            yield mark
+
+    def write(self, row: Row) -> None:
+        """Appends a row. Raises `OutputError` when it cannot be written; then nothing of it is in the file."""
+        stream = self._stream or self._begin()
+        if not is_at(self._path, stream.fileno()):
+            raise OutputError(f"'{self._path}' was deleted or replaced during the run; the same command starts again")
+        self._append(stream, self._form.encode(row))
+
+    def _begin(self) -> BinaryIO:
+        """Opens the file for the first row: what is there stays, or goes if it is to be overwritten."""
+        with errors_of(self._path):
+            stream = open(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)  # noqa: SIM115, PTH123
+            self._stream = stream
+            stream.truncate(self._whole)
+            stream.seek(self._whole)
+        generation = self._companion.record.get("generation") if self._whole else None
+        self._companion.save(self._run.record(generation or token_hex(8)))
+        if not self._whole:
+            self._append(stream, self._form.header)
+        return stream
+
+    def _append(self, stream: BinaryIO, record: bytes) -> None:
+        left = memoryview(record)
+        with errors_of(self._path):
+            try:
+                while left:
+                    left = left[stream.write(left) :]  # an unbuffered file may take less than all
+            except BaseException:
+                stream.truncate(self._whole)
+                stream.seek(self._whole)
+                raise
+        self._whole += len(record)
+
+    def _sync(self) -> None:
+        if self._stream is not None:
+            with errors_of(self._path):
+                os.fsync(self._stream.fileno())
+
+    def release(self) -> None:
+        """Lets the lock go and leaves everything else as it is."""
+        self._companion.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self.finish(error)
+        finally:
+            self.release()
+
+    def finish(self, error: BaseException | None) -> None:
+        """Syncs, and takes out what newer rows replace if the run came to its end; the lock is still held."""
+        try:
+            if not isinstance(error, OutputError):
+                self._sync()
+            if error is None:
+                self._cut_torn_record()
+                if self.done.replaced:
+                    self._take_out_replaced()
+        finally:
+            if self._stream is not None:
+                self._stream.close()
+
+    def _cut_torn_record(self) -> None:
+        """What a killed run left unfinished, where this run had no row to write behind it."""
+        if self._stream is None and not self._overwrite and self._path.exists():
+            with errors_of(self._path):
+                if self._path.stat().st_size > self._whole:
+                    os.truncate(self._path, self._whole)
+
+    def copy_answers(self, stream: BinaryIO) -> None:
+        """Writes the rows that stand and are no errors."""
+        with self._path.open("rb") as rows:
+            marks = standing_answers(self._marks(rows))
+            rows.seek(len(self._form.header))
+            stream.writelines(record for record, mark in zip(self._form.split(rows), marks, strict=True) if mark)
+
+    def _take_out_replaced(self) -> None:
+        """Writes the rows that stand into a new file, which takes the place of the old one."""
+        self.done.forget()  # its memory is needed now
+        temporary = self._path.with_name(f".{self._path.name}.tmp")
+        with errors_of(self._path), self._path.open("rb") as old, whole_file(self._path, temporary) as new:
+            marks = standing(self._marks(old))
+            old.seek(0)
+            new.write(old.read(len(self._form.header)))
+            new.writelines(record for record, mark in zip(self._form.split(old), marks, strict=True) if mark)

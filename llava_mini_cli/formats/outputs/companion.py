@@ -1,0 +1,73 @@
+"""The hidden file beside an output, `.x.jsonl.llava-mini`: its lock, and what its rows have in common.
+
+The file stays when the run is over, because the settings in it are what a later run is compared with.
+Knows no output format.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llava_mini_cli import __version__
+from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.lock import FileLock
+from llava_mini_cli.formats.outputs.row_keys import Settings
+from llava_mini_cli.formats.row import KeptColumn
+
+ANEW = "--overwrite starts anew, or name another output"
+
+
+@dataclass(frozen=True)
+class RunInfo:
+    """What the rows of a run have in common, for an output to record and to compare."""
+
+    model: str
+    settings: Settings  # what shapes the answers
+    revision: str | None = None  # of the model, as it was asked for
+    version: str = __version__
+    kept: tuple[KeptColumn, ...] = ()  # columns of the input that every row carries
+
+    def record(self, generation: str) -> dict[str, Any]:
+        """As JSON has it. A generation is all rows since the output was begun, or begun anew with --overwrite."""
+        own = {"version": self.version, "model": self.model, "revision": self.revision}
+        return own | {"settings": dict(self.settings), "kept": [list(c) for c in self.kept], "generation": generation}
+
+
+def check_same_settings(record: dict[str, Any], run: RunInfo, output: Path) -> None:
+    """Raises `UsageError` that names every difference which would mix rows of two kinds. No record, no difference."""
+    if not record:
+        return
+    changed = [
+        f"--{name.replace('_', '-')} was {_shown(record['settings'][name])}, is {_shown(now)}"
+        for name, now in run.settings.items()
+        if name in record["settings"] and record["settings"][name] != now
+    ]
+    before, now = [list(column) for column in record["kept"]], [list(column) for column in run.kept]
+    if before != now:
+        shown = (", ".join(f"{name} ({kind})" for name, kind in columns) or "none" for columns in (before, now))
+        changed.append("the columns kept from the input were {}, are {}".format(*shown))
+    if changed:
+        raise UsageError(f"'{output}': {'; '.join(changed)}; {ANEW}")
+
+
+def _shown(value: object) -> str:
+    return "not set" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+class Companion:
+    """Locks an output and remembers what its rows have in common."""
+
+    def __init__(self, output: Path) -> None:
+        """Raises `OutputLocked` if another run holds the output, `OutputError` if it cannot be locked."""
+        self._lock = FileLock(output.with_name(f".{output.name.lstrip('.')}.llava-mini"), output)
+        self.record: dict[str, Any] = self._lock.read().get("run", {})  # empty where nothing was recorded
+
+    def save(self, record: dict[str, Any]) -> None:
+        """Records what the rows have in common from now on."""
+        if record != self.record:
+            self._lock.write({"run": record})
+            self.record = record
+
+    def release(self) -> None:
+        """Lets the lock go. A companion that never had anything to say leaves nothing behind."""
+        self._lock.release(remove=not self.record)

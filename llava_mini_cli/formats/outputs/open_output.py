@@ -1,0 +1,223 @@
+"""Where rows go: a file by its suffix, a folder, or standard output. Checked before a model is loaded.
+
+Knows the formats by name; each lives in its own module and is imported when it is used.
+"""
+
+import stat
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Literal, Protocol, Self, cast, get_args
+
+from llava_mini_cli.errors import OutputError, UsageError
+from llava_mini_cli.formats.disk import check_target
+from llava_mini_cli.formats.outputs.companion import RunInfo
+from llava_mini_cli.formats.outputs.done import Done
+from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.shard import Shard
+
+if TYPE_CHECKING:
+    from llava_mini_cli.formats.outputs.appended import RecordFormat
+    from llava_mini_cli.formats.outputs.huggingface import Store
+
+Format = Literal["jsonl", "parquet", "csv", "txt", "hf"]
+FORMATS: tuple[Format, ...] = get_args(Format)
+Existing = Literal["skip", "overwrite", "append", "prepend"]
+_METADATA = ("metadata.jsonl", "metadata.parquet")  # what Hugging Face datasets look for in a folder
+_SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv"}
+
+
+_EXAMPLES = {"parquet": "FILE.parquet", "hf": "FOLDER/metadata.parquet", "txt": "FOLDER"}
+
+
+class RowWriter(Protocol):
+    """Takes rows one at a time; leaving the `with` block finishes the output."""
+
+    def write(self, row: Row) -> None: ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class Output(RowWriter, Protocol):
+    """A writer that knows what its file holds already."""
+
+    done: Done
+
+    def release(self) -> None:
+        """Lets the lock go and leaves everything else as it is: for whoever only wants to know what is done."""
+        ...
+
+
+@dataclass(frozen=True)
+class OutputOptions:
+    """Where rows go, in which format, and what becomes of those that are there."""
+
+    path: Path | None  # None: standard output, or for txt beside the media
+    format: Format
+    overwrite: bool = False  # start anew
+    retry_errors: bool = False  # rows that are errors are not finished work
+    shard: Shard | None = None  # the share of the input that this run does
+    folder: bool = False  # `path` is a folder of parts or of captions
+    existing: Existing = "skip"  # what becomes of captions that are there
+
+    def __post_init__(self) -> None:
+        if self.existing != "skip" and self.format != "txt":
+            raise UsageError(f"--existing {self.existing} is for --format txt; --overwrite starts other outputs anew")
+        if self.overwrite and self.format == "txt":
+            raise UsageError("--overwrite is not for --format txt: --existing overwrite")
+        if self.overwrite and self.folder and self.shard is not None:
+            raise UsageError("--overwrite would take away what other shards write: remove the folder, or leave --shard")
+        if self.shard is not None and self.format == "hf":
+            raise UsageError("--shard: shards cannot share one file of metadata; name a folder of Parquet")
+        if self.shard is not None and self.format == "txt":
+            raise UsageError("--shard: shards cannot tell whose caption a text file holds; name a folder of Parquet")
+
+    @classmethod
+    def parse(
+        cls,
+        output: str | None,
+        format: Format | None,
+        *,
+        overwrite: bool = False,
+        retry_errors: bool = False,
+        shard: str | None = None,
+        existing: Existing = "skip",
+    ) -> Self:
+        """From the flags of the same names. Raises `UsageError` where they do not go together."""
+        share = Shard.parse(shard) if shard is not None else None
+        form, path, folder = _target(output, format, is_shard=share is not None)
+        return cls(path, form, overwrite, retry_errors, share, folder, existing)
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether rows go to a device or a pipe, which has no rows already and takes no lock."""
+        if self.path is None:
+            return self.format != "txt"
+        return self.path.exists() and not _is_regular(self.path) and not self.folder
+
+    def check(self) -> None:
+        """Raises `UsageError` or `OutputError` where the output cannot be made; writes nothing."""
+        if self.path is None:
+            return
+        if self.folder and self.path.is_file():
+            raise UsageError(f"-o '{self.path}' is a file; what is asked for goes into a folder")
+        if self.is_stream and self.format not in ("jsonl", "csv"):
+            raise UsageError(f"-o '{self.path}' is no file; --format {self.format} needs one")
+        check_target(self.path)
+
+
+def _target(output: str | None, format: Format | None, *, is_shard: bool) -> tuple[Format, Path | None, bool]:
+    """Format, path, and whether the path is a folder. Raises `UsageError` where they do not go together."""
+    if output is None or output == "-":
+        if format == "txt" and output is None:
+            return "txt", None, False
+        if format not in (None, "jsonl", "csv"):
+            raise UsageError(f"--format {format} needs a file or a folder: -o {_EXAMPLES[format]}")
+        return format or "jsonl", None, False
+    if not output:  # a variable that is not set; Path would take it for the folder that one is in
+        raise UsageError("-o is empty")
+    path = Path(output)
+    is_folder = output.endswith("/") or path.is_dir()
+    if format == "hf" or (format is None and path.name in _METADATA):
+        path = path / "metadata.parquet" if is_folder else path
+        if path.name not in _METADATA:
+            raise UsageError(f"-o '{output}': --format hf writes {' or '.join(_METADATA)} into the captioned folder")
+        return "hf", path, False
+    if format == "txt":
+        return "txt", path, True
+    form = format or ("parquet" if is_folder else _format_of(path))
+    if is_folder and form != "parquet":
+        raise UsageError(f"-o '{output}' is a folder; name a file, such as {path / f'out.{form}'}")
+    return form, path, is_folder or (form == "parquet" and is_shard)
+
+
+def _is_regular(path: Path) -> bool:
+    return stat.S_ISREG(path.stat().st_mode)
+
+
+def _format_of(path: Path) -> Format:
+    suffix = path.suffix.lower()
+    if suffix not in _SUFFIXES:
+        known = ", ".join(_SUFFIXES)
+        raise UsageError(f"-o '{path}': the suffix must be one of {known}, or name the format with -f")
+    return _SUFFIXES[suffix]
+
+
+def rows_at(path: Path) -> Path:
+    """Where the rows of an output are now: a Parquet file that was not finished is still in parts."""
+    if path.name in _METADATA and not path.exists():
+        path = path.with_name(f".{path.stem}.rows{path.suffix}")
+    parts = path.with_name(f"{path.name}.parts")
+    return parts if parts.is_dir() else path
+
+
+def open_output(options: OutputOptions, run: RunInfo) -> Output:
+    """The output of a run, locked, with what it holds already.
+
+    Raises:
+        OutputLocked: another run is writing it.
+        OutputError: it cannot be written or locked.
+        UsageError: it holds rows of other settings, or was not written by llava-mini.
+    """
+    path, anew, retry = options.path, options.overwrite, options.retry_errors
+    if path is not None and path.is_symlink():
+        path = path.resolve()  # the link stays; what it leads to is replaced
+    if options.format == "txt":
+        from llava_mini_cli.formats.outputs.text_files import SidecarOutput
+
+        return SidecarOutput(path, options.existing)
+    if options.format == "hf" and path is not None:
+        from llava_mini_cli.formats.outputs.huggingface import HuggingFaceOutput, store_path
+
+        form: Format = "parquet" if path.suffix == ".parquet" else "jsonl"
+        store = open_output(replace(options, path=store_path(path), format=form), run)
+        return HuggingFaceOutput(path, cast("Store", store), overwrite=anew)
+    if options.format == "parquet" and path is not None:
+        from llava_mini_cli.formats.outputs.parquet_file import ParquetFileOutput
+        from llava_mini_cli.formats.outputs.parquet_folder import ParquetFolderOutput
+
+        if options.folder:
+            return ParquetFolderOutput(path, run, options.shard, overwrite=anew, retry_errors=retry)
+        return ParquetFileOutput(path, run, overwrite=anew, retry_errors=retry)
+    records = _record_format(options.format, run)
+    if path is None or options.is_stream:
+        from llava_mini_cli.formats.outputs.stream import StreamOutput
+
+        if path is None:
+            return StreamOutput(sys.stdout.buffer, "standard output", records)
+        try:
+            return StreamOutput(path.open("wb", buffering=0), str(path), records, owned=True)
+        except OSError as error:
+            raise OutputError(f"cannot write '{path}': {error.strerror}") from error
+    from llava_mini_cli.formats.outputs.appended import AppendedOutput
+
+    return AppendedOutput(path, records, run, overwrite=anew, retry_errors=retry)
+
+
+def done_at(options: OutputOptions, run: RunInfo) -> Done:
+    """What an output holds already. Makes nothing, and leaves the output as it is.
+
+    Raises:
+        OutputLocked, OutputError, UsageError: as `open_output`.
+    """
+    path = options.path
+    if options.format != "txt" and (options.is_stream or path is None or not rows_at(path).exists()):
+        return Done()
+    output = open_output(options, run)
+    output.release()
+    return output.done
+
+
+def _record_format(format: Format, run: RunInfo) -> "RecordFormat":
+    if format == "csv":
+        from llava_mini_cli.formats.outputs.csv import CsvRecords
+
+        return CsvRecords(run.kept)
+    from llava_mini_cli.formats.outputs.jsonl import JsonLines
+
+    return JsonLines()

@@ -1,0 +1,109 @@
+"""Parquet in parts: rows are kept in memory for a moment, then written as a small file that appears whole.
+
+A part's name carries a number that is above those of all parts that were there when the run began, so the names tell
+which of two parts is the newer one, whatever the clocks say. Streaming several files into one is here, too.
+"""
+
+import re
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from secrets import token_hex
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from llava_mini_cli.errors import OutputError
+from llava_mini_cli.formats.disk import errors_of, whole_file
+from llava_mini_cli.formats.outputs.parquet_schema import batches_of, read_file, table_of
+from llava_mini_cli.formats.row import Row
+
+FLUSH_ROWS = 1000  # rows held in memory before they are written
+FLUSH_SECONDS = 15.0  # the most work that a killed run loses
+GROUP_ROWS = 16384  # rows of a row group, and the most that are in memory while files become one
+
+_PART = re.compile(r"part-(\d+)-.*\.parquet")
+
+
+def parts_in(folder: Path) -> list[Path]:
+    """The Parquet files in a folder, older ones first; one that is not named like a part is older than all parts."""
+    found = (path for path in folder.glob("*.parquet") if not path.name.startswith(".") and not path.is_dir())
+    return sorted(found, key=_age)
+
+
+def _age(path: Path) -> tuple[int, str]:
+    match = _PART.fullmatch(path.name)
+    return (int(match[1]) if match else -1), path.name
+
+
+class ParquetPartWriter:
+    """Writes rows as parts into a folder that is there."""
+
+    def __init__(self, folder: Path, output: Path, begin: Callable[[], pa.Schema], tag: str = "") -> None:
+        """`begin` is called before the first part; `tag` is in the names of parts and of temporary files."""
+        self.written: list[Path] = []
+        self._folder = folder
+        self._output = output  # for messages
+        self._begin = begin
+        self._tag = tag
+        self._schema: pa.Schema | None = None
+        self._number = 0
+        self._rows: list[Row] = []
+        self._flushed = time.monotonic()
+
+    def write(self, row: Row) -> None:
+        """Adds a row, and writes a part when it is time. Raises `OutputError`."""
+        self._rows.append(row)
+        if len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the rows in memory as a part. Raises `OutputError`."""
+        if not self._rows:
+            return
+        if self._schema is None:
+            self._schema = self._begin()
+            self._number = max((_age(path)[0] for path in parts_in(self._folder)), default=-1)
+        if not self._folder.is_dir():
+            raise OutputError(f"'{self._folder}' was deleted during the run; the same command does its rows again")
+        self._number += 1
+        path = self._folder / f"part-{self._number:06d}-{self._tag}{token_hex(4)}.parquet"
+        buffer = pa.BufferOutputStream()
+        with pq.ParquetWriter(buffer, self._schema, compression="zstd") as writer:
+            writer.write_table(table_of(self._rows, self._schema))
+        with errors_of(self._output), whole_file(path, path.with_name(f".{path.name}.tmp")) as stream:
+            stream.write(buffer.getvalue())
+        self.written.append(path)
+        self._rows.clear()
+        self._flushed = time.monotonic()
+
+
+def remove_unfinished(folder: Path, tag: str = "") -> None:
+    """Takes away what killed runs were about to write as parts."""
+    for path in folder.glob(f".part-*-{tag}*.parquet.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def write_standing(sources: Sequence[Path], marks: bytearray, schema: pa.Schema, stream: BinaryIO) -> None:
+    """The marked rows of several files as one, a group of rows at a time; `marks` has a byte for each row."""
+    with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
+        waiting = schema.empty_table()
+        for table in _standing(sources, marks, schema):
+            waiting = pa.concat_tables([waiting, table])
+            whole = waiting.num_rows - waiting.num_rows % GROUP_ROWS
+            if whole:
+                writer.write_table(waiting.slice(0, whole), GROUP_ROWS)
+                waiting = waiting.slice(whole)
+        writer.write_table(waiting, GROUP_ROWS)
+
+
+def _standing(sources: Sequence[Path], marks: bytearray, schema: pa.Schema) -> Iterator[pa.Table]:
+    offset = 0
+    for path in sources:
+        with read_file(path) as file:
+            for batch in batches_of(file, GROUP_ROWS):
+                own = np.frombuffer(marks, np.bool_, batch.num_rows, offset)
+                offset += batch.num_rows
+                yield pa.Table.from_batches([batch]).filter(pa.array(own)).cast(schema)

@@ -1,0 +1,111 @@
+"""The row's columns as Arrow has them, and what a Parquet file says of the run that wrote it."""
+
+import json
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from llava_mini_cli.errors import OutputError, UsageError
+from llava_mini_cli.formats.outputs.companion import ANEW, RunInfo
+from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowMark
+from llava_mini_cli.formats.row import COLUMNS, ColumnKind, KeptColumn, Row
+
+RECORD = b"llava-mini"  # key of the record, as JSON, in a file's metadata
+MARK_ROWS = 1 << 16  # rows of which the keys are read at once
+
+_ARROW_TYPES: dict[ColumnKind, pa.DataType] = {
+    str: pa.string(),
+    int: pa.int64(),
+    float: pa.float64(),
+    datetime: pa.timestamp("ms", tz="UTC"),
+    # A map would say it better, but Hugging Face datasets cannot read a file with one.
+    dict[str, float]: pa.list_(pa.struct([("choice", pa.string()), ("probability", pa.float64())])),
+}
+_DICTIONARIES = [column.name for column in COLUMNS if column.kind == dict[str, float]]
+
+
+def arrow_schema(run: RunInfo, generation: str) -> pa.Schema:
+    """The row's columns and those kept from the input, with the record of the run."""
+    own = [pa.field(name, _ARROW_TYPES[kind], nullable=nullable) for name, kind, nullable in COLUMNS]
+    kept = [pa.field(column.name, _type_of(column)) for column in run.kept]
+    return pa.schema([*own, *kept], metadata={RECORD: json.dumps(run.record(generation)).encode()})
+
+
+def _type_of(column: KeptColumn) -> pa.DataType:
+    try:
+        return pa.type_for_alias(column.kind)  # pyright: ignore
+    except ValueError as error:
+        message = f"the column '{column.name}' is of type {column.kind}, which cannot be kept in Parquet: use JSONL"
+        raise UsageError(message) from error
+
+
+def table_of(rows: Sequence[Row], schema: pa.Schema) -> pa.Table:
+    """Rows as a table. Raises `OutputError` for a value that is not of its column's type."""
+    try:
+        return pa.Table.from_pylist([_with_lists(row) for row in rows], schema=schema)
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise OutputError(f"a kept column holds what its type cannot: {error}") from error
+
+
+def _with_lists(row: Row) -> dict[str, Any]:
+    """The columns, with dictionaries as lists of their items."""
+    columns = row.as_dict()
+    for name in _DICTIONARIES:
+        if columns[name] is not None:
+            columns[name] = [{"choice": choice, "probability": value} for choice, value in columns[name].items()]
+    return columns
+
+
+def read_file(path: Path) -> pq.ParquetFile:
+    """An open Parquet file. Raises `UsageError` for what is none, `OutputError` where it cannot be read."""
+    try:
+        return pq.ParquetFile(path)
+    except OSError as error:
+        raise OutputError(f"cannot read '{path}': {error.strerror or error}") from error
+    except pa.ArrowInvalid as error:
+        raise UsageError(f"'{path}' is not a whole Parquet file: {ANEW}") from error
+
+
+def record_of(file: pq.ParquetFile) -> dict[str, Any]:
+    """What the file says of the run that wrote it; empty where it says nothing."""
+    text = (file.schema_arrow.metadata or {}).get(RECORD)
+    return json.loads(text) if text else {}
+
+
+def check_columns(file: pq.ParquetFile, run: RunInfo, path: Path) -> None:
+    """Raises `UsageError` where the file does not have the columns of this run's rows."""
+    schema = arrow_schema(run, "")
+    if file.schema_arrow.names == schema.names:
+        try:
+            file.schema_arrow.empty_table().cast(schema)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+            pass
+        else:
+            return
+    raise UsageError(f"'{path}' holds other columns: {ANEW}")
+
+
+def batches_of(file: pq.ParquetFile, rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
+    """The rows of a file, so many at a time."""
+    return file.iter_batches(rows, columns=columns)  # pyright: ignore[reportUnknownMemberType]
+
+
+def marks_of(file: pq.ParquetFile, path: Path) -> Iterator[RowMark]:
+    """What each row is. Raises `UsageError` for rows that are not ours."""
+    for batch in batches_of(file, MARK_ROWS, ["fingerprint", "status"]):
+        columns: list[Any] = [batch.column(name) for name in ("fingerprint", "status")]
+        if not _all_match(columns[0], f"^{KEY_PATTERN}$"):
+            raise UsageError(f"'{path}' holds rows that llava-mini did not write: {ANEW}")
+        keys, states = (column.to_pylist() for column in columns)
+        yield from zip(keys, map("error".__eq__, states), strict=True)
+
+
+def _all_match(column: Any, pattern: str) -> bool:
+    """Whether a column of text has no nulls and every value matches."""
+    compute: Any = pc  # whose types are partly unknown
+    return not column.null_count and compute.all(compute.match_substring_regex(column, pattern), min_count=0).as_py()

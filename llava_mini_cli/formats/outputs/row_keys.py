@@ -1,0 +1,71 @@
+"""The key of a row: a digest of the item, the prompt, the model and the settings that shape the answer.
+
+A changed file, prompt, model or setting gives another key, so that rows of different work never pass for
+one another. What does not change the answer (device, batch size, decoder, deadlines) has no part in it.
+
+A key has two parts. The first 20 hexadecimal digits (80 bits) name the work: the item by its absolute path or URL, the
+id if the input gave one of its own, the prompt and the model. The other 12 name the state it was done in: the file's
+size and time of change, and the settings. Rows that differ in the second part alone are older and newer rows of the
+same work, and the newer one stands. (Rows that share all of it, such as those of several windows, would need a number
+of their own in the first part.)
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from hashlib import blake2b
+
+from llava_mini_cli.formats.job import ItemIdentity, Job, Question
+from llava_mini_cli.formats.outputs.done import STATE_DIGITS, WORK_DIGITS
+
+Settings = Mapping[str, str | int | float | None]
+
+
+def file_identity(path: str, folder: str = "") -> ItemIdentity:
+    """Absolute path, size in bytes and mtime in nanoseconds; the last two are None for a file that is not there.
+
+    A name that no file can have, such as one with a NUL byte, is of a file that is not there.
+
+    `folder` is the working directory, which whoever asks a million times looks up once.
+    """
+    full = path if path.startswith("/") else f"{folder or os.getcwd()}/{path}"  # noqa: PTH109
+    if "//" in full or "/." in full or full.endswith("/"):
+        full = os.path.normpath(full)  # links are not followed
+    try:
+        status = os.stat(path)  # noqa: PTH116 - a million times
+    except (OSError, ValueError):
+        return full, None, None
+    return full, status.st_size, status.st_mtime_ns
+
+
+class RowKeys:
+    """The keys of a run's rows, in two parts each. What they have in common is digested once."""
+
+    def __init__(self, model: str, revision: str | None, settings: Settings) -> None:
+        self._model = blake2b(ascii((model, revision)).encode(), digest_size=WORK_DIGITS // 2)
+        self._settings = blake2b(json.dumps(dict(settings), sort_keys=True).encode(), digest_size=STATE_DIGITS // 2)
+        self._folder = os.getcwd()  # noqa: PTH109
+        self._nothing_there = self._state(("", None, None))
+
+    def item(self, job: Job) -> ItemIdentity:
+        """What tells the medium from others and from its own earlier states: one look at the disk."""
+        return job.item or file_identity(job.path, self._folder)
+
+    def work(self, item: ItemIdentity, path: str, question: Question) -> bytes:
+        """The first part of a key: what is asked about which medium, and of which model."""
+        prompt, row_id = question.prompt, question.id
+        digest = self._model.copy()
+        # ascii() puts quotes around each part and escapes those within, so no two works give the same text.
+        digest.update(ascii((item[0], None if row_id == path else row_id, prompt.name, prompt.text)).encode())
+        return digest.digest()
+
+    def state(self, item: ItemIdentity) -> int:
+        """The second part: what the file was, and the settings."""
+        if item[1] is None and item[2] is None:
+            return self._nothing_there
+        return self._state(item)
+
+    def _state(self, item: ItemIdentity) -> int:
+        digest = self._settings.copy()
+        digest.update(b"%a %a" % item[1:])
+        return int.from_bytes(digest.digest(), "big")

@@ -1,0 +1,161 @@
+"""Answers as text files, one for each question: beside the media, or in a folder of the same shape.
+
+A text file has no room for a key, so what is there is told by its name: a caption that is there is kept, by default,
+whoever wrote it. Each file is written whole. Failures leave no file, and are tried again by the next run.
+
+Of several media that want one name in a folder, the first has it. Where such media come from lists, whose order may
+change, the others get names with a digest of where they are, by which the next run knows them whenever they come.
+"""
+
+import os
+import re
+from hashlib import blake2b
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.disk import errors_of, write_file
+from llava_mini_cli.formats.job import Job, Prompt, Question
+from llava_mini_cli.formats.outputs.done import Done
+from llava_mini_cli.formats.outputs.folder_lock import FolderLock
+from llava_mini_cli.formats.row import Row, printable
+
+Existing = Literal["skip", "overwrite", "append", "prepend"]
+
+_Work = tuple[str, str | None, str]  # the medium, the name and the text of the prompt
+_LONGEST_NAME = 255  # bytes, of a file on the disks there are
+_NEVER_IN_NAMES = re.compile(r"[/\0]")
+
+
+class SidecarOutput:
+    """Captions in `a.txt` for `a.jpg`; with several questions about a medium in `a.NAME.txt`."""
+
+    def __init__(self, folder: Path | None, existing: Existing) -> None:
+        """`folder`: None writes beside the media, where no run locks another one out."""
+        self.done = Done(is_there=self._is_there)
+        self._folder = folder
+        self._existing = existing
+        self._targets: dict[_Work, Path] = {}
+        self._taken: set[str] = set()  # names given out by this run
+        self._numbers: dict[str, int] = {}  # a name that was taken -> the last number that went behind it
+        self._first: dict[str, str] = {}  # a medium in the folder -> the first one that is to be there
+        self._lock: FolderLock | None = None
+        if folder is not None:
+            self._lock = FolderLock(folder)
+            try:
+                with self._lock.notes():
+                    self._lock.take(None)
+            except BaseException:
+                self._lock.release()
+                raise
+
+    def _is_there(self, job: Job, question: Question) -> bool:
+        """Whether the caption stays as it is; otherwise its file is settled. What is known to fail needs none."""
+        if job.fault is not None:
+            return False
+        work = _work(job.path, question.prompt)
+        if work in self._targets:
+            return True  # the same question about the same medium: one file holds the answer
+        target = self._target(job, question)
+        self._taken.add(str(target))
+        self._targets[work] = target
+        return self._existing == "skip" and os.path.lexists(target)
+
+    def _target(self, job: Job, question: Question) -> Path:
+        """The best name for a caption that is not taken; all but the first are for media that would share one."""
+        medium, name = self._medium(job), _part_for(question, job)
+        first, second = medium.stem, medium.name
+        if self._folder is not None and _is_by_base_name(job):
+            own = f"{medium.name}.{_digest(job.identity)}"
+            if self._first.setdefault(str(medium), job.identity) != job.identity:
+                second = own
+            if os.path.lexists(medium.with_name(_text_file(f"{own}{name}"))):
+                first = own  # in an earlier run the first name was taken
+        for base in (first, second):
+            target = medium.with_name(_text_file(f"{base}{name}"))
+            if str(target) not in self._taken:
+                return target
+        return self._numbered(target, second, name)
+
+    def _numbered(self, taken: Path, base: str, name: str) -> Path:
+        """The first name with a number that is not taken; where many ask, each goes on behind the one before."""
+        target, number = taken, self._numbers.get(str(taken), 1)
+        while str(target) in self._taken:
+            number += 1
+            target = taken.with_name(_text_file(f"{base}.{number}{name}"))
+        self._numbers[str(taken)] = number
+        return target
+
+    def _medium(self, job: Job) -> Path:
+        """What the caption's name is made of: the medium, or where it would be in the folder. Raises `UsageError`."""
+        if self._folder is not None:
+            parts = [part for part in Path(job.file_name).parts if part not in ("..", "/")]
+            return self._folder.joinpath(*parts)
+        if job.item is not None or "://" in job.path:
+            raise UsageError(f"--format txt: nothing can be written beside '{job.path}'; name a folder with -o")
+        return Path(job.path)
+
+    def write(self, row: Row) -> None:
+        """Writes a caption; a failure leaves no file. Raises `OutputError`."""
+        if row.text is None:
+            return
+        target = self._targets[_work(row.source, Prompt(row.prompt, row.prompt_name))]
+        with errors_of(target):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            text = self._joined(target, row.text) + "\n"
+        write_file(target, text.encode("utf-8", "surrogateescape"))  # what was there may not be UTF-8
+
+    def _joined(self, target: Path, text: str) -> str:
+        """The caption with what was there; the same text is not put to the same place twice."""
+        if self._existing in ("skip", "overwrite") or not target.exists():
+            return text
+        before = target.read_text("utf-8", errors="surrogateescape").strip()
+        first, second = (before, text) if self._existing == "append" else (text, before)
+        is_there = before.endswith(text) if self._existing == "append" else before.startswith(text)
+        if is_there or not before:
+            return before or text
+        return f"{first}{'' if second.startswith((',', '.', ';')) else ' '}{second}"
+
+    def release(self) -> None:
+        """Lets the folder go."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+def _work(path: str, prompt: Prompt) -> _Work:
+    return path, prompt.name, prompt.text
+
+
+def _part_for(question: Question, job: Job) -> str:
+    """What tells the captions of one medium apart, in their names; nothing where there is one."""
+    if len(job.questions) == 1:
+        return ""
+    name = question.prompt.name or f"{job.questions.index(question) + 1}"
+    return f".{_NEVER_IN_NAMES.sub('_', printable(name))}"  # the name of a column may hold anything
+
+
+def _text_file(stem: str) -> str:
+    """The name of a caption's file; where it would be too long for a disk, a digest stands for its end."""
+    if len(os.fsencode(f"{stem}.txt")) <= _LONGEST_NAME:
+        return f"{stem}.txt"
+    end = f".{_digest(stem)}.txt"
+    return os.fsencode(stem)[: _LONGEST_NAME - len(end)].decode("utf-8", "ignore") + end
+
+
+def _is_by_base_name(job: Job) -> bool:
+    """Whether the medium, given by itself, would have its base name alone as its file name: then many may share it."""
+    path = Path(job.path)
+    return job.item is not None or path.is_absolute() or ".." in path.parts
+
+
+def _digest(identity: str) -> str:
+    return blake2b(identity.encode("utf-8", "surrogatepass"), digest_size=6).hexdigest()

@@ -1,0 +1,192 @@
+"""An archive as a source of media: what `ask --index` reads in place of files.
+
+With stored features a medium's frames are never decoded again, and its file need not be there. Without them the file
+is opened as `ask` does. Prints nothing.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, cast
+
+from llava_mini_cli.config import ModelOptions, SamplingOptions
+from llava_mini_cli.engine.request import FeatureChunk
+from llava_mini_cli.errors import ArchiveError, MediaError, UsageError
+from llava_mini_cli.formats.archive.moments import Moment
+from llava_mini_cli.formats.archive.reader import FEATURE_FRAMES, Archive, StoredFailure, StoredMedium, local_name
+from llava_mini_cli.formats.fetch.download import Download
+from llava_mini_cli.formats.fetch.urls import is_remote
+from llava_mini_cli.formats.job import Fault, Job, Prompt, Question, TimeSpan
+from llava_mini_cli.formats.outputs.row_keys import file_identity
+from llava_mini_cli.formats.row import printable
+from llava_mini_cli.media.clip import Clip, ClipInfo, MediaKind
+from llava_mini_cli.media.open import Opening
+from llava_mini_cli.pipelines.feed import AnswerEngine, OpenClip, fault_of
+
+
+class StoredClip:
+    """A medium's stored features; as a `Clip`, but its chunks hold features, which the engine takes as well."""
+
+    def __init__(
+        self, archive: Archive, medium: StoredMedium, sampling: SamplingOptions, warnings: Sequence[str]
+    ) -> None:
+        self.warnings = [*([medium.warning] if medium.warning else []), *warnings]
+        self.info = _info(medium)
+        self._archive = archive
+        self._medium = medium
+        self._start, self._end = sampling.start or 0.0, inf if sampling.end is None else sampling.end
+
+    def __iter__(self) -> Iterator[FeatureChunk]:
+        try:
+            for features, times in self._archive.features(self._medium):
+                inside = (times >= self._start) & (times < self._end)
+                if inside.any():
+                    yield FeatureChunk(cast(Any, features[inside]), times[inside])
+        except ArchiveError as error:
+            raise MediaError("corrupt", f"the archive is damaged: {error}") from error
+
+    def ready(self) -> bool:
+        """Reading takes no longer than asking whether it would."""
+        return True
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+@dataclass
+class StoredMedia:
+    """The media of an archive that a run asks about."""
+
+    archive: Archive
+    open_file: OpenClip  # for what the archive has no features of
+    dtype: str | None = None  # that the engine computes in, once it is loaded
+
+    def __post_init__(self) -> None:
+        self._by_path = {medium.path: medium for medium in self.archive.each_medium()}
+        self.failures = list(self.archive.each_failure())  # media that could not be indexed
+
+    @property
+    def answers_from_features(self) -> bool:
+        """Whether files are not needed: features are there, and of every sampled frame."""
+        header = self.archive.header
+        return header.features is not None and header.settings.get("dedupe") is None
+
+    def loading(self, load_engine: Callable[[ModelOptions], AnswerEngine]) -> Callable[[ModelOptions], AnswerEngine]:
+        """`load_engine`, but what the engine computes in is noted."""
+
+        def load(options: ModelOptions) -> AnswerEngine:
+            engine = load_engine(options)
+            self.dtype = str(getattr(engine, "dtype", ""))
+            return engine
+
+        return load
+
+    def jobs(self, prompts: tuple[Prompt, ...]) -> Iterator[Job]:
+        """All questions about every medium, in the order in which they were indexed; then those that failed."""
+        for medium in (*self._by_path.values(), *self.failures):
+            yield self._job(medium, tuple(Question(prompt, medium.path) for prompt in prompts))
+
+    def moment_jobs(self, prompt: Prompt, moments: Sequence[Moment]) -> Iterator[Job]:
+        """One question about each of the moments that were found for it."""
+        for moment in moments:
+            medium = self._by_path[moment.path]
+            fragment = "" if moment.start is None else f"#t={moment.start:.3f},{moment.end:.3f}"
+            note = f"asked about moment {moment.rank} of the {len(moments)} best alone (score {moment.score:.3f})"
+            span = TimeSpan(moment.rank, moment.start, moment.end, note)
+            yield self._job(medium, (Question(prompt, medium.path + fragment),))._replace(span=span)
+
+    def _job(self, medium: StoredMedium | StoredFailure, questions: tuple[Question, ...]) -> Job:
+        item = medium.path, medium.size, medium.mtime_ns
+        job = Job(local_name(medium.path), medium.file_name, questions, item=item)
+        if isinstance(medium, StoredFailure):
+            return job._replace(fault=Fault(medium.error_stage, medium.error_type, medium.error))
+        if is_remote(medium.path) and not self.answers_from_features:
+            return job._replace(source=Download(medium.path))
+        return job
+
+    def find_fault(self, job: Job) -> Fault | None:
+        """Why a medium cannot be asked about, if so: its file is gone or changed, and its features were not stored."""
+        if self.answers_from_features:
+            return job.fault
+        fault = fault_of(job)
+        if fault is not None and job.fault is None and _lies_inside(job.path):
+            words = "it lies inside another file, and its features were not stored; index again with --features"
+            return Fault("decode", "unreadable", words)
+        if fault is not None or is_remote(job.path):
+            return fault
+        medium = self._by_path[printable(job.path)]
+        if file_identity(job.path)[1:] != (medium.size, medium.mtime_ns):
+            return Fault("decode", "changed", "the file is not what was indexed; run llava-mini index again")
+        return None
+
+    def open_clip(
+        self, path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int, opening: Opening
+    ) -> Clip:
+        """A medium's features, or its file where there are none."""
+        if not self.answers_from_features:
+            return self.open_file(path, options, frame_size=frame_size, chunk_frames=chunk_frames, opening=opening)
+        medium = self._by_path[printable(path)]
+        opening.guarded()
+        parts, patches, width = self.archive.header.shapes.features
+        opening.reserve(min(medium.frames, FEATURE_FRAMES) * parts * patches * width * 4)
+        return cast(Clip, StoredClip(self.archive, medium, options, self._notes()))
+
+    def _notes(self) -> list[str]:
+        """What makes an answer from features differ from one from the file."""
+        header = self.archive.header
+        notes: list[str] = []
+        if header.features == "int8":
+            notes.append("answered from features in int8")
+        made_in = header.settings.get("dtype")
+        if self.dtype is not None and made_in != self.dtype:
+            notes.append(f"answered in {self.dtype} from features computed in {made_in}")
+        return notes
+
+
+SAMPLED = ("fps", "max_frames", "start", "end")  # the options that an archive's media have in common
+
+
+def sampling_of(archive: Archive, options: SamplingOptions, given: Collection[str] = ()) -> SamplingOptions:
+    """How the archive's media were sampled.
+
+    Args:
+        given: those of `SAMPLED` that the user named; the others are the archive's.
+
+    Raises:
+        UsageError: a named one says otherwise.
+    """
+    stored: dict[str, Any] = {name: archive.header.settings.get(name) for name in SAMPLED}
+    for name in given:
+        wanted = getattr(options, name)
+        if wanted != stored[name]:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {wanted:g}: the archive was sampled with {stored[name]}; leave the option "
+                "out, or index again"
+            )
+    return replace(options, **stored)
+
+
+def _lies_inside(path: str) -> bool:
+    """Whether a medium is a member of a shard or a cell of a table, on this disk."""
+    return any(parent.is_file() for parent in Path(path).parents)
+
+
+def _info(medium: StoredMedium) -> ClipInfo:
+    return ClipInfo(
+        medium.path,
+        cast(MediaKind, medium.media),
+        medium.width,
+        medium.height,
+        medium.duration_s,
+        medium.frames,
+        medium.fps_sampled,
+    )
