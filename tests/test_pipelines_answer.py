@@ -20,9 +20,9 @@ from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.open import is_media_path
 from llava_mini_cli.pipelines.ahead import AHEAD
-from llava_mini_cli.pipelines.answer import Tools, answer_jobs
-from llava_mini_cli.pipelines.feed import AnswerEngine
+from llava_mini_cli.pipelines.answer import answer_into
 from llava_mini_cli.pipelines.interrupt import Interrupted, Interrupts
+from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import Tally
 
@@ -79,10 +79,9 @@ def run(
         return engine or EchoEngine(options)
 
     with Interrupts() as interrupts:
-        tools = Tools(load, open_made_clip, lambda: writer, progress or ProgressLog(), interrupts)
-        tally = Tally()
-        answer_jobs(jobs, options, tools, tally)
-    return tally
+        parts = RunParts(open_made_clip, progress=progress or ProgressLog(), interrupts=interrupts)
+        answer_into(lambda: writer, jobs, load, options, parts)
+    return parts.tally
 
 
 def test_every_prompt_of_every_medium_gets_one_row(tmp_path: Path) -> None:
@@ -175,11 +174,10 @@ def test_the_model_is_not_loaded_for_media_that_are_not_there(tmp_path: Path) ->
         raise AssertionError
 
     writer = RowList()
-    with Interrupts() as interrupts:
-        tools = Tools(load, open_made_clip, lambda: writer, ProgressLog(), interrupts)
-        tally = Tally()
-        answer_jobs(read_jobs([str(tmp_path / "gone.mp4")], PROMPTS, is_media_path), OPTIONS, tools, tally)
-    assert (tally.answered, tally.failed) == (0, 2)
+    parts = RunParts(open_made_clip)
+    jobs = read_jobs([str(tmp_path / "gone.mp4")], PROMPTS, is_media_path)
+    answer_into(lambda: writer, jobs, load, OPTIONS, parts)
+    assert (parts.tally.answered, parts.tally.failed) == (0, 2)
     assert writer.rows[0].model_revision is None
 
 
@@ -188,9 +186,9 @@ def test_a_model_that_cannot_be_had_leaves_the_output_alone(tmp_path: Path) -> N
         raise ModelNotFound("no such model")
 
     writer = RowList()
-    with Interrupts() as interrupts, pytest.raises(ModelNotFound):
-        tools = Tools(load, open_made_clip, lambda: writer, ProgressLog(), interrupts)
-        answer_jobs(read_jobs(write_media(tmp_path, a="1"), PROMPTS, is_media_path), OPTIONS, tools, Tally())
+    jobs = read_jobs(write_media(tmp_path, a="1"), PROMPTS, is_media_path)
+    with pytest.raises(ModelNotFound):
+        answer_into(lambda: writer, jobs, load, OPTIONS, RunParts(open_made_clip))
     assert not writer.rows
 
 
@@ -216,11 +214,9 @@ def test_without_anything_left_no_model_is_loaded(tmp_path: Path) -> None:
     def load(options: ModelOptions) -> AnswerEngine:
         raise AssertionError
 
-    tally = Tally()
-    with Interrupts() as interrupts:
-        tools = Tools(load, open_made_clip, lambda: writer, ProgressLog(), interrupts)
-        answer_jobs(read_jobs(media, PROMPTS, is_media_path), OPTIONS, tools, tally)
-    assert tally.skipped == 2
+    parts = RunParts(open_made_clip)
+    answer_into(lambda: writer, read_jobs(media, PROMPTS, is_media_path), load, OPTIONS, parts)
+    assert parts.tally.skipped == 2
 
 
 def test_a_full_disk_ends_the_run_and_closes_clips(tmp_path: Path) -> None:
