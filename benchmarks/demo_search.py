@@ -23,7 +23,6 @@ from typing import Any
 import imageio_ffmpeg
 import numpy as np
 
-from llava_mini_cli.commands.reporter import Reporter
 from llava_mini_cli.demo import model_dir
 from llava_mini_cli.demo.image_questions import article
 from llava_mini_cli.demo.render import random_look, render
@@ -36,7 +35,6 @@ from llava_mini_cli.formats.archive.reader import Archive, open_archive
 from llava_mini_cli.pipelines.check import check
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.search_archive import Scanner, SearchOptions, search
-from llava_mini_cli.pipelines.tally import Tally
 from llava_mini_cli.train.demo_preset.search_text import EVERY_PLACE, SearchText, TextPart
 
 FPS = 8
@@ -167,8 +165,7 @@ def likeliest_yes(archive: Archive, encoder: QueryEncoder, text: str, question: 
     options = SearchOptions(CHECKED, SHOWN)
     found = search(archive, encoder.text(text), options, Scanner(scan_file, scan_batches))
     with Interrupts() as interrupts:
-        progress = Reporter(Tally(), None, quiet=True, verbose=False)
-        checked, failed = check(archive, found, question, model, (progress, interrupts))
+        checked, failed = check(archive, found, question, model, interrupts)
     assert not failed
     return (checked[0].p_yes if checked else None) or 0.0
 

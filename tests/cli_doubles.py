@@ -159,6 +159,9 @@ class ProgressLog:
     def item_done(self) -> None:
         self.events.append("item done")
 
+    def warned(self, path: str, message: str) -> None:
+        self.events.append(f"{Path(path).name}: {message}")
+
 
 def main() -> None:
     """The command line with doubles; the module that would import torch is replaced before anything imports it."""

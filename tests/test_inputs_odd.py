@@ -33,8 +33,8 @@ from llava_mini_cli.formats.job import Job, Prompt
 from llava_mini_cli.formats.outputs.row_keys import RowKeys, file_identity
 from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.media.open import is_media_path
-from llava_mini_cli.pipelines.feed import fault_of
 from llava_mini_cli.pipelines.fetch import FetchAhead
+from llava_mini_cli.pipelines.open_job import fault_of
 
 
 def options(tmp_path: Path, size: int = 1 << 30) -> FetchOptions:

@@ -1,18 +1,20 @@
 """`llava-mini ask --index ARCHIVE QUESTION`: questions about an archive in place of files."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.archive_flags import ArchiveFlags
-from llava_mini_cli.commands.run import exit_code, output_opener, reported, run_options
-from llava_mini_cli.commands.stderr import hush_libraries, say_error
+from llava_mini_cli.commands.run import output_options, run_inputs, run_options
+from llava_mini_cli.commands.stderr import hush_libraries
 from llava_mini_cli.errors import ArchiveError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.formats.archive.reader import Archive
+    from llava_mini_cli.formats.fetch.file_cache import FileCache
+    from llava_mini_cli.formats.inputs import Inputs
     from llava_mini_cli.formats.job import Job, Prompt
     from llava_mini_cli.pipelines.archive_media import StoredMedia
     from llava_mini_cli.pipelines.settings import RunOptions
@@ -30,48 +32,31 @@ def ask_archive(
         raise UsageError("--dry-run tells about files, not about --index")
     _refuse_options_of_files(flags)
     hush_libraries(verbose=flags.talk.verbose)
-    from llava_mini_cli.commands.reporter import Reporter
+    from llava_mini_cli.commands.summary import say_damage
     from llava_mini_cli.formats.archive.reader import open_archive
-    from llava_mini_cli.formats.fetch.file_cache import FileCache
-    from llava_mini_cli.formats.outputs.open_output import OutputOptions
     from llava_mini_cli.media.open import open_clip
-    from llava_mini_cli.pipelines.answer import Tools, answer_jobs
     from llava_mini_cli.pipelines.archive_media import StoredMedia
-    from llava_mini_cli.pipelines.interrupt import Interrupts
     from llava_mini_cli.pipelines.load_engine import load_engine
+    from llava_mini_cli.pipelines.run_parts import RunParts
     from llava_mini_cli.pipelines.search_archive import by_path
     from llava_mini_cli.pipelines.tally import Tally
 
-    output = OutputOptions.parse(**vars(flags.outputs))
-    output.check()
+    output = output_options(flags)
     if output.format == "txt" and archive_flags.top is not None:
         raise UsageError("--top gives several moments of one medium, which --format txt cannot keep apart")
-    tally = Tally()
     with open_archive(Path(archive_flags.index or "")) as whole:
         archive = by_path(whole, archive_flags.path)
         options = _options(archive, flags, given)
         media = StoredMedia(archive, open_clip)
-        with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
-            with interrupts.allowed():
-                jobs, total = _jobs(media, prompts, options, archive_flags)
-                if output.shard is not None:
-                    total = output.shard.part_of(total)
-                    jobs = output.shard.share(jobs)
-            with (
-                reported(tally, options, output, flags),
-                Reporter(tally, total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter,
-            ):
-                single = total == 1 and len(prompts) == 1
-                opener = output_opener(output, options.run_info(), flags, reporter, single=single, prompts=len(prompts))
-                load = media.loading(load_engine)
-                tools = Tools(load, media.open_clip, opener, reporter, interrupts, cache, media.find_fault)
-                try:
-                    answer_jobs(jobs, options, tools, tally)
-                finally:
-                    tally.damaged = len(whole.damage)
-        for damage in whole.damage:
-            say_error(f"{whole.folder}: {damage.file} is damaged and left out: {damage.message}")
-        return exit_code(tally, flags.run.fail_on)
+
+        def find(cache: "FileCache") -> "Inputs":
+            return _inputs(media, prompts, options, archive_flags)
+
+        load = media.loading(load_engine)
+        parts = RunParts(media.open_clip, media.find_fault, tally=Tally(damage=whole.damage))
+        code = run_inputs(find, len(prompts), load, options, parts, output, flags)
+        say_damage(whole.folder, whole.damage)
+        return code
 
 
 def _refuse_options_of_files(flags: QuestionFlags) -> None:
@@ -104,10 +89,11 @@ def _options(archive: "Archive", flags: QuestionFlags, given: Collection[str]) -
     return replace(options, model=model, sampling=sampling_of(archive, options.sampling, named))
 
 
-def _jobs(
+def _inputs(
     media: "StoredMedia", prompts: tuple["Prompt", ...], options: "RunOptions", flags: ArchiveFlags
-) -> tuple["Iterator[Job]", int]:
+) -> "Inputs":
     """What is asked, and of how many media or moments."""
+    from llava_mini_cli.formats.inputs import Inputs
     from llava_mini_cli.pipelines.find import find
     from llava_mini_cli.pipelines.search_archive import SearchOptions
 
@@ -118,10 +104,10 @@ def _jobs(
         where = f" whose path matches '{flags.path}'" if flags.path else ""
         raise UsageError(f"'{media.archive.folder}' holds no media{where}")
     if flags.top is None:
-        return media.jobs(prompts), len(media.archive.media) + len(media.failures)
-    wanted = SearchOptions(flags.top)
+        return Inputs(media.jobs(prompts), (), len(media.archive.media) + len(media.failures))
     found: list[Job] = []
     for prompt in prompts:
-        moments = find(media.archive, flags.find or prompt.text, None, wanted, options.model.model)
+        text = flags.find or prompt.text
+        moments = find(media.archive, text, None, SearchOptions(flags.top), options.model.model)
         found += media.moment_jobs(prompt, moments)
-    return iter(found), len(found)
+    return Inputs(iter(found), (), len(found))

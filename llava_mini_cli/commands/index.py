@@ -16,8 +16,8 @@ from llava_mini_cli.commands.stderr import hush_libraries, say, say_error
 from llava_mini_cli.errors import UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
-    from llava_mini_cli.pipelines.build_archive import IndexTally
     from llava_mini_cli.pipelines.index_options import IndexOptions
+    from llava_mini_cli.pipelines.tally import Tally
 
 
 def index(
@@ -40,8 +40,8 @@ def index(
     if not has_media and not (flags.prune or flags.compact or flags.ann):
         raise UsageError("there is no medium: llava-mini index MEDIA... -o ARCHIVE, or --files-from")
     hush_libraries(verbose=talk.verbose)
-    from llava_mini_cli.pipelines.build_archive import IndexTally
     from llava_mini_cli.pipelines.index_options import IndexOptions
+    from llava_mini_cli.pipelines.tally import Tally
 
     options = IndexOptions(
         model.options(),
@@ -55,7 +55,7 @@ def index(
         flags.prune,
         limits.limits(),
     )
-    archive, tally, began = Path(flags.output), IndexTally(), time.monotonic()
+    archive, tally, began = Path(flags.output), Tally(), time.monotonic()
     try:
         if has_media or flags.prune:
             _index(media or [], archive, options, inputs, talk, tally)
@@ -69,23 +69,24 @@ def index(
 
 
 def _index(
-    media: list[str], archive: Path, options: "IndexOptions", inputs: InputFlags, talk: TalkFlags, tally: "IndexTally"
+    media: list[str], archive: Path, options: "IndexOptions", inputs: InputFlags, talk: TalkFlags, tally: "Tally"
 ) -> None:
-    from llava_mini_cli.commands.archive_reporter import ArchiveReporter
+    from llava_mini_cli.commands.reporter import Reporter
     from llava_mini_cli.formats.fetch.file_cache import FileCache
     from llava_mini_cli.formats.inputs import open_inputs
     from llava_mini_cli.formats.job import Prompt
     from llava_mini_cli.media.open import is_media_path, open_clip
-    from llava_mini_cli.pipelines.build_archive import IndexTools, index_jobs
+    from llava_mini_cli.pipelines.build_archive import index_jobs
     from llava_mini_cli.pipelines.interrupt import Interrupts
     from llava_mini_cli.pipelines.load_engine import load_collecting_engine
+    from llava_mini_cli.pipelines.run_parts import RunParts
 
     with Interrupts() as interrupts, FileCache(inputs.fetch_options()) as cache:
         with interrupts.allowed():  # tables give a job for each question, so there is one, of no meaning
             found = open_inputs(media, (Prompt("index"),), is_media_path, cache, inputs.options())
-        with ArchiveReporter(tally, found.total, quiet=talk.quiet, verbose=talk.verbose) as reporter:
-            tools = IndexTools(load_collecting_engine, open_clip, reporter, interrupts, cache)
-            index_jobs(found.jobs, archive, options, tools, tally)
+        with Reporter(tally, found.total, quiet=talk.quiet, verbose=talk.verbose) as reporter:
+            parts = RunParts(open_clip, progress=reporter, interrupts=interrupts, cache=cache, tally=tally)
+            index_jobs(found.jobs, archive, load_collecting_engine, options, parts)
 
 
 def _compact(archive: Path, talk: TalkFlags) -> None:
@@ -108,13 +109,12 @@ def _approximate(archive: Path, talk: TalkFlags) -> None:
         say(f"llava-mini: approximate index of {facts.rows} frames, recall of the nearest 10 {facts.recall:.3f}")
 
 
-def _say_end(tally: "IndexTally", archive: Path, talk: TalkFlags, seconds: float) -> None:
+def _say_end(tally: "Tally", archive: Path, talk: TalkFlags, seconds: float) -> None:
     """What was done, and what failed, also where the run ended early."""
-    from llava_mini_cli.commands.summary import failed_before, say_failures, stopped
+    from llava_mini_cli.commands.summary import failed_before, say_damage, say_failures, stopped
 
     say_failures(tally)
-    for damage in tally.damage:
-        say_error(f"{archive}: {damage.file} is damaged and left out: {damage.message}")
+    say_damage(archive, tally.damage)
     if talk.quiet:
         return
     there = f"there already{failed_before(tally)}"

@@ -19,6 +19,7 @@ from llava_mini_cli.commands.summary import counts
 from llava_mini_cli.errors import LlavaMiniError
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import ClipInfo
+from llava_mini_cli.pipelines.progress import Progress
 from llava_mini_cli.pipelines.tally import Tally
 
 LABEL_WIDTH = 32  # characters before a bar
@@ -26,8 +27,8 @@ PLAIN_INTERVAL = 10.0  # seconds between lines when stderr is not a terminal
 WARNINGS = 20  # said as they come; more are counted, and stand in their rows
 
 
-class Reporter:
-    """Implements `pipelines.progress.Progress`; leaving the `with` block clears the bar."""
+class Reporter(Progress):
+    """Says it on stderr; leaving the `with` block clears the bar."""
 
     def __init__(self, tally: Tally, total: int | None, *, quiet: bool, verbose: bool) -> None:
         self._tally = tally
@@ -94,6 +95,10 @@ class Reporter:
             self._bar.set_postfix_str(f"{rate:.1f} frames/s, {self._tally.media_failed} failed", refresh=False)
             self._bar.update()
         self._tick()
+
+    def warned(self, path: str, message: str) -> None:
+        if not self._quiet:
+            self._warn(f"{path}: {message}")
 
     @contextmanager
     def aside(self) -> Generator[None]:

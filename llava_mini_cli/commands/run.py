@@ -17,9 +17,12 @@ from llava_mini_cli.errors import LlavaMiniError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.commands.reporter import Reporter
+    from llava_mini_cli.config import ModelOptions
+    from llava_mini_cli.formats.fetch.file_cache import FileCache
     from llava_mini_cli.formats.inputs import Inputs
     from llava_mini_cli.formats.job import Prompt
     from llava_mini_cli.formats.outputs.open_output import Output, OutputOptions, RunInfo
+    from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
     from llava_mini_cli.pipelines.settings import RunOptions
     from llava_mini_cli.pipelines.tally import Tally
 
@@ -30,36 +33,66 @@ EXIT_STOPPED = 101
 def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: QuestionFlags) -> int:
     """Answers every prompt about every medium; returns the exit code."""
     hush_libraries(verbose=flags.talk.verbose)
-    from llava_mini_cli.commands.reporter import Reporter
-    from llava_mini_cli.formats.fetch.file_cache import FileCache
     from llava_mini_cli.formats.inputs import open_inputs
-    from llava_mini_cli.formats.outputs.open_output import OutputOptions
     from llava_mini_cli.media.open import is_media_path, open_clip
-    from llava_mini_cli.pipelines.answer import Tools, answer_jobs
-    from llava_mini_cli.pipelines.interrupt import Interrupts
     from llava_mini_cli.pipelines.load_engine import load_engine
-    from llava_mini_cli.pipelines.tally import Tally
+    from llava_mini_cli.pipelines.run_parts import RunParts
+
+    output = output_options(flags)
+    _refuse_own_input(media, flags.inputs.files_from, output.path)
+
+    def find(cache: "FileCache") -> "Inputs":
+        return open_inputs(media, prompts, is_media_path, cache, flags.inputs.options())
+
+    return run_inputs(find, len(prompts), load_engine, run_options(flags), RunParts(open_clip), output, flags)
+
+
+def output_options(flags: QuestionFlags) -> "OutputOptions":
+    """Checked. Raises `UsageError` or `OutputError`."""
+    from llava_mini_cli.formats.outputs.open_output import OutputOptions
 
     output = OutputOptions.parse(**vars(flags.outputs))
     output.check()
-    _refuse_own_input(media, flags.inputs.files_from, output.path)
-    options = run_options(flags)
-    tally = Tally()
+    return output
+
+
+def run_inputs(
+    find: Callable[["FileCache"], "Inputs"],
+    prompts: int,
+    load_engine: "Callable[[ModelOptions], AnswerEngine]",
+    options: "RunOptions",
+    parts: "RunParts",
+    output: "OutputOptions",
+    flags: QuestionFlags,
+) -> int:
+    """Answers what is found, and says so; returns the exit code.
+
+    Args:
+        find: the run's inputs, whose tables and shards are fetched to a cache.
+        prompts: how many there are for each medium.
+        parts: how media are opened and who counts; who is told how far it is comes from here.
+    """
+    from llava_mini_cli.commands.reporter import Reporter
+    from llava_mini_cli.formats.fetch.file_cache import FileCache
+    from llava_mini_cli.pipelines.answer import answer_into
+    from llava_mini_cli.pipelines.interrupt import Interrupts
+
+    tally, talk = parts.tally, flags.talk
     with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
         with interrupts.allowed():
-            inputs = open_inputs(media, prompts, is_media_path, cache, flags.inputs.options()).share(output.shard)
+            inputs = find(cache).share(output.shard)
             if flags.run.dry_run:
                 return _dry_run(inputs, options, output)
         with (
             reported(tally, options, output, flags),
-            Reporter(tally, inputs.total, quiet=flags.talk.quiet, verbose=flags.talk.verbose) as reporter,
+            Reporter(tally, inputs.total, quiet=talk.quiet, verbose=talk.verbose) as reporter,
         ):
             reporter.count_from(inputs.again)
-            single = inputs.total == 1 and len(prompts) == 1
+            single = inputs.total == 1 and prompts == 1
             run = options.run_info(inputs.kept)
-            opener = output_opener(output, run, flags, reporter, single=single, prompts=len(prompts))
-            tools = Tools(load_engine, open_clip, opener, reporter, interrupts, cache)
-            answer_jobs(inputs.jobs, options, tools, tally)
+            opener = output_opener(output, run, flags, reporter, single=single, prompts=prompts)
+            parts = replace(parts, progress=reporter, interrupts=interrupts, cache=cache)
+            answer_into(opener, inputs.jobs, load_engine, options, parts)
     return exit_code(tally, flags.run.fail_on)
 
 
@@ -94,13 +127,16 @@ def _dry_run(inputs: "Inputs", options: "RunOptions", output: "OutputOptions") -
     from llava_mini_cli.commands.dry_run import show
     from llava_mini_cli.formats.outputs.open_output import done_at
     from llava_mini_cli.media.open import probe
-    from llava_mini_cli.pipelines.answer import left_to_do
+    from llava_mini_cli.pipelines.flights import limited
     from llava_mini_cli.pipelines.footprint import footprint_of
     from llava_mini_cli.pipelines.forecast import forecast
+    from llava_mini_cli.pipelines.resume import Resume
     from llava_mini_cli.pipelines.tally import Tally
 
     done = done_at(output, options.run_info(inputs.kept))
-    found = forecast(left_to_do(inputs.jobs, options, done, Tally()), options, probe, footprint_of(options.model))
+    left = Resume(options.row_keys(), done, Tally()).remaining(inputs.jobs)
+    wanted = limited(left, options.limits.media, Tally())
+    found = forecast(wanted, options, probe, footprint_of(options.model))
     found.rows_done = done.rows_left
     show(found)
     return 0
@@ -110,10 +146,8 @@ def exit_code(tally: "Tally", fail_on: FailOn) -> int:
     """0, 101 where a limit left work undone, or 3 where enough items failed."""
     if tally.stopped_by is not None:
         return EXIT_STOPPED
-    failed, good = (
-        tally.failed + tally.errors_skipped + tally.damaged,
-        tally.answered + tally.skipped - tally.errors_skipped,
-    )
+    failed = tally.failed + tally.errors_skipped + len(tally.damage)
+    good = tally.answered + tally.skipped - tally.errors_skipped
     failed = failed > 0 and (fail_on == "any" or (fail_on == "all" and good == 0))
     return EXIT_ITEMS_FAILED if failed else 0
 

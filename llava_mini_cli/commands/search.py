@@ -79,14 +79,12 @@ def _check(
     archive: "Archive", moments: "Sequence[Moment]", flags: SearchFlags, model: str | None
 ) -> "tuple[Sequence[Moment], int]":
     """The moments in the order of the model's own yes, and how many it could not look at."""
-    from llava_mini_cli.commands.reporter import Reporter
     from llava_mini_cli.pipelines.check import MARGIN, check
     from llava_mini_cli.pipelines.interrupt import Interrupts
-    from llava_mini_cli.pipelines.tally import Tally
 
-    with Interrupts() as interrupts, Reporter(Tally(), len(moments), quiet=True, verbose=False) as reporter:
+    with Interrupts() as interrupts:
         margin = MARGIN if flags.check_margin is None else flags.check_margin
-        checked, failed = check(archive, moments, flags.check or "", model, (reporter, interrupts), margin)
+        checked, failed = check(archive, moments, flags.check or "", model, interrupts, margin)
     for row in failed:
         say_error(f"{row.source}: not checked: {row.error}")
     least = flags.min_yes
@@ -94,8 +92,9 @@ def _check(
 
 
 def _exit_code(archive: "Archive", *, is_incomplete: bool) -> int:
-    for damage in archive.damage:
-        say_error(f"{archive.folder}: {damage.file} is damaged and left out: {damage.message}")
+    from llava_mini_cli.commands.summary import say_damage
+
+    say_damage(archive.folder, archive.damage)
     return EXIT_ITEMS_FAILED if archive.damage or is_incomplete else 0
 
 

@@ -11,7 +11,7 @@ import sys
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llava_mini_cli import __version__
 from llava_mini_cli.commands.stderr import one_line, say, say_error
@@ -21,6 +21,9 @@ from llava_mini_cli.formats.outputs.open_output import rows_at
 from llava_mini_cli.formats.row import printable
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import FailedMedium, Tally
+
+if TYPE_CHECKING:  # pyarrow comes with it, and most runs need none
+    from llava_mini_cli.formats.archive.reader import Damage
 
 _BROKEN = re.compile("[\ud800-\udfff]+")  # what stands for bytes that are no UTF-8
 
@@ -35,6 +38,12 @@ def say_failures(tally: Tally) -> None:
     more = tally.media_failed - len(tally.listed)
     if more:
         say_error(f"and {more} more failed")
+
+
+def say_damage(archive: Path, damage: "list[Damage]") -> None:
+    """The parts of an archive that could not be read."""
+    for part in damage:
+        say_error(f"{archive}: {part.file} is damaged and left out: {part.message}")
 
 
 def _show_failures(listed: list[FailedMedium]) -> None:

@@ -13,12 +13,15 @@ from typing import Self
 import numpy as np
 
 from llava_mini_cli.errors import MediaError
+from llava_mini_cli.handover import HandOver, StoppedError
 from llava_mini_cli.media.child import Child, KilledError, StalledError
 from llava_mini_cli.media.clip import ClipInfo, FrameChunk
 from llava_mini_cli.media.decoders import Decoder, DecoderError, Name, Pixels, Plan
-from llava_mini_cli.media.frame_queue import FrameQueue, StoppedError
 from llava_mini_cli.media.scan import clean
 from llava_mini_cli.media.timeline import Selection
+
+CHUNKS_WAITING = 2  # while the engine takes another one
+JOIN_S = 5.0  # the decoder is dead by then, unless the kernel cannot end it
 
 # The last is what decord says of AV1.
 _UNKNOWN_CODEC = ("Unknown decoder", "Decoder not found", "no decoder found", "cannot find video stream")
@@ -48,18 +51,18 @@ class VideoClip:
         self._lock = threading.Lock()
         self._child: Child | None = None
         self._closed = False
-        self._feed = FrameQueue(self._produce)
+        self._chunks = HandOver(self._produce, CHUNKS_WAITING, "frames")
 
     def __iter__(self) -> Iterator[FrameChunk]:
         """Chunks in time order. Raises `MediaError` where not a single frame can be had."""
         try:
-            yield from self._feed
+            yield from self._chunks
         finally:
             self.close()
 
     def ready(self) -> bool:
         """Whether the next chunk (or the end, or an error) can be had without waiting."""
-        return self._feed.ready()
+        return self._chunks.ready()
 
     def close(self) -> None:
         """Kills the decoder's process and waits for the thread that reads it."""
@@ -67,8 +70,8 @@ class VideoClip:
             self._closed = True
             if self._child is not None:
                 self._child.kill()
-        self._feed.stop()
-        self._feed.join()
+        self._chunks.stop()
+        self._chunks.join(JOIN_S)
 
     def __enter__(self) -> Self:
         return self
@@ -78,8 +81,8 @@ class VideoClip:
     ) -> None:
         self.close()
 
-    def _produce(self, feed: FrameQueue) -> None:
-        packer = _Packer(self._decoding.selection, self._decoding.chunk_frames, feed)
+    def _produce(self, chunks: HandOver[FrameChunk]) -> None:
+        packer = _Packer(self._decoding.selection, self._decoding.chunk_frames, chunks)
         failure: MediaError | None = None
         for name in self._decoding.order:
             failure = self._decode(name, packer)
@@ -145,10 +148,10 @@ class VideoClip:
 class _Packer:
     """Puts frames, each as often as it was sampled, into chunks."""
 
-    def __init__(self, selection: Selection, chunk_frames: int, feed: FrameQueue) -> None:
+    def __init__(self, selection: Selection, chunk_frames: int, chunks: HandOver[FrameChunk]) -> None:
         self._selection = selection
         self._chunk_frames = chunk_frames
-        self._feed = feed
+        self._chunks = chunks
         self._frames: list[Pixels] = []
         self._times: list[float] = []
         self._distinct = np.unique(selection.pts)
@@ -169,7 +172,7 @@ class _Packer:
 
     def flush(self) -> None:
         if self._frames:
-            self._feed.put(FrameChunk(np.stack(self._frames), np.array(self._times)))
+            self._chunks.put(FrameChunk(np.stack(self._frames), np.array(self._times)))
             self._frames, self._times = [], []
 
 

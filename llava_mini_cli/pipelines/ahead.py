@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from llava_mini_cli.errors import LlavaMiniError
 from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.handover import HandOver
 from llava_mini_cli.media.clip import Clip
 from llava_mini_cli.media.open import Opening
 
@@ -22,6 +23,7 @@ THREADS = 4
 SLOW_S = 1.0  # after which a medium no longer holds up those behind it
 MOST_SLOW = 12  # so many at once, each with a thread of its own
 AHEAD = 64  # media that are opened or being opened, and not yet taken
+JOBS_WAITING = 8  # jobs that no thread has begun with
 JOIN_S = 2.0  # for which the end of a run waits for a thread
 
 
@@ -47,8 +49,8 @@ class _Slot:
         self.job = job
         self.clip: Clip | Fault | None = None
         self.size = 0  # bytes reserved
-        self.deadline: float | None = None  # None: not begun, waiting for room, or watched by somebody else
-        self.began: float | None = None  # when a thread began with it
+        self.deadline: float | None = None  # None: waiting for room, or watched by somebody else
+        self.began = time.monotonic()  # or when it had room
         self.is_waiting = False  # for room
         self.is_slow = False  # overtaken, and its thread replaced
         self.is_taken = False
@@ -56,6 +58,7 @@ class _Slot:
         self.error: LlavaMiniError | None = None  # what ends the run, such as a decoder that is not installed
         self._ahead = ahead
         self._is_guarded = False
+        self.alive()
 
     def alive(self) -> None:
         """Something was done: the deadline begins anew."""
@@ -84,27 +87,26 @@ class OpenAhead:
     def __init__(self, jobs: Iterator[Job], open_one: OpenOne, timeout: float, limit: int = MEDIA_BYTES) -> None:
         """Args: timeout: seconds without a sign of life after which a picture is given up; limit: bytes."""
         self.timeout = timeout
-        self._jobs = jobs
         self._open_one = open_one
         self._limit = limit
         self._changed = threading.Condition()
-        self._order: deque[_Slot] = deque()  # not yet taken
-        self._to_open: deque[_Slot] = deque()  # of these, those that no thread has begun with
+        self._turn = threading.Lock()  # of the thread that takes the next job: slots stand in the order of jobs
+        self._order: deque[_Slot] = deque()  # begun with and not yet taken
         self._held = 0  # bytes reserved
         self._taken_bytes = 0  # of these, those of media that were taken
-        self._no_more = False  # the iterator of jobs has ended
+        self._no_more = False  # every job has its slot
         self._stopped = False
-        self._error: BaseException | None = None
-        self._threads = [self._start(self._read_jobs, "jobs")]
-        self._threads += [self._start(self._open_next, "open") for _ in range(THREADS)]
+        self._jobs: HandOver[Job] = HandOver(lambda handed: handed.put_all(jobs), JOBS_WAITING, "jobs")
+        self._threads = [self._start() for _ in range(THREADS)]
 
     @property
     def is_exhausted(self) -> bool:
         """Whether `take` has nothing left to give, now and later. Raises what the iterator of jobs raised."""
         with self._changed:
-            if self._error is not None and not self._order:
-                raise self._error
-            return self._no_more and not self._order
+            is_exhausted = self._no_more and not self._order
+        if is_exhausted:
+            next(self._jobs, None)  # there is none, but it may raise
+        return is_exhausted
 
     def take(self) -> Opened | None:
         """The next job with its medium, or None while that is being opened."""
@@ -138,11 +140,10 @@ class OpenAhead:
         return None
 
     def _became_slow(self, slot: _Slot) -> bool:
-        is_working = slot.began is not None and not slot.is_waiting
-        if not is_working or time.monotonic() - (slot.began or 0.0) < SLOW_S or self._count_slow() == MOST_SLOW:
+        if slot.is_waiting or time.monotonic() - slot.began < SLOW_S or self._count_slow() == MOST_SLOW:
             return False
         slot.is_slow = True
-        self._threads.append(self._start(self._open_next, "open"))
+        self._threads.append(self._start())
         self._changed.notify_all()
         return True
 
@@ -155,13 +156,13 @@ class OpenAhead:
             self._stopped = True
             waiting = [slot.clip for slot in self._order if slot.clip is not None]
             self._order.clear()
-            self._to_open.clear()
             self._changed.notify_all()
+        self._jobs.stop()  # its thread may be waiting for its input, such as a pipe
         for clip in waiting:
             if not isinstance(clip, Fault):
                 clip.close()
         end = time.monotonic() + JOIN_S
-        for thread in self._threads[1:]:  # the first may be waiting for its input, such as a pipe
+        for thread in self._threads:
             thread.join(max(0.0, end - time.monotonic()))
 
     def reserve(self, slot: _Slot, size: int) -> None:
@@ -205,46 +206,39 @@ class OpenAhead:
         self.keep(slot, 0)
         slot.is_abandoned = True
         if not slot.is_slow:
-            self._threads.append(self._start(self._open_next, "open"))
+            self._threads.append(self._start())
         fault = Fault("decode", "timeout", f"the picture could not be read within {self.timeout:g} s")
         return Opened(slot.job, fault, lambda: None)
 
-    def _start(self, run: Callable[[], None], name: str) -> threading.Thread:
-        thread = threading.Thread(target=run, name=name, daemon=True)
+    def _start(self) -> threading.Thread:
+        thread = threading.Thread(target=self._open_next, name="open", daemon=True)
         thread.start()
         return thread
 
-    def _read_jobs(self) -> None:
-        """The thread that takes jobs from the iterator, which may have to wait for them."""
-        try:
-            for job in self._jobs:
-                slot = _Slot(job, self)
-                with self._changed:
-                    self._changed.wait_for(lambda: self._stopped or len(self._order) < AHEAD + self._count_slow())
-                    if self._stopped:
-                        return
-                    self._order.append(slot)
-                    self._to_open.append(slot)
-                    self._changed.notify_all()
-        except BaseException as error:  # noqa: BLE001 - carried to the thread that takes, where it is raised
-            self._error = error
-        with self._changed:
-            self._no_more = True
-            self._changed.notify_all()
-
     def _open_next(self) -> None:
         """A thread that opens one medium after the other."""
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._stopped or bool(self._to_open))
-                if self._stopped:
-                    return
-                slot = self._to_open.popleft()
-            slot.began = time.monotonic()
-            slot.alive()
+        while (slot := self._next_slot()) is not None:
             clip = self._open(slot)
             if not self._hand_over(slot, clip):
                 return
+
+    def _next_slot(self) -> _Slot | None:
+        """The next job in its place in the order, once there may be one more; None at the end."""
+        with self._turn:
+            with self._changed:
+                self._changed.wait_for(lambda: self._stopped or len(self._order) < AHEAD + self._count_slow())
+            try:
+                job = next(self._jobs, None)
+            except BaseException:  # noqa: BLE001 - raised again by `is_exhausted`
+                job = None
+            with self._changed:
+                self._changed.notify_all()
+                if job is None or self._stopped:
+                    self._no_more = True
+                    return None
+                slot = _Slot(job, self)
+                self._order.append(slot)
+                return slot
 
     def _open(self, slot: _Slot) -> Clip | Fault:
         try:

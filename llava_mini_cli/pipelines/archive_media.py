@@ -23,7 +23,8 @@ from llava_mini_cli.formats.outputs.row_keys import file_identity
 from llava_mini_cli.formats.row import printable
 from llava_mini_cli.media.clip import Clip, ClipInfo, MediaKind
 from llava_mini_cli.media.open import Opening
-from llava_mini_cli.pipelines.feed import AnswerEngine, OpenClip, fault_of
+from llava_mini_cli.pipelines.open_job import OpenClip, fault_of
+from llava_mini_cli.pipelines.run_parts import AnswerEngine
 
 
 class StoredClip:

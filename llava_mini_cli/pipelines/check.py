@@ -6,46 +6,20 @@ this. Prints nothing.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
 from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.reader import Archive
 from llava_mini_cli.formats.job import Prompt
-from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.open import open_clip
-from llava_mini_cli.pipelines.answer import Tools, answer_jobs
+from llava_mini_cli.pipelines.answer import load_and_answer
 from llava_mini_cli.pipelines.archive_media import StoredMedia, sampling_of
 from llava_mini_cli.pipelines.find import the_model
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.load_engine import load_engine
-from llava_mini_cli.pipelines.progress import Progress
+from llava_mini_cli.pipelines.run_parts import RunParts
 from llava_mini_cli.pipelines.settings import RunOptions
-from llava_mini_cli.pipelines.tally import Tally
-
-
-class KeptRows:
-    """An output that is a list: for whoever wants the rows themselves."""
-
-    def __init__(self) -> None:
-        self.done = Done()
-        self.rows: list[Row] = []
-
-    def write(self, row: Row) -> None:
-        self.rows.append(row)
-
-    def release(self) -> None:
-        """Holds nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
 
 MARGIN = 5.0  # seconds
 
@@ -55,7 +29,7 @@ def check(
     moments: Sequence[Moment],
     question: str,
     model: str | None,
-    tools: tuple[Progress, Interrupts],
+    interrupts: Interrupts,
     margin: float = MARGIN,
 ) -> tuple[list[Moment], list[Row]]:
     """The moments with the model's yes, likeliest first, ranked anew; and the rows of those it could not look at.
@@ -76,18 +50,16 @@ def check(
         sampling_of(archive, SamplingOptions()),
         GenerationOptions(max_new_tokens=1, yes_no=True),
     )
-    media, kept = StoredMedia(archive, open_clip), KeptRows()
-    progress, interrupts = tools
-    parts = Tools(
-        media.loading(load_engine), media.open_clip, lambda: kept, progress, interrupts, find_fault=media.find_fault
-    )
-    seen = [widened(moment, margin) for moment in moments]
-    answer_jobs(media.moment_jobs(Prompt(question), seen), options, parts, Tally())
-    said = {row.segment: row.p_yes for row in kept.rows}
+    media = StoredMedia(archive, open_clip)
+    parts = RunParts(media.open_clip, media.find_fault, interrupts=interrupts)
+    jobs = media.moment_jobs(Prompt(question), [widened(moment, margin) for moment in moments])
+    rows = list(load_and_answer(jobs, media.loading(load_engine), options, parts))
+    interrupts.check()
+    said = {row.segment: row.p_yes for row in rows}
     checked = [replace(moment, p_yes=said.get(moment.rank)) for moment in moments]
     checked.sort(key=lambda moment: -1.0 if moment.p_yes is None else moment.p_yes, reverse=True)
     ranked = [replace(moment, rank=rank) for rank, moment in enumerate(checked, start=1)]
-    return ranked, [row for row in kept.rows if row.status == "error"]
+    return ranked, [row for row in rows if row.status == "error"]
 
 
 def widened(moment: Moment, margin: float) -> Moment:

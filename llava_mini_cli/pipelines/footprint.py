@@ -44,7 +44,7 @@ def footprint_of(options: ModelOptions) -> Footprint | None:
             token_bytes=config["hidden_size"] * width,
             weights_bytes=_weights_bytes(model, config, width),
         )
-    except (ModelNotFound, OSError, ValueError, KeyError, TypeError):
+    except (ModelNotFound, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # a run says what is wrong with it; an estimate does without
 
 

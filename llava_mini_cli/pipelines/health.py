@@ -119,6 +119,6 @@ def _model(model: str) -> list[Fact]:
         return [Fact("model", f"{model} (unknown)", f"cannot look for the model: {error}")]
     except ModelNotFound as error:
         return [*facts, Fact("vision tower" if facts else "model", "missing", str(error))]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, AttributeError) as error:  # AttributeError: it holds no object
         return [*facts, Fact("vision tower", "unknown", f"config.json of {model} cannot be read: {error}")]
     return facts

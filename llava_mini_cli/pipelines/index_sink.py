@@ -12,12 +12,33 @@ from numpy.typing import NDArray
 from llava_mini_cli.engine.request import Answer, EncodedFrames
 from llava_mini_cli.formats.archive.part import FrameRows
 from llava_mini_cli.formats.archive.writer import ArchiveWriter
-from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.formats.job import Fault, ItemIdentity, Job
 from llava_mini_cli.formats.outputs.row_keys import file_identity
 from llava_mini_cli.formats.row import printable
 from llava_mini_cli.media.clip import Clip
 from llava_mini_cli.pipelines.index_options import IndexOptions
 from llava_mini_cli.pipelines.rows import one_line
+
+
+def identity(job: Job) -> ItemIdentity:
+    """What tells a medium of the archive from others, and whether it changed."""
+    path, size, mtime = job.item or file_identity(job.path)
+    return printable(path), size, mtime
+
+
+def medium_row(job: Job, fault: Fault | None) -> dict[str, Any]:
+    """The columns of a medium's row that are known though it was never opened."""
+    path, size, mtime = identity(job)
+    return {
+        "path": path,
+        "file_name": printable(job.file_name),
+        "size": size,
+        "mtime": mtime,
+        "status": "error" if fault else "ok",
+        "error": one_line(fault.message) if fault else None,
+        "error_type": fault.kind if fault else None,
+        "error_stage": fault.stage if fault else None,
+    }
 
 
 class MediumSink:
@@ -87,6 +108,11 @@ class MediumSink:
             }
         )
 
+    @property
+    def is_over(self) -> bool:
+        """True once the last frame was encoded, or the medium failed."""
+        return self.ended or self.fault is not None
+
     def warn(self, text: str) -> None:
         """Something odd about a medium that is indexed all the same."""
         self.warnings.append(one_line(text))
@@ -98,14 +124,10 @@ class MediumSink:
         self._archive.finish(self.number, self._medium_row(), [] if self.fault else captions)
 
     def _medium_row(self) -> dict[str, Any]:
-        path, size, mtime = self._job.item or file_identity(self._job.path)
         info, header, fault = self._clip.info, self._archive.header, self.fault
         assert header is not None
         return {
-            "path": printable(path),
-            "file_name": printable(self._job.file_name),
-            "size": size,
-            "mtime": mtime,
+            **medium_row(self._job, fault),
             "media": info.kind,
             "duration_s": info.duration_s,
             "width": info.width,
@@ -116,10 +138,6 @@ class MediumSink:
             "model": header.model,
             "model_revision": header.model_revision,
             "settings": json.dumps(dict(header.settings)),
-            "status": "error" if fault else "ok",
-            "error": one_line(fault.message) if fault else None,
-            "error_type": fault.kind if fault else None,
-            "error_stage": fault.stage if fault else None,
             "warning": "; ".join(self.warnings) or None,
         }
 

@@ -3,7 +3,7 @@
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.hub import find_model
 from llava_mini_cli.pipelines.build_archive import IndexEngine
-from llava_mini_cli.pipelines.feed import AnswerEngine
+from llava_mini_cli.pipelines.run_parts import AnswerEngine
 
 
 def load_engine(options: ModelOptions) -> AnswerEngine:

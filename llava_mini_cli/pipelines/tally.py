@@ -2,9 +2,12 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from llava_mini_cli.formats.row import Row
+
+if TYPE_CHECKING:  # pyarrow comes with it, and most runs need none
+    from llava_mini_cli.formats.archive.reader import Damage
 
 LISTED = 20  # failed media that are remembered by name
 
@@ -34,18 +37,23 @@ class Tally:
     video_s: float = 0.0  # length of the finished videos
     failures: Counter[str] = field(default_factory=Counter[str])  # rows, by error type
     listed: list[FailedMedium] = field(default_factory=list[FailedMedium])  # the first failed media
-    damaged: int = 0  # parts of an archive that could not be read
+    dropped: int = 0  # media of an archive whose files are gone
+    damage: "list[Damage]" = field(default_factory=list["Damage"])  # parts of an archive that could not be read
     stopped_by: Stop | None = None  # the limit that left work undone
 
     def row(self, row: Row, *, fails_medium: bool) -> None:
         """Counts a row; `fails_medium`: it is the first failed one of its medium."""
         if row.status == "ok":
             self.answered += 1
-            return
+        else:
+            self.fail(row.id, row.error_type or "unknown", row.error or "", fails_medium=fails_medium)
+
+    def fail(self, id: str, error_type: str, error: str, *, fails_medium: bool = True) -> None:
+        """Counts what failed."""
         self.failed += 1
-        self.failures[row.error_type or "unknown"] += 1
+        self.failures[error_type] += 1
         if not fails_medium:
             return
         self.media_failed += 1
         if len(self.listed) < LISTED:
-            self.listed.append(FailedMedium(row.id, row.error_type or "unknown", row.error or ""))
+            self.listed.append(FailedMedium(id, error_type, error))

@@ -1,0 +1,269 @@
+"""Jobs and an engine in, what becomes of each medium out: the one loop of `ask`, `caption` and `index`.
+
+    jobs -> limit -> fetch -> open ahead -> engine.add / step -> Lost, Heard, Landed
+
+What is asked about a medium, and what is made of the answers, is up to whoever takes the events. Failures are events,
+too; only an interrupt, a limit or a model that cannot be had ends the loop early, and then every clip is closed.
+Prints nothing, and knows neither how media are decoded nor of rows, outputs and archives.
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from itertools import chain, count
+from pathlib import Path
+from typing import Generic, NamedTuple, Protocol, TypeVar
+
+from llava_mini_cli.engine.request import WHOLE, Answer, Failure, FrameSink, Request, Window
+from llava_mini_cli.formats.fetch.file_cache import FileCache
+from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.formats.source import FetchOptions
+from llava_mini_cli.media.clip import Clip
+from llava_mini_cli.media.open import Opening
+from llava_mini_cli.pipelines.ahead import OpenAhead, Opened
+from llava_mini_cli.pipelines.fetch import FetchAhead
+from llava_mini_cli.pipelines.index_options import IndexOptions
+from llava_mini_cli.pipelines.open_job import CountedFrames, open_or_fault
+from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts, SomeEngine
+from llava_mini_cli.pipelines.settings import RunOptions
+from llava_mini_cli.pipelines.tally import Tally
+
+HELD_BACK = 10_000  # media that are not there and wait until the model is loaded
+POLL_S = 0.005  # between looks at whether frames or the next medium are there
+
+_keys = count()  # of the media in any engine: one that is used again may still hold some of a run that ended early
+
+
+class WatchedSink(FrameSink, Protocol):
+    """A sink that can tell whether it was given everything."""
+
+    @property
+    def is_over(self) -> bool:
+        """True once the last frame was encoded, or the medium failed."""
+        ...
+
+
+SomeSink = TypeVar("SomeSink", bound=WatchedSink | None)
+
+
+@dataclass(frozen=True)
+class Asked(Generic[SomeSink]):
+    """What the engine is asked about one medium."""
+
+    prompts: tuple[str, ...]
+    sink: SomeSink
+    windows: tuple[Window, ...] = (WHOLE,)
+
+
+@dataclass(eq=False)
+class Flight(Generic[SomeSink]):
+    """One medium in the engine."""
+
+    job: Job
+    clip: Clip
+    frames: CountedFrames
+    sink: SomeSink
+    waiting: int  # answers that are still to come
+    has_failed: bool = False  # one of its answers
+
+    @property
+    def is_over(self) -> bool:
+        """True once everything about the medium is there."""
+        return not self.waiting and (self.sink is None or self.sink.is_over)
+
+
+@dataclass(frozen=True)
+class Loaded(Generic[SomeEngine]):
+    """The model was loaded, since there is something to do. Comes once, before the first `Heard`."""
+
+    engine: SomeEngine
+
+
+class Lost(NamedTuple):
+    """A medium that could not be opened."""
+
+    job: Job
+    fault: Fault
+
+
+@dataclass(frozen=True)
+class Heard(Generic[SomeSink]):
+    """An answer about a medium, or why there is none."""
+
+    flight: Flight[SomeSink]
+    result: Answer | Failure
+
+
+@dataclass(frozen=True)
+class Landed(Generic[SomeSink]):
+    """A medium of which everything is there; its clip is closed."""
+
+    flight: Flight[SomeSink]
+
+
+def fly(
+    jobs: Iterable[Job],
+    load: Callable[[], SomeEngine],
+    ask: Callable[[Job, Clip], Asked[SomeSink]],
+    options: RunOptions | IndexOptions,
+    parts: RunParts,
+) -> Generator[Loaded[SomeEngine] | Lost | Heard[SomeSink] | Landed[SomeSink]]:
+    """Works until there are no more jobs and the engine has nothing left to do, or the run is over.
+
+    A run without a medium that can be read needs no model. Media that are not there before the first one that is
+    wait for the model, unless they are very many. An event counts as dealt with when the next one is asked for.
+
+    Args:
+        load: called at most once.
+        ask: what the engine is asked about a medium that was opened.
+
+    Raises:
+        Interrupted: a signal came. Also what `load` and the iterator of jobs raise.
+    """
+    with ExitStack() as stack:
+        cache = parts.cache or stack.enter_context(FileCache(FetchOptions()))
+        wanted = limited(jobs, options.limits.media, parts.tally)
+        fetched = stack.enter_context(FetchAhead(wanted, cache))
+        run = _Run(ask, options, parts, cache)
+        while True:
+            with parts.interrupts.allowed():
+                lost, first = run.first_readable(fetched)
+                engine = None if first is None else load()
+            if first is not None and engine is not None:
+                yield Loaded(engine)
+                found = chain((job._replace(fault=fault) for job, fault in lost), [first], fetched)
+                yield from run.fly(engine, found)
+                return
+            for job, fault in lost:
+                yield from run.lose(job, fault)
+                if run.is_over():
+                    return
+            if not lost:
+                return
+
+
+def limited(jobs: Iterable[Job], most: int | None, tally: Tally) -> Iterator[Job]:
+    """The first `most` jobs; says so in the tally if there are more."""
+    for number, job in enumerate(jobs):
+        if number == most:
+            tally.stopped_by = "limit"
+            return
+        yield job
+
+
+class _Run(Generic[SomeSink]):
+    """The media in flight, and how many were dealt with."""
+
+    def __init__(
+        self,
+        ask: Callable[[Job, Clip], Asked[SomeSink]],
+        options: RunOptions | IndexOptions,
+        parts: RunParts,
+        cache: FileCache,
+    ) -> None:
+        self._ask = ask
+        self._options = options
+        self._parts = parts
+        self._cache = cache
+        self._flights: dict[str, Flight[SomeSink]] = {}
+
+    def is_over(self) -> bool:
+        """Whether as many media have failed as are allowed to; says so in the tally."""
+        tally, most = self._parts.tally, self._options.limits.failures
+        if most is None or tally.media_failed < most:
+            return False
+        tally.stopped_by = "max_failures"
+        return True
+
+    def first_readable(self, jobs: Iterator[Job]) -> tuple[list[tuple[Job, Fault]], Job | None]:
+        """Media that are not there, and the first one that is; None after very many, or as many as may fail."""
+        lost: list[tuple[Job, Fault]] = []
+        for job in jobs:
+            fault = self._parts.find_fault(job)
+            if fault is None:
+                return lost, job
+            lost.append((job, fault))
+            if len(lost) == min(self._options.limits.failures or HELD_BACK, HELD_BACK):
+                break
+        return lost, None
+
+    def lose(self, job: Job, fault: Fault) -> Iterator[Lost]:
+        """A medium that cannot be had is dealt with."""
+        yield Lost(job, fault)
+        self._count(job)
+
+    def fly(self, engine: AnswerEngine, jobs: Iterator[Job]) -> Iterator[Lost | Heard[SomeSink] | Landed[SomeSink]]:
+        """Has the engine look at every medium."""
+        parts, sampling = self._parts, self._options.sampling
+
+        def open_one(job: Job, opening: Opening) -> Clip | Fault:
+            return parts.find_fault(job) or open_or_fault(parts.open_clip, job, sampling, engine.frame_size, opening)
+
+        ahead = OpenAhead(jobs, open_one, sampling.decode_timeout)
+        try:
+            while not self.is_over():
+                parts.interrupts.check()
+                yield from self._admit(engine, ahead)
+                if engine.is_idle and ahead.is_exhausted:
+                    return
+                if engine.is_idle:
+                    ahead.wait()
+                elif engine.is_waiting and not ahead.is_exhausted:
+                    ahead.wait(POLL_S)
+                else:
+                    with parts.interrupts.allowed():
+                        results = engine.step()
+                    yield from self._hear(results)
+                    yield from self._land()
+        finally:
+            for flight in self._flights.values():
+                flight.frames.close()
+            ahead.close()
+
+    def _admit(self, engine: AnswerEngine, ahead: OpenAhead) -> Iterator[Lost]:
+        """Gives the engine media that are open, while it has room."""
+        while engine.has_room() and not self.is_over():
+            opened = ahead.take()
+            if opened is None:
+                return
+            if isinstance(opened.clip, Fault):
+                yield from self.lose(opened.job, opened.clip)
+            else:
+                self._add(engine, opened, opened.clip)
+
+    def _add(self, engine: AnswerEngine, opened: Opened, clip: Clip) -> None:
+        key, job = str(next(_keys)), opened.job
+        frames = CountedFrames(clip, self._count_frames, opened.release)
+        self._parts.progress.opened(replace(clip.info, path=job.path))
+        asked = self._ask(job, clip)
+        waiting = len(asked.prompts) * len(asked.windows)
+        self._flights[key] = Flight(job, clip, frames, asked.sink, waiting)
+        generation = self._options.generation
+        engine.add(Request(key, clip.info.kind, frames, asked.prompts, generation, asked.windows, asked.sink))
+
+    def _hear(self, results: list[Answer | Failure]) -> Iterator[Heard[SomeSink]]:
+        for result in results:
+            flight = self._flights.get(result.key)
+            if flight is not None:
+                flight.waiting -= 1
+                yield Heard(flight, result)
+
+    def _land(self) -> Iterator[Landed[SomeSink]]:
+        """Ends the media of which everything is there."""
+        for key, flight in list(self._flights.items()):
+            if flight.is_over:
+                flight.frames.close()
+                del self._flights[key]
+                yield Landed(flight)
+                self._count(flight.job)
+
+    def _count_frames(self, frames: int) -> None:
+        self._parts.tally.frames += frames
+        self._parts.progress.frames(frames)
+
+    def _count(self, job: Job) -> None:
+        """One more medium is done, and a fetched copy of it may go."""
+        if job.local is not None:
+            self._cache.release(Path(job.local))
+        self._parts.tally.media += 1
+        self._parts.progress.item_done()

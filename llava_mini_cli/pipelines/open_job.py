@@ -1,0 +1,82 @@
+"""From a job to its clip, or to why there is none. Knows nothing of engines, nor of what is asked."""
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from llava_mini_cli.config import SamplingOptions
+from llava_mini_cli.errors import MediaError, UsageError
+from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.media.clip import Clip, FrameChunk
+from llava_mini_cli.media.open import Opening
+
+CHUNK_FRAMES = 32
+
+
+class OpenClip(Protocol):
+    """`media.open.open_clip`."""
+
+    def __call__(
+        self, path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int, opening: Opening
+    ) -> Clip: ...
+
+
+def fault_of(job: Job) -> Fault | None:
+    """Why a medium cannot even be opened, told without a decoder; None when it looks as if it could."""
+    if job.fault is not None:
+        return job.fault
+    try:
+        status = Path(job.file).stat()
+    except FileNotFoundError:
+        return Fault("decode", "not_found", "no such file")
+    except OSError as error:
+        return Fault("decode", "unreadable", (error.strerror or str(error)).lower())
+    except ValueError:  # such as one with a NUL byte
+        return Fault("decode", "not_found", "no file can have this name")
+    if not os.access(job.file, os.R_OK):
+        return Fault("decode", "unreadable", "permission denied")
+    if stat.S_ISDIR(status.st_mode):
+        return Fault("decode", "unreadable", "a folder, not a file")
+    if stat.S_ISREG(status.st_mode) and status.st_size == 0:
+        return Fault("decode", "empty", "the file is empty")
+    return None
+
+
+def open_or_fault(
+    open_clip: OpenClip, job: Job, sampling: SamplingOptions, frame_size: int, opening: Opening
+) -> Clip | Fault:
+    """A medium's clip, or why there is none."""
+    try:
+        if job.span is not None:
+            sampling = replace(sampling, start=job.span.start, end=job.span.end)
+        return open_clip(job.file, sampling, frame_size=frame_size, chunk_frames=CHUNK_FRAMES, opening=opening)
+    except MediaError as error:
+        return Fault(error.stage, error.kind, str(error))
+    except UsageError as error:  # a span without a length
+        return Fault("decode", "empty", str(error))
+
+
+class CountedFrames:
+    """The frames of a clip, counted as they are read; closing it gives their room back."""
+
+    def __init__(self, clip: Clip, count: Callable[[int], None], release: Callable[[], None]) -> None:
+        self._clip = clip
+        self._count = count
+        self._release = release
+
+    def __iter__(self) -> Iterator[FrameChunk]:
+        for chunk in self._clip:
+            yield chunk
+            self._count(len(chunk.times))
+
+    def ready(self) -> bool:
+        """Whether the next chunk can be had without waiting."""
+        return self._clip.ready()
+
+    def close(self) -> None:
+        """Closes the clip. Safe to call twice."""
+        self._clip.close()
+        self._release()

@@ -1,0 +1,51 @@
+"""The parts that a run is made with, each with a default for a program that has only jobs and an engine."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
+
+from llava_mini_cli.config import ModelOptions
+from llava_mini_cli.engine.request import Answer, Failure, Request
+from llava_mini_cli.formats.fetch.file_cache import FileCache
+from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.media.open import open_clip
+from llava_mini_cli.pipelines.interrupt import Interrupts
+from llava_mini_cli.pipelines.open_job import OpenClip, fault_of
+from llava_mini_cli.pipelines.progress import Progress
+from llava_mini_cli.pipelines.tally import Tally
+
+
+class AnswerEngine(Protocol):
+    """What a run asks of an engine."""
+
+    @property
+    def frame_size(self) -> int: ...
+    @property
+    def model_revision(self) -> str | None: ...
+    @property
+    def is_idle(self) -> bool: ...
+    @property
+    def is_waiting(self) -> bool: ...
+    def has_room(self) -> bool: ...
+    def add(self, request: Request) -> None: ...
+    def step(self) -> list[Answer | Failure]: ...
+
+
+SomeEngine = TypeVar("SomeEngine", bound=AnswerEngine)
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """The parts of one run; tests hand in doubles."""
+
+    open_clip: OpenClip = open_clip
+    find_fault: Callable[[Job], Fault | None] = fault_of  # of a medium, told without a decoder
+    progress: Progress = field(default_factory=Progress)
+    interrupts: Interrupts = field(default_factory=Interrupts)  # catches nothing unless it is entered
+    cache: FileCache | None = None  # of media from elsewhere; None: one that the run makes and removes
+    tally: Tally = field(default_factory=Tally)
+
+    def load(self, load_engine: Callable[[ModelOptions], SomeEngine], model: ModelOptions) -> SomeEngine:
+        """The engine of a model, announced before it is loaded."""
+        self.progress.loading(model.model)
+        return load_engine(model)
