@@ -8,7 +8,7 @@ from llava_mini_cli.engine.sampling import LOOP_TOKENS, is_looping
 from llava_mini_cli.engine.scheduler import Action, Limits, Load, choose
 from llava_mini_cli.errors import PromptError
 
-LIMITS = Limits(chunk_frames=4, rows=8, media=6, cache_bytes=100)
+LIMITS = Limits(chunk_frames=4, generations=8, media=6, cache_bytes=100)
 IMAGE = -200
 
 
@@ -33,7 +33,7 @@ def test_the_next_action(load: Load, action: Action) -> None:
 
 
 def test_limits_are_checked() -> None:
-    with pytest.raises(ValueError, match="rows"):
+    with pytest.raises(ValueError, match="generations"):
         Limits(1, 0, 1, 1)
 
 

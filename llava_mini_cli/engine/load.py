@@ -16,7 +16,7 @@ from llava_mini_cli.model.processor import LlavaMiniProcessor
 
 CPU_CHUNK_FRAMES = 8
 CUDA_CHUNK_FRAMES = 32
-ROWS = 64
+GENERATIONS = 64
 MEDIA = 64
 CPU_CACHE_BYTES = 4 << 30
 CUDA_CACHE_SHARE = 0.5  # of the memory that is free once the model is loaded
@@ -64,7 +64,7 @@ def make_engine(
     chunk = options.batch_size or (CUDA_CHUNK_FRAMES if on_cuda else CPU_CHUNK_FRAMES)
     limits = Limits(
         chunk_frames=chunk,
-        rows=ROWS,
+        generations=GENERATIONS,
         media=max(MEDIA, chunk),
         cache_bytes=int(torch.cuda.mem_get_info(model.device)[0] * CUDA_CACHE_SHARE) if on_cuda else CPU_CACHE_BYTES,
     )
