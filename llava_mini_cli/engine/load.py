@@ -9,9 +9,9 @@ from llava_mini_cli.engine.quantize import quantize
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.errors import ModelNotFound, UsageError
 from llava_mini_cli.hub import find_model, find_tower
-from llava_mini_cli.model.checkpoint import pick_device
 from llava_mini_cli.model.clip_space import load_image_projection
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
+from llava_mini_cli.model.pretrained import pick_device
 from llava_mini_cli.model.processor import LlavaMiniProcessor
 
 CPU_CHUNK_FRAMES = 8

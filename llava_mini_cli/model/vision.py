@@ -45,7 +45,7 @@ class VisionTower(nn.Module):
         return (hidden if self.keep_cls else hidden[:, 1:]).to(pixels.dtype), hidden
 
     def summary(self, hidden: torch.Tensor) -> torch.Tensor:
-        """CLIP's own summary of pictures, `[B, width]`: the hidden state that `see` gives, through the layers behind."""
+        """CLIP's own summary of pictures, `[B, width]`: the hidden state that `see` gives, through the last layers."""
         tower = self.vision_tower
         for layer in tower.encoder.layers[self.layers_run :]:
             hidden = layer(hidden, None)
