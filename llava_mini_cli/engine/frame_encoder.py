@@ -118,7 +118,7 @@ class FrameEncoder:
             error = ItemError("out_of_memory", "one frame does not fit the memory; fewer prompts need less")
             yield from self._drop(chunk[0][0], error, "generate")
             return
-        self._chunk_frames = max(1, min(self._chunk_frames, size) // 2)
+        self._chunk_frames = min(self._chunk_frames, size // 2)
         for part in halves(chunk):
             yield from self._encode_chunk(part)
 
