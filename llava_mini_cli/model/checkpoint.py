@@ -197,9 +197,9 @@ def load_weights(
                 loader.put(key, tensor, path)
     for name, tensor, path in _tower_tensors(checkpoint, config, local_files_only):
         loader.put(TOWER_MODULE + name, tensor, path)
-    if config.tie_word_embeddings and "lm_head.weight" not in loader.loaded:
-        loader.put("lm_head.weight", model.get_parameter("model.embed_tokens.weight").data, checkpoint)
     loader.finish(checkpoint)
+    if config.tie_word_embeddings:
+        model.get_submodule("lm_head").weight = model.get_parameter("model.embed_tokens.weight")
     model.get_submodule("model").rotary_emb = LlamaRotaryEmbedding(config).to(device)
     _number_positions(model.get_submodule(TOWER_MODULE + "embeddings"), config, device)
 

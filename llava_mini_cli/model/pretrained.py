@@ -85,7 +85,7 @@ class CheckpointMixin:
         with torch.device("meta"):
             model: Any = cls(config)  # pyright: ignore[reportCallIssue]  the mixin's other base takes it
         load_weights(model, checkpoint, number, target, local_files_only=local_files_only)
-        model.generation_config = _generation_config(checkpoint, config)
+        model.generation_config = generation_config(checkpoint, config)
         model.name_or_path = str(pretrained_model_name_or_path)
         return model.eval()
 
@@ -116,7 +116,7 @@ def _device_name(place: Any) -> str:
     return "cpu" if place is None else str(place)
 
 
-def _generation_config(checkpoint: Path, config: LlavaMiniConfig) -> GenerationConfig:
+def generation_config(checkpoint: Path, config: LlavaMiniConfig) -> GenerationConfig:
     """End-of-sequence ids from the checkpoint; sampling settings reset, as greedy is the default here."""
     path = checkpoint / "generation_config.json"
     fields = read_json(path) if path.exists() else {}
