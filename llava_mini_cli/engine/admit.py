@@ -17,7 +17,7 @@ class ContextLimit:
     per_frame: int
 
     def too_long(self, text: int, new: int, frames: int) -> PromptError | None:
-        """Why a prompt of `text` tokens, the frames so far and `new` tokens do not fit the context, if they do not."""
+        """The error of a prompt whose `text` tokens, `new` tokens and frames exceed the context; None if they fit."""
         most = (self.positions - text - new) // self.per_frame
         if frames <= most:
             return None

@@ -1,4 +1,4 @@
-"""What is searched for as a vector in CLIP's shared space: a text, a picture, or both.
+"""Queries as vectors in CLIP's shared space: a text, a picture, or both.
 
 Loads the halves of CLIP that are needed and nothing of the language model. Knows nothing of archives.
 """
@@ -18,7 +18,7 @@ from llava_mini_cli.model.processor import load_preprocessor
 
 
 class QueryEncoder:
-    """Queries -> vectors, for the CLIP of one model."""
+    """Makes vectors of queries with the CLIP of one model."""
 
     def __init__(self, model: str, revision: str | None = None) -> None:
         """Raises `ModelNotFound` where the model or its CLIP directory is not there."""

@@ -53,7 +53,11 @@ class YesNo:
 
     @classmethod
     def of(cls, tokenizer: Any) -> Self:
-        """Those of a transformers tokenizer. Raises `UsageError` where the two begin alike."""
+        """From a transformers tokenizer.
+
+        Raises:
+            UsageError: every spelling of the one begins as one of the other does.
+        """
         yes, no = (_first_tokens(tokenizer, word) for word in ("yes", "no"))
         if not yes - no or not no - yes:
             raise UsageError("--yes-no: this model's tokenizer does not tell yes from no by their first tokens")

@@ -1,4 +1,4 @@
-"""What the engine does next. Policy only: counts in, a decision out; no torch, no I/O.
+"""The engine's next action. Policy only: counts in, a decision out; no torch, no I/O.
 
 Frames are encoded first, so that decoding steps have many answers to share the weights' reading; decoding goes
 on whenever the next frames are not there yet, so nothing waits for a slow decoder that need not.
@@ -27,7 +27,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class Load:
-    """Where the work stands."""
+    """The state of the work, in counts."""
 
     frames_ready: bool  # some medium's next frames can be had without waiting
     frames_waiting: bool  # some medium has frames still to come

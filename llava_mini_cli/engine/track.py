@@ -21,7 +21,7 @@ from llava_mini_cli.media.clip import FrameChunk
 
 @dataclass(eq=False)
 class WindowSum:
-    """What is kept of a window's frames: one token each, and one float32 sum of the fused text.
+    """The sum of a window's frames: one token each, and the total of the fused text in float32.
 
     Windows are summed one by one as their frames pass, not as differences of running sums over the whole
     video: the same cost, no cancellation, and a window is answered as soon as it ends.
@@ -47,7 +47,7 @@ class WindowSum:
         return [prompt for group in self.groups for prompt in group.prompts]
 
     def add(self, tokens: torch.Tensor, fused: torch.Tensor) -> None:
-        """Some more frames: tokens `[n, C * C, hidden]`, fused text `[n, T, hidden]`; kept where something is asked."""
+        """Adds frames: tokens `[n, C * C, hidden]`, fused text `[n, T, hidden]`; none are kept if nothing is asked."""
         if not self.groups:
             return
         self._append(tokens.flatten(0, 1))
@@ -66,7 +66,7 @@ class WindowSum:
         self._buffer, self.total = None, None
 
     def _append(self, tokens: torch.Tensor) -> None:
-        """Into one buffer that doubles: a long video's small tokens must not lie scattered over the heap."""
+        """Appends to one buffer that doubles: a long video's small tokens must not lie scattered over the heap."""
         used = self._used + len(tokens)
         if self._buffer is None or used > len(self._buffer):
             larger = tokens.new_empty(max(64, 2 * used), tokens.shape[1])
@@ -147,7 +147,7 @@ def prefill_items(track: Track, window: WindowSum) -> list[PrefillItem]:
 
 
 def cut(chunk: AnyChunk, part: slice) -> AnyChunk:
-    """Some of the frames that one medium gave."""
+    """A part of the frames that one medium gave."""
     if isinstance(chunk, FeatureChunk):
         return FeatureChunk(chunk.features[part], chunk.times[part])
     return FrameChunk(chunk.pixels[part], chunk.times[part])
@@ -186,5 +186,5 @@ class Generation:
     p_yes: float | None = None
 
     def failure(self, error: ItemError) -> Failure:
-        """Why there is no answer."""
+        """The failure of this question, in place of its answer."""
         return self.track.request.failure(self.prompt_index, self.window.index, error, "generate")

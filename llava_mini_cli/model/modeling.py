@@ -236,7 +236,7 @@ class LlavaMiniForConditionalGeneration(CheckpointMixin, LlamaForCausalLM):  # p
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As transformers' `generate`, with frames; arguments as in `forward`. Greedy unless told otherwise.
+        """Generation as in transformers, with frames; arguments as in `forward`. Greedy unless told otherwise.
 
         Returns:
             int64 `[B, new]`: new tokens only (or what `return_dict_in_generate` asks for).
