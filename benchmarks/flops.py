@@ -13,10 +13,9 @@ import torch
 from random_models import LARGE_CLIP, VICUNA_7B, CountedPrompts, build_llava_15, build_ours
 from torch.utils.flop_counter import FlopCounterMode
 
-from llava_mini_cli.engine.encode import fuse_packed
+from llava_mini_cli.engine.encode import encode_features
 from llava_mini_cli.engine.generate import PrefillItem, prefill
 from llava_mini_cli.engine.pack import pack_prompts
-from llava_mini_cli.engine.tower import patch_features
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
 
 TEXT_TOKENS = 43
@@ -42,11 +41,11 @@ def engine_flops(model: LlavaMiniForConditionalGeneration, questions: int) -> di
     pixels = torch.zeros(1, 1, 3, 336, 336, device="meta")
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
-        features = patch_features(model.model.vision_tower, pixels[:, 0])[:, None]
+        features = model.model.vision_tower(pixels[:, 0])[:, None]
     tower = counter.get_total_flops()
     counter = FlopCounterMode(display=False)
     with counter, torch.inference_mode():
-        encoded = fuse_packed(model.model, model.model.project_vision(features), [pack])
+        encoded = encode_features(model.model, features, [pack])
     by_module = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     fusing = counter.get_total_flops()
     (group,) = pack.groups

@@ -85,7 +85,7 @@ class CountedPrompts:
 
 
 def build_engine(
-    model: LlavaMiniForConditionalGeneration, prompts: CountedPrompts, chunk: int = 8, rows: int = 64
+    model: LlavaMiniForConditionalGeneration, prompts: CountedPrompts, chunk: int = 8, generations: int = 64
 ) -> Engine:
     """An engine around a random model."""
     config = model.config
@@ -95,7 +95,7 @@ def build_engine(
     processor = LlavaMiniProcessor(None, preprocessor, config)
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
-    limits = Limits(chunk_frames=chunk, rows=rows, media=64, cache_bytes=8 << 30)
+    limits = Limits(chunk_frames=chunk, generations=generations, media=64, cache_bytes=8 << 30)
     return Engine(model, processor, prompts, limits, "random")  # pyright: ignore[reportArgumentType]
 
 

@@ -59,8 +59,8 @@ def make_oracle(path: Path) -> Oracle:
     return Oracle(write_tiny_checkpoint(path, vision_config=vision, video_frame_size=56, **changes))
 
 
-def limits(chunk: int = 8, rows: int = 64, media: int = 64, cache_bytes: int = 1 << 30) -> Limits:
-    return Limits(chunk, rows, media, cache_bytes)
+def limits(chunk: int = 8, generations: int = 64, media: int = 64, cache_bytes: int = 1 << 30) -> Limits:
+    return Limits(chunk, generations, media, cache_bytes)
 
 
 def request(key: str, pixels: np.ndarray, prompts: Sequence[str], **settings: object) -> Request:

@@ -45,13 +45,13 @@ def test_an_answer_does_not_depend_on_its_neighbours(
     oracle: Oracle,
     wanted: list[tuple[int, int, list[str]]],
     chunk: int,
-    rows: int,
-    room: int,
+    generations: int,
+    waiting: int,
     cache_bytes: int,
     source_size: int,
     not_ready: int,
 ) -> None:
-    engine = oracle.engine(limits(chunk, rows, room, cache_bytes))
+    engine = oracle.engine(limits(chunk, generations, waiting, cache_bytes))
     requests: list[Request] = []
     for number, (frames, seed, prompts) in enumerate(wanted):
         source = ArrayFrames(oracle.video(frames, seed), source_size, not_ready=not_ready)

@@ -10,8 +10,7 @@ from engine_doubles import ArrayFrames
 from engine_oracle import GREEDY, QUESTIONS, Oracle, by_prompt, limits, make_oracle, request
 
 from llava_mini_cli.config import GenerationOptions
-from llava_mini_cli.engine import decoder as decoder_module
-from llava_mini_cli.engine import engine as engine_module
+from llava_mini_cli.engine import frame_encoder, token_decoder
 from llava_mini_cli.engine.kv_cache import GROWTH, RowCache
 from llava_mini_cli.engine.memory import unless_out_of_memory
 from llava_mini_cli.engine.pack import PromptGroup
@@ -36,16 +35,14 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
 
 
 def test_memory_running_out_halves_the_chunk(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llava_mini_cli.engine import engine as module
+    real = frame_encoder.encode
 
-    real = module.see
-
-    def small(model: torch.nn.Module, pixels: torch.Tensor, projection: None) -> object:
+    def small(model: torch.nn.Module, pixels: torch.Tensor, *rest: object) -> object:
         if len(pixels) > 3:
             raise torch.OutOfMemoryError("too much")
-        return real(model, pixels, projection)  # pyright: ignore
+        return real(model, pixels, *rest)  # pyright: ignore
 
-    monkeypatch.setattr(module, "see", small)
+    monkeypatch.setattr(frame_encoder, "encode", small)
     wanted = [request(str(number), oracle.video(frames, 1), QUESTIONS[:1]) for number, frames in enumerate((17, 1, 5))]
     outcomes = by_prompt(list(oracle.engine(limits(16)).run(wanted)))
     for number, frames in enumerate((17, 1, 5)):
@@ -55,20 +52,18 @@ def test_memory_running_out_halves_the_chunk(oracle: Oracle, monkeypatch: pytest
 
 
 def test_memory_running_out_while_decoding_goes_on_in_halves(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
-    from llava_mini_cli.engine import decoder as module
-
-    real = module.decode
+    real = token_decoder.decode
 
     def small(model: object, batches: Sequence[object], *rest: object) -> object:
         if len(batches) > 1:
             raise torch.OutOfMemoryError("too much")
         return real(model, batches, *rest)  # pyright: ignore
 
-    monkeypatch.setattr(module, "decode", small)
+    monkeypatch.setattr(token_decoder, "decode", small)
     wanted = [request(str(number), oracle.video(600, 0)[: number + 1], QUESTIONS[:2]) for number in range(3)]
-    outcomes = by_prompt(list(oracle.engine(limits(1, rows=2)).run(wanted)))
+    outcomes = by_prompt(list(oracle.engine(limits(1, generations=2)).run(wanted)))
     assert all(isinstance(outcome, Answer) for outcome in outcomes.values())
-    monkeypatch.setattr(module, "decode", out_of_memory)
+    monkeypatch.setattr(token_decoder, "decode", out_of_memory)
     failures = list(oracle.engine(limits()).run(wanted[:1]))
     assert [failure.error_type for failure in failures] == ["out_of_memory"] * 2  # pyright: ignore
 
@@ -171,12 +166,12 @@ def test_memory_running_out_when_frames_are_kept_fails_that_medium_alone(
     assert isinstance(outcomes["small", 0, 0], Answer)
 
 
-@pytest.mark.parametrize("name", ["Upload.__call__", "Decoder._next_tokens", "Decoder._shrink"])
+@pytest.mark.parametrize("name", ["Upload.__call__", "TokenDecoder._next_tokens", "TokenDecoder._shrink"])
 def test_memory_running_out_anywhere_is_a_failure_and_the_engine_goes_on(
     oracle: Oracle, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     owner, method = name.split(".")
-    kind = {"Upload": engine_module.Upload, "Decoder": decoder_module.Decoder}[owner]
+    kind = {"Upload": frame_encoder.Upload, "TokenDecoder": token_decoder.TokenDecoder}[owner]
     engine = oracle.engine(limits())
     with monkeypatch.context() as patched:
         patched.setattr(kind, method, out_of_memory)
@@ -199,7 +194,7 @@ def test_a_step_that_ran_out_of_memory_at_its_end_is_made_again_with_the_same_to
 
     monkeypatch.setattr(head, "forward", small)
     wanted = [request(str(seed), oracle.video(2, seed), QUESTIONS[:2]) for seed in range(3)]
-    outcomes = by_prompt(list(oracle.engine(limits(1, rows=6)).run(wanted)))
+    outcomes = by_prompt(list(oracle.engine(limits(1, generations=6)).run(wanted)))
     monkeypatch.undo()
     for (key, _, prompt), answer in outcomes.items():
         assert isinstance(answer, Answer)
@@ -212,7 +207,7 @@ def test_nothing_is_kept_of_frames_for_which_nothing_is_asked() -> None:
     assert window.frame_count == 2
     window.drop_prompts({0})
     window.add(torch.ones(2, 1, 4), torch.ones(2, 3, 4))
-    assert (window.total, window._room, window.frame_count) == (None, None, 2)
+    assert (window.total, window._buffer, window.frame_count) == (None, None, 2)
 
 
 def test_what_ran_out_of_memory_is_let_go_before_anything_is_tried_again() -> None:

@@ -14,7 +14,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from llava_mini_cli.errors import CheckpointError, LlavaMiniError, ModelNotFound
 from llava_mini_cli.model import LlavaMiniConfig, LlavaMiniForConditionalGeneration, LlavaMiniProcessor
-from llava_mini_cli.model.checkpoint import weight_files
+from llava_mini_cli.model.checkpoint import TOWER_FILE, TOWER_MODULE, load_tower, read_json, read_tensors, weight_files
+from llava_mini_cli.model.pretrained import generation_config, pick_device, pick_dtype
 
 Model = LlavaMiniForConditionalGeneration
 
@@ -182,3 +183,135 @@ def test_average_pooling_and_no_prefusion_are_configuration(tmp_path: Path) -> N
     with torch.no_grad():
         logits = model(**batch).logits
     assert logits.shape[1] == batch["input_ids"].shape[1] - 1 + 4
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"eos_token_id": [257, 261]}, ([257, 261], 257)),
+        ({"eos_token_id": 261}, (261, 261)),
+        ({"eos_token_id": 261, "pad_token_id": 9}, (261, 9)),
+        ({}, (12, 12)),
+        (None, (12, 12)),
+    ],
+)
+def test_generation_ends_as_the_checkpoint_says_and_is_greedy(
+    tmp_path: Path, fields: dict[str, object] | None, expected: tuple[object, int]
+) -> None:
+    if fields is not None:
+        (tmp_path / "generation_config.json").write_text(json.dumps({**fields, "temperature": 0.6, "do_sample": True}))
+    config = LlavaMiniConfig.from_fields({"eos_token_id": 12, "bos_token_id": 11, "pad_token_id": None})
+    found = generation_config(tmp_path, config)
+    assert (found.eos_token_id, found.pad_token_id) == expected
+    assert found.bos_token_id == 11
+    assert not found.do_sample
+    own = LlavaMiniConfig.from_fields({"eos_token_id": 12, "bos_token_id": 11, "pad_token_id": 3})
+    assert generation_config(tmp_path, own).pad_token_id == (9 if fields and "pad_token_id" in fields else 3)
+
+
+def test_the_tower_alone_is_that_of_the_whole_model(checkpoint: Path, tmp_path: Path) -> None:
+    model = Model.from_pretrained(checkpoint)
+    want = model.model.vision_tower.state_dict()
+    pixels = torch.randn(1, 3, 112, 112)
+    model.save_pretrained(tmp_path / "saved")
+    for directory in (checkpoint, tmp_path / "saved"):
+        tower = load_tower(directory)
+        assert not tower.training
+        assert tower.state_dict().keys() == want.keys()
+        assert all(torch.equal(value, want[key]) for key, value in tower.state_dict().items())
+        with torch.no_grad():
+            torch.testing.assert_close(tower(pixels), model.model.vision_tower(pixels))
+    assert json.loads((tmp_path / "saved" / "config.json").read_text())["unfreeze_mm_vision_tower"]
+
+
+def test_a_checkpoint_that_should_hold_its_tower_and_does_not_takes_the_named_one(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    want = Model.from_pretrained(checkpoint).state_dict()
+    edit(checkpoint / "config.json", unfreeze_mm_vision_tower=True)
+    got = Model.from_pretrained(checkpoint).state_dict()
+    assert all(torch.equal(got[key], want[key]) for key in want)
+    assert "holds no vision tower of its own; taking clip" in caplog.text
+
+
+def test_a_tower_in_the_checkpoint_does_not_count_unless_the_configuration_says_so(checkpoint: Path) -> None:
+    want = Model.from_pretrained(checkpoint).state_dict()
+    state = load_file(checkpoint / "model.safetensors")
+    towers = {key: value + 1 for key, value in want.items() if key.startswith(TOWER_MODULE)}
+    published = {TOWER_FILE + key.removeprefix(TOWER_MODULE): value for key, value in towers.items()}
+    save_file({**state, **published}, checkpoint / "model.safetensors")
+    got = Model.from_pretrained(checkpoint).state_dict()
+    assert all(torch.equal(got[key], want[key]) for key in towers)
+    edit(checkpoint / "config.json", unfreeze_mm_vision_tower=True)
+    got = Model.from_pretrained(checkpoint).state_dict()
+    assert all(torch.equal(got[key], value) for key, value in towers.items())
+
+
+def test_tensors_without_a_place_are_warned_of_and_old_buffers_are_not(
+    checkpoint: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = checkpoint / "model.safetensors"
+    state = load_file(path)
+    save_file({**state, "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(2)}, path)
+    Model.from_pretrained(checkpoint)
+    assert caplog.text == ""
+    save_file({**state, "model.spare.weight": torch.zeros(2)}, path)
+    Model.from_pretrained(checkpoint)
+    assert "1 tensors not used, among them model.spare.weight" in caplog.text
+
+
+def test_tied_embeddings_are_the_head(checkpoint: Path) -> None:
+    path = checkpoint / "model.safetensors"
+    state = load_file(path)
+    del state["lm_head.weight"]
+    save_file(state, path)
+    assert "lm_head.weight" in message(checkpoint)
+    edit(checkpoint / "config.json", tie_word_embeddings=True)
+    model = Model.from_pretrained(checkpoint)
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert torch.equal(model.lm_head.weight, state["model.embed_tokens.weight"].float())
+
+
+def test_how_a_model_is_asked_for(checkpoint: Path) -> None:
+    assert Model.from_pretrained(checkpoint, torch_dtype=torch.float16, low_cpu_mem_usage=True).dtype == torch.float16
+    model = Model.from_pretrained(checkpoint, device_map={"": "cpu"}, dtype="auto", attn_implementation="eager")
+    assert (model.dtype, model.device.type, model.training) == (torch.float32, "cpu", False)
+    assert (model.config._attn_implementation, model.name_or_path) == ("eager", str(checkpoint))
+    with pytest.raises(TypeError, match="'quantisation'"):
+        Model.from_pretrained(checkpoint, quantisation=4)
+    own = LlavaMiniConfig.from_pretrained(checkpoint)
+    own.tokenizer_padding_side = "left"
+    assert Model.from_pretrained(checkpoint, config=own).config.tokenizer_padding_side == "left"
+
+
+def test_names_of_devices_and_number_formats() -> None:
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert pick_device("cpu") == pick_device("auto") == cpu
+    assert pick_device("cuda:1") == torch.device("cuda", 1)
+    assert pick_dtype("auto", cpu) == torch.float32
+    assert pick_dtype("float16", cpu) == pick_dtype(torch.float16, cuda) == torch.float16
+
+
+def test_a_shard_that_the_index_names_is_missing(tmp_path: Path) -> None:
+    index = {"weight_map": {"a": "2.safetensors", "b": "1.safetensors", "c": "1.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "1.safetensors").touch()
+    with pytest.raises(CheckpointError, match=r"1 of 2 shards missing: 2.safetensors"):
+        weight_files(tmp_path)
+    (tmp_path / "2.safetensors").touch()
+    assert [path.name for path in weight_files(tmp_path)] == ["1.safetensors", "2.safetensors"]
+
+
+def test_tensors_are_read_by_their_beginning(tmp_path: Path) -> None:
+    tensors = {"a.x": torch.ones(1), "a.y": torch.ones(2), "b.x": torch.ones(3)}
+    save_file(tensors, tmp_path / "m.safetensors")
+    torch.save(tensors, tmp_path / "m.bin")
+    for name in ("m.safetensors", "m.bin"):
+        assert {key for key, _ in read_tensors(tmp_path / name, "a.")} == {"a.x", "a.y"}
+        assert {key: len(tensor) for key, tensor in read_tensors(tmp_path / name)} == {"a.x": 1, "a.y": 2, "b.x": 3}
+
+
+def test_a_json_file_that_is_no_object_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("[1]")
+    with pytest.raises(CheckpointError, match=r"config.json: not a JSON object"):
+        read_json(tmp_path / "config.json")

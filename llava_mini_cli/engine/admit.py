@@ -1,4 +1,4 @@
-"""Which prompts can be asked: laid out, within the model's context and what one medium's text may hold. No torch."""
+"""The prompts that can be asked: laid out, within the model's context and what one medium's text may hold. No torch."""
 
 from dataclasses import dataclass
 
@@ -13,23 +13,25 @@ MAX_TEXT = 1 << 15  # tokens of a medium's prompts together: attention holds a f
 class ContextLimit:
     """The positions that a model has, and how many of them a frame takes."""
 
-    context: int
+    positions: int
     per_frame: int
 
     def too_long(self, text: int, new: int, frames: int) -> PromptError | None:
-        """Why a prompt of `text` tokens, the frames so far and `new` tokens do not fit the context, if they do not."""
-        most = (self.context - text - new) // self.per_frame
+        """The error of a prompt whose `text` tokens, `new` tokens and frames exceed the context; None if they fit."""
+        most = (self.positions - text - new) // self.per_frame
         if frames <= most:
             return None
         hint = f"at most {most} frames fit: use --max-frames {most} or a lower --fps" if most > 0 else "none fit"
         return PromptError(
             "too_long",
             f"the prompt ({text} tokens), {new} new tokens and {self.per_frame} for each frame exceed the model's "
-            f"context of {self.context}; {hint}",
+            f"context of {self.positions}; {hint}",
         )
 
 
-def admit(request: Request, prompts: PromptBuilder, room: ContextLimit) -> tuple[list[list[int] | None], list[Failure]]:
+def admit(
+    request: Request, prompts: PromptBuilder, context: ContextLimit
+) -> tuple[list[list[int] | None], list[Failure]]:
     """The ids of each prompt of a request; None for those that cannot be asked, which fail alone."""
     found: list[list[int] | None] = []
     failures: list[Failure] = []
@@ -37,7 +39,7 @@ def admit(request: Request, prompts: PromptBuilder, room: ContextLimit) -> tuple
     for index, prompt in enumerate(request.prompts):
         try:
             ids = prompts.question_ids(prompt)
-            error = room.too_long(len(ids) - 1, request.generation.max_new_tokens, frames=1)
+            error = context.too_long(len(ids) - 1, request.generation.max_new_tokens, frames=1)
             if error is None and together + len(ids) > MAX_TEXT:
                 error = PromptError(
                     "too_long",

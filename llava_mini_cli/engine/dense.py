@@ -1,6 +1,7 @@
 """The dense parts of a Llama layer, on both sides of attention, and their compiled form.
 
-Attention itself is never compiled: its shapes change with every row that comes or goes. Knows nothing of caches.
+Pre-fusion and the language model share them. Attention itself is never compiled: its shapes change with every answer
+that begins or ends. Knows nothing of caches.
 """
 
 from collections.abc import Callable
@@ -8,7 +9,9 @@ from dataclasses import dataclass
 from typing import cast
 
 import torch
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, apply_rotary_pos_emb
+from torch import nn
+from torch.nn import functional
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP, rotate_half
 
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
@@ -17,21 +20,35 @@ Rotary = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, each [B, L, d]
 Projected = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
 
 
-def project(layer: LlamaDecoderLayer, normed: torch.Tensor, rotary: Rotary) -> Projected:
-    """Rotated queries and keys, and values: `[B, L, hidden]` to `[B, heads, L, d]` each."""
+def project(layer: LlamaDecoderLayer, normed: torch.Tensor, rotary: Rotary, first_query: int = 0) -> Projected:
+    """Rotated queries and keys, and values: `[B, L, hidden]` to `[B, heads, L, d]` each.
+
+    Positions before `first_query` give keys and values only.
+    """
     attention = layer.self_attn
-    queries, keys, values = (
-        linear(normed).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
-        for linear in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    queries, keys = apply_rotary_pos_emb(queries, keys, *rotary)
-    return queries, keys, values
+    cos, sin = (part[:, None] for part in rotary)
+
+    def heads(linear: nn.Linear, states: torch.Tensor) -> torch.Tensor:
+        return linear(states).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
+
+    def rotated(states: torch.Tensor, first: int) -> torch.Tensor:
+        return states * cos[:, :, first:] + rotate_half(states) * sin[:, :, first:]
+
+    queries = rotated(heads(attention.q_proj, normed[:, first_query:]), first_query)
+    return queries, rotated(heads(attention.k_proj, normed), 0), heads(attention.v_proj, normed)
 
 
 def finish(layer: LlamaDecoderLayer, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
     """Output projection, residuals and MLP of a layer: both `[..., hidden]`, and so is the result."""
-    hidden = hidden + layer.self_attn.o_proj(attended)
-    return hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    hidden = layer.self_attn.o_proj(attended).add_(hidden)
+    return _mlp(layer.mlp, layer.post_attention_layernorm(hidden)).add_(hidden)
+
+
+def _mlp(mlp: LlamaMLP, normed: torch.Tensor) -> torch.Tensor:
+    """The layer's MLP, its elementwise part in place where it is SiLU: a tenth of pre-fusion's time on a CPU."""
+    if mlp.config.hidden_act != "silu":
+        return mlp(normed)
+    return mlp.down_proj(functional.silu(mlp.gate_proj(normed), inplace=True).mul_(mlp.up_proj(normed)))
 
 
 @dataclass(frozen=True)
@@ -47,7 +64,7 @@ EAGER = Dense(project, finish)
 
 @torch.inference_mode()
 def compile_dense(model: LlavaMiniForConditionalGeneration) -> Dense:
-    """Compiles both for any number of rows, and tries them once, so that a compiler that is missing is told here.
+    """Both functions compiled for any batch, and tried once, so that a compiler that is missing is told here.
 
     Raises:
         UsageError: torch.compile does not work on this machine.

@@ -1,7 +1,7 @@
-"""Keys and values of the rows being answered: one prefix a medium, shared by all of its questions.
+"""Keys and values of the answers in the making: one prefix a medium, shared by all of its questions.
 
-A `RowCache` belongs to one prefill batch of B media with up to R questions each. Nothing of the prefix is
-copied for a question; a row owns only its tail and what it generated. Knows nothing of tokens or text.
+A `RowCache` belongs to one prefill batch of B media with up to R questions each, a row for each. Nothing of the prefix
+is copied for a question; a row owns only its tail and what it generated. Knows nothing of tokens or text.
 """
 
 from dataclasses import dataclass, field
@@ -34,7 +34,7 @@ class RowCache:
         return self.own_lengths.shape[1]
 
     def reserve(self) -> None:
-        """Makes room for one more position in every row."""
+        """Makes space for one more position in every row."""
         need = int(self.own_lengths.max()) + 1
         for part in (self.own_keys, self.own_values):
             for layer, tensor in enumerate(part):

@@ -9,14 +9,14 @@ from llava_mini_cli.engine.quantize import quantize
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.errors import ModelNotFound, UsageError
 from llava_mini_cli.hub import find_model, find_tower
-from llava_mini_cli.model.checkpoint import pick_device
 from llava_mini_cli.model.clip_space import load_image_projection
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
+from llava_mini_cli.model.pretrained import pick_device
 from llava_mini_cli.model.processor import LlavaMiniProcessor
 
 CPU_CHUNK_FRAMES = 8
 CUDA_CHUNK_FRAMES = 32
-ROWS = 64
+GENERATIONS = 64
 MEDIA = 64
 CPU_CACHE_BYTES = 4 << 30
 CUDA_CACHE_SHARE = 0.5  # of the memory that is free once the model is loaded
@@ -64,7 +64,7 @@ def make_engine(
     chunk = options.batch_size or (CUDA_CHUNK_FRAMES if on_cuda else CPU_CHUNK_FRAMES)
     limits = Limits(
         chunk_frames=chunk,
-        rows=ROWS,
+        generations=GENERATIONS,
         media=max(MEDIA, chunk),
         cache_bytes=int(torch.cuda.mem_get_info(model.device)[0] * CUDA_CACHE_SHARE) if on_cuda else CPU_CACHE_BYTES,
     )

@@ -26,7 +26,7 @@ _SAID = (
 def unless_out_of_memory(
     function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
 ) -> Result | None:
-    """What the function returns, or None when memory ran out, on a CPU as on CUDA.
+    """The function's result, or None if memory ran out, on a CPU as on CUDA.
 
     By then everything that the function held is let go: an exception keeps it alive until it has been handled, so
     whatever is tried instead belongs behind this call and not into an `except`.

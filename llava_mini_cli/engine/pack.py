@@ -1,4 +1,4 @@
-"""How the questions about one medium share their text. No torch.
+"""The text that the questions about one medium share. No torch.
 
 Every prompt is `text before the frames | placeholder | text after`. Prompts that agree up to and with
 the placeholder share that part; behind it each has a tail of its own:
@@ -90,7 +90,7 @@ class TextPack:
 
     @cached_property
     def visible(self) -> NDArray[np.bool_]:
-        """bool `[T, T]`: which text position (column) each text position (row) may see, padding excepted."""
+        """bool `[T, T]`: true where a text position (row) may see another (column); padding is never seen."""
         out = np.zeros((len(self), len(self)), dtype=bool)
         for segment in self.segments:
             rows = slice(segment.start, segment.stop)

@@ -1,4 +1,4 @@
-"""What is searched for as a vector in CLIP's shared space: a text, a picture, or both.
+"""Queries as vectors in CLIP's shared space: a text, a picture, or both.
 
 Loads the halves of CLIP that are needed and nothing of the language model. Knows nothing of archives.
 """
@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llava_mini_cli.engine.tower import hidden_states, summary
 from llava_mini_cli.errors import CheckpointError, UsageError
 from llava_mini_cli.hub import find_model, find_tower
 from llava_mini_cli.model.checkpoint import load_tower, read_json
@@ -19,7 +18,7 @@ from llava_mini_cli.model.processor import load_preprocessor
 
 
 class QueryEncoder:
-    """Queries -> vectors, for the CLIP of one model."""
+    """Makes vectors of queries with the CLIP of one model."""
 
     def __init__(self, model: str, revision: str | None = None) -> None:
         """Raises `ModelNotFound` where the model or its CLIP directory is not there."""
@@ -50,8 +49,8 @@ class QueryEncoder:
             raise CheckpointError(f"{self._tower}: the CLIP checkpoint has no visual_projection, which searching needs")
         tower = load_tower(self._checkpoint)
         pieces = load_preprocessor(self._checkpoint).image(torch.from_numpy(pixels))
-        hidden = hidden_states(tower, pieces[-1:])
-        return embed_images(summary(tower, hidden), projection)[0].numpy()
+        _, hidden = tower.see(pieces[-1:])
+        return embed_images(tower.summary(hidden), projection)[0].numpy()
 
     @cached_property
     def _text_tower(self) -> TextTower:

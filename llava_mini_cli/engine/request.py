@@ -1,4 +1,4 @@
-"""What goes into the engine and what comes out: requests, answers, failures. No torch.
+"""Requests, which go into the engine, and the answers and failures that come out. No torch.
 
 A request is one medium with all the questions about it, asked of each of its windows. The engine gives
 exactly one `Answer` or one `Failure` for each window and prompt, in any order. A request may also have a sink, which
@@ -22,7 +22,7 @@ FinishReason = Literal["stop", "length", "repetition"]
 
 @dataclass(frozen=True)
 class FeatureChunk:
-    """Some consecutive frames of one medium of which the vision tower's features are known already."""
+    """Consecutive frames of one medium whose vision features are known already."""
 
     features: NDArray[np.float16] | NDArray[np.float32]  # [n, parts, N, mm_hidden_size]
     times: NDArray[np.float64]  # [n] seconds from the beginning of the video
@@ -43,7 +43,7 @@ class FrameSource(Protocol):
 
 @dataclass(frozen=True)
 class EncodedFrames:
-    """What the model made of some consecutive frames of one medium."""
+    """The tokens, embeddings and features of some consecutive frames of one medium."""
 
     times: NDArray[np.float64]  # [n] seconds
     tokens: NDArray[np.float16]  # [n, C * C, hidden], the vision tokens that the language model reads
@@ -53,7 +53,7 @@ class EncodedFrames:
 
 @dataclass(frozen=True)
 class FrameShapes:
-    """The shapes of what a model makes of one frame."""
+    """The shapes of one frame's token, embedding and features."""
 
     token: tuple[int, int]  # C * C, hidden
     embedding: int | None  # CLIP's shared width; None: its projection is not there
@@ -65,7 +65,7 @@ class FrameSink(Protocol):
 
     @property
     def features(self) -> Literal["float16", "float32"] | None:
-        """In which form the vision tower's features are wanted, if at all."""
+        """The number format in which the vision tower's features are wanted; None: they are not."""
         ...
 
     def add(self, frames: EncodedFrames) -> None: ...
@@ -105,7 +105,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Failure:
-    """Why one prompt of a request has no answer."""
+    """The reason why one prompt of a request has no answer."""
 
     key: str
     prompt_index: int
@@ -131,5 +131,5 @@ class Request:
     sink: FrameSink | None = None
 
     def failure(self, prompt: int, window: int, error: ItemError, stage: str | None = None) -> Failure:
-        """Why one of the prompts has no answer for one of the windows; `stage`: the error's own if None."""
+        """The failure of one prompt for one window; `stage`: the error's own if None."""
         return Failure(self.key, prompt, stage or error.stage, error.kind, str(error), window)

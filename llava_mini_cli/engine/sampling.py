@@ -1,4 +1,4 @@
-"""From logits to the next token of each row, and when a row has said enough. Each row stands alone."""
+"""From logits to the next token of each answer, and when an answer has said enough. Each stands alone."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,15 +13,15 @@ LOOP_TOKENS = 96  # a loop is this many tokens of one repeated pattern ...
 LOOP_REPEATS = 4  # ... of at least this many repeats
 
 
-def row_generator(options: GenerationOptions) -> torch.Generator | None:
-    """A row's own random generator, on the CPU so that every device draws alike; None when greedy."""
+def random_generator(options: GenerationOptions) -> torch.Generator | None:
+    """An answer's own random generator, on the CPU so that every device draws alike; None when greedy."""
     if options.temperature == 0:
         return None
     return torch.Generator().manual_seed(options.seed)
 
 
 def penalised(logits: torch.Tensor, tokens: Sequence[int], penalty: float) -> torch.Tensor:
-    """Logits `[vocab]` of one row with those of its own `tokens` made smaller (CTRL, Keskar et al. 2019, 4.1)."""
+    """Logits `[vocab]` of one answer with those of its own `tokens` made smaller (CTRL, Keskar et al. 2019, 4.1)."""
     if penalty == 1 or not tokens:
         return logits
     said = torch.tensor(sorted(set(tokens)), device=logits.device)
@@ -30,7 +30,7 @@ def penalised(logits: torch.Tensor, tokens: Sequence[int], penalty: float) -> to
 
 
 def next_token(logits: torch.Tensor, options: GenerationOptions, generator: torch.Generator) -> int:
-    """The next token of one row whose temperature is above 0; greedy rows take the likeliest all at once.
+    """The next token of one answer whose temperature is above 0; greedy ones take the likeliest all at once.
 
     Args:
         logits: `[vocab]`.
@@ -53,7 +53,11 @@ class YesNo:
 
     @classmethod
     def of(cls, tokenizer: Any) -> Self:
-        """Those of a transformers tokenizer. Raises `UsageError` where the two begin alike."""
+        """From a transformers tokenizer.
+
+        Raises:
+            UsageError: every spelling of the one begins as one of the other does.
+        """
         yes, no = (_first_tokens(tokenizer, word) for word in ("yes", "no"))
         if not yes - no or not no - yes:
             raise UsageError("--yes-no: this model's tokenizer does not tell yes from no by their first tokens")
@@ -71,7 +75,7 @@ def _first_tokens(tokenizer: Any, word: str) -> set[int]:
 
 
 def is_looping(tokens: Sequence[int]) -> bool:
-    """Whether the last `LOOP_TOKENS` tokens are one pattern, repeated `LOOP_REPEATS` times or more."""
+    """True if the last `LOOP_TOKENS` tokens are one pattern, repeated `LOOP_REPEATS` times or more."""
     if len(tokens) < LOOP_TOKENS:
         return False
     tail = list(tokens[-LOOP_TOKENS:])

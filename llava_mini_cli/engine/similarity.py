@@ -69,7 +69,7 @@ def _fill(file: object, space: memoryview) -> None:
 
 
 def scan_batches(batches: Iterable[NDArray[np.float16]], query: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The same from batches `[n, width]` in memory."""
+    """Dot products as those of `scan_file`, with batches of vectors `[n, width]` in memory."""
     against = torch.from_numpy(query)
     with _one_thread():
         scores = [torch.mv(torch.from_numpy(batch.copy()).float(), against).numpy() for batch in batches]

@@ -1,10 +1,11 @@
-"""The state of one request on its way through the engine: frames to come, windows being summed, rows.
+"""The state of one request on its way through the engine: frames to come, windows being summed, answers begun.
 
 Holds tensors but computes nothing beyond sums; the order of work is the engine's.
 """
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -13,13 +14,14 @@ from numpy.typing import NDArray
 from llava_mini_cli.engine.generate import PrefillItem
 from llava_mini_cli.engine.kv_cache import RowCache
 from llava_mini_cli.engine.pack import PromptGroup, TextPack
-from llava_mini_cli.engine.request import AnyChunk, FeatureChunk, Request, Window
+from llava_mini_cli.engine.request import AnyChunk, Failure, FeatureChunk, Request, Window
+from llava_mini_cli.errors import ItemError
 from llava_mini_cli.media.clip import FrameChunk
 
 
 @dataclass(eq=False)
 class WindowSum:
-    """What is kept of a window's frames: one token each, and one float32 sum of the fused text.
+    """The sum of a window's frames: one token each, and the total of the fused text in float32.
 
     Windows are summed one by one as their frames pass, not as differences of running sums over the whole
     video: the same cost, no cancellation, and a window is answered as soon as it ends.
@@ -30,28 +32,28 @@ class WindowSum:
     groups: tuple[PromptGroup, ...] = ()  # the prompts that are asked of it
     total: torch.Tensor | None = None  # float32 [T, hidden]
     frame_count: int = 0
-    _room: torch.Tensor | None = None  # [capacity, hidden], filled up to `_used`
+    _buffer: torch.Tensor | None = None  # [capacity, hidden], filled up to `_used`
     _used: int = 0
 
     @property
     def tokens(self) -> torch.Tensor:
         """The frame tokens so far, `[frame_count * C * C, hidden]`."""
-        assert self._room is not None
-        return self._room[: self._used]
+        assert self._buffer is not None
+        return self._buffer[: self._used]
+
+    @property
+    def prompts(self) -> list[int]:
+        """The request's prompts that are asked of it, by their index."""
+        return [prompt for group in self.groups for prompt in group.prompts]
 
     def add(self, tokens: torch.Tensor, fused: torch.Tensor) -> None:
-        """Some more frames: tokens `[n, C * C, hidden]`, fused text `[n, T, hidden]`; kept where something is asked."""
+        """Adds frames: tokens `[n, C * C, hidden]`, fused text `[n, T, hidden]`; none are kept if nothing is asked."""
         if not self.groups:
             return
         self._append(tokens.flatten(0, 1))
         part = fused.sum(0, dtype=torch.float32)
         self.total = part if self.total is None else self.total.add_(part)
         self.frame_count += len(tokens)
-
-    @property
-    def prompts(self) -> list[int]:
-        """Which of the request's prompts are asked of it."""
-        return [prompt for group in self.groups for prompt in group.prompts]
 
     def drop_prompts(self, dropped: Collection[int]) -> None:
         """Leaves some prompts out."""
@@ -61,17 +63,17 @@ class WindowSum:
 
     def release(self) -> None:
         """Lets go of the tensors once they are prefilled."""
-        self._room, self.total = None, None
+        self._buffer, self.total = None, None
 
     def _append(self, tokens: torch.Tensor) -> None:
-        """Into one buffer that doubles: a long video's small tokens must not lie scattered over the heap."""
+        """Appends to one buffer that doubles: a long video's small tokens must not lie scattered over the heap."""
         used = self._used + len(tokens)
-        if self._room is None or used > len(self._room):
-            room = tokens.new_empty(max(64, 2 * used), tokens.shape[1])
-            if self._room is not None:
-                room[: self._used] = self.tokens
-            self._room = room
-        self._room[self._used : used] = tokens
+        if self._buffer is None or used > len(self._buffer):
+            larger = tokens.new_empty(max(64, 2 * used), tokens.shape[1])
+            if self._buffer is not None:
+                larger[: self._used] = self.tokens
+            self._buffer = larger
+        self._buffer[self._used : used] = tokens
         self._used = used
 
 
@@ -82,29 +84,27 @@ class Track:
     request: Request
     pack: TextPack
     frames: Iterator[AnyChunk]
-    windows: list[WindowSum]  # not yet complete, in order of their start
-    buffer: AnyChunk | None = None  # decoded, not yet encoded
+    windows: list[WindowSum]  # not yet complete, in the order that the request has them
     ended: bool = False  # the source has no more frames
-    frame_count: int = 0  # encoded so far
+    _left: AnyChunk | None = None  # decoded, and more than was taken
 
     def frames_ready(self) -> bool:
-        """Whether `take` would not have to wait."""
-        return self.buffer is not None or (not self.ended and self.request.frames.ready())
+        """True if `take` would not have to wait."""
+        return self._left is not None or (not self.ended and self.request.frames.ready())
 
     def take(self, most: int) -> AnyChunk | None:
         """Up to `most` next frames, waiting for them if need be; None at the end. Raises what the source raises."""
-        if self.buffer is None and not self.ended:
-            self.buffer = next(self.frames, None)
-            self.ended = self.buffer is None
-        if self.buffer is None:
-            return None
-        chunk = self.buffer
-        self.buffer = cut(chunk, slice(most, None)) if len(chunk.times) > most else None
+        chunk, self._left = self._left, None
+        if chunk is None and not self.ended:
+            chunk = next(self.frames, None)
+            self.ended = chunk is None
+        if chunk is None or len(chunk.times) <= most:
+            return chunk
+        self._left = cut(chunk, slice(most, None))
         return cut(chunk, slice(most))
 
     def add(self, tokens: torch.Tensor, fused: torch.Tensor, times: NDArray[np.float64]) -> None:
         """Adds encoded frames to every window that holds them."""
-        self.frame_count += len(times)
         for window in self.windows:
             inside = (times >= window.window.start) & (times < window.window.end)
             if inside.all():
@@ -113,11 +113,19 @@ class Track:
                 index = torch.from_numpy(np.flatnonzero(inside)).to(tokens.device)
                 window.add(tokens[index], fused[index])
 
+    def failures(self, window: WindowSum, error: ItemError, stage: str | None = None) -> list[Failure]:
+        """One for each prompt that is asked of a window; `stage`: the error's own if None."""
+        return [self.request.failure(prompt, window.index, error, stage) for prompt in window.prompts]
+
     def complete(self, now: float) -> list[WindowSum]:
         """Takes out the windows that end at or before `now`, seconds; all of them once the source ended."""
         done = [window for window in self.windows if self.ended or window.window.end <= now]
         self.windows = [window for window in self.windows if window not in done]
         return done
+
+
+Complete = tuple[Track, WindowSum]  # a window all of whose frames are encoded
+Chunk = list[tuple[Track, AnyChunk]]
 
 
 def prefill_items(track: Track, window: WindowSum) -> list[PrefillItem]:
@@ -138,11 +146,8 @@ def prefill_items(track: Track, window: WindowSum) -> list[PrefillItem]:
     ]
 
 
-Chunk = list[tuple[Track, AnyChunk]]
-
-
 def cut(chunk: AnyChunk, part: slice) -> AnyChunk:
-    """Some of a chunk's frames."""
+    """A part of the frames that one medium gave."""
     if isinstance(chunk, FeatureChunk):
         return FeatureChunk(chunk.features[part], chunk.times[part])
     return FrameChunk(chunk.pixels[part], chunk.times[part])
@@ -162,6 +167,11 @@ def halves(chunk: Chunk) -> tuple[Chunk, Chunk]:
     return first, second
 
 
+def apart(chunk: Chunk) -> list[Chunk]:
+    """A chunk in stretches that hold either pixels or features."""
+    return [list(stretch) for _, stretch in groupby(chunk, lambda part: isinstance(part[1], FrameChunk))]
+
+
 @dataclass(eq=False)
 class Generation:
     """One question being answered."""
@@ -170,7 +180,11 @@ class Generation:
     window: WindowSum
     prompt_index: int
     cache: RowCache
-    number: int  # row of the cache
+    row: int  # of the cache
     generator: torch.Generator | None
     tokens: list[int] = field(default_factory=list[int])
     p_yes: float | None = None
+
+    def failure(self, error: ItemError) -> Failure:
+        """The failure of this question, in place of its answer."""
+        return self.track.request.failure(self.prompt_index, self.window.index, error, "generate")

@@ -1,4 +1,4 @@
-"""Reading and writing checkpoints in the published layout, tensor by tensor: one copy of the weights in memory.
+"""Checkpoints in the published layout, read tensor by tensor: one copy of the weights in memory.
 
     <checkpoint>/config.json, *.safetensors (or .bin), sharded or not, tokenizer files
     <mm_vision_tower>/config.json, weights          plain CLIP vision model, or a whole CLIP model
@@ -12,18 +12,17 @@ import logging
 import pickle
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import torch
-from huggingface_hub import save_torch_state_dict
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers import CLIPVisionConfig, GenerationConfig
+from transformers import CLIPVisionConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llava_mini_cli.errors import CheckpointError
-from llava_mini_cli.hub import find_model, find_tower, weight_source
+from llava_mini_cli.hub import find_tower, weight_source
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.vision import VisionTower
 
@@ -32,9 +31,7 @@ logger = logging.getLogger(__name__)
 TOWER_MODULE = "model.vision_tower.vision_tower."  # where the tower sits in our module tree
 TOWER_FILE = TOWER_MODULE + "vision_model."  # and under which names a checkpoint holds it
 NOT_WEIGHTS = ("rotary_emb.inv_freq", "position_ids")  # buffers that old checkpoints carry along
-HF_ONLY = frozenset(  # keywords of transformers' from_pretrained that mean nothing here
-    {"trust_remote_code", "adapter_kwargs", "low_cpu_mem_usage", "use_safetensors", "weights_only", "force_download"}
-)
+TEXT_HALF = ("text_", "visual_projection", "logit_scale")  # of a whole CLIP; the vision tower does not have them
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -153,7 +150,7 @@ class _Loader:
         self.loaded.add(key)
 
     def finish(self, checkpoint: Path) -> None:
-        """Raises when a tensor is missing; makes the buffers that no file holds."""
+        """Raises when a tensor is missing; warns of those that the model does not have."""
         missing = [key for key in self.wanted if key not in self.loaded]
         if missing:
             raise CheckpointError(
@@ -165,14 +162,27 @@ class _Loader:
             logger.warning("%s: %d tensors not used, among them %s", checkpoint, count, first)
 
 
-def _our_tower_name(key: str) -> str | None:
-    """Our name of a tensor in a CLIP directory, plain or nested; None for CLIP's text side and heads."""
-    if key.startswith(("text_", "visual_projection", "logit_scale")):
-        return None
-    return TOWER_MODULE + key.removeprefix("vision_model.")
+def _tower_tensors(checkpoint: Path, config: LlavaMiniConfig, local: bool) -> Iterator[tuple[str, torch.Tensor, Path]]:
+    """The vision tower's tensors under their names in CLIP's vision model, and the file that holds each."""
+    if config.unfreeze_mm_vision_tower:
+        found = False
+        for path in weight_files(checkpoint):
+            for key, tensor in read_tensors(path, TOWER_MODULE):
+                if not key.endswith(NOT_WEIGHTS):
+                    found = True
+                    yield key.removeprefix(TOWER_FILE).removeprefix(TOWER_MODULE), tensor, path
+        if found:
+            return
+        logger.warning("%s: holds no vision tower of its own; taking %s", checkpoint, config.mm_vision_tower)
+    for path in weight_files(find_tower(config.mm_vision_tower, checkpoint, local_files_only=local)):
+        for key, tensor in read_tensors(path):
+            if not key.startswith(TEXT_HALF):
+                yield key.removeprefix("vision_model."), tensor, path
 
 
-def load_weights(model: nn.Module, checkpoint: Path, dtype: torch.dtype, device: torch.device, local: bool) -> None:
+def load_weights(
+    model: nn.Module, checkpoint: Path, dtype: torch.dtype, device: torch.device, *, local_files_only: bool = False
+) -> None:
     """Fills a meta-device `LlavaMiniForConditionalGeneration` from a checkpoint directory.
 
     Raises:
@@ -181,26 +191,17 @@ def load_weights(model: nn.Module, checkpoint: Path, dtype: torch.dtype, device:
     config = model.config
     assert isinstance(config, LlavaMiniConfig)
     loader = _Loader(model, dtype, device)
-    own_tower = config.unfreeze_mm_vision_tower
     for path in weight_files(checkpoint):
         for key, tensor in read_tensors(path):
-            if key.startswith(TOWER_MODULE):
-                if own_tower:
-                    loader.put(TOWER_MODULE + key.removeprefix(TOWER_FILE).removeprefix(TOWER_MODULE), tensor, path)
-            else:
+            if not key.startswith(TOWER_MODULE):
                 loader.put(key, tensor, path)
-    if not any(key.startswith(TOWER_MODULE) for key in loader.loaded):
-        if own_tower:
-            logger.warning("%s: holds no vision tower of its own; taking %s", checkpoint, config.mm_vision_tower)
-        for path in weight_files(find_tower(config.mm_vision_tower, checkpoint, local_files_only=local)):
-            for key, tensor in read_tensors(path):
-                name = _our_tower_name(key)
-                if name is not None:
-                    loader.put(name, tensor, path)
-    if config.tie_word_embeddings and "lm_head.weight" not in loader.loaded:
-        loader.put("lm_head.weight", model.get_parameter("model.embed_tokens.weight").data, checkpoint)
+    for name, tensor, path in _tower_tensors(checkpoint, config, local_files_only):
+        loader.put(TOWER_MODULE + name, tensor, path)
     loader.finish(checkpoint)
-    _make_buffers(model, config, device)
+    if config.tie_word_embeddings:
+        model.get_submodule("lm_head").weight = model.get_parameter("model.embed_tokens.weight")
+    model.get_submodule("model").rotary_emb = LlamaRotaryEmbedding(config).to(device)
+    _number_positions(model.get_submodule(TOWER_MODULE + "embeddings"), config, device)
 
 
 def load_tower(checkpoint: Path, *, local_files_only: bool = False) -> VisionTower:
@@ -212,146 +213,15 @@ def load_tower(checkpoint: Path, *, local_files_only: bool = False) -> VisionTow
     config = load_config(checkpoint, local_files_only=local_files_only)
     with torch.device("meta"):
         tower = VisionTower(config)
-    state = _own_tower(checkpoint) if config.unfreeze_mm_vision_tower else {}
-    if not state:
-        directory = find_tower(config.mm_vision_tower, checkpoint, local_files_only=local_files_only)
-        named = (
-            (_our_tower_name(key), tensor) for path in weight_files(directory) for key, tensor in read_tensors(path)
-        )
-        state = {name.removeprefix(TOWER_MODULE): tensor.float() for name, tensor in named if name is not None}
-    state = {key: tensor for key, tensor in state.items() if not key.endswith(NOT_WEIGHTS)}
-    try:
-        tower.vision_tower.load_state_dict(state, assign=True)
-    except RuntimeError as error:
-        raise CheckpointError(f"{checkpoint}: {' '.join(str(error).split())}") from error
-    embeddings = tower.get_submodule("vision_tower.embeddings")
-    embeddings.position_ids = torch.arange(config.patch_grid**2 + 1)[None]
+    device = torch.device("cpu")
+    loader = _Loader(tower.vision_tower, torch.float32, device)
+    for name, tensor, path in _tower_tensors(checkpoint, config, local_files_only):
+        loader.put(name, tensor, path)
+    loader.finish(checkpoint)
+    _number_positions(tower.get_submodule("vision_tower.embeddings"), config, device)
     return tower.eval()
 
 
-def _own_tower(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """The tower's tensors that a checkpoint holds itself, by their names in the tower."""
-    state: dict[str, torch.Tensor] = {}
-    for path in weight_files(checkpoint):
-        for key, tensor in read_tensors(path, TOWER_MODULE):
-            state[key.removeprefix(TOWER_FILE).removeprefix(TOWER_MODULE)] = tensor.float()
-    return state
-
-
-def _make_buffers(model: nn.Module, config: LlavaMiniConfig, device: torch.device) -> None:
-    """The buffers that are computed, not stored: rotary frequencies and CLIP's position numbers."""
-    trunk = model.get_submodule("model")
-    trunk.rotary_emb = LlamaRotaryEmbedding(config).to(device)
-    embeddings = model.get_submodule(TOWER_MODULE + "embeddings")
+def _number_positions(embeddings: nn.Module, config: LlavaMiniConfig, device: torch.device) -> None:
+    """CLIP's position numbers, a buffer that no file holds."""
     embeddings.position_ids = torch.arange(config.patch_grid**2 + 1, device=device)[None]
-
-
-def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA when there is one, else the CPU."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
-
-
-def pick_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on CUDA that has it (float16 on older), float32 on the CPU."""
-    if isinstance(name, torch.dtype):
-        return name
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-
-
-class CheckpointMixin:
-    """`from_pretrained` and `save_pretrained` for the published layout, in place of transformers' own."""
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        *,
-        config: LlavaMiniConfig | None = None,
-        dtype: str | torch.dtype | None = None,
-        torch_dtype: str | torch.dtype | None = None,
-        device: str | torch.device | None = None,
-        device_map: Any = None,
-        revision: str | None = None,
-        local_files_only: bool = False,
-        attn_implementation: str | None = None,
-        **kwargs: Any,
-    ) -> Self:
-        """Loads a checkpoint from a directory or hub id, in evaluation mode.
-
-        Args:
-            pretrained_model_name_or_path: a directory, a hub id, or `demo`.
-            config: in place of the checkpoint's own, but for `vision_config`, a fact of the weights.
-            dtype: a torch dtype, its name, or `auto`: bfloat16 on CUDA that has it, float32 on the CPU
-                (whatever dtype the file has).
-            device: `cpu` by default; `auto` is CUDA when there is one. `device_map` is read the same way.
-            attn_implementation: `sdpa` (default), `eager`.
-
-        Raises:
-            ModelNotFound, CheckpointError: one line that names the file, key or shapes at fault.
-        """
-        unknown = [key for key in kwargs if key not in HF_ONLY and not key.startswith("_")]
-        if unknown:
-            raise TypeError(f"from_pretrained() does not know {unknown[0]!r}")
-        checkpoint = find_model(str(pretrained_model_name_or_path), revision, local_files_only=local_files_only)
-        own = load_config(checkpoint, local_files_only=local_files_only)
-        if config is None:
-            config = own
-        else:
-            config = LlavaMiniConfig.from_fields({**config.to_dict(), "vision_config": own.vision.to_dict()})
-        place = device if device is not None else device_map
-        target = place if isinstance(place, torch.device) else pick_device(_device_name(place))
-        number = pick_dtype(dtype or torch_dtype or "auto", target)
-        config._attn_implementation = attn_implementation or "sdpa"  # pyright: ignore[reportPrivateUsage]
-        config.dtype = number
-        with torch.device("meta"):
-            model: Any = cls(config)  # pyright: ignore[reportCallIssue]  the mixin's other base takes it
-        load_weights(model, checkpoint, number, target, local_files_only)
-        model.generation_config = _generation_config(checkpoint, config)
-        model.name_or_path = str(pretrained_model_name_or_path)
-        return model.eval()
-
-    def save_pretrained(self, save_directory: str | Path, max_shard_size: str | int = "5GB", **kwargs: Any) -> None:
-        """Writes the published layout, the tower included, as safetensors.
-
-        The result stands alone: `vision_config` is in its configuration and `unfreeze_mm_vision_tower`
-        is set, so no other directory is needed. Save the processor to the same place.
-        """
-        model: Any = self
-        directory = Path(save_directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        config = LlavaMiniConfig.from_fields({**model.config.to_dict(), "unfreeze_mm_vision_tower": True})
-        config.architectures = ["LlavaMiniLlamaForCausalLM"]
-        config.dtype = model.dtype
-        config.save_pretrained(directory)
-        model.generation_config.save_pretrained(directory)
-        state = {
-            TOWER_FILE + key.removeprefix(TOWER_MODULE) if key.startswith(TOWER_MODULE) else key: value
-            for key, value in (kwargs.get("state_dict") or model.state_dict()).items()
-        }
-        save_torch_state_dict(state, directory, max_shard_size=max_shard_size)
-
-
-def _device_name(place: Any) -> str:
-    if isinstance(place, dict):
-        place = next(iter(place.values()))
-    return "cpu" if place is None else str(place)
-
-
-def _generation_config(checkpoint: Path, config: LlavaMiniConfig) -> GenerationConfig:
-    """End-of-sequence ids from the checkpoint; sampling settings reset, as greedy is the default here."""
-    path = checkpoint / "generation_config.json"
-    fields = read_json(path) if path.exists() else {}
-    end = fields.get("eos_token_id", config.eos_token_id)
-    first = end[0] if isinstance(end, list) else end
-    pad = fields.get("pad_token_id", config.pad_token_id)
-    return GenerationConfig(
-        bos_token_id=fields.get("bos_token_id", config.bos_token_id),
-        eos_token_id=end,
-        pad_token_id=first if pad is None else pad,
-    )

@@ -1,4 +1,4 @@
-"""CLIP's shared space of pictures and texts: what an archive is searched in.
+"""CLIP's shared space of pictures and texts, in which archives are searched.
 
 The projection of pictures and the whole text half come from the CLIP checkpoint that `mm_vision_tower` names, if it
 holds them; a checkpoint of the vision half alone has neither. Knows nothing of archives or of the language model.
@@ -117,7 +117,7 @@ def _text_tensors(tower: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor | 
 def _missing(
     tower: Path, fields: dict[str, Any], state: dict[str, torch.Tensor], projection: torch.Tensor | None
 ) -> list[str]:
-    """What a CLIP directory lacks for texts."""
+    """The parts that a CLIP directory lacks for texts, by name."""
     has_tokenizer = any((tower / name).exists() for name in ("tokenizer.json", "vocab.json"))
     parts = {
         "text_config in config.json": "text_config" in fields,

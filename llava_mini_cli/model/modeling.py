@@ -17,10 +17,10 @@ from transformers import LlamaForCausalLM, LlamaModel
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaPreTrainedModel
 
-from llava_mini_cli.model.checkpoint import CheckpointMixin
 from llava_mini_cli.model.compressor import build_compressor
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.prefusion import is_padding, prefuse
+from llava_mini_cli.model.pretrained import CheckpointMixin
 from llava_mini_cli.model.projector import build_projector
 from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
 from llava_mini_cli.model.vision import VisionTower
@@ -236,7 +236,7 @@ class LlavaMiniForConditionalGeneration(CheckpointMixin, LlamaForCausalLM):  # p
         attention_mask: torch.Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        """As transformers' `generate`, with frames; arguments as in `forward`. Greedy unless told otherwise.
+        """Generation as in transformers, with frames; arguments as in `forward`. Greedy unless told otherwise.
 
         Returns:
             int64 `[B, new]`: new tokens only (or what `return_dict_in_generate` asks for).

@@ -11,7 +11,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRot
 
 
 def is_padding(ids: torch.Tensor) -> torch.Tensor:
-    """Which text positions pre-fusion treats as padding: every id <= 0.
+    """True at the text positions that pre-fusion treats as padding: every id <= 0.
 
     That is the image placeholder, and also the real token 0 ("!" in Llama 3, `<unk>` in Llama 2): the
     model was trained so. Padding is masked for everyone, does not advance positions, and keeps its raw

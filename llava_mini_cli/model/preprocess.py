@@ -82,7 +82,7 @@ def centre_crop(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
 
 
 def _middle(size: int, crop: int) -> range:
-    """What `centre_crop` leaves of an edge."""
+    """The positions of an edge that `centre_crop` keeps."""
     first = max(0, size - crop) // 2
     return range(first, first + min(size, crop))
 

@@ -93,7 +93,7 @@ class _Line:
 
 
 def _resample_part(images: torch.Tensor, rows: _Line, columns: _Line, colour: tuple[int, ...]) -> torch.Tensor:
-    """Both passes, output by output: what is held beside the result is what one output reads."""
+    """Both passes, output by output, so that little is held beside the result."""
     around = torch.tensor(colour, dtype=torch.int32, device=images.device)
     for axis, line in ((2, columns), (1, rows)):
         outputs = [_one_output(images, axis, line, output, around) for output in line.wanted]

@@ -11,7 +11,7 @@ from llava_mini_cli.model.configuration import LlavaMiniConfig
 
 
 class VisionTower(nn.Module):
-    """CLIP ViT up to the selected hidden state; the layers behind it are never run.
+    """CLIP ViT up to the selected hidden state; the layers behind it are run for `summary` alone.
 
     The inner module keeps the published parameter names, `vision_tower.vision_model.*`, save for the
     `vision_model.` that recent transformers dropped (`checkpoint.py` renames it).
@@ -34,9 +34,19 @@ class VisionTower(nn.Module):
         Returns:
             `[B, N, mm_hidden_size]` in the dtype of `pixels`; N = patches (one more with `cls_patch`).
         """
+        return self.see(pixels)[0]
+
+    def see(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Patch features as `forward` gives them, and the selected hidden state `[B, 1 + patches, mm_hidden_size]`."""
         tower = self.vision_tower
-        hidden = tower.embeddings(pixels.to(tower.dtype))
-        hidden = tower.pre_layrnorm(hidden)
+        hidden = tower.pre_layrnorm(tower.embeddings(pixels.to(tower.dtype)))
         for layer in tower.encoder.layers[: self.layers_run]:
             hidden = layer(hidden, None)
-        return (hidden if self.keep_cls else hidden[:, 1:]).to(pixels.dtype)
+        return (hidden if self.keep_cls else hidden[:, 1:]).to(pixels.dtype), hidden
+
+    def summary(self, hidden: torch.Tensor) -> torch.Tensor:
+        """CLIP's own summary of pictures, `[B, width]`: the hidden state that `see` gives, through the last layers."""
+        tower = self.vision_tower
+        for layer in tower.encoder.layers[self.layers_run :]:
+            hidden = layer(hidden, None)
+        return tower.post_layernorm(hidden[:, 0])

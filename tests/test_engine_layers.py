@@ -1,0 +1,69 @@
+"""The engine's own forms of layers give what transformers' layers give, and pixels reach their device."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
+
+from llava_mini_cli.engine.dense import finish, project
+from llava_mini_cli.engine.memory import Upload
+from llava_mini_cli.model.configuration import LlavaMiniConfig
+from llava_mini_cli.model.prefusion import additive_mask
+from llava_mini_cli.model.vision import VisionTower
+
+
+@pytest.mark.parametrize("activation", ["quick_gelu", "gelu"])
+@pytest.mark.parametrize("feature", ["patch", "cls_patch"])
+def test_the_tower_gives_clips_hidden_state_and_its_summary(activation: str, feature: str) -> None:
+    vision = {
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "image_size": 56,
+        "patch_size": 14,
+        "hidden_act": activation,
+    }
+    config = LlavaMiniConfig.from_fields(
+        {"vision_config": vision, "mm_hidden_size": 32, "mm_vision_select_feature": feature}
+    )
+    torch.manual_seed(0)
+    tower = VisionTower(config).eval()
+    pixels = torch.randn(3, 3, 56, 56)
+    with torch.inference_mode():
+        clip = tower.vision_tower(pixels, output_hidden_states=True)
+        features, hidden = tower.see(pixels)
+        torch.testing.assert_close(tower.summary(hidden), clip.pooler_output)
+        torch.testing.assert_close(tower(pixels), features)
+    torch.testing.assert_close(hidden, clip.hidden_states[-2])
+    torch.testing.assert_close(features, hidden if feature == "cls_patch" else hidden[:, 1:])
+
+
+@pytest.mark.parametrize("first_query", [0, 5])
+@pytest.mark.parametrize("activation", ["silu", "gelu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_dense_parts_are_those_of_a_llama_layer(dtype: torch.dtype, activation: str, first_query: int) -> None:
+    config = LlamaConfig(
+        hidden_size=32, intermediate_size=48, num_attention_heads=4, num_key_value_heads=2, hidden_act=activation
+    )
+    config._attn_implementation = "sdpa"
+    torch.manual_seed(0)
+    layer = LlamaDecoderLayer(config, 0).to(dtype).eval()
+    hidden = torch.randn(2, 7, 32).to(dtype)
+    rotary = LlamaRotaryEmbedding(config)(hidden, torch.arange(7)[None])
+    causal = torch.ones(7, 7, dtype=torch.bool).tril()
+    with torch.inference_mode():
+        plain = layer(hidden, attention_mask=additive_mask(causal, dtype)[None, None], position_embeddings=rotary)
+        queries, keys, values = project(layer, layer.input_layernorm(hidden), rotary, first_query)
+        attended = torch.nn.functional.scaled_dot_product_attention(
+            queries, keys, values, attn_mask=causal[first_query:], enable_gqa=True
+        )
+        ours = finish(layer, hidden[:, first_query:], attended.transpose(1, 2).flatten(2))
+    tolerance = {"atol": 1e-5, "rtol": 1e-5} if dtype == torch.float32 else {"atol": 0.05, "rtol": 0.05}
+    torch.testing.assert_close(ours, plain[:, first_query:], **tolerance)
+
+
+def test_upload_keeps_pixels() -> None:
+    pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    assert Upload(torch.device("cpu"))(pixels).tolist() == pixels.tolist()

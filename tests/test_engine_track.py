@@ -1,0 +1,167 @@
+"""What is kept of one request on its way: when frames are ready, how they are cut, what a window holds."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from engine_doubles import ArrayFrames
+
+from llava_mini_cli.config import GenerationOptions
+from llava_mini_cli.engine.kv_cache import RowCache
+from llava_mini_cli.engine.pack import PromptGroup, pack_prompts
+from llava_mini_cli.engine.request import AnyChunk, Failure, FeatureChunk, Request, Window
+from llava_mini_cli.engine.track import Generation, Track, WindowSum, apart, cut, halves, prefill_items
+from llava_mini_cli.errors import ItemError, MediaError
+from llava_mini_cli.media.clip import FrameChunk
+
+IMAGE = -200
+PACK = pack_prompts([[5, 6, IMAGE, 7, 8], [5, 6, IMAGE, 9]])
+
+
+def track_of(source: ArrayFrames, *windows: Window) -> Track:
+    request = Request("v", "video", source, ("a", "b"), GenerationOptions())
+    sums = [WindowSum(index, window, PACK.groups) for index, window in enumerate(windows or (Window(),))]
+    return Track(request, PACK, iter(source), sums)
+
+
+def pixels(count: int) -> np.ndarray:
+    return np.arange(count, dtype=np.uint8)[:, None, None, None].repeat(3, axis=3)
+
+
+def times(chunk: AnyChunk | None) -> list[float]:
+    assert chunk is not None
+    return chunk.times.tolist()
+
+
+def test_frames_are_ready_when_the_source_says_so_or_some_are_left_over() -> None:
+    track = track_of(ArrayFrames(pixels(5), size=5, not_ready=1))
+    assert not track.frames_ready()
+    assert track.frames_ready()
+    assert times(track.take(2)) == [0, 1]
+    track.request.frames.not_ready = 1000  # pyright: ignore[reportAttributeAccessIssue]
+    assert track.frames_ready()
+    assert times(track.take(3)) == [2, 3, 4]
+    assert not track.frames_ready()
+
+
+def test_at_its_end_a_source_is_not_asked_again() -> None:
+    track = track_of(ArrayFrames(pixels(3), size=2))
+    assert [times(track.take(9)), times(track.take(9))] == [[0, 1], [2]]
+    assert not track.ended
+    assert track.frames_ready()
+    assert track.take(9) is None
+    assert track.ended
+    assert not track.frames_ready()
+    assert track.take(9) is None
+
+
+def test_what_a_source_raises_is_raised() -> None:
+    track = track_of(ArrayFrames(pixels(1), error=MediaError("corrupt", "damaged")))
+    assert times(track.take(1)) == [0]
+    with pytest.raises(MediaError):
+        track.take(1)
+
+
+def test_taken_frames_are_those_of_the_source() -> None:
+    track = track_of(ArrayFrames(pixels(5), size=5))
+    parts = [track.take(2), track.take(2), track.take(2)]
+    assert [part.pixels[:, 0, 0, 0].tolist() for part in parts if isinstance(part, FrameChunk)] == [[0, 1], [2, 3], [4]]
+
+
+def frames_of(count: int, width: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens `[n, 1, width]` and fused text `[n, T, width]` that count the frames."""
+    numbers = torch.arange(count, dtype=torch.float32)[:, None, None]
+    return numbers.expand(-1, 1, width), (numbers + 1).expand(-1, len(PACK), width)
+
+
+def test_frames_go_to_every_window_that_holds_them() -> None:
+    track = track_of(ArrayFrames(pixels(1)), Window(0, 2), Window(1, 3), Window(4, 9), Window())
+    track.add(*frames_of(4), np.arange(4.0))
+    assert [window.frame_count for window in track.windows] == [2, 2, 0, 4]
+    assert track.windows[0].tokens[:, 0].tolist() == [0, 1]
+    assert track.windows[1].tokens[:, 0].tolist() == [1, 2]
+    assert track.windows[2].total is None
+    totals = [window.total[0, 0].item() for window in track.windows if window.total is not None]
+    assert totals == [1 + 2, 2 + 3, 1 + 2 + 3 + 4]
+
+
+def test_windows_are_complete_when_their_end_has_come() -> None:
+    track = track_of(ArrayFrames(pixels(1)), Window(0, 2), Window(1, 3), Window())
+    assert track.complete(1.9) == []
+    assert [window.index for window in track.complete(2.0)] == [0]
+    assert [window.index for window in track.windows] == [1, 2]
+    track.ended = True
+    assert [window.index for window in track.complete(0.0)] == [1, 2]
+    assert track.windows == []
+
+
+def test_a_window_grows_and_keeps_what_it_has() -> None:
+    window = WindowSum(0, Window(), PACK.groups)
+    for _ in range(3):
+        window.add(*frames_of(40))
+    assert window.tokens[:, 1].tolist() == [*range(40)] * 3
+    assert window.frame_count == 120
+    assert window._buffer is not None
+    assert window._buffer.shape == (240, 2)  # twice what the third addition needed
+    small = WindowSum(0, Window(), PACK.groups)
+    small.add(*frames_of(1))
+    assert small._buffer is not None
+    assert small._buffer.shape == (64, 2)
+
+
+def test_prompts_are_left_out_and_a_released_window_holds_nothing() -> None:
+    window = WindowSum(0, Window(), PACK.groups)
+    window.add(*frames_of(2))
+    window.drop_prompts({0})
+    assert (window.prompts, window.groups) == ([1], (PromptGroup(0, (2,), (1,)),))
+    assert window.total is not None
+    window.release()
+    assert (window.total, window._buffer) == (None, None)
+
+
+def test_a_window_is_read_as_its_mean_text_around_its_tokens() -> None:
+    track = track_of(ArrayFrames(pixels(1)))
+    (window,) = track.windows
+    text = torch.arange(float(len(PACK)))[None, :, None].expand(2, -1, 3)
+    window.add(torch.full((2, 1, 3), 50.0), text * torch.tensor([1.0, 3.0])[:, None, None])
+    (item,) = prefill_items(track, window)
+    assert item.prefix[:, 0].tolist() == [0, 2, 50, 50]  # the placeholder, third of the shared text, is left out
+    assert [tail[:, 0].tolist() for tail in item.tails] == [[6, 8], [10]]
+
+
+def chunks() -> Iterator[tuple[Track, AnyChunk]]:
+    for size in (3, 1, 4):
+        yield track_of(ArrayFrames(pixels(1))), FrameChunk(pixels(size), np.arange(float(size)))
+
+
+def test_a_chunk_is_cut_in_the_middle() -> None:
+    chunk = list(chunks())
+    first, second = halves(chunk)
+    assert [times(frames) for _, frames in first] == [[0, 1, 2], [0]]
+    assert [times(frames) for _, frames in second] == [[0, 1, 2, 3]]
+    assert [track for track, _ in (*first, *second)] == [track for track, _ in chunk]
+    first, second = halves(chunk[:1])
+    assert [times(frames) for _, frames in (*first, *second)] == [[0], [1, 2]]
+
+
+def test_pixels_and_features_are_encoded_apart() -> None:
+    features = FeatureChunk(np.zeros((2, 1, 4, 8), np.float16), np.array([7.0, 8.0]))
+    one, two, three = chunks()
+    chunk = [one, two, (one[0], features), three]
+    assert apart(chunk) == [[one, two], [(one[0], features)], [three]]
+    assert apart([]) == []
+    part = cut(features, slice(1, None))
+    assert isinstance(part, FeatureChunk)
+    assert (part.features.shape, part.times.tolist()) == ((1, 1, 4, 8), [8.0])
+
+
+def test_a_failure_says_of_which_prompt_and_window_it_is() -> None:
+    track = track_of(ArrayFrames(pixels(1)), Window(), Window(1, 2))
+    error = MediaError("corrupt", "damaged")
+    want = [Failure("v", prompt, "decode", "corrupt", "damaged", 1) for prompt in (0, 1)]
+    assert track.failures(track.windows[1], error) == want
+    assert track.failures(track.windows[0], ItemError("x", "y"), "generate")[0].stage == "generate"
+    cache = RowCache(torch.tensor([1]), torch.tensor([[1]]))
+    one = Generation(track, track.windows[1], 1, cache, 0, None)
+    assert one.failure(ItemError("x", "y")) == Failure("v", 1, "generate", "x", "y", 1)
