@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_mini_cli.commands.flags.search_flags import FoundFlags, SearchFlags
+from llava_mini_cli.commands.flags.model_flags import MovedModel
+from llava_mini_cli.commands.flags.search_flags import MARGIN, FoundFlags, SearchFlags
 from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.run import EXIT_ITEMS_FAILED
 from llava_mini_cli.commands.stderr import hush_libraries, one_line, say, say_error, say_warning
@@ -17,14 +18,11 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.formats.archive.moments import Moment
     from llava_mini_cli.formats.archive.reader import Archive
 
-ArchiveArgument = Annotated[str, typer.Argument(metavar="ARCHIVE", help="A folder that llava-mini index made.")]
+ArchiveArgument = Annotated[str, typer.Argument(metavar="ARCHIVE", help="Folder that llava-mini index made.")]
 Text = Annotated[
-    str | None, typer.Argument(metavar="TEXT", help="What a caption of the moment would say.", show_default=False)
-]
-ModelOption = Annotated[
     str | None,
-    typer.Option(
-        "-m", "--model", metavar="PATH|HUB_ID", help="Where the archive's model is now.", show_default="the archive's"
+    typer.Argument(
+        metavar="TEXT", help="Description of the moments to find, worded like a caption.", show_default=False
     ),
 ]
 
@@ -32,7 +30,7 @@ ModelOption = Annotated[
 def search(
     archive: ArchiveArgument,
     text: Text = None,
-    model: ModelOption = None,
+    model: MovedModel = None,
     *,
     flags: SearchFlags,
     found: FoundFlags,
@@ -40,7 +38,7 @@ def search(
 ) -> int:
     """Find moments in an archive.
 
-    At a terminal: a table. Otherwise: one JSON line for each moment.
+    At a terminal the moments are a table, otherwise one JSON line for each.
     """
     if text is None and flags.image is None:
         raise UsageError("there is nothing to look for: llava-mini search ARCHIVE TEXT, or --image FILE")
@@ -80,7 +78,7 @@ def _check(
 ) -> "tuple[Sequence[Moment], int]":
     """The moments in the order of the model's own yes, and how many it could not look at."""
     from llava_mini_cli.commands.reporter import Reporter
-    from llava_mini_cli.pipelines.check import MARGIN, check
+    from llava_mini_cli.pipelines.check import check
     from llava_mini_cli.pipelines.interrupt import Interrupts
     from llava_mini_cli.pipelines.tally import Tally
 

@@ -47,16 +47,13 @@ class KeptRows:
     ) -> None: ...
 
 
-MARGIN = 5.0  # seconds
-
-
 def check(
     archive: Archive,
     moments: Sequence[Moment],
     question: str,
     model: str | None,
     tools: tuple[Progress, Interrupts],
-    margin: float = MARGIN,
+    margin: float,
 ) -> tuple[list[Moment], list[Row]]:
     """The moments with the model's yes, likeliest first, ranked anew; and the rows of those it could not look at.
 
