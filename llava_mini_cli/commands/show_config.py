@@ -31,7 +31,7 @@ def config(context: typer.Context, config: ConfigFile = None) -> int:
         say_warning(f"{name} is set, but no option has this name")
     if not sys.stdout.isatty():
         for key, commands, origin in rows:
-            print(json.dumps(_record(key, commands, origin), ensure_ascii=False))
+            print(json.dumps(_record(key, commands, origin), ensure_ascii=False, default=str))
         return 0
     _show(rows)
     read = [str(file) for file in config_files(config)]
