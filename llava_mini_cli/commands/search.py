@@ -12,6 +12,7 @@ from llava_mini_cli.commands.flags.search_flags import MARGIN, FoundFlags, Searc
 from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.run import EXIT_ITEMS_FAILED
 from llava_mini_cli.commands.stderr import hush_libraries, one_line, say, say_error, say_warning
+from llava_mini_cli.config import MomentFormat
 from llava_mini_cli.errors import OutputError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
@@ -97,7 +98,7 @@ def _exit_code(archive: "Archive", *, is_incomplete: bool) -> int:
     return EXIT_ITEMS_FAILED if archive.damage or is_incomplete else 0
 
 
-def _write(moments: "Sequence[Moment]", found: FoundFlags, target: Path | None, format: str) -> None:
+def _write(moments: "Sequence[Moment]", found: FoundFlags, target: Path | None, format: MomentFormat) -> None:
     from llava_mini_cli.formats.archive.moments import write_moments
 
     if found.paths_only:
@@ -107,7 +108,7 @@ def _write(moments: "Sequence[Moment]", found: FoundFlags, target: Path | None, 
     elif found.output is None and found.format is None and sys.stdout.isatty():
         _show(moments)
     else:
-        write_moments(moments, target, format)  # pyright: ignore[reportArgumentType] - `format_of` checked it
+        write_moments(moments, target, format)
 
 
 def _show(moments: "Sequence[Moment]") -> None:
