@@ -140,7 +140,7 @@ def _show(moments: "Sequence[Moment]") -> None:
 
 
 def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str) -> bool:
-    """Writes thumbnails and the page, where asked for; whether some could not be made."""
+    """Writes thumbnails and the page, where asked for. True if a picture could not be made."""
     if found.thumbnails is None and found.html is None:
         return False
     from llava_mini_cli.formats.archive.web_page import page

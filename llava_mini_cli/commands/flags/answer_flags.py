@@ -1,4 +1,4 @@
-"""How answers are generated."""
+"""Options for the generation of answers."""
 
 from dataclasses import dataclass
 from functools import partial

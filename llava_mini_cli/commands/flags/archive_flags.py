@@ -1,4 +1,4 @@
-"""The archive that `ask` reads instead of files, and the part of it that is asked about."""
+"""Options for the archive that `ask` reads instead of files, and for the part of it that is asked about."""
 
 from dataclasses import dataclass
 from functools import partial

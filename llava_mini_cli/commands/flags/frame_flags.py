@@ -1,4 +1,4 @@
-"""Which frames of a video are looked at, and how they are decoded."""
+"""Options for the frames of a video that are looked at, and for decoding."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -1,4 +1,4 @@
-"""What `index` stores beside vision tokens and CLIP embeddings, and how it treats an archive that is there."""
+"""Options for what `index` stores beside vision tokens and CLIP embeddings, and for an archive that is there."""
 
 from dataclasses import dataclass
 from functools import partial

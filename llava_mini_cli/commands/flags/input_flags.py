@@ -1,4 +1,4 @@
-"""Which media a command is about, and how those that are elsewhere are fetched."""
+"""Options for the media that a command works on, and for fetching those that are elsewhere."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -1,4 +1,4 @@
-"""Which model answers, and where it runs."""
+"""Options for the model, and for the device that it runs on."""
 
 from dataclasses import dataclass
 from functools import partial

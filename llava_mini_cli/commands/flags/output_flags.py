@@ -1,4 +1,4 @@
-"""Where rows go and in which format."""
+"""Options for the place and the format of rows."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -1,4 +1,4 @@
-"""What is asked of each medium, and what is written around the answer."""
+"""Options for the questions, and for the text around the answers."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -1,4 +1,4 @@
-"""When a run over media ends, and how its end is reported."""
+"""Options for the end of a run over media, and for how it is reported."""
 
 from dataclasses import dataclass
 from functools import partial

@@ -1,4 +1,4 @@
-"""What `search` looks for and where it puts what it finds."""
+"""Options for what `search` looks for, and for where it puts what it finds."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -20,7 +20,7 @@ _output = partial(typer.Option, rich_help_panel="Output")
 
 @dataclass(frozen=True)
 class SearchFlags:
-    """The query, and what its moments must be."""
+    """The query, and the conditions that moments must meet."""
 
     image: Annotated[
         str | None, _option(metavar="FILE", help="Image to search for, in place of TEXT or together with it.")
@@ -65,7 +65,7 @@ class SearchFlags:
 
 @dataclass(frozen=True)
 class FoundFlags:
-    """Where moments go."""
+    """The output of `search`: the place and the form of the moments."""
 
     output: Annotated[
         str | None,

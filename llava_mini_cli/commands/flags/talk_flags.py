@@ -1,4 +1,4 @@
-"""What every command has: how much is said on stderr, and which config file is read."""
+"""Options of every command: how much is said on stderr, and the config file."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +29,7 @@ ConfigFile = Annotated[
 
 @dataclass(frozen=True)
 class TalkFlags:
-    """Less or more than usual."""
+    """The amount of messages, and the config file."""
 
     quiet: Annotated[bool, _option("-q", "--quiet/--no-quiet", help="No messages except errors.")] = False
     verbose: Verbose = False

@@ -1,4 +1,4 @@
-"""What is trained, on which data, and how."""
+"""Options for training: the model, the data and the updates."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +18,7 @@ _memory = partial(typer.Option, rich_help_panel="Memory and speed")
 
 @dataclass(frozen=True)
 class TrainFlags:
-    """The fields of `TrainOptions`, as options, and the choice of the demo model in their place."""
+    """The fields of `TrainOptions`, as options, and the recipe of the demo model, which needs none of them."""
 
     output: Annotated[
         Path,
