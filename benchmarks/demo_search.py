@@ -23,6 +23,7 @@ from typing import Any
 import imageio_ffmpeg
 import numpy as np
 
+from llava_mini_cli.commands.flags.search_flags import MARGIN
 from llava_mini_cli.commands.reporter import Reporter
 from llava_mini_cli.demo import model_dir
 from llava_mini_cli.demo.image_questions import article
@@ -168,7 +169,7 @@ def likeliest_yes(archive: Archive, encoder: QueryEncoder, text: str, question: 
     found = search(archive, encoder.text(text), options, Scanner(scan_file, scan_batches))
     with Interrupts() as interrupts:
         progress = Reporter(Tally(), None, quiet=True, verbose=False)
-        checked, failed = check(archive, found, question, model, (progress, interrupts))
+        checked, failed = check(archive, found, question, model, (progress, interrupts), MARGIN)
     assert not failed
     return (checked[0].p_yes if checked else None) or 0.0
 
