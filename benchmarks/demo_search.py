@@ -23,6 +23,7 @@ from typing import Any
 import imageio_ffmpeg
 import numpy as np
 
+from llava_mini_cli.commands.flags.search_flags import MARGIN
 from llava_mini_cli.demo import model_dir
 from llava_mini_cli.demo.image_questions import article
 from llava_mini_cli.demo.render import random_look, render
@@ -165,7 +166,7 @@ def likeliest_yes(archive: Archive, encoder: QueryEncoder, text: str, question: 
     options = SearchOptions(CHECKED, SHOWN)
     found = search(archive, encoder.text(text), options, Scanner(scan_file, scan_batches))
     with Interrupts() as interrupts:
-        checked, failed = check(archive, found, question, model, interrupts)
+        checked, failed = check(archive, found, question, model, interrupts, MARGIN)
     assert not failed
     return (checked[0].p_yes if checked else None) or 0.0
 

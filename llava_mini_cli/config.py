@@ -13,11 +13,15 @@ DecoderName = Literal["auto", "decord", "ffmpeg"]
 PromptLayout = Literal["trained", "reference"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "int4", "fp8"]
+Format = Literal["jsonl", "parquet", "csv", "txt", "hf"]  # of rows
+Existing = Literal["skip", "overwrite", "append", "prepend"]  # what becomes of captions that are there
+MomentFormat = Literal["jsonl", "csv", "parquet"]
+FeatureKind = Literal["float32", "float16", "int8"]  # how an archive stores patch features
 
 
 @dataclass(frozen=True)
 class SamplingOptions:
-    """Which frames of a video are looked at, and how they are decoded."""
+    """The frames of a video that are looked at, and how they are decoded."""
 
     fps: float = 1.0  # frames sampled a second of video
     max_frames: int | None = None  # upper bound on frames, spread over the span; None: no bound
@@ -42,7 +46,7 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class GenerationOptions:
-    """How answers are generated. The default is greedy decoding."""
+    """The generation of answers. The default is greedy decoding."""
 
     max_new_tokens: int = 512
     temperature: float = 0.0  # 0: greedy
@@ -64,7 +68,7 @@ class GenerationOptions:
             raise UsageError(f"--seed must be at least 0 and below 2**63, not {self.seed}")
 
     def shaping(self) -> dict[str, int | float | None]:
-        """What an answer's words depend on, by the names of the flags; None: it has no effect."""
+        """The options that the words of an answer depend on, by name; None for one that has no effect."""
         sampled = self.temperature > 0
         return {
             "max_new_tokens": self.max_new_tokens,
@@ -77,7 +81,7 @@ class GenerationOptions:
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which model answers, and where it runs."""
+    """The model that answers, and the device that it runs on."""
 
     model: str  # directory or hub id
     revision: str | None = None  # of a hub id
@@ -95,7 +99,7 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class RunLimits:
-    """When a run stops with work left undone."""
+    """The limits at which a run stops with work left undone."""
 
     media: int | None = None  # worked on; None: all
     failures: int | None = None  # media that fail before the run is given up; None: however many

@@ -16,7 +16,7 @@ TOWER_FILES = ("*.json", "*.safetensors", "*.txt")
 
 
 def is_hub_id(name: str) -> bool:
-    """Whether a name has the form of a hub id, `owner/name`."""
+    """True if a name has the form of a hub id, `owner/name`."""
     return HUB_ID.fullmatch(name) is not None
 
 
@@ -138,9 +138,9 @@ def _snapshot(
 
 
 def _missing_file(snapshot: Path, weights: bool) -> str | None:
-    """What a download that was broken off left out, if anything: the hub's client takes any snapshot for whole.
+    """The first file that a broken download left out, if any: the hub's client takes every snapshot for whole.
 
-    `weights`: whether they are needed.
+    `weights`: they are needed, too.
     """
     if not (snapshot / "config.json").is_file():
         return "config.json"
@@ -159,9 +159,9 @@ def _missing_file(snapshot: Path, weights: bool) -> str | None:
 
 
 def _wanted_files(repo: str, revision: str | None, patterns: Sequence[str], unreached: str) -> list[str]:
-    """Which files to fetch: torch pickles only where there are no safetensors. Asks the hub once, quickly.
+    """Patterns of the files to fetch: torch pickles only where there are no safetensors. Asks the hub once, quickly.
 
-    `unreached`: what to say when it cannot be asked.
+    `unreached`: the message if it cannot be asked.
     """
     from huggingface_hub import HfApi
     from huggingface_hub.errors import (

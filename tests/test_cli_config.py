@@ -6,12 +6,15 @@ from typing import Any
 
 import pytest
 from cli_doubles import EchoEngine, open_made_clip
+from test_cli_words import Screen
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from llava_mini_cli.commands.config_files import Kind, config_files, read_settings, user_file
 from llava_mini_cli.commands.configured import options_of
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.config import ModelOptions
+from llava_mini_cli.errors import UsageError
 from llava_mini_cli.pipelines.health import Fact
 
 
@@ -198,7 +201,7 @@ def test_help_does_not_swallow_the_names_of_extras(command: str, monkeypatch: py
     assert "needs the  extra" not in llava_mini(command, "--help").stdout
 
 
-@pytest.mark.parametrize("command", ["ask", "caption", "index", "search", "doctor"])
+@pytest.mark.parametrize("command", ["ask", "caption", "index", "search", "train", "doctor"])
 def test_every_switch_that_a_file_may_set_can_be_undone(command: str) -> None:
     options = options_of(get_command(app).commands[command])  # type: ignore[attr-defined]
     switches = {key: option for key, option in options.items() if option.is_flag}
@@ -212,3 +215,107 @@ def test_help_and_completion_survive_a_bad_file() -> None:
     Path("llava-mini.toml").write_text("nonsense")
     for arguments in (["ask", "--help"], ["--help"], ["--version"]):
         assert llava_mini(*arguments).exit_code == 0
+
+
+# The files by themselves
+
+FLAGS = {"ask": {"fps": Kind(False, False), "prompt": Kind(False, True), "quiet": Kind(True, False)}, "doctor": {}}
+
+
+def settings(text: str, command: str = "ask") -> dict[str, object]:
+    Path("f.toml").write_text(text)
+    return {key: setting.value for key, setting in read_settings((Path("f.toml"),), FLAGS, command).items()}
+
+
+def test_values_become_the_texts_that_would_be_typed() -> None:
+    assert settings("fps = 2\nprompt = 'x'\nquiet = false") == {"fps": "2", "prompt": ["x"], "quiet": False}
+    assert settings("fps = 0.5\nprompt = ['x', 3]\n[ask]\nfps = 1\nquiet = true") == {
+        "fps": "1", "prompt": ["x", "3"], "quiet": True,
+    }  # fmt: skip
+    assert settings("fps = 2", "doctor") == {}
+    assert settings("[doctor]") == {}
+
+
+def test_later_files_win_and_say_where_a_value_stands() -> None:
+    Path("a.toml").write_text("fps = 1\n[ask]\nprompt = 'a'")
+    Path("b.toml").write_text("fps = 2")
+    found = read_settings((Path("a.toml"), Path("b.toml")), FLAGS, "ask")
+    assert {key: str(setting) for key, setting in found.items()} == {
+        "fps": "b.toml: fps", "prompt": "a.toml: [ask] prompt",
+    }  # fmt: skip
+
+
+def test_underscores_are_as_good_as_dashes(engines: list[EchoEngine]) -> None:
+    Path("llava-mini.toml").write_text("max_new_tokens = 3")
+    assert llava_mini("ask", "a.mp4", "What?").exit_code == 0
+    assert engines[-1].requests[-1].generation.max_new_tokens == 3
+
+
+def test_which_files_are_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    own = tmp_path / "home" / "llava-mini" / "config.toml"
+    assert config_files(None) == ()
+    assert user_file() == own
+    own.touch()
+    Path("llava-mini.toml").touch()
+    assert config_files(None) == (own, Path("llava-mini.toml"))
+    assert config_files("llava-mini.toml") == (Path("llava-mini.toml"),)
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_file() == tmp_path / ".config" / "llava-mini" / "config.toml"
+
+    def homeless() -> Path:
+        raise RuntimeError
+
+    monkeypatch.setattr(Path, "home", homeless)
+    assert user_file() is None
+    assert config_files(None) == (Path("llava-mini.toml"),)
+
+
+def test_a_file_that_cannot_be_read_is_named() -> None:
+    Path("f.toml").mkdir()
+    with pytest.raises(UsageError, match=r"^f.toml: cannot be read: is a directory$"):
+        read_settings((Path("f.toml"),), FLAGS, "ask")
+    Path("g.toml").write_bytes(b"\xff")
+    with pytest.raises(UsageError, match=r"^g.toml: not a TOML file: "):
+        read_settings((Path("g.toml"),), FLAGS, "ask")
+
+
+def test_where_a_value_comes_from_and_how_it_is_overridden(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("llava-mini.toml").write_text("quiet = true\nfps = 3")
+    monkeypatch.setenv("LLAVA_MINI_CACHE_DIR", "/tmp/x")
+    values = shown(llava_mini("config"))
+    assert values["cache-dir", "ask"] == {
+        "option": "cache-dir", "value": "/tmp/x", "source": "environment", "place": "LLAVA_MINI_CACHE_DIR",
+        "commands": ["ask", "caption", "index"],
+    }  # fmt: skip
+    assert values["quiet", "train"]["commands"] == ["ask", "caption", "index", "search", "train"]
+    assert values["verbose", "doctor"]["source"] == "default"
+    lines = [json.loads(line) for line in llava_mini("config").stdout.splitlines()]
+    assert [line["commands"] for line in lines if line["option"] == "model"] == [
+        ["ask", "caption", "index", "doctor"], ["search", "train"],
+    ]  # fmt: skip
+
+
+def test_config_at_a_terminal_is_a_table(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def lines() -> tuple[dict[tuple[str, ...], list[str]], str]:
+        """Words of each line by the first and the last, and what is said beside them."""
+        out, err = Screen(), Screen()
+        with monkeypatch.context() as patched:
+            patched.setattr("sys.stdout", out)
+            patched.setattr("sys.stderr", err)
+            with pytest.raises(SystemExit):
+                app(["config"])
+        rows = [line.split() for line in out.getvalue().splitlines()]
+        return {tuple(row[:1] + row[-1:]): row[1:-1] for row in rows}, err.getvalue()
+
+    table, said = lines()
+    own = tmp_path / "home" / "llava-mini" / "config.toml"
+    assert said == f"no config file; the usual ones are {own} and llava-mini.toml\n"
+    assert table["option", "for"] == ["value", "from"]
+    assert (table["--recursive", "default"], table["--include", "default"]) == (["true"], [])
+    Path("llava-mini.toml").write_text("fps = 3\n[ask]\nprompt = ['a', 'b c']")
+    table, said = lines()
+    assert said == "config files: llava-mini.toml\n"
+    assert table["--fps", "llava-mini.toml:"] == ["3.0"]
+    assert table["--prompt", "ask"] == ["a,", "b", "c", "llava-mini.toml:"]
+    assert table["--prompt", "caption"] == ["default"]

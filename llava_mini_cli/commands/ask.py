@@ -9,6 +9,7 @@ from llava_mini_cli.commands.ask_archive import ask_archive
 from llava_mini_cli.commands.configured import given_options
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.archive_flags import ArchiveFlags
+from llava_mini_cli.commands.flags.input_flags import MEDIA_HELP
 from llava_mini_cli.commands.run import run_questions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.prompts import checked_prompt
@@ -18,7 +19,7 @@ Arguments = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="MEDIA... QUESTION",
-        help="Media as for caption, then the question; with -p every one is a medium.",
+        help=f"{MEDIA_HELP}, then the question; with -p there is no question here.",
         show_default=False,
     ),
 ]
@@ -27,7 +28,8 @@ Arguments = Annotated[
 def ask(context: typer.Context, flags: QuestionFlags, archive: ArchiveFlags, arguments: Arguments = None) -> int:
     """Ask a question about videos and images.
 
-    One medium and one question at a terminal: the answer as plain text. Otherwise: one JSON line for each answer.
+    Answers are printed as text at a terminal, otherwise as JSON lines.
+    The option --output writes them to a file.
     """
     inputs, prompts = flags.inputs, flags.prompts.prompts()
     media = arguments or []

@@ -10,17 +10,16 @@ from llava_mini_cli.commands.run import run_questions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.prompts import CAPTION_PROMPT, STYLES, CaptionStyle, unique_prompts
 
-Style = Annotated[
-    CaptionStyle | None,
-    typer.Option("--style", help="A built-in prompt.", show_default=False),
-]
+Style = Annotated[CaptionStyle | None, typer.Option(help="Built-in prompt to ask in place of the usual one.")]
 
 
-def caption(flags: QuestionFlags, media: Media = None, style: Style = None) -> int:
+def caption(media: Media = None, style: Style = None, *, flags: QuestionFlags) -> int:
     """Describe videos and images.
 
-    The built-in prompt is "Please describe what is shown in detail."; --style takes another one, and -p, --prompt-file
-    or --prompt-column ask something else instead.
+    The prompt is "Please describe what is shown in detail." Other prompts
+    may be given with --style, --prompt, --prompt-file or --prompt-column.
+    Answers are printed as text at a terminal, otherwise as JSON lines.
+    The option --output writes them to a file.
     """
     if not media and flags.inputs.files_from is None:
         raise UsageError("there is no medium: llava-mini caption MEDIA..., or --files-from")

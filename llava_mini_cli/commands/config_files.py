@@ -21,7 +21,7 @@ Flags = Mapping[str, "Kind"]  # the flags of one command, by key
 
 @dataclass(frozen=True)
 class Kind:
-    """How a flag is written on the command line."""
+    """The form of a flag on the command line."""
 
     is_switch: bool  # takes no value
     is_repeated: bool
@@ -29,7 +29,7 @@ class Kind:
 
 @dataclass(frozen=True)
 class Setting:
-    """One value of a file, as the text that would be typed, and where it stands."""
+    """One value of a config file, as the text that would be typed, and the place where it stands."""
 
     value: str | bool | list[str]
     file: Path
@@ -49,7 +49,7 @@ def config_files(named: str | None) -> tuple[Path, ...]:
 
 
 def user_file() -> Path | None:
-    """Where the user's own file belongs; None for a user without a home."""
+    """The path of the user's own config file; None for a user without a home directory."""
     folder = os.environ.get("XDG_CONFIG_HOME")
     try:
         return Path(folder or Path.home() / ".config") / "llava-mini" / "config.toml"
@@ -58,7 +58,7 @@ def user_file() -> Path | None:
 
 
 def read_settings(files: tuple[Path, ...], commands: Mapping[str, Flags], command: str) -> dict[str, Setting]:
-    """What the files set for one command, by key; later files win, and in each file the command's own table.
+    """The settings of one command by key; later files win, and in each file the command's own table.
 
     Raises:
         UsageError: a file that is no TOML, a key that no command knows, or a value that is no flag's.

@@ -38,6 +38,13 @@ class ConfiguredCommand(TyperCommand):
         with _naming_the_place(ctx):
             return super().parse_args(ctx, args)
 
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """As Typer does, without the --no- name of a switch that is off anyway: it undoes a config file, no more."""
+        for option in options_of(self).values():
+            if option.default is False:
+                option.secondary_opts = []
+        super().format_help(ctx, formatter)
+
     def parsed_without_flags(self, parent: typer.Context, config: str | None) -> typer.Context:
         """A context with the values that the options have when none is typed but `--config`."""
         context = typer.Context(self, parent=parent, info_name=self.name)

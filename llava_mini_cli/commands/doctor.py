@@ -1,17 +1,16 @@
 """`llava-mini doctor`: what a bug report needs, and what is missing."""
 
-from llava_mini_cli.commands.flags.config_flag import ConfigFile
 from llava_mini_cli.commands.flags.model_flags import DEFAULT_MODEL, Model
-from llava_mini_cli.commands.flags.talk_flags import Verbose
+from llava_mini_cli.commands.flags.talk_flags import ConfigFile, Verbose
 from llava_mini_cli.commands.stderr import hush_libraries, one_line, say_error
 
 EXIT_UNFIT = 1
 
 
 def doctor(model: Model = DEFAULT_MODEL, verbose: Verbose = False, config: ConfigFile = None) -> int:
-    """Show versions, device, decoders and whether the model is here.
+    """Show the versions, the device, the decoders and whether the model is here.
 
-    The exit code is 1 when something is missing that ask and caption need.
+    The exit code is 1 if something is missing that llava-mini ask needs.
     """
     hush_libraries(verbose=verbose)
     from llava_mini_cli.pipelines.health import examine

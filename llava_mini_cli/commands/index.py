@@ -8,8 +8,8 @@ from llava_mini_cli.commands.flags.answer_flags import AnswerFlags
 from llava_mini_cli.commands.flags.frame_flags import FrameFlags
 from llava_mini_cli.commands.flags.index_flags import IndexFlags
 from llava_mini_cli.commands.flags.input_flags import InputFlags, Media
-from llava_mini_cli.commands.flags.limit_flags import LimitFlags
 from llava_mini_cli.commands.flags.model_flags import ModelFlags
+from llava_mini_cli.commands.flags.run_flags import LimitFlags
 from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.run import exit_code
 from llava_mini_cli.commands.stderr import hush_libraries, say, say_error
@@ -25,16 +25,17 @@ def index(
     *,
     flags: IndexFlags,
     inputs: InputFlags,
-    limits: LimitFlags,
-    talk: TalkFlags,
-    model: ModelFlags,
     frames: FrameFlags,
     answer: AnswerFlags,
+    model: ModelFlags,
+    limits: LimitFlags,
+    talk: TalkFlags,
 ) -> int:
     """Make an archive of videos and images, or bring one up to date.
 
-    What is there already is left as it is; new files are added, changed ones replaced. llava-mini search finds moments
-    in it, llava-mini ask --index asks about it.
+    Media that are in the archive stay as they are; new files are added,
+    changed ones replaced. In an archive llava-mini search finds moments,
+    and llava-mini ask --index asks questions.
     """
     has_media = bool(media) or inputs.files_from is not None
     if not has_media and not (flags.prune or flags.compact or flags.ann):

@@ -22,13 +22,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command(cls=ConfiguredCommand)(with_flags(ask))
-app.command(cls=ConfiguredCommand)(with_flags(caption))
-app.command(cls=ConfiguredCommand)(with_flags(index))
-app.command(cls=ConfiguredCommand)(with_flags(search))
-app.command(cls=ConfiguredCommand)(doctor)
+for command in (ask, caption, index, search, train, doctor):
+    app.command(cls=ConfiguredCommand)(with_flags(command))
 app.command()(config)
-app.command()(train)
 
 
 def _show_version(wanted: bool) -> None:
@@ -44,6 +40,6 @@ def root(
         bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Understand videos and images: one vision token a frame, answers as text, JSON lines or Parquet."""
+    """Ask about videos and images, describe them and search them. Answers are text, JSON lines, Parquet or CSV."""
     if context.invoked_subcommand is None:
         raise UsageError("a command is missing; llava-mini --help lists them")

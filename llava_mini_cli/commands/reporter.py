@@ -44,7 +44,7 @@ class Reporter(Progress):
         self._bar = None if quiet or not sys.stderr.isatty() else _bar(total, by_frame=self._by_frame)
 
     def count_from(self, jobs: Callable[[], Iterator[object]] | None) -> None:
-        """Where the media can be read a second time to be counted, if nobody knows their number yet."""
+        """Takes a way to read the media a second time, by which they are counted if nobody knows their number yet."""
         self._jobs = jobs
 
     def _start_counting(self) -> None:
@@ -130,7 +130,7 @@ class Reporter(Progress):
         say(f"llava-mini: {counts(self._tally, self._left_of_total())}, {rates}{self._left(seconds)}")
 
     def _left(self, seconds: float) -> str:
-        """How long it may still take, where the number of media is known."""
+        """The time that is still needed, if the number of media is known."""
         total = self._left_of_total()
         if total is None or not self._tally.media:
             return ""

@@ -7,24 +7,23 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from llava_mini_cli.commands.flags.search_flags import FoundFlags, SearchFlags
+from llava_mini_cli.commands.flags.model_flags import MovedModel
+from llava_mini_cli.commands.flags.search_flags import MARGIN, FoundFlags, SearchFlags
 from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.run import EXIT_ITEMS_FAILED
 from llava_mini_cli.commands.stderr import hush_libraries, one_line, say, say_error, say_warning
+from llava_mini_cli.config import MomentFormat
 from llava_mini_cli.errors import OutputError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.formats.archive.moments import Moment
     from llava_mini_cli.formats.archive.reader import Archive
 
-ArchiveArgument = Annotated[str, typer.Argument(metavar="ARCHIVE", help="A folder that llava-mini index made.")]
+ArchiveArgument = Annotated[str, typer.Argument(metavar="ARCHIVE", help="Folder that llava-mini index made.")]
 Text = Annotated[
-    str | None, typer.Argument(metavar="TEXT", help="What a caption of the moment would say.", show_default=False)
-]
-ModelOption = Annotated[
     str | None,
-    typer.Option(
-        "-m", "--model", metavar="PATH|HUB_ID", help="Where the archive's model is now.", show_default="the archive's"
+    typer.Argument(
+        metavar="TEXT", help="Description of the moments to find, worded like a caption.", show_default=False
     ),
 ]
 
@@ -32,7 +31,7 @@ ModelOption = Annotated[
 def search(
     archive: ArchiveArgument,
     text: Text = None,
-    model: ModelOption = None,
+    model: MovedModel = None,
     *,
     flags: SearchFlags,
     found: FoundFlags,
@@ -40,7 +39,7 @@ def search(
 ) -> int:
     """Find moments in an archive.
 
-    At a terminal: a table. Otherwise: one JSON line for each moment.
+    At a terminal the moments are a table, otherwise one JSON line for each.
     """
     if text is None and flags.image is None:
         raise UsageError("there is nothing to look for: llava-mini search ARCHIVE TEXT, or --image FILE")
@@ -79,7 +78,7 @@ def _check(
     archive: "Archive", moments: "Sequence[Moment]", flags: SearchFlags, model: str | None
 ) -> "tuple[Sequence[Moment], int]":
     """The moments in the order of the model's own yes, and how many it could not look at."""
-    from llava_mini_cli.pipelines.check import MARGIN, check
+    from llava_mini_cli.pipelines.check import check
     from llava_mini_cli.pipelines.interrupt import Interrupts
 
     with Interrupts() as interrupts:
@@ -98,7 +97,7 @@ def _exit_code(archive: "Archive", *, is_incomplete: bool) -> int:
     return EXIT_ITEMS_FAILED if archive.damage or is_incomplete else 0
 
 
-def _write(moments: "Sequence[Moment]", found: FoundFlags, target: Path | None, format: str) -> None:
+def _write(moments: "Sequence[Moment]", found: FoundFlags, target: Path | None, format: MomentFormat) -> None:
     from llava_mini_cli.formats.archive.moments import write_moments
 
     if found.paths_only:
@@ -108,7 +107,7 @@ def _write(moments: "Sequence[Moment]", found: FoundFlags, target: Path | None, 
     elif found.output is None and found.format is None and sys.stdout.isatty():
         _show(moments)
     else:
-        write_moments(moments, target, format)  # pyright: ignore[reportArgumentType] - `format_of` checked it
+        write_moments(moments, target, format)
 
 
 def _show(moments: "Sequence[Moment]") -> None:
@@ -140,7 +139,7 @@ def _show(moments: "Sequence[Moment]") -> None:
 
 
 def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str) -> bool:
-    """Writes thumbnails and the page, where asked for; whether some could not be made."""
+    """Writes thumbnails and the page, where asked for. True if a picture could not be made."""
     if found.thumbnails is None and found.html is None:
         return False
     from llava_mini_cli.formats.archive.web_page import page

@@ -8,16 +8,21 @@ import typer
 
 from llava_mini_cli.commands.config_files import LOCAL_FILE, config_files, user_file
 from llava_mini_cli.commands.configured import Origin, configured_commands, origins, unknown_variables
-from llava_mini_cli.commands.flags.config_flag import ConfigFile
+from llava_mini_cli.commands.flags.talk_flags import ConfigFile
 from llava_mini_cli.commands.stderr import one_line, say, say_warning
 
 
 def config(context: typer.Context, config: ConfigFile = None) -> int:
     """Show every option's value and where it comes from.
 
-    A flag wins over an environment variable, LLAVA_MINI_ and the flag (LLAVA_MINI_MAX_FRAMES), and that over
-    ./llava-mini.toml and the user's config.toml. Keys of a file are the long flags (max-frames = 16); those in a table,
-    such as [ask], are for one command. At a terminal a table, otherwise one JSON line for each option.
+    The value of an option is the one on the command line, or else the one of
+    its environment variable (--max-frames: LLAVA_MINI_MAX_FRAMES), or else the
+    one in ./llava-mini.toml, or else the one in the user's config.toml. Keys
+    of a file are long options without dashes (max-frames = 16); those in a
+    table with the name of a command are for that command alone. A switch is
+    true or false in a file, and its --no- option turns it off again.
+
+    The values are a table at a terminal, otherwise one JSON line for each.
     """
     import json  # here and not above, so that --help is quick
 
@@ -26,7 +31,7 @@ def config(context: typer.Context, config: ConfigFile = None) -> int:
         say_warning(f"{name} is set, but no option has this name")
     if not sys.stdout.isatty():
         for key, commands, origin in rows:
-            print(json.dumps(_record(key, commands, origin), ensure_ascii=False))
+            print(json.dumps(_record(key, commands, origin), ensure_ascii=False, default=str))
         return 0
     _show(rows)
     read = [str(file) for file in config_files(config)]

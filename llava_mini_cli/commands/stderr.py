@@ -1,4 +1,4 @@
-"""What is said on stderr: one line a message, and silence from the libraries below unless -v is given."""
+"""Messages on stderr: one line each, and silence from the libraries below unless -v is given."""
 
 import logging
 import os

@@ -59,7 +59,7 @@ def _show_failures(listed: list[FailedMedium]) -> None:
 
 @dataclass(frozen=True)
 class SummaryFile:
-    """Where the JSON goes. Checked before the run begins."""
+    """The place of the JSON, checked before the run begins."""
 
     target: str  # a path, or - for standard output
 
@@ -104,12 +104,12 @@ def _check(path: Path) -> None:
 
 
 def _is_special(path: Path) -> bool:
-    """Whether a pipe or a device is there. One such as `/dev/fd/63` is a link that leads to no path."""
+    """True if a pipe or a device is there. One such as `/dev/fd/63` is a link that leads to no path."""
     return path.exists() and not path.is_file()
 
 
 def _is_descriptor(path: Path) -> bool:
-    """Whether a path stands for what is open already, such as `/dev/stderr`: a file there is not ours to replace."""
+    """True if a path stands for what is open already, such as `/dev/stderr`: a file there is not ours to replace."""
     parent = os.path.realpath(path.parent)
     return path.exists() and (parent == "/dev" or (parent.startswith("/proc/") and parent.endswith("/fd")))
 
@@ -161,13 +161,13 @@ def say_counts(tally: Tally, seconds: float, output: Path | None) -> None:
 
 
 def failed_before(tally: Tally) -> str:
-    """How many of those that were there are failures, in brackets; nothing where none is."""
+    """The number of failures among the rows that were there, in brackets; empty if there is none."""
     failed = tally.errors_skipped
     return f" ({failed} failed; --retry-errors tries them again)" if failed else ""
 
 
 def stopped(tally: Tally) -> str:
-    """Which limit ended the run, behind a comma; nothing where none did."""
+    """The limit that ended the run, behind a comma; empty if none did."""
     return "" if tally.stopped_by is None else f", stopped by --{tally.stopped_by.replace('_', '-')}"
 
 

@@ -14,18 +14,12 @@ from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.row import Row
 
 
-class PlainWriter:
-    """The answer and nothing else, for one prompt about one medium."""
+class _TerminalWriter:
+    """A writer that holds no file: there is nothing to lock and nothing to finish."""
 
     def __init__(self, reporter: Reporter) -> None:
         self._reporter = reporter
         self.done = Done()
-
-    def write(self, row: Row) -> None:
-        """Prints the text of an answer; a failure was said on stderr."""
-        if row.status == "ok":
-            with self._reporter.aside():
-                print(_said(row), flush=True)
 
     def release(self) -> None:
         """Takes no lock."""
@@ -39,12 +33,21 @@ class PlainWriter:
         return
 
 
-class BlockWriter:
+class PlainWriter(_TerminalWriter):
+    """The answer and nothing else, for one prompt about one medium."""
+
+    def write(self, row: Row) -> None:
+        """Prints the text of an answer; a failure was said on stderr."""
+        if row.status == "ok":
+            with self._reporter.aside():
+                print(_said(row), flush=True)
+
+
+class BlockWriter(_TerminalWriter):
     """A heading for each medium, and each answer under its question."""
 
     def __init__(self, reporter: Reporter, prompt_count: int) -> None:
-        self._reporter = reporter
-        self.done = Done()
+        super().__init__(reporter)
         self._prompt_count = prompt_count
         self._console = Console(highlight=False)  # honours NO_COLOR and TERM=dumb
         self._last: str | None = None
@@ -64,17 +67,6 @@ class BlockWriter:
             indent = "    " if self._prompt_count > 1 else "  "
             for line in _said(row).splitlines() or [""]:
                 self._console.print(Text(indent + line))
-
-    def release(self) -> None:
-        """Takes no lock."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return
 
 
 def _said(row: Row) -> str:

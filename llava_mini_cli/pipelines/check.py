@@ -21,16 +21,13 @@ from llava_mini_cli.pipelines.load_engine import load_engine
 from llava_mini_cli.pipelines.run_parts import RunParts
 from llava_mini_cli.pipelines.settings import RunOptions
 
-MARGIN = 5.0  # seconds
-
-
 def check(
     archive: Archive,
     moments: Sequence[Moment],
     question: str,
     model: str | None,
     interrupts: Interrupts,
-    margin: float = MARGIN,
+    margin: float,
 ) -> tuple[list[Moment], list[Row]]:
     """The moments with the model's yes, likeliest first, ranked anew; and the rows of those it could not look at.
 

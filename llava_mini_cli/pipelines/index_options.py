@@ -7,6 +7,7 @@ from math import inf
 from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.archive.layout import FeatureKind, Setting
+from llava_mini_cli.formats.inputs.prompts import CAPTION_PROMPT
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class IndexOptions:
     features: FeatureKind | None = None  # store patch features, for exact later answers
     dedupe: float | None = None  # skip frames whose CLIP distance to the last one kept is at most this
     caption_every: float | None = None  # seconds of a window that is captioned
-    caption_prompt: str = "Please describe what is shown in detail."
+    caption_prompt: str = CAPTION_PROMPT.text
     generation: GenerationOptions = field(default_factory=GenerationOptions)  # of the captions
     retry_errors: bool = False  # look again at media that failed before
     prune: bool = False  # drop media whose files are gone

@@ -37,7 +37,7 @@ class SimilarityScan(Protocol):
 class SearchOptions:
     """What is wanted of the moments."""
 
-    most: int = 10
+    most: int
     min_score: float | None = None
     path: str | None = None  # a glob over paths
     after: float | None = None  # seconds of the video's own time

@@ -1,11 +1,10 @@
 """Losses on answers: averaged over tokens, as LLaVA trains, or over answers. Knows nothing of models."""
 
-from typing import Literal
-
 import torch
 from torch.nn import functional
 
-Average = Literal["token", "answer"]
+from llava_mini_cli.train.train_options import Average
+
 NO_TARGET = -100
 
 

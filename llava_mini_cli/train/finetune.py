@@ -7,67 +7,28 @@ compressor, pre-fusion and language model on instructions. The vision tower is n
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
 from llava_mini_cli.config import SamplingOptions
-from llava_mini_cli.errors import UsageError
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
-from llava_mini_cli.train.answers_loss import NO_TARGET, Average, answer_loss
+from llava_mini_cli.train.answers_loss import NO_TARGET, answer_loss
 from llava_mini_cli.train.conversations import ConversationCollator, ConversationData
 from llava_mini_cli.train.loop import StageSettings, train_stage
 from llava_mini_cli.train.records import Record, read_records, usable
 from llava_mini_cli.train.stage_resume import Fact, same_run
+from llava_mini_cli.train.train_options import PAPER_RATES, Average, Stage, TrainOptions
 
-Stage = Literal[1, 2]
 PARTS: dict[Stage, tuple[str, ...]] = {
     1: ("mm_projector",),
     2: ("mm_projector", "compressor", "prefusion_layers", "layers", "norm", "embed_tokens", "lm_head"),
 }
 LORA_TARGETS = r"model\.(layers|prefusion_layers)\.\d+\.(self_attn|mlp)\.\w+_proj"
-PAPER_RATES: dict[Stage, float] = {1: 1e-3, 2: 1e-4}  # LLaVA-Mini, Table 9
-
-
-@dataclass(frozen=True)
-class TrainOptions:
-    """What `llava-mini train` was asked for. Defaults are the paper's (Table 9)."""
-
-    data: Path
-    model: str
-    output: Path
-    stage: Stage = 2
-    media_root: Path | None = None
-    skip_bad: bool = False
-    learning_rate: float | None = None  # None: the paper's, 1e-3 in stage 1 and 1e-4 in stage 2
-    batch: int = 256  # examples an update
-    device_batch: int = 4  # examples in memory at once; the rest is accumulated
-    epochs: float = 1.0
-    warmup: float = 0.03  # share of the updates
-    average: Average = "token"
-    lora_rank: int = 0  # 0: the whole language model is trained
-    gradient_checkpointing: bool = False
-    bf16: bool = False
-    workers: int = 0
-    save_every: int = 200
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.stage not in PARTS:
-            raise UsageError(f"--stage must be 1 or 2, not {self.stage}")
-        if self.batch < 1 or self.device_batch < 1:
-            raise UsageError("--batch and --device-batch must be at least 1")
-        if self.batch % min(self.device_batch, self.batch):
-            raise UsageError(f"--batch {self.batch} is not a multiple of --device-batch {self.device_batch}")
-        if not self.epochs > 0:
-            raise UsageError(f"--epochs must be above 0, not {self.epochs:g}")
-        if self.lora_rank and self.stage == 1:
-            raise UsageError("--lora-rank has no meaning in stage 1, which trains the projector alone")
 
 
 class ConversationTrainer(nn.Module):

@@ -1,14 +1,15 @@
 """The options of the commands, each declared once: a frozen dataclass for each group, one field for each option.
 
-A command takes whole groups (`def ask(arguments: Arguments, flags: QuestionFlags)`); `with_flags` gives Typer the
-single options behind them. Imports nothing heavy, so that --help is quick.
+A command takes whole groups (`def ask(flags: QuestionFlags, ...)`); `with_flags` gives Typer the single options behind
+them. An option is named after its field (`max_frames`: `--max-frames`), unless the field says otherwise. Imports
+nothing heavy, so that --help is quick.
 """
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from functools import cache
-from typing import Any, TypeGuard, get_type_hints
+from dataclasses import dataclass, is_dataclass
+from functools import wraps
+from inspect import Parameter, Signature, signature
+from typing import Any
 
 from llava_mini_cli.commands.flags.answer_flags import AnswerFlags
 from llava_mini_cli.commands.flags.frame_flags import FrameFlags
@@ -22,70 +23,51 @@ from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 
 @dataclass(frozen=True)
 class QuestionFlags:
-    """What `ask` and `caption` have in common, in the order of --help."""
+    """The options that `ask` and `caption` have in common, in the order of --help."""
 
-    prompts: PromptFlags
     inputs: InputFlags
+    frames: FrameFlags
+    prompts: PromptFlags
+    answer: AnswerFlags
+    model: ModelFlags
     outputs: OutputFlags
     run: RunFlags
     talk: TalkFlags
-    model: ModelFlags
-    frames: FrameFlags
-    answer: AnswerFlags
 
 
 def with_flags(command: Callable[..., int]) -> Callable[..., int]:
-    """`command` as Typer reads it: every parameter that is a group of flags is replaced by the group's options.
+    """`command` with the signature that Typer reads: in place of each group of flags, the fields of the group.
 
-    Groups may hold groups. Checks in a group's `__post_init__` run before the command does.
+    Typer calls the result with one value for each option; the groups are made of these, and `command` is called with
+    the groups. Groups may hold groups. Checks in a group's `__post_init__` run before the command does.
     """
-    hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if _is_group(hint)}
-    parameters = [
-        expanded
-        for parameter in inspect.signature(command).parameters.values()
-        for expanded in (_options(groups[parameter.name]) if parameter.name in groups else (_named(parameter),))
-    ]
 
+    @wraps(command)
     def run(**values: Any) -> int:
-        filled = {name: _fill(group, values) for name, group in groups.items()}
-        own = {name: values[name] for name in hints if name in values and name not in groups}
-        return command(**own, **filled)
+        return _call(command, values)
 
-    run.__name__, run.__doc__ = command.__name__, command.__doc__
-    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    vars(run)["__signature__"] = inspect.Signature(parameters, return_annotation=int)
+    run.__signature__ = Signature(list(_options(command)))  # pyright: ignore[reportAttributeAccessIssue]
     return run
 
 
-def _named(parameter: inspect.Parameter) -> inspect.Parameter:
-    """A parameter of the command's own, which may have a default and still stand before a group."""
-    return parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+def _options(function: Callable[..., Any]) -> Iterator[Parameter]:
+    """The parameters of a command, or of a group, with the fields of every group in the place of the group."""
+    for parameter in signature(function).parameters.values():
+        if _is_group(parameter):
+            yield from _options(parameter.annotation)
+        else:  # by keyword, so that one without a default may follow one that has a default
+            yield parameter.replace(kind=Parameter.KEYWORD_ONLY)
 
 
-def _is_group(hint: object) -> TypeGuard[type]:
-    return isinstance(hint, type) and is_dataclass(hint)
-
-
-def _options(group: type) -> Iterator[inspect.Parameter]:
-    """The options of a group and of the groups in it, as keyword parameters."""
-    for field, hint in _fields(group):
-        if _is_group(hint):
-            yield from _options(hint)
-        else:
-            default = inspect.Parameter.empty if field.default is MISSING else field.default
-            yield inspect.Parameter(field.name, inspect.Parameter.KEYWORD_ONLY, annotation=hint, default=default)
-
-
-def _fill(group: type, values: Mapping[str, Any]) -> Any:
-    """An instance of a group from the values of all options by name."""
-    return group(
-        **{field.name: _fill(hint, values) if _is_group(hint) else values[field.name] for field, hint in _fields(group)}
+def _call(function: Callable[..., Any], values: Mapping[str, Any]) -> Any:
+    """Calls a command, or makes a group, from the values of all options by name."""
+    return function(
+        **{
+            name: _call(parameter.annotation, values) if _is_group(parameter) else values[name]
+            for name, parameter in signature(function).parameters.items()
+        }
     )
 
 
-@cache
-def _fields(group: type) -> tuple[tuple[Field[Any], Any], ...]:
-    """The fields of a group with their resolved types."""
-    hints = get_type_hints(group, include_extras=True)
-    return tuple((field, hints[field.name]) for field in fields(group))
+def _is_group(parameter: Parameter) -> bool:
+    return is_dataclass(parameter.annotation)

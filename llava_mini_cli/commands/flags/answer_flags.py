@@ -1,40 +1,41 @@
-"""How answers are generated."""
+"""Options for the generation of answers."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from llava_mini_cli.config import GenerationOptions
 
-_PANEL = "Answer"
+_option = partial(typer.Option, rich_help_panel="Answer")
 
 
 @dataclass(frozen=True)
 class AnswerFlags:
     """The fields of `GenerationOptions`, as options."""
 
-    max_new_tokens: Annotated[
-        int, typer.Option("--max-new-tokens", help="Longest answer, in tokens.", rich_help_panel=_PANEL)
-    ] = GenerationOptions.max_new_tokens
+    max_new_tokens: Annotated[int, _option(help="Length limit of each answer or caption, in tokens.")] = (
+        GenerationOptions.max_new_tokens
+    )
     temperature: Annotated[
-        float, typer.Option("--temperature", help="0 always gives the likeliest token.", rich_help_panel=_PANEL)
+        float, _option(help="Randomness of the answers: 0 always takes the likeliest token, 1 draws as the model says.")
     ] = GenerationOptions.temperature
     top_p: Annotated[
-        float, typer.Option("--top-p", help="Nucleus mass, with a temperature above 0.", rich_help_panel=_PANEL)
+        float,
+        _option(
+            help="Share of the probability, 0 to 1, that the tokens to draw from have together; only used when "
+            "--temperature is above 0."
+        ),
     ] = GenerationOptions.top_p
-    seed: Annotated[
-        int, typer.Option("--seed", help="Of the draws, with a temperature above 0.", rich_help_panel=_PANEL)
-    ] = GenerationOptions.seed
+    seed: Annotated[int, _option(help="Seed of the random draws; only used when --temperature is above 0.")] = (
+        GenerationOptions.seed
+    )
     repetition_penalty: Annotated[
         float,
-        typer.Option(
-            "--repetition-penalty",
-            help="Above 1: words of the answer become less likely again (1.1 is much); 1 changes nothing.",
-            rich_help_panel=_PANEL,
-        ),
+        _option(help="Penalty on tokens that the answer already holds: 1 is no penalty, 1.1 is a strong one."),
     ] = GenerationOptions.repetition_penalty
 
     def options(self) -> GenerationOptions:
-        """Checked. Raises `UsageError`."""
+        """The options, checked. Raises `UsageError`."""
         return GenerationOptions(**vars(self))

@@ -1,54 +1,40 @@
-"""What `ask` reads instead of files."""
+"""Options for the archive that `ask` reads instead of files, and for the part of it that is asked about."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import typer
 
 from llava_mini_cli.errors import UsageError
 
-_PANEL = "Archive"
+_option = partial(typer.Option, rich_help_panel="Archive")
+
+PathGlob = Annotated[
+    str | None,
+    _option(metavar="GLOB", help="Pattern for the paths of the archive's media; media that do not match are left out."),
+]
 
 
 @dataclass(frozen=True)
 class ArchiveFlags:
-    """An archive that llava-mini index made, and what of it is asked about."""
+    """An archive that llava-mini index made, and the part of it that is asked about."""
 
     index: Annotated[
-        str | None,
-        typer.Option(
-            "--index",
-            metavar="ARCHIVE",
-            help="Ask about what llava-mini index has seen, in place of MEDIA.",
-            show_default=False,
-            rich_help_panel=_PANEL,
-        ),
+        str | None, _option(metavar="ARCHIVE", help="Archive of llava-mini index to ask about, in place of MEDIA.")
     ] = None
-    path: Annotated[
-        str | None,
-        typer.Option(
-            "--path", metavar="GLOB", help="Only about these media.", show_default=False, rich_help_panel=_PANEL
-        ),
-    ] = None
+    path: PathGlob = None
     top: Annotated[
         int | None,
-        typer.Option(
-            "--top",
+        _option(
             metavar="K",
-            help="Only about the K moments that search finds for the question.",
-            show_default="everything",
-            rich_help_panel=_PANEL,
+            help="Number of moments to ask about, in place of whole media: those that llava-mini search finds first.",
+            show_default="whole media",
         ),
     ] = None
     find: Annotated[
         str | None,
-        typer.Option(
-            "--find",
-            metavar="TEXT",
-            help="With --top: what to search for.",
-            show_default="the question",
-            rich_help_panel=_PANEL,
-        ),
+        _option(metavar="TEXT", help="Text that --top searches for.", show_default="the question"),
     ] = None
 
     def __post_init__(self) -> None:

@@ -1,6 +1,7 @@
-"""Which frames of a video are looked at, and how they are decoded."""
+"""Options for the frames of a video that are looked at, and for decoding."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -8,62 +9,41 @@ import typer
 from llava_mini_cli.commands.times import parse_time
 from llava_mini_cli.config import DecoderName, SamplingOptions
 
-_PANEL = "Frames"
+_option = partial(typer.Option, rich_help_panel="Frames")
+_time = partial(_option, parser=parse_time, metavar="TIME")
 
 
 @dataclass(frozen=True)
 class FrameFlags:
     """The fields of `SamplingOptions`, as options."""
 
-    fps: Annotated[float, typer.Option("--fps", help="Frames sampled a second of video.", rich_help_panel=_PANEL)] = (
-        SamplingOptions.fps
-    )
+    fps: Annotated[float, _option(help="Number of frames to look at in each second of a video.")] = SamplingOptions.fps
     max_frames: Annotated[
         int | None,
-        typer.Option(
-            "--max-frames", help="At most so many frames a video.", show_default="all", rich_help_panel=_PANEL
-        ),
-    ] = None
+        _option(help="Number of frames to look at in each video at most, spread over the video.", show_default="all"),
+    ] = SamplingOptions.max_frames
     start: Annotated[
-        float | None,
-        typer.Option(
-            "--start",
-            parser=parse_time,
-            metavar="TIME",
-            help="Begin here: 90, 1:30 or 1m30s.",
-            show_default=False,
-            rich_help_panel=_PANEL,
-        ),
-    ] = None
+        float | None, _time(help="Time in each video to start at, such as 90, 1:30 or 1m30s.", show_default="0")
+    ] = SamplingOptions.start
     end: Annotated[
         float | None,
-        typer.Option(
-            "--end", parser=parse_time, metavar="TIME", help="End here.", show_default=False, rich_help_panel=_PANEL
-        ),
-    ] = None
-    decoder: Annotated[DecoderName, typer.Option("--decoder", help="What decodes videos.", rich_help_panel=_PANEL)] = (
-        SamplingOptions.decoder
-    )
+        _time(help="Time in each video to stop at, such as 90, 1:30 or 1m30s.", show_default="the end"),
+    ] = SamplingOptions.end
+    decoder: Annotated[
+        DecoderName, _option(help="Decoder of videos; auto takes decord, and ffmpeg where decord fails.")
+    ] = SamplingOptions.decoder
     decode_timeout: Annotated[
         float,
-        typer.Option(
-            "--decode-timeout",
-            parser=parse_time,
-            metavar="TIME",
-            help="A decoder without a new frame for so long is killed.",
-            rich_help_panel=_PANEL,
+        _time(
+            help="Time without a new frame after which a decoder is killed.",
+            show_default=f"{SamplingOptions.decode_timeout:g}s",
         ),
     ] = SamplingOptions.decode_timeout
     allow_truncated: Annotated[
         bool,
-        typer.Option(
-            "--allow-truncated/--no-allow-truncated",
-            show_default=False,
-            help="Take what there is of a picture that is cut short; the row has a warning.",
-            rich_help_panel=_PANEL,
-        ),
-    ] = False
+        _option(help="Images whose files are cut short are used as far as they go, with a warning in their rows."),
+    ] = SamplingOptions.allow_truncated
 
     def options(self) -> SamplingOptions:
-        """Checked. Raises `UsageError`."""
+        """The options, checked. Raises `UsageError`."""
         return SamplingOptions(**vars(self))

@@ -1,108 +1,79 @@
-"""What `index` stores beside vision tokens and CLIP embeddings, and how it treats what is there."""
+"""Options for what `index` stores beside vision tokens and CLIP embeddings, and for an archive that is there."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated
 
 import typer
 
 from llava_mini_cli.commands.times import parse_time
+from llava_mini_cli.config import FeatureKind
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.inputs.prompts import CAPTION_PROMPT
 
-_PANEL = "Archive"
+_option = partial(typer.Option, rich_help_panel="Archive")
+_FEATURES: FeatureKind = "float16"
 
 
 @dataclass(frozen=True)
 class IndexFlags:
-    """As given; `pipelines.index_options` checks them."""
+    """The options as given; `pipelines.index_options` checks them."""
 
     output: Annotated[
         str,
-        typer.Option("-o", "--output", metavar="ARCHIVE", help="The archive, a folder.", rich_help_panel=_PANEL),
+        _option("-o", "--output", metavar="ARCHIVE", help="Folder of the archive, new or made before."),
     ]
     features: Annotated[
         bool,
-        typer.Option(
-            "--features/--no-features",
-            show_default=False,
-            help="Store patch features too: exact answers later, without the files.",
-            rich_help_panel=_PANEL,
-        ),
+        _option(help="Patch features are stored, too: later questions are answered exactly, without the media files."),
     ] = False
     features_dtype: Annotated[
-        Literal["float16", "float32", "int8"] | None,
-        typer.Option(
-            "--features-dtype",
-            help="How patch features are stored; int8 halves them again, less exactly.",
-            show_default="float16",
-            rich_help_panel=_PANEL,
+        FeatureKind | None,
+        _option(
+            help="Number format of the patch features that --features stores; int8 is half as large as float16, and "
+            "less exact.",
+            show_default=_FEATURES,
         ),
     ] = None
     dedupe: Annotated[
         float | None,
-        typer.Option(
-            "--dedupe",
+        _option(
             metavar="DISTANCE",
-            help="Skip frames this near to the last one kept (1 - cosine of CLIP embeddings).",
+            help="Distance (1 - cosine of CLIP embeddings) up to which a frame counts as a copy of the last frame that "
+            "was kept, and is skipped.",
             show_default="off",
-            rich_help_panel=_PANEL,
         ),
     ] = None
     caption_every: Annotated[
         float | None,
-        typer.Option(
-            "--caption-every",
+        _option(
             parser=parse_time,
             metavar="TIME",
-            help="Store a caption of every stretch of this length.",
-            show_default="off",
-            rich_help_panel=_PANEL,
+            help="Length of the stretches of video, such as 30s, that get a stored caption each.",
+            show_default="no captions",
         ),
     ] = None
-    caption_prompt: Annotated[
-        str, typer.Option("--caption-prompt", help="What is asked for a caption.", rich_help_panel=_PANEL)
-    ] = "Please describe what is shown in detail."
-    retry_errors: Annotated[
-        bool,
-        typer.Option(
-            "--retry-errors/--no-retry-errors",
-            show_default=False,
-            help="Look again at media that failed.",
-            rich_help_panel=_PANEL,
-        ),
-    ] = False
-    prune: Annotated[
-        bool,
-        typer.Option(
-            "--prune/--no-prune", show_default=False, help="Drop media whose files are gone.", rich_help_panel=_PANEL
-        ),
-    ] = False
+    caption_prompt: Annotated[str, _option(help="Prompt of the captions that --caption-every stores.")] = (
+        CAPTION_PROMPT.text
+    )
+    retry_errors: Annotated[bool, _option(help="Media that failed in an earlier run are tried again.")] = False
+    prune: Annotated[bool, _option(help="Media whose files no longer exist are taken out of the archive.")] = False
     ann: Annotated[
         bool,
-        typer.Option(
-            "--ann/--no-ann",
-            show_default=False,
-            help="Make the index of llava-mini search --approximate anew; needs the extra llava-mini-cli\\[ann].",
-            rich_help_panel=_PANEL,
-        ),
+        _option(help="Index for llava-mini search --approximate is built anew; needs the extra llava-mini-cli\\[ann]."),
     ] = False
     compact: Annotated[
-        bool,
-        typer.Option(
-            "--compact/--no-compact",
-            show_default=False,
-            help="Merge small parts and take out what was dropped.",
-            rich_help_panel=_PANEL,
-        ),
+        bool, _option(help="Small parts of the archive are merged, and what was taken out of it is deleted.")
     ] = False
 
-    def stored_features(self) -> Literal["float16", "float32", "int8"] | None:
-        """How patch features are stored; None: they are not.
+    def stored_features(self) -> FeatureKind | None:
+        """The number format of stored patch features; None: none are stored.
 
         Raises:
-            UsageError: a form is given for what is not stored.
+            UsageError: a number format is given, but no features are stored.
         """
         if self.features:
-            return self.features_dtype or "float16"
+            return self.features_dtype or _FEATURES
         if self.features_dtype is not None:
             raise UsageError(f"--features-dtype {self.features_dtype} says how features are stored; add --features")
         return None

@@ -1,29 +1,22 @@
-"""Which media a command is about, and how those that are elsewhere are fetched."""
+"""Options for the media that a command works on, and for fetching those that are elsewhere."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from llava_mini_cli.commands.sizes import parse_size
 from llava_mini_cli.commands.times import parse_time
+from llava_mini_cli.formats.inputs.options import InputOptions
+from llava_mini_cli.formats.source import GIB, FetchOptions
 
-if TYPE_CHECKING:  # imported where they are used, so that --help is quick
-    from llava_mini_cli.formats.inputs import InputOptions
-    from llava_mini_cli.formats.source import FetchOptions
-
-_PANEL = "Input"
+_option = partial(typer.Option, rich_help_panel="Input")
 _KEEP_ALL = "all"
 
-Media = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="MEDIA...",
-        help="Videos, images, folders, globs in quotes, tables, tar shards, URLs of them.",
-        show_default=False,
-    ),
-]
+MEDIA_HELP = "Videos, images, folders, patterns in quotes, tables, tar shards, or URLs of any of these"
+Media = Annotated[list[str] | None, typer.Argument(metavar="MEDIA...", help=f"{MEDIA_HELP}.", show_default=False)]
 
 
 @dataclass(frozen=True)
@@ -31,126 +24,91 @@ class InputFlags:
     """The fields of `InputOptions` and `FetchOptions`, as options."""
 
     files_from: Annotated[
-        str | None,
-        typer.Option(
-            "--files-from",
-            metavar="FILE|-",
-            help="Media from a list, a line each; - is standard input.",
-            show_default=False,
-            rich_help_panel=_PANEL,
-        ),
-    ] = None
+        str | None, _option(metavar="FILE|-", help="File that lists media, one per line; - is standard input.")
+    ] = InputOptions.files_from
     null: Annotated[
         bool,
-        typer.Option(
+        _option(
             "-0",
             "--null/--no-null",
-            help="The list is separated by NUL, as find -print0 does.",
-            show_default=False,
-            rich_help_panel=_PANEL,
+            help="NUL separates the media in the --files-from list, as in find -print0.",
         ),
-    ] = False
-    recursive: Annotated[
-        bool,
-        typer.Option("--recursive/--no-recursive", help="Folders to the bottom.", rich_help_panel=_PANEL),
-    ] = True
+    ] = InputOptions.null
+    recursive: Annotated[bool, _option(help="Folders are searched with all folders inside them.")] = (
+        InputOptions.recursive
+    )
     include: Annotated[
         list[str] | None,
-        typer.Option(
-            "--include",
-            metavar="GLOB",
-            help="Of folders and globs only these; may be repeated.",
-            show_default=False,
-            rich_help_panel=_PANEL,
+        _option(
+            metavar="GLOB", help="Pattern of the files to take from the folders and patterns in MEDIA; may be repeated."
         ),
     ] = None
     exclude: Annotated[
         list[str] | None,
-        typer.Option(
-            "--exclude",
+        _option(
             metavar="GLOB",
-            help="Files and folders to pass over; may be repeated.",
-            show_default=False,
-            rich_help_panel=_PANEL,
+            help="Pattern of files and folders to skip in the folders and patterns in MEDIA; may be repeated.",
         ),
     ] = None
     column: Annotated[
         str | None,
-        typer.Option(
-            "--column",
+        _option(
             metavar="NAME",
-            help="Of a table: where the media are.",
+            help="Column of the input tables that holds the media; in tar shards, the suffix of their media.",
             show_default="path, file, ...",
-            rich_help_panel=_PANEL,
         ),
-    ] = None
+    ] = InputOptions.column
     id_column: Annotated[
         str | None,
-        typer.Option(
-            "--id-column",
+        _option(
             metavar="NAME",
-            help="Of a table: what rows carry as their id.",
+            help="Column of the input tables that becomes the id of the rows.",
             show_default="the medium",
-            rich_help_panel=_PANEL,
         ),
-    ] = None
+    ] = InputOptions.id_column
     prompt_column: Annotated[
         list[str] | None,
-        typer.Option(
-            "--prompt-column",
-            metavar="NAME",
-            help="Of a table: a question; may be repeated.",
-            show_default=False,
-            rich_help_panel=_PANEL,
+        _option(
+            metavar="NAME", help="Column of the input tables that holds a question about the medium; may be repeated."
         ),
     ] = None
     keep_columns: Annotated[
         str | None,
-        typer.Option(
-            "--keep-columns",
+        _option(
             metavar="A,B|all",
-            help="Of a table: columns that go into the output.",
+            help="Columns of the input tables to copy to the output: names with commas, or all.",
             show_default="none",
-            rich_help_panel=_PANEL,
         ),
     ] = None
     fetch_timeout: Annotated[
         float,
-        typer.Option(
-            "--fetch-timeout",
+        _option(
             parser=parse_time,
             metavar="TIME",
-            help="A remote file that is not here after so long is given up.",
-            show_default="10m",
-            rich_help_panel=_PANEL,
+            help="Time after which the download of a remote file is given up.",
+            show_default=f"{FetchOptions.timeout / 60:g}m",
         ),
-    ] = 600.0
+    ] = FetchOptions.timeout
     cache_dir: Annotated[
         Path | None,
-        typer.Option(
-            "--cache-dir",
+        _option(
             metavar="FOLDER",
-            help="Where remote files are kept while they are needed.",
+            help="Folder for downloaded files, which are kept while they are needed.",
             show_default="~/.cache/llava-mini/fetched",
-            rich_help_panel=_PANEL,
         ),
-    ] = None
+    ] = FetchOptions.cache_dir
     cache_size: Annotated[
         int,
-        typer.Option(
-            "--cache-size",
+        _option(
             parser=parse_size,
             metavar="SIZE",
-            help="How much of them at once.",
-            show_default="10GB",
-            rich_help_panel=_PANEL,
+            help="Disk space that downloaded files may take at one time.",
+            show_default=f"{FetchOptions.cache_bytes // GIB}GB",
         ),
-    ] = 10 << 30
+    ] = FetchOptions.cache_bytes
 
-    def options(self) -> "InputOptions":
-        """Checked. Raises `UsageError`."""
-        from llava_mini_cli.formats.inputs.options import InputOptions
-
+    def options(self) -> InputOptions:
+        """The options of inputs, checked. Raises `UsageError`."""
         keep = (self.keep_columns or "").strip()
         return InputOptions(
             recursive=self.recursive,
@@ -165,8 +123,6 @@ class InputFlags:
             keep_all=keep == _KEEP_ALL,
         )
 
-    def fetch_options(self) -> "FetchOptions":
-        """Checked. Raises `UsageError`."""
-        from llava_mini_cli.formats.source import FetchOptions
-
+    def fetch_options(self) -> FetchOptions:
+        """The options of downloads, checked. Raises `UsageError`."""
         return FetchOptions(timeout=self.fetch_timeout, cache_dir=self.cache_dir, cache_bytes=self.cache_size)

@@ -1,6 +1,7 @@
-"""Which model answers, and where it runs."""
+"""Options for the model, and for the device that it runs on."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -9,12 +10,24 @@ from llava_mini_cli.config import DTypeName, ModelOptions, PromptLayout, Quantiz
 
 DEFAULT_MODEL = "ICTNLP/llava-mini-llama-3.1-8b"
 
-_PANEL = "Model"
+_option = partial(typer.Option, rich_help_panel="Model")
+_model = partial(_option, "-m", "--model", metavar="PATH|HUB_ID", envvar="LLAVA_MINI_MODEL")
 
 Model = Annotated[
-    str,
-    typer.Option(
-        "-m", "--model", metavar="PATH|HUB_ID", envvar="LLAVA_MINI_MODEL", help="The model.", rich_help_panel=_PANEL
+    str, _model(help="Model that answers: a folder, the id of a model on the Hugging Face hub, or demo, a tiny one.")
+]
+MovedModel = Annotated[
+    str | None,
+    _model(
+        help="Model that the archive was made with, if it has moved.",
+        show_default="as the archive says",
+        rich_help_panel="Archive",
+    ),
+]
+StartModel = Annotated[
+    str | None,
+    _model(
+        help="Model to start from: a checkpoint folder or the id of a model on the hub.", rich_help_panel="Training"
     ),
 ]
 
@@ -24,45 +37,34 @@ class ModelFlags:
     """The fields of `ModelOptions`, as options."""
 
     model: Model = DEFAULT_MODEL
-    revision: Annotated[
-        str | None,
-        typer.Option(
-            "--revision", help="Branch, tag or commit of a hub id.", show_default=False, rich_help_panel=_PANEL
-        ),
-    ] = None
+    revision: Annotated[str | None, _option(help="Branch, tag or commit of a model on the hub.")] = (
+        ModelOptions.revision
+    )
     device: Annotated[
-        str, typer.Option("--device", metavar="NAME", help="auto, cpu, cuda or cuda:N.", rich_help_panel=_PANEL)
+        str, _option(metavar="NAME", help="Device that computes: cpu, cuda, cuda:N, or auto, the GPU if there is one.")
     ] = ModelOptions.device
     dtype: Annotated[
-        DTypeName, typer.Option("--dtype", help="auto: bfloat16 on CUDA, float32 on the CPU.", rich_help_panel=_PANEL)
+        DTypeName, _option(help="Number format of the computation; auto is bfloat16 on CUDA and float32 on the CPU.")
     ] = ModelOptions.dtype
     prompt_layout: Annotated[
         PromptLayout,
-        typer.Option("--prompt-layout", help="reference: as the published script builds it.", rich_help_panel=_PANEL),
+        _option(help="Text around each question: as in the model's training, or as in the authors' reference script."),
     ] = ModelOptions.prompt_layout
     batch_size: Annotated[
-        int | None,
-        typer.Option("--batch-size", help="Frames encoded at once.", show_default="chosen", rich_help_panel=_PANEL),
-    ] = None
+        int | None, _option(help="Number of frames to encode at once.", show_default="chosen automatically")
+    ] = ModelOptions.batch_size
     quantize: Annotated[
         Quantization | None,
-        typer.Option(
-            "--quantize",
-            help="Weights of the language layers; needs the extra llava-mini-cli\\[quantize].",
-            show_default="no",
-            rich_help_panel=_PANEL,
+        _option(
+            help="Number format that the language model's weights are reduced to, to save memory; needs the extra "
+            "llava-mini-cli\\[quantize].",
+            show_default="none",
         ),
-    ] = None
-    compile: Annotated[
-        bool,
-        typer.Option(
-            "--compile/--no-compile",
-            help="Compile the layers first; pays on long runs.",
-            show_default=False,
-            rich_help_panel=_PANEL,
-        ),
-    ] = ModelOptions.compile
+    ] = ModelOptions.quantize
+    compile: Annotated[bool, _option(help="Compilation of the model: a later start, then a faster run.")] = (
+        ModelOptions.compile
+    )
 
     def options(self) -> ModelOptions:
-        """Checked. Raises `UsageError`."""
+        """The options, checked. Raises `UsageError`."""
         return ModelOptions(**vars(self))

@@ -1,70 +1,49 @@
-"""Where rows go and in which format."""
+"""Options for the place and the format of rows."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated
 
 import typer
 
-FormatName = Literal["jsonl", "parquet", "csv", "txt", "hf"]
-ExistingName = Literal["skip", "overwrite", "append", "prepend"]
+from llava_mini_cli.config import Existing, Format
 
-_PANEL = "Output"
+_option = partial(typer.Option, rich_help_panel="Output")
 
 
 @dataclass(frozen=True)
 class OutputFlags:
-    """As given; `formats.outputs` says what goes together."""
+    """The options as given; `formats.outputs` says what goes together."""
 
     output: Annotated[
         str | None,
-        typer.Option(
+        _option(
             "-o",
             "--output",
             metavar="FILE|FOLDER|-",
-            help="FILE.parquet, .jsonl or .csv, or a folder of Parquet parts; - is standard output.",
-            show_default=False,
-            rich_help_panel=_PANEL,
+            help="File for the rows (.jsonl, .parquet or .csv), or folder for Parquet parts; - is standard output.",
         ),
     ] = None
     format: Annotated[
-        FormatName | None,
-        typer.Option(
+        Format | None,
+        _option(
             "-f",
             "--format",
-            help="Instead of the suffix; txt: a file beside each medium, hf: metadata in the folder of images.",
-            show_default=False,
-            rich_help_panel=_PANEL,
+            help="Format of the output, if its suffix does not say it; txt: a text file beside each medium; hf: a "
+            "metadata file for Hugging Face datasets in the folder of images.",
         ),
     ] = None
     overwrite: Annotated[
-        bool,
-        typer.Option(
-            "--overwrite/--no-overwrite",
-            help="Start anew instead of going on with what is there.",
-            show_default=False,
-            rich_help_panel=_PANEL,
-        ),
+        bool, _option(help="Output that is there is replaced; otherwise a run goes on where the last one ended.")
     ] = False
-    retry_errors: Annotated[
-        bool,
-        typer.Option(
-            "--retry-errors/--no-retry-errors",
-            help="Try again what failed in an earlier run.",
-            show_default=False,
-            rich_help_panel=_PANEL,
-        ),
-    ] = False
+    retry_errors: Annotated[bool, _option(help="Failures of an earlier run are tried again.")] = False
     shard: Annotated[
         str | None,
-        typer.Option(
-            "--shard",
+        _option(
             metavar="I/N|auto",
-            help="Do the I-th of N shares of the media; auto: as a Slurm array says.",
-            show_default=False,
-            rich_help_panel=_PANEL,
+            help="Share of the media to work on: the I-th of N, such as 1/4; auto takes I and N from a Slurm array.",
         ),
     ] = None
     existing: Annotated[
-        ExistingName,
-        typer.Option("--existing", help="With -f txt: what becomes of captions there.", rich_help_panel=_PANEL),
+        Existing, _option(help="Treatment of text files that are there already; only with --format txt.")
     ] = "skip"

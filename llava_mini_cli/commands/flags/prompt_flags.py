@@ -1,14 +1,15 @@
-"""What is asked of each medium, and what is written around the answer."""
+"""Options for the questions, and for the text around the answers."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from functools import partial
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:  # imported where it is used, so that --help is quick
-    from llava_mini_cli.formats.job import Prompt
+from llava_mini_cli.formats.inputs.prompts import parse_prompts, read_prompt_file, unique_prompts
+from llava_mini_cli.formats.job import Prompt
 
-_PANEL = "Answer"
+_option = partial(typer.Option, rich_help_panel="Answer")
 
 
 @dataclass(frozen=True)
@@ -21,40 +22,23 @@ class PromptFlags:
             "-p",
             "--prompt",
             metavar="[NAME=]TEXT",
-            help="A question; may be repeated. {column} stands for a table's value.",
-            show_default=False,
+            help="Question about every medium; may be repeated. NAME is told in the rows, and {column} stands for a "
+            "column of the input table.",
         ),
     ] = None
     prompt_file: Annotated[
         str | None,
         typer.Option(
-            "--prompt-file",
-            metavar="FILE",
-            help="Questions, a line each as with -p, or JSONL with prompt and name.",
-            show_default=False,
+            metavar="FILE", help="File of questions: one per line as for -p, or JSON lines with prompt and name."
         ),
     ] = None
-    prefix: Annotated[
-        str,
-        typer.Option("--prefix", metavar="TEXT", help="Written before each answer.", rich_help_panel=_PANEL),
-    ] = ""
-    suffix: Annotated[
-        str,
-        typer.Option("--suffix", metavar="TEXT", help="Written after each answer.", rich_help_panel=_PANEL),
-    ] = ""
+    prefix: Annotated[str, _option(metavar="TEXT", help="Text to write before each answer.", show_default=False)] = ""
+    suffix: Annotated[str, _option(metavar="TEXT", help="Text to write after each answer.", show_default=False)] = ""
     yes_no: Annotated[
-        bool,
-        typer.Option(
-            "--yes-no/--no-yes-no",
-            show_default=False,
-            help="Say also how likely yes is against no: column p_yes.",
-            rich_help_panel=_PANEL,
-        ),
+        bool, _option(help="Probability of yes against no is told for each answer, in the column p_yes.")
     ] = False
 
-    def prompts(self) -> "tuple[Prompt, ...]":
-        """Those of -p, then those of the file. Raises `UsageError`."""
-        from llava_mini_cli.formats.inputs.prompts import parse_prompts, read_prompt_file, unique_prompts
-
+    def prompts(self) -> tuple[Prompt, ...]:
+        """The questions of -p, then those of the file. Raises `UsageError`."""
         from_file = read_prompt_file(self.prompt_file) if self.prompt_file is not None else ()
         return unique_prompts((*parse_prompts(self.prompt or []), *from_file))

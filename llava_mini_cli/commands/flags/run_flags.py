@@ -1,6 +1,7 @@
-"""When a run ends, and how its end is reported."""
+"""Options for the end of a run over media, and for how it is reported."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Literal
 
 import typer
@@ -9,51 +10,38 @@ from llava_mini_cli.config import RunLimits
 
 FailOn = Literal["any", "all", "never"]
 
-_PANEL = "Run"
-
-LimitOption = Annotated[
-    int | None,
-    typer.Option("--limit", metavar="N", help="Stop after N media.", show_default=False, rich_help_panel=_PANEL),
-]
-MaxFailuresOption = Annotated[
-    int | None,
-    typer.Option(
-        "--max-failures", metavar="N", help="Stop once N media failed.", show_default=False, rich_help_panel=_PANEL
-    ),
-]
-FailOnOption = Annotated[
-    FailOn, typer.Option("--fail-on", help="Failed items that make the exit code 3.", rich_help_panel=_PANEL)
-]
+_option = partial(typer.Option, rich_help_panel="Run")
 
 
 @dataclass(frozen=True)
-class RunFlags:
-    """Bounds of a run, its exit code and its summary."""
+class LimitFlags:
+    """Bounds of a run and its exit code, for every command that works on media."""
 
-    limit: LimitOption = None
-    max_failures: MaxFailuresOption = None
-    fail_on: FailOnOption = "any"
-    summary_json: Annotated[
-        str | None,
-        typer.Option(
-            "--summary-json",
-            metavar="FILE|-",
-            help="Counts, times and settings of the run, also of one that fails.",
-            show_default=False,
-            rich_help_panel=_PANEL,
-        ),
+    limit: Annotated[int | None, _option(metavar="N", help="Number of media after which the run stops.")] = None
+    max_failures: Annotated[
+        int | None, _option(metavar="N", help="Number of failed media after which the run stops.")
     ] = None
-
-    dry_run: Annotated[
-        bool,
-        typer.Option(
-            "--dry-run/--no-dry-run",
-            show_default=False,
-            help="Say what there is to do, from headers alone, and stop.",
-            rich_help_panel=_PANEL,
-        ),
-    ] = False
+    fail_on: Annotated[
+        FailOn, _option(help="Failures for which the exit code is 3: any failure, only if all failed, or never.")
+    ] = "any"
 
     def limits(self) -> RunLimits:
-        """Checked. Raises `UsageError`."""
+        """The bounds, checked. Raises `UsageError`."""
         return RunLimits(self.limit, self.max_failures)
+
+
+@dataclass(frozen=True)
+class RunFlags(LimitFlags):
+    """The options of `LimitFlags`, and those of a run that writes rows."""
+
+    summary_json: Annotated[
+        str | None,
+        _option(
+            metavar="FILE|-",
+            help="File for a summary of the run in JSON (counts, times, settings), even if it fails; - is standard "
+            "output.",
+        ),
+    ] = None
+    dry_run: Annotated[
+        bool, _option(help="Work of the run is only counted, from the headers of the media; no question is asked.")
+    ] = False

@@ -1,94 +1,54 @@
-"""What `search` looks for and where it puts what it finds."""
+"""Options for what `search` looks for, and for where it puts what it finds."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from functools import partial
+from typing import Annotated
 
 import typer
 
+from llava_mini_cli.commands.flags.archive_flags import PathGlob
 from llava_mini_cli.commands.times import parse_time
+from llava_mini_cli.config import MomentFormat
 from llava_mini_cli.errors import UsageError
 
-_PANEL, _OUTPUT = "Search", "Output"
+MARGIN = 5.0  # seconds
+
+_option = partial(typer.Option, rich_help_panel="Search")
+_time = partial(_option, parser=parse_time, metavar="TIME")
+_output = partial(typer.Option, rich_help_panel="Output")
 
 
 @dataclass(frozen=True)
 class SearchFlags:
-    """The query and what its moments must be."""
+    """The query, and the conditions that moments must meet."""
 
     image: Annotated[
-        str | None,
-        typer.Option("--image", metavar="FILE", help="Like this picture.", show_default=False, rich_help_panel=_PANEL),
+        str | None, _option(metavar="FILE", help="Image to search for, in place of TEXT or together with it.")
     ] = None
-    most: Annotated[int, typer.Option("-k", "--most", help="At most so many moments.", rich_help_panel=_PANEL)] = 10
-    min_score: Annotated[
-        float | None,
-        typer.Option("--min-score", help="Nothing below this score.", show_default=False, rich_help_panel=_PANEL),
-    ] = None
-    path: Annotated[
-        str | None,
-        typer.Option("--path", metavar="GLOB", help="Only in these media.", show_default=False, rich_help_panel=_PANEL),
-    ] = None
-    after: Annotated[
-        float | None,
-        typer.Option(
-            "--after",
-            parser=parse_time,
-            metavar="TIME",
-            help="Not before this time of a video.",
-            show_default=False,
-            rich_help_panel=_PANEL,
-        ),
-    ] = None
-    before: Annotated[
-        float | None,
-        typer.Option(
-            "--before",
-            parser=parse_time,
-            metavar="TIME",
-            help="Not after this time of a video.",
-            show_default=False,
-            rich_help_panel=_PANEL,
-        ),
-    ] = None
+    most: Annotated[int, _option("-k", "--most", help="Number of moments to find at most.")] = 10
+    min_score: Annotated[float | None, _option(help="Score below which moments are left out.")] = None
+    path: PathGlob = None
+    after: Annotated[float | None, _time(help="Time in each video before which nothing is found.")] = None
+    before: Annotated[float | None, _time(help="Time in each video after which nothing is found.")] = None
     approximate: Annotated[
-        bool,
-        typer.Option(
-            "--approximate/--no-approximate",
-            show_default=False,
-            help="Through the index of llava-mini index --ann; may miss.",
-            rich_help_panel=_PANEL,
-        ),
+        bool, _option(help="Search by what llava-mini index --ann stored: quicker, but it may miss moments.")
     ] = False
     check: Annotated[
         str | None,
-        typer.Option(
-            "--check",
+        _option(
             metavar="QUESTION",
-            help="Ask the model about each moment found, yes or no; the likeliest yes comes first.",
-            show_default=False,
-            rich_help_panel=_PANEL,
+            help="Question of yes or no that the model answers about each moment; the likeliest yes comes first.",
         ),
     ] = None
     min_yes: Annotated[
         float | None,
-        typer.Option(
-            "--min-yes",
-            metavar="P",
-            help="With --check: nothing whose yes is less likely than this.",
-            show_default=False,
-            rich_help_panel=_PANEL,
-        ),
+        _option(metavar="P", help="Probability of yes to --check, from 0 to 1, below which moments are left out."),
     ] = None
-
     check_margin: Annotated[
         float | None,
-        typer.Option(
-            "--check-margin",
-            parser=parse_time,
-            metavar="TIME",
-            help="With --check: how much before and after each moment the model sees, too.",
-            show_default="5s",
-            rich_help_panel=_PANEL,
+        _time(
+            help="Time before and after each moment that the model sees for --check, too.",
+            show_default=f"{MARGIN:g}s",
         ),
     ] = None
 
@@ -105,59 +65,25 @@ class SearchFlags:
 
 @dataclass(frozen=True)
 class FoundFlags:
-    """Where moments go."""
+    """The output of `search`: the place and the form of the moments."""
 
     output: Annotated[
         str | None,
-        typer.Option(
+        _output(
             "-o",
             "--output",
             metavar="FILE|-",
-            help="FILE.jsonl, FILE.csv or FILE.parquet; - is standard output.",
-            show_default=False,
-            rich_help_panel=_OUTPUT,
+            help="File for the moments (.jsonl, .csv or .parquet); - is standard output.",
         ),
     ] = None
     format: Annotated[
-        Literal["jsonl", "csv", "parquet"] | None,
-        typer.Option("-f", "--format", help="Instead of the suffix.", show_default=False, rich_help_panel=_OUTPUT),
+        MomentFormat | None, _output("-f", "--format", help="Format of the output, if its suffix does not say it.")
     ] = None
-    paths_only: Annotated[
-        bool,
-        typer.Option(
-            "--paths-only/--no-paths-only",
-            show_default=False,
-            help="Print each medium's path once.",
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = False
+    paths_only: Annotated[bool, _output(help="Paths of the media are printed, each once, and nothing else.")] = False
     null: Annotated[
-        bool,
-        typer.Option(
-            "-0",
-            "--null/--no-null",
-            show_default=False,
-            help="End paths with NUL, for xargs -0.",
-            rich_help_panel=_OUTPUT,
-        ),
+        bool, _output("-0", "--null/--no-null", help="NUL ends each path that --paths-only prints, for xargs -0.")
     ] = False
-    thumbnails: Annotated[
-        str | None,
-        typer.Option(
-            "--thumbnails",
-            metavar="FOLDER",
-            help="Put a picture of each moment there.",
-            show_default=False,
-            rich_help_panel=_OUTPUT,
-        ),
-    ] = None
+    thumbnails: Annotated[str | None, _output(metavar="FOLDER", help="Folder for a picture of each moment.")] = None
     html: Annotated[
-        str | None,
-        typer.Option(
-            "--html",
-            metavar="FILE",
-            help="Write a page with pictures and links.",
-            show_default=False,
-            rich_help_panel=_OUTPUT,
-        ),
+        str | None, _output(metavar="FILE", help="File for a web page with a picture and a link for each moment.")
     ] = None

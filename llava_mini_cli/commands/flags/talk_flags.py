@@ -1,37 +1,37 @@
-"""How much is said on stderr."""
+"""Options of every command: how much is said on stderr, and the config file."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated
 
 import typer
 
-from llava_mini_cli.commands.flags.config_flag import ConfigFile
+from llava_mini_cli.commands.configured import load_config
 from llava_mini_cli.errors import UsageError
 
-_PANEL = "Run"
+_option = partial(typer.Option, rich_help_panel="Run")
 
 Verbose = Annotated[
-    bool,
+    bool, _option("-v", "--verbose/--no-verbose", help="More messages, with details and the warnings of libraries.")
+]
+ConfigFile = Annotated[
+    str | None,
     typer.Option(
-        "-v",
-        "--verbose/--no-verbose",
-        help="Say more, the libraries' warnings too.",
-        show_default=False,
-        rich_help_panel=_PANEL,
+        metavar="FILE",
+        envvar="LLAVA_MINI_CONFIG",
+        show_envvar=False,
+        is_eager=True,
+        callback=load_config,
+        help="Config file to read in place of the usual ones, which llava-mini config names.",
     ),
 ]
 
 
 @dataclass(frozen=True)
 class TalkFlags:
-    """Less or more than usual."""
+    """The amount of messages, and the config file."""
 
-    quiet: Annotated[
-        bool,
-        typer.Option(
-            "-q", "--quiet/--no-quiet", help="Say nothing but errors.", show_default=False, rich_help_panel=_PANEL
-        ),
-    ] = False
+    quiet: Annotated[bool, _option("-q", "--quiet/--no-quiet", help="No messages except errors.")] = False
     verbose: Verbose = False
     config: ConfigFile = None  # read by its callback, before the other options are looked up
 

@@ -5,10 +5,11 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Self
 
 import pyarrow as pa
 
+from llava_mini_cli.config import FeatureKind
 from llava_mini_cli.errors import ArchiveError, UsageError
 
 FORMAT = "llava-mini archive"
@@ -20,7 +21,6 @@ TABLES = ("features", "captions", "frames", "media")  # in the order in which th
 VECTORS = "vectors"
 CLIP_SUM = "llava_mini.clip_sum"  # metadata of a file of `frames`: the sum of its embeddings, base64 of float32
 
-FeatureKind = Literal["float32", "float16", "int8"]
 Setting = str | int | float | bool | None
 
 MEDIA_COLUMNS: dict[str, pa.DataType] = {

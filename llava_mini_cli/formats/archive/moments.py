@@ -7,12 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Literal
 
+from llava_mini_cli.config import MomentFormat
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.disk import write_file
 
-MomentFormat = Literal["jsonl", "csv", "parquet"]
 _SUFFIXES: dict[str, MomentFormat] = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",

@@ -8,8 +8,9 @@ import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Protocol, Self, cast, get_args
+from typing import TYPE_CHECKING, Protocol, Self, cast, get_args
 
+from llava_mini_cli.config import Existing, Format
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.disk import check_target
 from llava_mini_cli.formats.outputs.companion import RunInfo
@@ -21,9 +22,7 @@ if TYPE_CHECKING:
     from llava_mini_cli.formats.outputs.appended import RecordFormat
     from llava_mini_cli.formats.outputs.huggingface import Store
 
-Format = Literal["jsonl", "parquet", "csv", "txt", "hf"]
 FORMATS: tuple[Format, ...] = get_args(Format)
-Existing = Literal["skip", "overwrite", "append", "prepend"]
 _METADATA = ("metadata.jsonl", "metadata.parquet")  # what Hugging Face datasets look for in a folder
 _SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv"}
 

@@ -12,16 +12,15 @@ import re
 from hashlib import blake2b
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Self
+from typing import Self
 
+from llava_mini_cli.config import Existing
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.disk import errors_of, write_file
 from llava_mini_cli.formats.job import Job, Prompt, Question
 from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.outputs.folder_lock import FolderLock
 from llava_mini_cli.formats.row import Row, printable
-
-Existing = Literal["skip", "overwrite", "append", "prepend"]
 
 _Work = tuple[str, str | None, str]  # the medium, the name and the text of the prompt
 _LONGEST_NAME = 255  # bytes, of a file on the disks there are
