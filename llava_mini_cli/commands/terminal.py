@@ -3,23 +3,21 @@
 Writers as in `formats.outputs`, for rows that go to no file.
 """
 
-from types import TracebackType
-from typing import Self
-
 from rich.console import Console
 from rich.text import Text
 
 from llava_mini_cli.commands.reporter import Reporter
 from llava_mini_cli.formats.outputs.done import Done
+from llava_mini_cli.formats.outputs.output import Output
 from llava_mini_cli.formats.row import Row
 
 
-class PlainWriter:
+class PlainWriter(Output):
     """The answer and nothing else, for one prompt about one medium."""
 
     def __init__(self, reporter: Reporter) -> None:
+        super().__init__(Done())
         self._reporter = reporter
-        self.done = Done()
 
     def write(self, row: Row) -> None:
         """Prints the text of an answer; a failure was said on stderr."""
@@ -27,24 +25,13 @@ class PlainWriter:
             with self._reporter.aside():
                 print(_said(row), flush=True)
 
-    def release(self) -> None:
-        """Takes no lock."""
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return
-
-
-class BlockWriter:
+class BlockWriter(Output):
     """A heading for each medium, and each answer under its question."""
 
     def __init__(self, reporter: Reporter, prompt_count: int) -> None:
+        super().__init__(Done())
         self._reporter = reporter
-        self.done = Done()
         self._prompt_count = prompt_count
         self._console = Console(highlight=False)  # honours NO_COLOR and TERM=dumb
         self._last: str | None = None
@@ -64,17 +51,6 @@ class BlockWriter:
             indent = "    " if self._prompt_count > 1 else "  "
             for line in _said(row).splitlines() or [""]:
                 self._console.print(Text(indent + line))
-
-    def release(self) -> None:
-        """Takes no lock."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return
 
 
 def _said(row: Row) -> str:

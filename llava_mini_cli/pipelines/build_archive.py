@@ -24,7 +24,7 @@ from llava_mini_cli.formats.archive.writer import ArchiveWriter, open_for_writin
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, ItemIdentity, Job
 from llava_mini_cli.formats.outputs.row_keys import file_identity
-from llava_mini_cli.formats.row import printable
+from llava_mini_cli.formats.row import one_line, printable
 from llava_mini_cli.hub import model_digest
 from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.media.open import Opening
@@ -43,7 +43,6 @@ from llava_mini_cli.pipelines.fetch import FetchAhead
 from llava_mini_cli.pipelines.index_options import IndexOptions
 from llava_mini_cli.pipelines.index_sink import MediumSink
 from llava_mini_cli.pipelines.interrupt import Interrupts
-from llava_mini_cli.pipelines.rows import one_line
 from llava_mini_cli.pipelines.tally import LISTED, FailedMedium, Tally
 
 HELD_BACK = 10_000  # failed media that a new archive remembers, of those before the first one that can be read

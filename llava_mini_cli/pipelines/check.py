@@ -6,14 +6,13 @@ this. Prints nothing.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from types import TracebackType
-from typing import Self
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
 from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.reader import Archive
 from llava_mini_cli.formats.job import Prompt
 from llava_mini_cli.formats.outputs.done import Done
+from llava_mini_cli.formats.outputs.output import Output
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.open import open_clip
 from llava_mini_cli.pipelines.answer import Tools, answer_jobs
@@ -26,25 +25,15 @@ from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import Tally
 
 
-class KeptRows:
+class KeptRows(Output):
     """An output that is a list: for whoever wants the rows themselves."""
 
     def __init__(self) -> None:
-        self.done = Done()
+        super().__init__(Done())
         self.rows: list[Row] = []
 
     def write(self, row: Row) -> None:
         self.rows.append(row)
-
-    def release(self) -> None:
-        """Holds nothing."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
 
 
 MARGIN = 5.0  # seconds
