@@ -100,3 +100,8 @@ class OutputLocked(OutputError):
     """Another run holds the output's lock."""
 
     exit_code = 75
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message; the name of the exception where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

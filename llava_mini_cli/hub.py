@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from llava_mini_cli.errors import ModelNotFound
+from llava_mini_cli.errors import ModelNotFound, first_line
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 DIGEST_BYTES = 1 << 16  # read from each end of a weight file
@@ -134,7 +134,7 @@ def _snapshot(
     try:
         return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelNotFound(f"model {repo}: download failed ({_first_line(error)}); {how}") from error
+        raise ModelNotFound(f"model {repo}: download failed ({first_line(error)}); {how}") from error
 
 
 def _missing_file(snapshot: Path, weights: bool) -> str | None:
@@ -179,7 +179,3 @@ def _wanted_files(repo: str, revision: str | None, patterns: Sequence[str], unre
     names = [file.rfilename for file in info.siblings or []]
     has_safetensors = any(name.endswith(".safetensors") for name in names)
     return [*patterns] if has_safetensors else [*patterns, "*.bin"]
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

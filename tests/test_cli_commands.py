@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.commands.reporter import Reporter
-from llava_mini_cli.commands.stderr import one_line
+from llava_mini_cli.commands.stderr import terminal_line
 from llava_mini_cli.commands.terminal import BlockWriter, PlainWriter
 from llava_mini_cli.commands.times import parse_time
 from llava_mini_cli.config import GenerationOptions, ModelOptions
@@ -248,8 +248,8 @@ def test_times(text: str, seconds: float) -> None:
     assert parse_time(text) == seconds
 
 
-def test_one_line() -> None:
-    assert one_line(" a\n\tb \x07 é 日本") == "a b \\x07 é 日本"
+def test_terminal_line() -> None:
+    assert terminal_line(" a\n\tb \x07 é 日本") == "a b \\x07 é 日本"
 
 
 def write_all(writer: PlainWriter | BlockWriter, *written: FormatRow) -> None:

@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llava_mini_cli.commands.archive_reporter import ArchiveReporter
 from output_rows import FAILED, ROW
 
 from llava_mini_cli import __version__
 from llava_mini_cli.commands import dry_run, reporter, stderr, summary
-from llava_mini_cli.commands.archive_reporter import ArchiveReporter
 from llava_mini_cli.commands.reporter import Reporter, shortened
 from llava_mini_cli.commands.run import exit_code
 from llava_mini_cli.commands.summary import SummaryFile

@@ -21,7 +21,7 @@ from http_server import serve
 from input_doubles import WHAT, faults, inputs, jobs_of, touch
 
 from llava_mini_cli.errors import FetchError, OutputError, UsageError
-from llava_mini_cli.formats import cache as cache_module
+from llava_mini_cli.formats.fetch import file_cache as cache_module
 from llava_mini_cli.formats.fetch.download import Download
 from llava_mini_cli.formats.fetch.embedded import Embedded
 from llava_mini_cli.formats.fetch.file_cache import FileCache

@@ -2,7 +2,7 @@
 
 from llava_mini_cli.commands.flags.model_flags import DEFAULT_MODEL, Model
 from llava_mini_cli.commands.flags.talk_flags import ConfigFile, Verbose
-from llava_mini_cli.commands.stderr import hush_libraries, one_line, say_error
+from llava_mini_cli.commands.stderr import hush_libraries, say_error, terminal_line
 
 EXIT_UNFIT = 1
 
@@ -18,7 +18,7 @@ def doctor(model: Model = DEFAULT_MODEL, verbose: Verbose = False, config: Confi
     facts = examine(model)
     width = max(len(fact.name) for fact in facts)
     for fact in facts:
-        print(f"{fact.name:<{width}}  {one_line(fact.value)}")
+        print(f"{fact.name:<{width}}  {terminal_line(fact.value)}")
     problems = [fact.problem for fact in facts if fact.problem]
     for problem in problems:
         say_error(problem)

@@ -5,7 +5,7 @@ import sys
 from dataclasses import asdict
 from typing import Any
 
-from llava_mini_cli.commands.stderr import one_line
+from llava_mini_cli.commands.stderr import terminal_line
 from llava_mini_cli.pipelines.forecast import Forecast
 
 
@@ -34,7 +34,7 @@ def _show_table(found: Forecast) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
     for name, value in _lines(found):
-        table.add_row(name, Text(one_line(value)))
+        table.add_row(name, Text(terminal_line(value)))
     Console(highlight=False).print(table)
 
 

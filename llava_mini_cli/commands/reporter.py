@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from llava_mini_cli.commands.stderr import one_line, say, say_warning
+from llava_mini_cli.commands.stderr import say, say_warning, terminal_line
 from llava_mini_cli.commands.summary import counts
 from llava_mini_cli.errors import LlavaMiniError
 from llava_mini_cli.formats.row import Row
@@ -173,5 +173,5 @@ def _bar(total: int | None, *, by_frame: bool) -> "tqdm[Any]":
 
 def shortened(text: str) -> str:
     """The end of `text`, as much of it as a bar has room for."""
-    line = one_line(text)
+    line = terminal_line(text)
     return line if len(line) <= LABEL_WIDTH else "…" + line[1 - LABEL_WIDTH :]

@@ -11,7 +11,7 @@ from llava_mini_cli.commands.flags.model_flags import MovedModel
 from llava_mini_cli.commands.flags.search_flags import MARGIN, FoundFlags, SearchFlags
 from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.run import EXIT_ITEMS_FAILED
-from llava_mini_cli.commands.stderr import hush_libraries, one_line, say, say_error, say_warning
+from llava_mini_cli.commands.stderr import hush_libraries, say, say_error, say_warning, terminal_line
 from llava_mini_cli.config import MomentFormat
 from llava_mini_cli.errors import OutputError, UsageError
 
@@ -131,10 +131,10 @@ def _show(moments: "Sequence[Moment]") -> None:
     for moment in moments:
         still = moment.time is None or moment.start is None or moment.end is None
         times = ("", "") if still else (clock(moment.time or 0), f"{clock(moment.start or 0)}-{clock(moment.end or 0)}")
-        row = [f"{moment.score:.3f}", *times, Text(one_line(moment.path))]
+        row = [f"{moment.score:.3f}", *times, Text(terminal_line(moment.path))]
         if checked:
             row.append("" if moment.p_yes is None else f"{moment.p_yes:.2f}")
-        table.add_row(*row, *([Text(one_line(moment.caption or ""))] if captioned else []))
+        table.add_row(*row, *([Text(terminal_line(moment.caption or ""))] if captioned else []))
     Console(highlight=False).print(table)  # honours NO_COLOR and TERM=dumb
 
 

@@ -9,7 +9,7 @@ import typer
 from llava_mini_cli.commands.config_files import LOCAL_FILE, config_files, user_file
 from llava_mini_cli.commands.configured import Origin, configured_commands, origins, unknown_variables
 from llava_mini_cli.commands.flags.talk_flags import ConfigFile
-from llava_mini_cli.commands.stderr import one_line, say, say_warning
+from llava_mini_cli.commands.stderr import say, say_warning, terminal_line
 
 
 def config(context: typer.Context, config: ConfigFile = None) -> int:
@@ -83,7 +83,7 @@ def _show(rows: list[Row]) -> None:
     values = Counter(key for key, _, _ in rows)
     for key, commands, origin in rows:
         style = "" if origin.source == "default" else "bold"
-        place = Text(one_line(origin.place or origin.source), style=style or "dim")
+        place = Text(terminal_line(origin.place or origin.source), style=style or "dim")
         only = ", ".join(commands) if values[key] > 1 else ""  # one value for all that have the option
-        table.add_row(f"--{key}", Text(one_line(_shown(origin.value)), style=style), place, only)
+        table.add_row(f"--{key}", Text(terminal_line(_shown(origin.value)), style=style), place, only)
     Console(highlight=False).print(table)

@@ -8,7 +8,7 @@ import warnings
 
 def say(text: str) -> None:
     """One line on stderr, whatever `text` holds; file names may hold newlines, terminal codes or broken UTF-8."""
-    print(one_line(text), file=sys.stderr, flush=True)
+    print(terminal_line(text), file=sys.stderr, flush=True)
 
 
 def say_error(text: str) -> None:
@@ -21,7 +21,7 @@ def say_warning(text: str) -> None:
     say(f"llava-mini: warning: {text}")
 
 
-def one_line(text: str) -> str:
+def terminal_line(text: str) -> str:
     """`text` with runs of white space as one space, anything unprintable escaped, and URLs without credentials."""
     if "://" in text:
         from llava_mini_cli.formats.fetch.urls import scrubbed  # seldom needed, and --help shall be quick

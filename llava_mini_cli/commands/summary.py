@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llava_mini_cli import __version__
-from llava_mini_cli.commands.stderr import one_line, say, say_error
+from llava_mini_cli.commands.stderr import say, say_error, terminal_line
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.disk import errors_of, write_file
 from llava_mini_cli.formats.outputs.open_output import rows_at
@@ -53,7 +53,9 @@ def _show_failures(listed: list[FailedMedium]) -> None:
 
     table = Table("failed", "why", "", box=None, pad_edge=False, header_style="bold")
     for failed in listed:
-        table.add_row(Text(one_line(failed.id)), Text(failed.error_type, style="red"), Text(one_line(failed.error)))
+        table.add_row(
+            Text(terminal_line(failed.id)), Text(failed.error_type, style="red"), Text(terminal_line(failed.error))
+        )
     Console(stderr=True, highlight=False).print(table)
 
 
@@ -128,7 +130,7 @@ def summary(
     return {
         "version": __version__,
         "exit_code": exit_code,
-        "error": error and one_line(error),
+        "error": error and terminal_line(error),
         "stopped_by": tally.stopped_by,
         "began_at": began.isoformat(timespec="seconds"),
         "seconds": round((now - began).total_seconds(), 3),

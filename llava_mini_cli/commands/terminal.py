@@ -3,34 +3,21 @@
 Writers as in `formats.outputs`, for rows that go to no file.
 """
 
-from types import TracebackType
-from typing import Self
-
 from rich.console import Console
 from rich.text import Text
 
 from llava_mini_cli.commands.reporter import Reporter
 from llava_mini_cli.formats.outputs.done import Done
+from llava_mini_cli.formats.outputs.output import Output
 from llava_mini_cli.formats.row import Row
 
 
-class _TerminalWriter:
-    """A writer that holds no file: there is nothing to lock and nothing to finish."""
+class _TerminalWriter(Output):
+    """A writer of answers to the terminal, which holds no file."""
 
     def __init__(self, reporter: Reporter) -> None:
+        super().__init__(Done())
         self._reporter = reporter
-        self.done = Done()
-
-    def release(self) -> None:
-        """Takes no lock."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        return
 
 
 class PlainWriter(_TerminalWriter):

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from llava_mini_cli.errors import OutputError, OutputLocked
 from llava_mini_cli.formats.disk import is_at
@@ -21,24 +21,28 @@ _MOST = 1 << 20  # bytes of a lock file that are read
 class FileLock:
     """Holds the lock from the moment it is made until `release`. The file may hold some JSON beside the holder."""
 
-    def __init__(self, path: Path, output: Path, *, shared: bool = False, wait: bool = False) -> None:
+    def __init__(
+        self, path: Path, output: Path, *, shared: bool = False, wait: bool = False, busy: str | None = None
+    ) -> None:
         """Takes the lock; with others if `shared`, and after them if `wait`.
 
         Raises:
-            OutputLocked: another run holds it.
+            OutputLocked: another run holds it, which `busy` says in other words than that it writes the output.
             OutputError: the file cannot be written, or its file system has no locks.
         """
         self.path = path
         self._output = output
         self._shared = shared
+        self._busy = busy
         self._descriptor = self._take((fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         if not shared:
             self.write(self.read())
 
     def _take(self, mode: int) -> int:
+        access = os.O_RDONLY if self._shared else os.O_RDWR  # whoever shares the lock writes nothing into its file
         while True:
             try:
-                descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                descriptor = os.open(self.path, access | os.O_CREAT | os.O_CLOEXEC, 0o666)
             except OSError as error:
                 raise OutputError(f"cannot write '{self._output}': no lock '{self.path}': {error.strerror}") from error
             try:
@@ -53,7 +57,7 @@ class FileLock:
 
     def _not_had(self, error: OSError, holder: str) -> OutputError:
         if isinstance(error, BlockingIOError):
-            return OutputLocked(f"another run{holder} is writing '{self._output}'")
+            return OutputLocked(self._busy or f"another run{holder} is writing '{self._output}'")
         reason = "its file system has no locks" if error.errno in _UNLOCKABLE else error.strerror
         return OutputError(f"cannot lock '{self._output}': {reason}")
 
@@ -90,6 +94,12 @@ class FileLock:
         if remove and not self._shared and is_at(self.path, self._descriptor):
             self.path.unlink()
         os.close(self._descriptor)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
 
 
 def _holder(descriptor: int) -> str:

@@ -98,3 +98,8 @@ def printable(text: str) -> str:
         return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     except UnicodeEncodeError:  # half of a pair, as JSON may hold it, stands for no byte
         return text.encode("utf-8", "backslashreplace").decode()
+
+
+def one_line(text: str) -> str:
+    """`text` as valid UTF-8, with runs of white space as one space."""
+    return " ".join(printable(text).split())

@@ -22,12 +22,12 @@ from llava_mini_cli.formats.archive.layout import ArchiveHeader, Shapes
 from llava_mini_cli.formats.archive.reader import local_name
 from llava_mini_cli.formats.archive.writer import ArchiveWriter, open_for_writing
 from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.formats.row import one_line
 from llava_mini_cli.hub import model_digest
 from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.pipelines.flights import Asked, Flight, Heard, Landed, Loaded, Lost, fly
 from llava_mini_cli.pipelines.index_options import IndexOptions
 from llava_mini_cli.pipelines.index_sink import MediumSink, identity, medium_row
-from llava_mini_cli.pipelines.rows import one_line
 from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
 from llava_mini_cli.pipelines.tally import Tally
 

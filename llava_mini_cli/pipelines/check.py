@@ -21,6 +21,7 @@ from llava_mini_cli.pipelines.load_engine import load_engine
 from llava_mini_cli.pipelines.run_parts import RunParts
 from llava_mini_cli.pipelines.settings import RunOptions
 
+
 def check(
     archive: Archive,
     moments: Sequence[Moment],

@@ -14,10 +14,9 @@ from llava_mini_cli.formats.archive.part import FrameRows
 from llava_mini_cli.formats.archive.writer import ArchiveWriter
 from llava_mini_cli.formats.job import Fault, ItemIdentity, Job
 from llava_mini_cli.formats.outputs.row_keys import file_identity
-from llava_mini_cli.formats.row import printable
+from llava_mini_cli.formats.row import one_line, printable
 from llava_mini_cli.media.clip import Clip
 from llava_mini_cli.pipelines.index_options import IndexOptions
-from llava_mini_cli.pipelines.rows import one_line
 
 
 def identity(job: Job) -> ItemIdentity:

@@ -6,7 +6,7 @@ from typing import Any
 
 from llava_mini_cli.engine.request import Answer
 from llava_mini_cli.formats.job import Fault, Job
-from llava_mini_cli.formats.row import Row, printable
+from llava_mini_cli.formats.row import Row, one_line, printable
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.settings import RunOptions
 
@@ -66,8 +66,3 @@ class RowBuilder:
             "width": info and info.width,
             "height": info and info.height,
         }
-
-
-def one_line(text: str) -> str:
-    """`text` with runs of white space as one space, as valid UTF-8."""
-    return " ".join(printable(text).split())

@@ -25,7 +25,8 @@ from llava_mini_cli.formats.archive.layout import (
 from llava_mini_cli.formats.archive.locks import alone, writing
 from llava_mini_cli.formats.archive.near import forget
 from llava_mini_cli.formats.archive.part import ArchivePartWriter
-from llava_mini_cli.formats.archive.reader import Damage, equal, line_of, may_pass, newest_media
+from llava_mini_cli.formats.archive.reader import Damage, equal, may_pass, newest_media
+from llava_mini_cli.formats.row import one_line
 
 SMALL_ROWS = 8_192  # frames; parts with fewer are merged
 MERGED_ROWS = 65_536  # frames at which a merged part is closed
@@ -165,4 +166,4 @@ def _live_rows(folder: Path, source: _Source, table: str) -> Iterator[pa.Table]:
     except (OSError, pa.ArrowException) as error:
         if may_pass(error):
             raise
-        raise _UnreadableError(source, Damage(source.number, name, line_of(error))) from error
+        raise _UnreadableError(source, Damage(source.number, name, one_line(str(error)))) from error

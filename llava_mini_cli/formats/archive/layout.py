@@ -1,7 +1,6 @@
 """Names, columns and the header of an archive."""
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -11,6 +10,7 @@ import pyarrow as pa
 
 from llava_mini_cli.config import FeatureKind
 from llava_mini_cli.errors import ArchiveError, UsageError
+from llava_mini_cli.formats.disk import write_file
 
 FORMAT = "llava-mini archive"
 FORMAT_VERSION = 1
@@ -79,14 +79,9 @@ class ArchiveHeader:
     version: str = ""  # of llava-mini
 
     def write(self, folder: Path) -> None:
-        """Puts it into an archive's folder, atomically. Raises `OSError`."""
+        """Puts it into an archive's folder, whole. Raises `OutputError`."""
         text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
-        temporary = folder / f".{HEADER}.tmp"
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(folder / HEADER)
+        write_file(folder / HEADER, text.encode())
 
     @classmethod
     def read(cls, folder: Path) -> Self:

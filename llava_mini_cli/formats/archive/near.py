@@ -16,9 +16,10 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_mini_cli.errors import ArchiveError, OutputError, UsageError
+from llava_mini_cli.errors import ArchiveError, OutputError, UsageError, first_line
 from llava_mini_cli.formats.archive.locks import writing
 from llava_mini_cli.formats.archive.reader import Archive
+from llava_mini_cli.formats.disk import write_file
 
 FOLDER = "near"
 INDEX, FRAMES, FACTS = "vectors.faiss", "frames.npy", "near.json"
@@ -124,7 +125,7 @@ def nearest(folder: Path, query: NDArray[np.float32], most: int) -> tuple[NearFa
         index = library.read_index(str(path), library.IO_FLAG_MMAP | library.IO_FLAG_READ_ONLY)
         table = np.load(folder / FOLDER / FRAMES, mmap_mode="r")
     except (RuntimeError, OSError, ValueError) as error:
-        raise ArchiveError(f"'{path}' is damaged: {str(error).splitlines()[0]}") from error
+        raise ArchiveError(f"'{path}' is damaged: {first_line(error)}") from error
     index.nprobe = facts.probes
     library.omp_set_num_threads(1)  # one query is too little to share
     _, numbers = index.search(query[None], most)
@@ -197,10 +198,9 @@ def _write(library: Any, folder: Path, index: Any, table: NDArray[Any], facts: N
         place.mkdir(exist_ok=True)
         library.write_index(index, str(place / f".{INDEX}.tmp"))
         np.save(place / f".{FRAMES}", table)
-        (place / f".{FACTS}.tmp").write_text(json.dumps(asdict(facts)) + "\n")
         (place / FACTS).unlink(missing_ok=True)  # without it there is no index, while its files are being changed
         (place / f".{INDEX}.tmp").replace(place / INDEX)
         (place / f".{FRAMES}").replace(place / FRAMES)
-        (place / f".{FACTS}.tmp").replace(place / FACTS)
     except (OSError, RuntimeError) as error:
-        raise OutputError(f"cannot write '{place}': {str(error).splitlines()[0]}") from error
+        raise OutputError(f"cannot write '{place}': {first_line(error)}") from error
+    write_file(place / FACTS, json.dumps(asdict(facts)).encode() + b"\n")

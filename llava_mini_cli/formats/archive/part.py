@@ -31,6 +31,7 @@ from llava_mini_cli.formats.archive.layout import (
     part_name,
 )
 from llava_mini_cli.formats.archive.quantized import to_int8
+from llava_mini_cli.formats.disk import errors_of, sync_folder
 
 GROUP_BYTES = 16 << 20  # of vectors held in memory before they are written as a row group
 
@@ -178,7 +179,7 @@ class ArchivePartWriter:
         for table in (VECTORS, *TABLES):
             if table in self._files:
                 self._files[table].publish()
-                _sync(self._folder / table)
+                sync_folder(self._folder / table)
         self._files.clear()
 
     def _flush(self) -> None:
@@ -211,10 +212,11 @@ class ArchivePartWriter:
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
-            act()
-        except OSError as error:
+            with errors_of(self._folder):
+                act()
+        except OutputError:
             self.discard()
-            raise OutputError(f"cannot write the archive '{self._folder}': {error.strerror or error}") from error
+            raise
 
 
 def _layout(table: str, header: ArchiveHeader) -> tuple[pa.Schema | None, dict[str, Any]]:
@@ -259,12 +261,3 @@ def _array(values: Any, kind: pa.DataType) -> Any:
         blob = pa.py_buffer(np.ascontiguousarray(values).data)
         return pa.Array.from_buffers(kind, len(values), [None, blob])
     return pa.array(values, kind)
-
-
-def _sync(folder: Path) -> None:
-    """The renames in a folder survive a loss of power after this."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

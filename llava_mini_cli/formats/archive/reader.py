@@ -29,6 +29,7 @@ from llava_mini_cli.formats.archive.layout import (
 )
 from llava_mini_cli.formats.archive.locks import reading
 from llava_mini_cli.formats.archive.quantized import from_int8
+from llava_mini_cli.formats.row import one_line
 
 FEATURE_FRAMES = 32  # read at once
 
@@ -241,7 +242,7 @@ class Archive:
             raise self._damaged(part, table, error) from error
 
     def _damaged(self, part: int, table: str, error: Exception) -> ArchiveError:
-        return ArchiveError(f"{part_name(part, table)}: {line_of(error)}")
+        return ArchiveError(f"{part_name(part, table)}: {one_line(str(error))}")
 
 
 @contextmanager
@@ -268,7 +269,7 @@ def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
             table = _table(folder / name)
             _check_frames(folder, part, table)
         except (OSError, pa.ArrowException) as error:
-            damage.append(Damage(part, name, line_of(error), may_pass(error)))
+            damage.append(Damage(part, name, one_line(str(error)), may_pass(error)))
             continue
         except ArchiveError as error:
             damage.append(Damage(part, part_name(part, "frames"), str(error), may_pass(error.__cause__)))
@@ -301,7 +302,7 @@ def _check_frames(folder: Path, part: int, media: pa.Table) -> None:
     try:
         there = pq.read_metadata(folder / part_name(part, "frames")).num_rows
     except (OSError, pa.ArrowException) as error:
-        raise ArchiveError(line_of(error)) from error
+        raise ArchiveError(one_line(str(error))) from error
     if there < wanted:
         raise ArchiveError(f"{there} of {wanted} frames are there")
 
@@ -331,11 +332,6 @@ def _numbers(column: Any, kind: Any) -> NDArray[Any]:
 def equal(column: Any, value: Any) -> Any:
     """Which rows of a column hold a value."""
     return pc.equal(column, pa.scalar(value, column.type))  # pyright: ignore[reportCallIssue, reportArgumentType]
-
-
-def line_of(error: Exception) -> str:
-    """An error in one line."""
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def local_name(text: str) -> str:

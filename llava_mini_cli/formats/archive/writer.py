@@ -30,6 +30,7 @@ from llava_mini_cli.formats.archive.layout import (
 from llava_mini_cli.formats.archive.locks import writing
 from llava_mini_cli.formats.archive.part import ArchivePartWriter, FrameRows
 from llava_mini_cli.formats.archive.reader import newest_media
+from llava_mini_cli.formats.disk import errors_of
 from llava_mini_cli.formats.job import ItemIdentity
 
 PART_ROWS = 16_384  # frames
@@ -70,10 +71,7 @@ class ArchiveWriter:
             UsageError: the archive was made with another model or other settings.
         """
         if self.header is None:
-            try:
-                header.write(self.folder)
-            except OSError as error:
-                raise OutputError(f"cannot write the archive '{self.folder}': {error.strerror}") from error
+            header.write(self.folder)
             self.header = header
         difference = self.header.difference(header)
         if difference is not None:
@@ -158,14 +156,12 @@ def make_folder(folder: Path) -> None:
     """Raises `UsageError` for a folder with something else in it, `OutputError` where none can be made."""
     if folder.exists() and not folder.is_dir():
         raise UsageError(f"-o '{folder}' is a file; an archive is a folder")
-    try:
+    with errors_of(folder):
         folder.mkdir(parents=True, exist_ok=True)
         others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
         if others and not (folder / HEADER).exists():
             raise UsageError(f"-o '{folder}' holds other things ('{others[0]}'); an archive is a folder of its own")
         (folder / READERS).touch()
-    except OSError as error:
-        raise OutputError(f"cannot write the archive '{folder}': {error.strerror}") from error
 
 
 def _sweep(folder: Path) -> None:

@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from fsspec.callbacks import Callback
 from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]
 
-from llava_mini_cli.errors import FetchError, MediaErrorKind, UsageError
+from llava_mini_cli.errors import FetchError, MediaErrorKind, UsageError, first_line
 from llava_mini_cli.formats.fetch.urls import is_valid, parts_of, scrubbed, shown, without_signature
 from llava_mini_cli.formats.job import ItemIdentity
 from llava_mini_cli.formats.source import FetchOptions
@@ -169,7 +169,7 @@ def open_filesystem(url: str, stall: float = FetchOptions.stall) -> tuple[Any, s
     except ValueError as error:
         if "protocol not known" in str(error).lower():
             raise FetchError("unreadable", f"{scheme}:// is no protocol that fsspec knows") from None
-        raise FetchError("unreadable", first_line(error)) from None
+        raise FetchError("unreadable", scrubbed(first_line(error))) from None
     except Exception as error:  # noqa: BLE001 - some connect at once, some miss an argument
         raise _translated(error) from None
 
@@ -193,9 +193,4 @@ def _translated(error: Exception) -> FetchError:
         return FetchError("unreadable", f"the server answers {status}")
     if isinstance(status, int):
         return _PassingError("unreadable", f"the server answers {status}")
-    return _PassingError("unreadable", first_line(error))
-
-
-def first_line(error: Exception) -> str:
-    """The first line of a message, with its URLs shown without credentials."""
-    return scrubbed((str(error).strip() or type(error).__name__).splitlines()[0])
+    return _PassingError("unreadable", scrubbed(first_line(error)))

@@ -4,8 +4,8 @@ import csv
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from operator import itemgetter
 
-from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.inputs.table import TableRow, line_error, reading_error
+from llava_mini_cli.errors import UsageError, first_line
+from llava_mini_cli.formats.inputs.table import TableRow, reading_error
 
 LONGEST_FIELD = 1 << 26  # characters; a quote that is never closed costs no more than this
 
@@ -56,7 +56,7 @@ class CsvTable:
                 except StopIteration:
                     return
                 except csv.Error as error:
-                    yield line, (), line_error(str(error))
+                    yield line, (), first_line(error)
                     continue
                 if len(row) == width:
                     yield line, pick(row), None

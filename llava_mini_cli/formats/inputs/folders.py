@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from fsspec.utils import glob_translate  # pyright: ignore[reportUnknownVariableType]  # Python's own came with 3.13
 
-from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.fetch.download import first_line, open_filesystem
-from llava_mini_cli.formats.fetch.urls import shown
+from llava_mini_cli.errors import UsageError, first_line
+from llava_mini_cli.formats.fetch.download import open_filesystem
+from llava_mini_cli.formats.fetch.urls import scrubbed, shown
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.job import Fault
 
@@ -88,7 +88,7 @@ def find_remote(url: str, options: InputOptions, is_wanted: IsMedia) -> list[Fou
     except UsageError:
         raise
     except Exception as error:  # noqa: BLE001 - each protocol's package has exceptions of its own
-        raise UsageError(f"cannot list '{shown(url)}': {first_line(error)}") from None
+        raise UsageError(f"cannot list '{shown(url)}': {scrubbed(first_line(error))}") from None
     if not chosen:
         raise UsageError(f"no images or videos match '{shown(url)}'")
     return chosen

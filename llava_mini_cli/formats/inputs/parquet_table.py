@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.inputs.table import TableRow, line_error, reading_error
+from llava_mini_cli.errors import UsageError, first_line
+from llava_mini_cli.formats.inputs.table import TableRow, reading_error
 
 BATCH_ROWS = 4096
 BATCH_ROWS_WITH_BYTES = 64  # of columns that hold pictures
@@ -100,7 +100,7 @@ def _row(row: pa.RecordBatch, columns: Sequence[str]) -> tuple[Sequence[object],
         except UnicodeDecodeError:
             return (), f"column '{column}' is not valid UTF-8"
         except (ValueError, OverflowError) as error:
-            return (), f"column '{column}' holds what cannot be read: {line_error(str(error))}"
+            return (), f"column '{column}' holds what cannot be read: {first_line(error)}"
     return values, None
 
 

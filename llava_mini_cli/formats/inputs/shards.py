@@ -15,13 +15,13 @@ from itertools import islice
 from pathlib import PurePosixPath
 from typing import BinaryIO
 
+from llava_mini_cli.errors import first_line
 from llava_mini_cli.formats.fetch.embedded import Member, OpenTar
 from llava_mini_cli.formats.fetch.urls import is_remote, plain_name, without_signature
 from llava_mini_cli.formats.inputs.columns import as_mapping
 from llava_mini_cli.formats.inputs.folders import IsMedia
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.questions import RowAsker
-from llava_mini_cli.formats.inputs.table import line_error
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
 from llava_mini_cli.formats.row import KeptColumn, printable
 
@@ -172,7 +172,7 @@ def _add(sample: Sample, info: tarfile.TarInfo, stream: BinaryIO, is_medium: IsM
         try:
             _add_note(sample, extension, _read_note(stream, info))
         except (ValueError, RecursionError) as error:
-            sample.problem = f"{printable(info.name)}: {line_error(str(error))}"
+            sample.problem = f"{printable(info.name)}: {first_line(error)}"
 
 
 def _members(stream: BinaryIO) -> Iterator[tarfile.TarInfo]:

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
+from llava_mini_cli.errors import first_line
+
 TableRow = tuple[int, Sequence[object], str | None]  # number of the row or line, values, why there are none
 
 
@@ -45,10 +47,5 @@ class Table(Protocol):
 
 def reading_error(name: str, error: Exception) -> str:
     """One line about a table that cannot be read."""
-    reason = (error.strerror if isinstance(error, OSError) else None) or line_error(str(error))
+    reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
     return f"cannot read the table '{name}': {reason[:1].lower()}{reason[1:]}"
-
-
-def line_error(text: str) -> str:
-    """The first line of a library's message."""
-    return (text.strip() or "no reason given").splitlines()[0]

@@ -52,11 +52,6 @@ def open_table(path: str, name: str, folder: str, options: InputOptions) -> Tabl
     return JsonlTable(path, name, folder, look_at_all=bool(options.keep_columns) or options.keep_all)
 
 
-def kept_kinds(table: Table, options: InputOptions) -> Mapping[str, str]:
-    """The types of the columns of a table that rows carry on."""
-    return table.kinds(table.columns if options.keep_all else [c for c in table.columns if c in options.keep_columns])
-
-
 class TableJobs:
     """The jobs of one table. `origin` is its path or its whole URL; the name of a remote one leaves out the query.
 

@@ -9,13 +9,13 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from secrets import token_hex
-from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, Protocol
 
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.disk import errors_of, is_at, whole_file
 from llava_mini_cli.formats.outputs.companion import ANEW, Companion, RunInfo, check_same_settings
 from llava_mini_cli.formats.outputs.done import Done, RowMark, standing, standing_answers
+from llava_mini_cli.formats.outputs.output import Store, released_on_failure
 from llava_mini_cli.formats.row import Row
 
 
@@ -38,23 +38,20 @@ class RecordFormat(Protocol):
         ...
 
 
-class AppendedOutput:
+class AppendedOutput(Store):
     """Rows in a file of their own, locked from the beginning and untouched until the first row."""
 
     def __init__(self, path: Path, form: RecordFormat, run: RunInfo, *, overwrite: bool, retry_errors: bool) -> None:
-        self.done = Done(retry_errors=retry_errors)
+        self._companion = Companion(path)
+        super().__init__(Done(retry_errors=retry_errors), self._companion)
         self._path = path
         self._form = form
         self._run = run
         self._overwrite = overwrite
         self._stream: BinaryIO | None = None  # None until the first row
         self._whole = 0  # bytes of whole records in the file, the header with them
-        self._companion = Companion(path)
-        try:
+        with released_on_failure(self._companion):
             self._look_at_what_is_there()
-        except BaseException:
-            self._companion.release()
-            raise
 
     def _look_at_what_is_there(self) -> None:
         if self._overwrite or not self._path.exists():
@@ -119,21 +116,6 @@ class AppendedOutput:
         if self._stream is not None:
             with errors_of(self._path):
                 os.fsync(self._stream.fileno())
-
-    def release(self) -> None:
-        """Lets the lock go and leaves everything else as it is."""
-        self._companion.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.finish(error)
-        finally:
-            self.release()
 
     def finish(self, error: BaseException | None) -> None:
         """Syncs, and takes out what newer rows replace if the run came to its end; the lock is still held."""

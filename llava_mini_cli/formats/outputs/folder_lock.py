@@ -4,8 +4,7 @@ In the hidden sub-folder `.llava-mini` are `lock`, which shards share and any ot
 one run at a time; and `run`, what the rows have in common, locked only while somebody reads or writes it.
 """
 
-from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from llava_mini_cli.errors import OutputLocked
@@ -52,14 +51,9 @@ class FolderLock:
             if not path.name.endswith(f"of{shard.count}"):
                 FileLock(path, self._folder).release(remove=True)
 
-    @contextmanager
-    def notes(self) -> Generator[FileLock]:
-        """What is known of the rows in common, for as long as the block lasts; others wait."""
-        lock = FileLock(self._hidden / "run", self._folder, wait=True)
-        try:
-            yield lock
-        finally:
-            lock.release()
+    def notes(self) -> FileLock:
+        """What is known of the rows in common, for as long as a `with` block lasts; others wait."""
+        return FileLock(self._hidden / "run", self._folder, wait=True)
 
     def release(self) -> None:
         """Lets go. A folder that was made for this run and got no part is taken away again."""

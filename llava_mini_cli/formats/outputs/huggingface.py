@@ -8,26 +8,13 @@ goes on with; the metadata are written from it, whole, whenever a run ends.
 import os
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
-from typing import BinaryIO, Protocol, Self
 
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.disk import errors_of, whole_file
 from llava_mini_cli.formats.job import Job, Question
 from llava_mini_cli.formats.outputs.companion import ANEW
-from llava_mini_cli.formats.outputs.done import Done
+from llava_mini_cli.formats.outputs.output import Output, Store
 from llava_mini_cli.formats.row import Row, printable
-
-
-class Store(Protocol):
-    """An output whose answers can be copied out."""
-
-    done: Done
-
-    def write(self, row: Row) -> None: ...
-    def finish(self, error: BaseException | None) -> None: ...
-    def copy_answers(self, stream: BinaryIO) -> None: ...
-    def release(self) -> None: ...
 
 
 def store_path(metadata: Path) -> Path:
@@ -35,12 +22,12 @@ def store_path(metadata: Path) -> Path:
     return metadata.with_name(f".{metadata.stem}.rows{metadata.suffix}")
 
 
-class HuggingFaceOutput:
+class HuggingFaceOutput(Output):
     """Rows in a store, and the answers among them in the metadata of the folder."""
 
     def __init__(self, path: Path, store: Store, *, overwrite: bool) -> None:
         """`store` is an output at `store_path(path)`."""
-        self.done = store.done
+        super().__init__(store.done, store)
         self.done.is_there = self._check_inside
         self._path = path
         self._store = store
@@ -85,22 +72,11 @@ class HuggingFaceOutput:
         self._store.write(replace(row, file_name=printable(self._relative(row.source))) if is_answer else row)
         self._wrote = True
 
-    def release(self) -> None:
-        """Lets the lock go."""
-        self._store.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self._store.finish(error)
-            if not isinstance(error, OutputError) and (self._wrote or self._is_behind()):
-                self._publish()
-        finally:
-            self._store.release()
+    def finish(self, error: BaseException | None) -> None:
+        """Finishes the store, and writes the metadata where they are behind it."""
+        self._store.finish(error)
+        if not isinstance(error, OutputError) and (self._wrote or self._is_behind()):
+            self._publish()
 
     def _is_behind(self) -> bool:
         """Whether a run was killed before it wrote the metadata."""

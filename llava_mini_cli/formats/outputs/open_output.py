@@ -7,49 +7,22 @@ import stat
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, cast, get_args
+from typing import TYPE_CHECKING, Self
 
 from llava_mini_cli.config import Existing, Format
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.disk import check_target
 from llava_mini_cli.formats.outputs.companion import RunInfo
 from llava_mini_cli.formats.outputs.done import Done
-from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.outputs.output import Output, Store
 from llava_mini_cli.formats.shard import Shard
 
 if TYPE_CHECKING:
     from llava_mini_cli.formats.outputs.appended import RecordFormat
-    from llava_mini_cli.formats.outputs.huggingface import Store
 
-FORMATS: tuple[Format, ...] = get_args(Format)
 _METADATA = ("metadata.jsonl", "metadata.parquet")  # what Hugging Face datasets look for in a folder
 _SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv"}
-
-
 _EXAMPLES = {"parquet": "FILE.parquet", "hf": "FOLDER/metadata.parquet", "txt": "FOLDER"}
-
-
-class RowWriter(Protocol):
-    """Takes rows one at a time; leaving the `with` block finishes the output."""
-
-    def write(self, row: Row) -> None: ...
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
-
-class Output(RowWriter, Protocol):
-    """A writer that knows what its file holds already."""
-
-    done: Done
-
-    def release(self) -> None:
-        """Lets the lock go and leaves everything else as it is: for whoever only wants to know what is done."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -175,7 +148,8 @@ def open_output(options: OutputOptions, run: RunInfo) -> Output:
 
         form: Format = "parquet" if path.suffix == ".parquet" else "jsonl"
         store = open_output(replace(options, path=store_path(path), format=form), run)
-        return HuggingFaceOutput(path, cast("Store", store), overwrite=anew)
+        assert isinstance(store, Store)
+        return HuggingFaceOutput(path, store, overwrite=anew)
     if options.format == "parquet" and path is not None:
         from llava_mini_cli.formats.outputs.parquet_file import ParquetFileOutput
         from llava_mini_cli.formats.outputs.parquet_folder import ParquetFolderOutput

@@ -9,8 +9,7 @@ import os
 from itertools import chain
 from pathlib import Path
 from secrets import token_hex
-from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 
@@ -18,30 +17,28 @@ from llava_mini_cli.errors import OutputError
 from llava_mini_cli.formats.disk import errors_of, whole_file
 from llava_mini_cli.formats.outputs.companion import Companion, RunInfo, check_same_settings
 from llava_mini_cli.formats.outputs.done import Done, standing, standing_answers
+from llava_mini_cli.formats.outputs.output import Store, released_on_failure
 from llava_mini_cli.formats.outputs.parquet_parts import ParquetPartWriter, parts_in, remove_unfinished, write_standing
 from llava_mini_cli.formats.outputs.parquet_schema import arrow_schema, check_columns, marks_of, read_file, record_of
 from llava_mini_cli.formats.row import Row
 
 
-class ParquetFileOutput:
+class ParquetFileOutput(Store):
     """Rows in one Parquet file, locked from the beginning and untouched until the first row."""
 
     def __init__(self, path: Path, run: RunInfo, *, overwrite: bool, retry_errors: bool) -> None:
         arrow_schema(run, "")  # refuses now what could not be kept later
-        self.done = Done(retry_errors=retry_errors)
+        self._companion = Companion(path)
+        super().__init__(Done(retry_errors=retry_errors), self._companion)
         self._path = path
         self._run = run
         self._overwrite = overwrite
         self._folder = path.with_name(f"{path.name}.parts")
         self._writer = ParquetPartWriter(self._folder, path, self._begin)
         self._sources: list[Path] = []  # files whose rows are there already, the oldest first
-        self._companion = Companion(path)
-        try:
+        with released_on_failure(self._companion):
             self._generation = token_hex(8) if overwrite else self._look_at_what_is_there()
             self._identity = _identity(path)
-        except BaseException:
-            self._companion.release()
-            raise
 
     def _look_at_what_is_there(self) -> str:
         """Takes in the rows of the file and of the parts; returns their generation.
@@ -79,21 +76,6 @@ class ParquetFileOutput:
             remove_unfinished(self._folder)
         self._companion.save(self._run.record(self._generation))
         return arrow_schema(self._run, self._generation)
-
-    def release(self) -> None:
-        """Lets the lock go and leaves everything else as it is."""
-        self._companion.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            self.finish(error)
-        finally:
-            self.release()
 
     def finish(self, error: BaseException | None) -> None:
         """Writes what is in memory, and all as one file if the run came to its end; the lock is still held."""

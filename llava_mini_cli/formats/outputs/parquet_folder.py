@@ -12,8 +12,7 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from secrets import token_hex
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pyarrow as pa
 
@@ -23,18 +22,20 @@ from llava_mini_cli.formats.lock import FileLock
 from llava_mini_cli.formats.outputs.companion import RunInfo, check_same_settings
 from llava_mini_cli.formats.outputs.done import Done, standing
 from llava_mini_cli.formats.outputs.folder_lock import FolderLock
+from llava_mini_cli.formats.outputs.output import Output, released_on_failure
 from llava_mini_cli.formats.outputs.parquet_parts import ParquetPartWriter, parts_in, remove_unfinished, write_standing
 from llava_mini_cli.formats.outputs.parquet_schema import arrow_schema, check_columns, marks_of, read_file, record_of
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.formats.shard import Shard
 
 
-class ParquetFolderOutput:
+class ParquetFolderOutput(Output):
     """Rows in a folder of parts; what other shards have written before this run began is done, too."""
 
     def __init__(self, folder: Path, run: RunInfo, shard: Shard | None, *, overwrite: bool, retry_errors: bool) -> None:
         arrow_schema(run, "")  # refuses now what could not be kept later
-        self.done = Done(retry_errors=retry_errors)
+        self._lock = FolderLock(folder)
+        super().__init__(Done(retry_errors=retry_errors), self._lock)
         self._folder = folder
         self._run = run
         self._overwrite = overwrite
@@ -42,16 +43,12 @@ class ParquetFolderOutput:
         self._old: list[Path] = []  # parts that go when this run has come to its end
         self._tag = f"{shard.tag}-" if shard else ""
         self._writer = ParquetPartWriter(folder, folder, self._begin, self._tag)
-        self._lock = FolderLock(folder)
-        try:
+        with released_on_failure(self._lock):
             with self._lock.notes() as notes:
                 self._lock.take(shard)
                 self._generation = self._begin_beside_others(notes)
             if not overwrite:
                 self._take_in_parts()
-        except BaseException:
-            self._lock.release()
-            raise
 
     def _begin_beside_others(self, notes: FileLock) -> str:
         """The generation of the rows to come; compares what is known of those that are there."""
@@ -117,23 +114,12 @@ class ParquetFolderOutput:
                 self._note(notes, self._generation)
         return arrow_schema(self._run, self._generation)
 
-    def release(self) -> None:
-        """Lets the lock go and leaves everything else as it is."""
-        self._lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        try:
-            if not isinstance(error, OutputError):
-                self._writer.flush()
-            if error is None:
-                self._tidy()
-        finally:
-            self._lock.release()
+    def finish(self, error: BaseException | None) -> None:
+        """Writes what is in memory, and takes out what is replaced if the run came to its end."""
+        if not isinstance(error, OutputError):
+            self._writer.flush()
+        if error is None:
+            self._tidy()
 
     def _tidy(self) -> None:
         """Takes out what newer parts and rows replace. Other shards wait with theirs meanwhile."""

@@ -1,19 +1,19 @@
 """Rows as they come to standard output, a pipe or a device: nothing is there already, and nothing can be taken back."""
 
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from llava_mini_cli.errors import OutputError
 from llava_mini_cli.formats.outputs.appended import RecordFormat
 from llava_mini_cli.formats.outputs.done import Done
+from llava_mini_cli.formats.outputs.output import Output
 from llava_mini_cli.formats.row import Row
 
 
-class StreamOutput:
+class StreamOutput(Output):
     """Writes and flushes one record a row, so that a reader sees each answer as it comes."""
 
     def __init__(self, stream: BinaryIO, name: str, form: RecordFormat, *, owned: bool = False) -> None:
-        self.done = Done()
+        super().__init__(Done())
         self._stream = stream
         self._name = name  # for messages
         self._form = form
@@ -38,14 +38,7 @@ class StreamOutput:
         except OSError as error:
             raise OutputError(f"cannot write '{self._name}': {error.strerror}") from error
 
-    def release(self) -> None:
-        """Takes no lock."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def finish(self, error: BaseException | None) -> None:
+        """Closes a stream that was opened for this output."""
         if self._owned:
             self._stream.close()

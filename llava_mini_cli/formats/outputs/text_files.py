@@ -11,8 +11,6 @@ import os
 import re
 from hashlib import blake2b
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from llava_mini_cli.config import Existing
 from llava_mini_cli.errors import UsageError
@@ -20,6 +18,7 @@ from llava_mini_cli.formats.disk import errors_of, write_file
 from llava_mini_cli.formats.job import Job, Prompt, Question
 from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.outputs.folder_lock import FolderLock
+from llava_mini_cli.formats.outputs.output import Output, released_on_failure
 from llava_mini_cli.formats.row import Row, printable
 
 _Work = tuple[str, str | None, str]  # the medium, the name and the text of the prompt
@@ -27,27 +26,22 @@ _LONGEST_NAME = 255  # bytes, of a file on the disks there are
 _NEVER_IN_NAMES = re.compile(r"[/\0]")
 
 
-class SidecarOutput:
+class SidecarOutput(Output):
     """Captions in `a.txt` for `a.jpg`; with several questions about a medium in `a.NAME.txt`."""
 
     def __init__(self, folder: Path | None, existing: Existing) -> None:
         """`folder`: None writes beside the media, where no run locks another one out."""
-        self.done = Done(is_there=self._is_there)
+        lock = None if folder is None else FolderLock(folder)
+        super().__init__(Done(is_there=self._is_there), lock)
         self._folder = folder
         self._existing = existing
         self._targets: dict[_Work, Path] = {}
         self._taken: set[str] = set()  # names given out by this run
         self._numbers: dict[str, int] = {}  # a name that was taken -> the last number that went behind it
         self._first: dict[str, str] = {}  # a medium in the folder -> the first one that is to be there
-        self._lock: FolderLock | None = None
-        if folder is not None:
-            self._lock = FolderLock(folder)
-            try:
-                with self._lock.notes():
-                    self._lock.take(None)
-            except BaseException:
-                self._lock.release()
-                raise
+        if lock is not None:
+            with released_on_failure(lock), lock.notes():
+                lock.take(None)
 
     def _is_there(self, job: Job, question: Question) -> bool:
         """Whether the caption stays as it is; otherwise its file is settled. What is known to fail needs none."""
@@ -115,19 +109,6 @@ class SidecarOutput:
         if is_there or not before:
             return before or text
         return f"{first}{'' if second.startswith((',', '.', ';')) else ' '}{second}"
-
-    def release(self) -> None:
-        """Lets the folder go."""
-        if self._lock is not None:
-            self._lock.release()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
 
 
 def _work(path: str, prompt: Prompt) -> _Work:
