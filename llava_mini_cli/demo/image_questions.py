@@ -72,7 +72,7 @@ def reference(rng: np.random.Generator, scene: Scene, without: str) -> tuple[Thi
         thing = scene.things[int(index)]
         names = references(scene, thing, without)
         if names:
-            return thing, names[int(rng.integers(len(names)))]
+            return thing, pick(rng, names)
     return None
 
 
@@ -127,15 +127,12 @@ def _pair(rng: np.random.Generator, scene: Scene) -> Pair | None:
         return None
     first, second = (scene.things[int(i)] for i in rng.choice(len(scene.things), 2, replace=False))
     axes = [axis for axis in ("x", "y") if relation_of(first, second, axis)]
-    axis = axes[int(rng.integers(len(axes)))]
+    axis = pick(rng, axes)
     relation = relation_of(first, second, axis)
     if relation is None:
         return None
-    names: list[str] = []
-    for thing in (first, second):
-        options = references(scene, thing, "place")
-        names.append(options[int(rng.integers(len(options)))])
-    return Pair((first, second), names[0], names[1], axis, relation)
+    name, other = (pick(rng, references(scene, thing, "place")) for thing in (first, second))
+    return Pair((first, second), name, other, axis, relation)
 
 
 def relation(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion | None:
@@ -151,11 +148,10 @@ def places(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion
     """Where one thing is, and where another."""
     if len(scene.things) < 2:
         return None
-    pair = [scene.things[int(i)] for i in rng.choice(len(scene.things), 2, replace=False)]
-    options = [references(scene, thing, "place") for thing in pair]
-    names = [found[int(rng.integers(len(found)))] for found in options]
-    text = worded(rng, split, "places", ref=names[0], other=names[1])
-    return DemoQuestion("places", text, f"{pair[0].place} and {pair[1].place}", tuple(pair))
+    first, second = (scene.things[int(i)] for i in rng.choice(len(scene.things), 2, replace=False))
+    name, other = (pick(rng, references(scene, thing, "place")) for thing in (first, second))
+    text = worded(rng, split, "places", ref=name, other=other)
+    return DemoQuestion("places", text, f"{first.place} and {second.place}", (first, second))
 
 
 def filled(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion:
@@ -165,8 +161,7 @@ def filled(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion
 
 def at(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion:
     """What stands in a place, three times out of four one that is not empty."""
-    everywhere = tuple(place for row in PLACES for place in row)
-    place = pick(rng, tuple(t.place for t in scene.things) if rng.random() < 0.75 else everywhere)
+    place = pick(rng, tuple(t.place for t in scene.things) if rng.random() < 0.75 else PLACES)
     thing = next((t for t in scene.things if t.place == place), None)
     answer = "nothing" if thing is None else f"{thing.size} {thing.colour} {thing.shape}"
     return DemoQuestion("at", worded(rng, split, "at", at=at_place(place)), answer, (thing,))
@@ -201,7 +196,7 @@ def exists(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion
     if rng.random() < 0.3 and (truth or missing):
         name = pick(rng, tuple(t.shape for t in scene.things)) if truth else pick(rng, missing)
     elif truth:
-        name = " ".join(present[int(rng.integers(len(present)))])
+        name = " ".join(pick(rng, present))
     else:
         name = absent_thing(rng, present)
     fitting = [t for t in scene.things if name in (t.shape, f"{t.colour} {t.shape}")]

@@ -45,12 +45,12 @@ def seen_name(rng: np.random.Generator, video: Video, actor: Actor) -> str:
         names.append(f"the {thing.colour} shape")
     if not others:
         names.append("the shape")
-    return names[int(rng.integers(len(names)))]
+    return pick(rng, names)
 
 
 def video_caption(video: Video) -> str:
     """One or two clauses that say what happens in a video."""
-    named = sorted(video.main, key=lambda actor: actor.cell) if video.story == "still" else video.main
+    named = sorted(video.main, key=lambda actor: actor.thing.cell) if video.story == "still" else video.main
     main = [article(kind_name(actor.thing)) for actor in named]
     aside = [article(kind_name(actor.thing)) for actor in video.actors if actor not in video.main]
     text = {
@@ -170,7 +170,7 @@ def does_move(rng: np.random.Generator, video: Video, split: Split) -> DemoQuest
         if wrong == "absent":
             name = f"the {absent_thing(rng, [(a.thing.colour, a.thing.shape) for a in video.actors])}"
         elif wrong == "still":
-            name = seen_name(rng, video, still[int(rng.integers(len(still)))])
+            name = seen_name(rng, video, pick(rng, still))
         else:
             said = pick(rng, tuple(d for d in DIRECTIONS if d != video.direction))
     return DemoQuestion("video_yesno", worded(rng, split, "does_move", ref=name, direction=said), yes(truth))
@@ -180,7 +180,7 @@ def does_appear(rng: np.random.Generator, video: Video, split: Split, true: floa
     """Is there a red circle in the video? A share of `true` is."""
     truth = rng.random() < true
     present = [(a.thing.colour, a.thing.shape) for a in video.actors]
-    name = " ".join(present[int(rng.integers(len(present)))]) if truth else absent_thing(rng, present)
+    name = " ".join(pick(rng, present)) if truth else absent_thing(rng, present)
     return DemoQuestion("video_yesno", article_fixed(worded(rng, split, "does_appear", thing=name)), yes(truth))
 
 

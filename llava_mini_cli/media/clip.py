@@ -37,7 +37,7 @@ class FrameChunk:
 
 
 class Clip(Protocol):
-    """An opened medium. Iterate once; close (or leave the `with` block) to end its decoder."""
+    """An opened medium. Iterate over it once; close it (or leave its `with` block) to end its decoder."""
 
     info: ClipInfo
     warnings: list[str]  # one line each, complete once iteration ended ("read 8.0 of 13.0 s: ...")
@@ -54,8 +54,10 @@ class Clip(Protocol):
         """Ends the decoder's process, if there is one. Safe to call twice, at any time."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()

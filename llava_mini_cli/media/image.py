@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +20,7 @@ from PIL.ImageFile import ImageFile
 
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.geometry import nearest_index
-from llava_mini_cli.media.clip import ClipInfo, FrameChunk
+from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
 from llava_mini_cli.media.timeline import Selection, Timeline
 
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # with a signature
@@ -174,7 +172,7 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-class PictureClip:
+class PictureClip(Clip):
     """One still picture; a `Clip` whose only chunk is `[1, height, width, 3]`."""
 
     def __init__(self, path: Path, picture: Image.Image, salvage: Salvage | None = None) -> None:
@@ -204,13 +202,6 @@ class PictureClip:
         """Lets go of the pixels."""
         self._pixels = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
 
 def animation_timeline(picture: Image.Image, alive: Callable[[], None]) -> tuple[Timeline, str | None]:
     """When each frame is shown, and why later frames cannot be had, if so. Raises `MediaError` without a first one.
@@ -239,7 +230,7 @@ def animation_timeline(picture: Image.Image, alive: Callable[[], None]) -> tuple
     return Timeline(np.array(starts, np.int64), _MILLISECOND, duration), trouble
 
 
-class AnimationClip:
+class AnimationClip(Clip):
     """The sampled frames of an animation, squashed like those of a video; a `Clip`."""
 
     def __init__(
@@ -275,14 +266,6 @@ class AnimationClip:
     def close(self) -> None:
         """Closes the file."""
         self._picture.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _too_large(what: str) -> MediaError:

@@ -44,7 +44,6 @@ DECORD_SECONDS = 300.0  # beyond this length `auto` begins with ffmpeg: see docs
 _INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 _DECORD_CODECS = frozenset({"h264", "hevc", "vp9"})
 
-
 _DECODER_BYTES = 64 << 20  # of a decoder's process, about, without its frames
 _DECODER_FRAMES = 24  # full-size frames that a decoder keeps for reference and in its threads, about
 _CHUNKS_HELD = 4  # of a video: being filled, waiting (two) and in use
@@ -54,36 +53,20 @@ class Opening(Protocol):
     """Whoever waits for a medium to be opened, and decides when there is room for its frames."""
 
     def alive(self) -> None:
-        """Something was done: the deadline of whoever waits begins anew."""
-        ...
+        """Says that something was done: the deadline of whoever waits begins anew."""
 
     def guarded(self) -> None:
-        """From here on a child process with a deadline of its own does the work."""
-        ...
+        """Says that from here on a child process with a deadline of its own does the work."""
 
     def reserve(self, size: int) -> None:
         """Waits until there is room for so many bytes, which are held until the clip is closed."""
-        ...
 
     def keep(self, size: int) -> None:
         """Gives back what was reserved but for so many bytes."""
-        ...
 
 
-class Unwatched:
-    """Nobody waits, and there is always room."""
-
-    def alive(self) -> None:
-        """Nobody minds."""
-
-    def guarded(self) -> None:
-        """Nobody minds."""
-
-    def reserve(self, size: int) -> None:
-        """There is room."""
-
-    def keep(self, size: int) -> None:
-        """There is room without it."""
+class Unwatched(Opening):
+    """An opening that nobody waits for, with room for anything."""
 
 
 UNWATCHED = Unwatched()

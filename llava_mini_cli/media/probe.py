@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from llava_mini_cli.errors import MediaError
 
-MAX_PIXELS = 8192 * 8192  # a frame of 200 MB as RGB; beyond that a file is an attack or an accident
+MAX_FRAME_PIXELS = 8192 * 8192  # a frame of 200 MB as RGB; beyond that a file is an attack or an accident
 
 _INPUT = re.compile(r"Input #0, ([\w,]+), from")
 _DURATION = re.compile(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)")
@@ -53,7 +53,7 @@ class Header:
             raise MediaError("no_video", "no video stream" + (", only sound" if self.stream_count else ""))
         chosen = [video for video in moving if video.index == self.mapped]
         stream = (chosen or sorted(moving, key=lambda video: -video.width * video.height))[0]
-        if stream.width * stream.height > MAX_PIXELS:
+        if stream.width * stream.height > MAX_FRAME_PIXELS:
             raise MediaError("too_large", f"frames of {stream.width}x{stream.height} pixels are too large to decode")
         return stream
 

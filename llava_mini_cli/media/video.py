@@ -7,14 +7,12 @@ Knows how to go on after a failure; knows nothing of containers or of the decode
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.media.child import Child, KilledError, StalledError
-from llava_mini_cli.media.clip import ClipInfo, FrameChunk
+from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
 from llava_mini_cli.media.decoders import Decoder, DecoderError, Name, Pixels, Plan
 from llava_mini_cli.media.frame_queue import FrameQueue, StoppedError
 from llava_mini_cli.media.scan import clean
@@ -38,7 +36,7 @@ class Decoding:
     doubt: str | None  # why the asked decoder may be wrong about this file; None: no reason
 
 
-class VideoClip:
+class VideoClip(Clip):
     """The sampled frames of a video; a `Clip`. Its decoder starts at once and waits when nobody takes its frames."""
 
     def __init__(self, info: ClipInfo, decoding: Decoding) -> None:
@@ -69,14 +67,6 @@ class VideoClip:
                 self._child.kill()
         self._feed.stop()
         self._feed.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _produce(self, feed: FrameQueue) -> None:
         packer = _Packer(self._decoding.selection, self._decoding.chunk_frames, feed)

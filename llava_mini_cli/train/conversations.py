@@ -14,9 +14,8 @@ from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.media.open import open_clip
 from llava_mini_cli.model import LlavaMiniProcessor
 from llava_mini_cli.model.prompt_layouts import IMAGE
+from llava_mini_cli.train.answers_loss import NO_TARGET
 from llava_mini_cli.train.records import Record, Turn
-
-NO_TARGET = -100
 
 
 class TurnIds:

@@ -17,8 +17,8 @@ from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import MediaError, UsageError
 from llava_mini_cli.media.clip import MediaKind
 from llava_mini_cli.media.open import open_clip
+from llava_mini_cli.model.prompt_layouts import IMAGE
 
-IMAGE = "<image>"
 SPEAKERS = {"human": True, "user": True, "gpt": False, "assistant": False}  # whether each one asks
 
 

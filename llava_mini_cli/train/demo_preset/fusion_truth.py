@@ -26,8 +26,7 @@ NOTHING = (0, IGNORED, IGNORED, IGNORED)
 
 def thing_truth(thing: Thing) -> tuple[int, int, int, int]:
     """A thing as class numbers of `HEADS`."""
-    place = thing.row * 3 + thing.column
-    return SHAPES.index(thing.shape) + 1, COLOURS.index(thing.colour), SIZES.index(thing.size), place
+    return SHAPES.index(thing.shape) + 1, COLOURS.index(thing.colour), SIZES.index(thing.size), thing.cell
 
 
 def cell_truth(scene: Scene) -> NDArray[np.int64]:

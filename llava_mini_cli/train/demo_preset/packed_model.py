@@ -136,18 +136,6 @@ class PackedTrainer(nn.Module):
         behind = self.heads.backgrounds(ends, truth["background"])
         return {"loss": of_frames + of_texts + behind, "seen": seen, "named": named, "behind": behind.detach()}
 
-    def predictions(
-        self,
-        pixel_values: torch.Tensor,
-        text_ids: torch.Tensor,
-        fusion: dict[str, Any],
-        llm: dict[str, Any],
-        truth: dict[str, torch.Tensor],
-    ) -> torch.Tensor:
-        """Whether each answer token is the likeliest given the true ones before it, bool `[M]`."""
-        logits = self.logits(*self.embedded(pixel_values, text_ids, fusion), llm)
-        return logits.argmax(-1) == llm["token"]
-
 
 class FusionTrainer(nn.Module):
     """Pre-fusion before the language model is asked anything: what it has to give is trained alone."""

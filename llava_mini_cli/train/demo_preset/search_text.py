@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from llava_mini_cli.demo.image_questions import article, at_place, numbered
 from llava_mini_cli.demo.scenes import COLOURS, MAX_THINGS, PLACES, SHAPES, SIZES, Scene, Thing, pick
 
-EVERY_PLACE = tuple(place for row in PLACES for place in row)
 UNSAID, NOTHING = -1, -2  # in coded parts: an attribute that is not mentioned; in coded scenes: no thing
 FIELDS = 4  # colour, shape, size, place
 
@@ -79,7 +78,7 @@ def untrue_text(rng: np.random.Generator, text: SearchText, scene: Scene) -> Sea
         elif draw < 0.65:
             part = replace(part, shape=pick(rng, SHAPES))
         elif draw < 0.95:
-            part = replace(part, place=pick(rng, EVERY_PLACE))
+            part = replace(part, place=pick(rng, PLACES))
         else:
             part = replace(part, size=pick(rng, SIZES))
         changed = replace(text, parts=(*text.parts[:at], part, *text.parts[at + 1 :]))
@@ -92,7 +91,7 @@ def coded_text(text: SearchText) -> NDArray[np.int64]:
     table = np.full((MAX_THINGS, FIELDS), UNSAID, dtype=np.int64)
     for row, part in enumerate(text.parts):
         size = UNSAID if part.size is None else SIZES.index(part.size)
-        place = UNSAID if part.place is None else EVERY_PLACE.index(part.place)
+        place = UNSAID if part.place is None else PLACES.index(part.place)
         table[row] = COLOURS.index(part.colour), SHAPES.index(part.shape), size, place
     return table
 

@@ -109,11 +109,16 @@ def load_tokenizer(directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(directory)
 
 
-def _copy_tokenizer(work: Path, target: Path) -> None:
-    """The tokenizer that a run's stages were trained with, beside a model."""
+def _write_beside(work: Path, target: Path) -> None:
+    """Writes the tokenizer that a run's stages were trained with, and the preprocessing, beside a model."""
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted((work / "tokenizer").iterdir()):
         copyfile(file, target / file.name)
+    _write_json(target / "preprocessor_config.json", PREPROCESSOR)
+
+
+def _write_json(path: Path, fields: dict[str, Any]) -> None:
+    path.write_text(json.dumps(fields, indent=2) + "\n")
 
 
 def train_tower(work: Path, tower: StageSettings, search: StageSettings) -> CLIPModel:
@@ -130,8 +135,7 @@ def train_tower(work: Path, tower: StageSettings, search: StageSettings) -> CLIP
     pairs = SearchData("train", search.steps * search.batch, first=SEARCH_FIRST)
     train_stage(SearchTrainer(module.clip), pairs, SearchCollator(tokenizer), work / search.name, search)
     unfinished = target.with_suffix(".tmp")
-    _copy_tokenizer(work, unfinished)
-    (unfinished / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+    _write_beside(work, unfinished)
     module.clip.save_pretrained(unfinished)
     rmtree(target, ignore_errors=True)
     unfinished.replace(target)
@@ -237,18 +241,11 @@ def write_checkpoint(model: LlavaMiniForConditionalGeneration, work: Path, targe
     half.config.vision_config = vision
     fields = half.config.to_dict() | {"dtype": "float16", "architectures": [type(model).__name__]}
     (target / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
-    _copy_tokenizer(work, target)
-    (target / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
-    ids = {
-        "bos_token_id": fields["bos_token_id"],
-        "eos_token_id": fields["eos_token_id"],
-        "pad_token_id": fields["pad_token_id"],
-    }
-    (target / "generation_config.json").write_text(json.dumps({"do_sample": False, **ids}, indent=2) + "\n")
-    clip = CLIPModel.from_pretrained(work / "clip").half()
-    clip.save_pretrained(target / "clip")
-    _copy_tokenizer(work, target / "clip")
-    (target / "clip" / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+    ids = {name: fields[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    _write_json(target / "generation_config.json", {"do_sample": False, **ids})
+    CLIPModel.from_pretrained(work / "clip").half().save_pretrained(target / "clip")
+    for directory in (target, target / "clip"):
+        _write_beside(work, directory)
     for file in target.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes them for the owner alone, which an installed package is not
 
