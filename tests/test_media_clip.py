@@ -195,6 +195,17 @@ def test_closing_kills_the_child_that_is_read(opened: Callable[..., Clip]) -> No
     assert list(clip) == []
 
 
+def test_closing_does_not_wait_for_frames_that_nobody_takes(opened: Callable[..., Clip]) -> None:
+    clip = opened(Decoders(ffmpeg=99).mapping, 1, decoder="ffmpeg")
+    end = time.monotonic() + 10
+    while not clip.ready():
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    begin = time.monotonic()
+    clip.close()
+    assert time.monotonic() - begin < 4
+
+
 def test_no_child_begins_for_a_clip_that_is_closed(opened: Callable[..., Clip]) -> None:
     begun: list[str] = []
     closing = threading.Event()

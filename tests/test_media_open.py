@@ -228,6 +228,7 @@ def test_the_room_of_an_animation(tmp_path: Path) -> None:
     with open_clip(path, SamplingOptions(fps=2), opening=room, chunk_frames=2, frame_size=8) as clip:
         assert clip.ready()
         assert [chunk.pixels.shape for chunk in clip] == [(2, 8, 8, 3), (1, 8, 8, 3)]
+    assert clip.warnings == []
     assert room.said == [("alive", 0), ("reserve", most), *[("alive", 0)] * 3]
     assert clip.info == ClipInfo(str(path), "video", 60, 40, 3.0, 3, 1.0, "gif")
 

@@ -73,6 +73,57 @@ def test_the_rate_is_found_from_rounded_timestamps(total: int, rate: int, ntsc: 
         assert sample_count(total, found, 1.0) == sample_count(total, float(fps), 1.0)
 
 
+def test_seconds_count_from_the_first_frame() -> None:
+    timeline = Timeline(np.array([90, 135, 270]), Fraction(2, 90), 45)
+    assert timeline.seconds.tolist() == [0.0, 1.0, 4.0]
+    assert timeline.duration == 5
+    assert len(timeline) == 3
+
+
+def rate_of(*pts: int, last: int = 10, ticks: int = 100) -> float | None:
+    return constant_rate(Timeline(np.array(pts), Fraction(1, ticks), last))
+
+
+def test_the_rate_of_evenly_spaced_frames() -> None:
+    assert rate_of(7) is None
+    assert rate_of(7, 17) == 10.0
+    assert rate_of(0, 30, 60, 90, last=30, ticks=400) == pytest.approx(40 / 3)  # no common rate is near
+    assert constant_rate(evenly(1000, Fraction(24))) == 24.0
+    assert constant_rate(evenly(1000, Fraction(24_000, 1001))) == 24_000 / 1001
+    assert constant_rate(evenly(300, Fraction(30_000, 1001), Fraction(1, 1000))) == 30_000 / 1001
+    assert constant_rate(evenly(300, Fraction(30), Fraction(1, 1000))) == 30.0
+
+
+def test_half_a_frame_away_is_still_even() -> None:
+    assert rate_of(0, 15, 20, 30, 40) == 10.0
+    assert rate_of(0, 16, 20, 30, 40) is None
+    assert rate_of(0, 1, 3, 3, 4, last=1) == 100.0  # a tick away, whatever the step
+    assert rate_of(0, 2, 4, 6, 10, 10, 12, 14, 16, last=2) is None
+
+
+def test_a_last_frame_that_stays_on_display_makes_a_video_uneven() -> None:
+    assert rate_of(0, 10, 20, last=21) == 10.0
+    assert rate_of(0, 10, 20, last=22) is None
+
+
+@pytest.mark.parametrize(
+    ("total", "native", "fps", "count"),
+    [(250, 25.0, 1.0, 10), (249, 25.0, 1.0, 9), (10, 25.0, 1.0, 1), (250, 25.0, 2.0, 20), (3, 1.0, 10.0, 3)],
+)
+def test_how_many_frames_are_sampled(total: int, native: float, fps: float, count: int) -> None:
+    assert sample_count(total, native, fps) == count
+
+
+def test_a_span_begins_with_its_first_frame_and_ends_before_its_end() -> None:
+    timeline = evenly(10, Fraction(1))
+    assert indices(timeline, SamplingOptions(start=2, end=5)) == [2, 3, 3]
+    assert indices(timeline, SamplingOptions(start=9)) == [9]
+    assert indices(timeline, SamplingOptions(end=1)) == [0]
+    found = select_frames(timeline, SamplingOptions(start=2, end=5))
+    assert found is not None
+    assert (len(found), found.pts.tolist(), found.times.tolist()) == (3, [180_000, 270_000, 270_000], [2.0, 3.0, 3.0])
+
+
 def test_a_video_under_a_second_gives_one_frame() -> None:
     assert indices(evenly(10, Fraction(30))) == [4]
     assert indices(evenly(1, Fraction(30))) == [0]

@@ -18,7 +18,7 @@ IMAGE_STEPS = ("places", "filled", "at")  # asked in training alone: what a rela
 
 @dataclass(frozen=True)
 class DemoQuestion:
-    """A question with its true answer. `kind` is what figures are reported by."""
+    """A question with its true answer. Figures are reported for each `kind`."""
 
     kind: str
     text: str
@@ -27,7 +27,7 @@ class DemoQuestion:
 
 
 def numbered(items: list[str]) -> str:
-    """`a, b and c`."""
+    """The items as one list: `a, b and c`."""
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 
@@ -77,7 +77,7 @@ def reference(rng: np.random.Generator, scene: Scene, without: str) -> tuple[Thi
 
 
 def attribute(rng: np.random.Generator, scene: Scene, split: Split, kind: str) -> DemoQuestion | None:
-    """Colour, shape, size or place of one thing."""
+    """A question for the colour, shape, size or place of one thing."""
     chosen = reference(rng, scene, kind)
     if chosen is None:
         return None
@@ -86,7 +86,7 @@ def attribute(rng: np.random.Generator, scene: Scene, split: Split, kind: str) -
 
 
 def count(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion:
-    """How many shapes there are in all, of a colour, or of a shape."""
+    """A question for the number of shapes in all, of a colour, or of a shape."""
     draw = rng.random()
     if draw < 0.4:
         group, number = "shapes", len(scene.things)
@@ -105,7 +105,7 @@ def _often_present(rng: np.random.Generator, present: tuple[str, ...], every: tu
 
 
 def relation_of(thing: Thing, other: Thing, axis: str) -> str | None:
-    """`left`, `right`, `above` or `below`, None when they share the column (axis x) or row (axis y)."""
+    """`left`, `right`, `above` or `below`; None where the things share the column (axis x) or row (axis y)."""
     if axis == "x":
         return None if thing.column == other.column else ("left" if thing.column < other.column else "right")
     return None if thing.row == other.row else ("above" if thing.row < other.row else "below")
@@ -136,7 +136,7 @@ def _pair(rng: np.random.Generator, scene: Scene) -> Pair | None:
 
 
 def relation(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion | None:
-    """On which side of another thing a thing is."""
+    """A question for the side of another thing on which a thing is."""
     pair = _pair(rng, scene)
     if pair is None:
         return None
@@ -145,7 +145,7 @@ def relation(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuesti
 
 
 def places(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion | None:
-    """Where one thing is, and where another."""
+    """A question for the places of two things."""
     if len(scene.things) < 2:
         return None
     first, second = (scene.things[int(i)] for i in rng.choice(len(scene.things), 2, replace=False))
@@ -155,12 +155,12 @@ def places(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion
 
 
 def filled(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion:
-    """Which places have a thing, in reading order."""
+    """A question for the places that have a thing, in reading order."""
     return DemoQuestion("filled", worded(rng, split, "filled"), numbered([thing.place for thing in scene.things]))
 
 
 def at(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion:
-    """What stands in a place, three times out of four one that is not empty."""
+    """A question for the thing in a place, three times out of four one that is not empty."""
     place = pick(rng, tuple(t.place for t in scene.things) if rng.random() < 0.75 else PLACES)
     thing = next((t for t in scene.things if t.place == place), None)
     answer = "nothing" if thing is None else f"{thing.size} {thing.colour} {thing.shape}"
@@ -189,7 +189,7 @@ def absent_thing(rng: np.random.Generator, present: list[tuple[str, str]]) -> st
 
 
 def exists(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion:
-    """Is there a red circle (or a circle)?"""
+    """A question such as "Is there a red circle?", or "a circle"."""
     truth = rng.random() < 0.5
     present = [(t.colour, t.shape) for t in scene.things]
     missing = tuple(s for s in SHAPES if all(s != t.shape for t in scene.things))
@@ -205,12 +205,12 @@ def exists(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion
 
 
 def article_fixed(text: str) -> str:
-    """`a orange` -> `an orange`; no other demo word begins with a vowel after an article."""
+    """The text with `an orange` for `a orange`; no other demo word begins with a vowel after an article."""
     return text.replace(" a orange", " an orange")
 
 
 def is_colour(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion | None:
-    """Is the circle red?"""
+    """A question such as "Is the circle red?"."""
     chosen = reference(rng, scene, "colour")
     if chosen is None:
         return None
@@ -224,7 +224,7 @@ def is_colour(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuest
 
 
 def is_related(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion | None:
-    """Is the circle left of the square?"""
+    """A question such as "Is the circle left of the square?"."""
     pair = _pair(rng, scene)
     if pair is None:
         return None
@@ -244,7 +244,7 @@ def yesno(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion:
 
 
 def as_json(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion | None:
-    """Shape, colour and size of one thing as a JSON object."""
+    """A question for the shape, colour and size of one thing as a JSON object."""
     chosen = reference(rng, scene, "size")
     if chosen is None:
         return None

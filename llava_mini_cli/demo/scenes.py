@@ -50,7 +50,7 @@ class Thing:
 
     @property
     def cell(self) -> int:
-        """0 to 8, in reading order."""
+        """The number of its cell, 0 to 8 in reading order."""
         return self.row * 3 + self.column
 
     @property
@@ -60,7 +60,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Scene:
-    """What one picture shows. Things stand in reading order of their cells, one to a cell."""
+    """The contents of one picture. Things stand in reading order of their cells, one to a cell."""
 
     things: tuple[Thing, ...]
     background: str
@@ -72,7 +72,7 @@ def generator(split: Split, index: int) -> np.random.Generator:
 
 
 def is_held_out(cells: tuple[int, ...]) -> bool:
-    """Whether a layout (sorted cells 0..8 that are occupied) belongs to the held-out split alone."""
+    """True if a layout (the sorted occupied cells, 0..8) belongs to the held-out split alone."""
     return len(cells) > 1 and crc32(bytes(cells)) % HELD_OUT_SHARE == 0
 
 
@@ -96,7 +96,7 @@ def place_in_cell(rng: np.random.Generator, cell: int, size: str) -> tuple[float
 
 
 def distinct_kinds(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
-    """`count` different (colour, shape) pairs."""
+    """Different (colour, shape) pairs, `count` of them."""
     chosen = rng.choice(len(COLOURS) * len(SHAPES), count, replace=False)
     return [(COLOURS[int(i) % len(COLOURS)], SHAPES[int(i) // len(COLOURS)]) for i in chosen]
 

@@ -36,7 +36,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Video:
-    """What one video shows. `main`: the actors that the story is about, in order of their events."""
+    """The contents of one video. `main`: the actors that the story is about, in order of their events."""
 
     story: Story
     actors: tuple[Actor, ...]
@@ -46,7 +46,7 @@ class Video:
     direction: str | None = None  # of a moving actor
 
     def scene(self, time: float) -> Scene:
-        """What is seen at a time in seconds."""
+        """The scene that is seen at a time in seconds."""
         seen = (actor.at(time) for actor in self.actors)
         return Scene(tuple(thing for thing in seen if thing is not None), self.background)
 

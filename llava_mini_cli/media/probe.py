@@ -1,4 +1,4 @@
-"""What a video file holds, as ffmpeg's own banner tells it: container, streams, size, rotation, duration.
+"""The contents of a video file, as ffmpeg's own banner tells them: container, streams, size, rotation, duration.
 
 Reads text only: runs nothing and knows nothing of frames.
 """
@@ -37,7 +37,7 @@ class VideoStream:
 
 @dataclass(frozen=True)
 class Header:
-    """What the banner says of a file."""
+    """The banner's facts about a file."""
 
     container: str  # ffmpeg's names, such as "mov,mp4,m4a,3gp,3g2,mj2"
     duration_s: float | None
@@ -65,7 +65,7 @@ def display_size(stream: VideoStream) -> tuple[int, int]:
 
 
 def read_header(lines: Iterable[str]) -> Header:
-    """Parses what ffmpeg wrote to stderr under `-loglevel level+info` (or without `level+`)."""
+    """The header in the lines that ffmpeg wrote to stderr under `-loglevel level+info` (or without `level+`)."""
     container, duration, mapped, count = "", None, None, 0
     videos: list[VideoStream] = []
     complaints: list[str] = []

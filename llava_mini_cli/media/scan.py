@@ -24,13 +24,13 @@ from llava_mini_cli.media.timeline import Timeline
 
 _KEY, _DISCARD = 0x1, 0x4  # packet flags of libavcodec
 _UNSET = -(1 << 63)  # its "no timestamp"
-_NOT_VIDEO = frozenset({"tty", "concat", "hls", "lavfi"})  # what ffmpeg makes of texts
+_NOT_VIDEO = frozenset({"tty", "concat", "hls", "lavfi"})  # formats that ffmpeg takes texts for
 _HIDDEN_FRAMES = frozenset({"vp8"})  # codecs whose packets need not be frames that are shown
 
 
 @dataclass(frozen=True)
 class VideoScan:
-    """What is known of a video before a frame of it is decoded."""
+    """Facts about a video that are known before a frame of it is decoded."""
 
     header: Header
     stream: VideoStream
@@ -39,7 +39,7 @@ class VideoScan:
     oddities: tuple[str, ...]  # why frames cannot be found by counting packets; empty for a plain file
 
 
-_FILE = "file:the one that is read"  # stands for it while the command is put together
+_FILE = "file:PATH"  # stands for the file that is read while the command is put together
 
 
 def ffmpeg_command(
@@ -86,7 +86,7 @@ def header_of(path: Path, timeout: float) -> Header:
 
 
 def scan(path: Path, timeout: float) -> VideoScan:
-    """Header and timestamps. Raises `MediaError`, of kind timeout when ffmpeg tells nothing for `timeout` seconds."""
+    """Header and timestamps. Raises `MediaError`, of kind timeout if ffmpeg is silent for `timeout` seconds."""
     with _running(ffmpeg_command(path, {**_VIDEO_ONLY, "c": "copy", "f": "framecrc"}), timeout) as child:
         packets = _Packets.read(_lines(child))
     header = _opened(child.said)
@@ -127,7 +127,7 @@ class _Packets:
         return packets
 
     def countable(self, codec: str) -> bool:
-        """Whether each packet that is not discarded is one shown frame with a timestamp of its own."""
+        """True if each packet that is not discarded is one shown frame with a timestamp of its own."""
         shown = self._pts[self._shown]
         own = len(shown) > 0 and shown.min() != _UNSET and len(np.unique(shown)) == len(shown)
         return own and codec not in _HIDDEN_FRAMES
@@ -144,7 +144,7 @@ class _Packets:
         return np.sort(keys[keys != _UNSET])
 
     def oddities(self, codec: str) -> tuple[str, ...]:
-        """What makes a decoder that counts packets, or seeks by them, give another frame than the one asked for."""
+        """The reasons why a decoder that counts packets, or seeks by them, may give another frame than it should."""
         signs = {
             "packets without timestamps of their own": not self.countable(codec),
             "edit list": not self._shown.all(),
@@ -166,7 +166,7 @@ class _Packets:
         return self._flags & _DISCARD == 0
 
     def _open_groups(self) -> bool:
-        """Whether a packet is shown before the key frame that it follows."""
+        """True if a packet is shown before the key frame that it follows."""
         key = None
         for pts, flags in zip(self.pts, self.flags, strict=True):
             if flags & _KEY:
@@ -248,7 +248,7 @@ def _no_medium() -> MediaError:
 
 
 def _open_error(header: Header, said: list[str]) -> MediaError:
-    """Why ffmpeg could not open a file."""
+    """The error for a file that ffmpeg could not open, told from its words."""
     text = "\n".join(said)
     guessed = "misdetection possible" in text  # nothing in the file but its name says what it is
     if "moov atom not found" in text and not guessed:

@@ -1,4 +1,4 @@
-"""When each frame of a video is shown, and which of them are looked at.
+"""The times at which a video's frames are shown, and the choice of those that are looked at.
 
 Arithmetic on timestamps only: knows neither decoders nor files.
 """

@@ -24,7 +24,7 @@ _UNKNOWN_CODEC = ("Unknown decoder", "Decoder not found", "no decoder found", "c
 
 @dataclass(frozen=True)
 class Decoding:
-    """Everything that is settled before a video's first frame is decoded."""
+    """The decisions that are made before a video's first frame is decoded."""
 
     plan: Plan
     selection: Selection
@@ -56,7 +56,7 @@ class VideoClip(Clip):
             self.close()
 
     def ready(self) -> bool:
-        """Whether the next chunk (or the end, or an error) can be had without waiting."""
+        """True if the next chunk (or the end, or an error) can be had without waiting."""
         return self._feed.ready()
 
     def close(self) -> None:
@@ -81,7 +81,7 @@ class VideoClip(Clip):
         self._account(packer, failure)
 
     def _decode(self, name: Name, packer: "_Packer") -> MediaError | None:
-        """Runs one decoder over what is still to be had; gives the failure that the next one may mend."""
+        """Runs one decoder over the frames that are still missing; returns the failure that the next one may mend."""
         decoder = self._decoding.decoders[name]
         try:
             for part in decoder.parts(self._decoding.plan.rest(packer.passed)):
@@ -121,7 +121,7 @@ class VideoClip(Clip):
             child.close()
 
     def _account(self, packer: "_Packer", failure: MediaError | None) -> None:
-        """Says what is missing, and why."""
+        """Adds warnings that say which frames are missing, and why."""
         decoding = self._decoding
         wanted = len(decoding.plan.pts)
         if packer.given < wanted:

@@ -36,7 +36,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Score:
-    """How many of a kind's questions were answered exactly."""
+    """The number of a kind's questions that were answered exactly."""
 
     kind: str
     right: int
@@ -103,7 +103,7 @@ def video_item(rng: np.random.Generator, split: Split, kind: str) -> Item | None
 
 
 def items(kind: str, count: int, split: Split = "heldout") -> Iterator[Item]:
-    """`count` questions of a kind, always the same ones."""
+    """Questions of a kind, `count` of them, always the same ones."""
     make = image_item if kind in IMAGE_KINDS else video_item
     index, found = FIRST.get(split, 0), 0
     while found < count:

@@ -31,7 +31,7 @@ SCORE = 0.7  # cosine that parts what is shown from what is not, at the beginnin
 
 
 class Example(NamedTuple):
-    """A picture, uint8 `[72, 72, 3]`, what it shows, and texts, a true one first, with what they say."""
+    """A picture, uint8 `[72, 72, 3]`, with its coded scene, and texts, a true one first, with their coded contents."""
 
     pixels: NDArray[np.uint8]
     scene: NDArray[np.int64]
@@ -91,7 +91,7 @@ class SearchTrainer(nn.Module):
     def forward(
         self, pixel_values: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor, truth: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """The loss, and how many of the true pairs and of the changed texts a threshold gets right.
+        """The loss, and the shares of the true pairs and of the changed texts that a threshold gets right.
 
         Args:
             pixel_values: float `[B, 3, 72, 72]`.

@@ -98,7 +98,7 @@ PREPROCESSOR: dict[str, Any] = {
 
 
 def answer_weights(index: int) -> Weights:
-    """How much an answer of each kind counts in stage 2 and `polish`, by the medium's place in the data of both."""
+    """The weight of answers of each kind in stage 2 and `polish`, by the medium's place in the data of both."""
     return [weights for begin, weights in PHASES if begin <= index // STAGE2.batch][-1]
 
 
@@ -178,9 +178,9 @@ def build_model(tower: Path, tokenizer: Any, **changes: Any) -> LlavaMiniForCond
 def run_stage(
     trainer: PackedTrainer, work: Path, settings: StageSettings, trained: tuple[str, ...] | None, stage: Stage
 ) -> None:
-    """One stage of the model; a finished one is read back from `work` in place of training it again.
+    """Runs one stage of the model; a finished one is read back from `work` in place of training it again.
 
-    `trained`: the parts that are (`PackedTrainer`).
+    `trained`: the parts that are trained, as of `PackedTrainer`.
     """
     done = work / settings.name / "model.pt"
     if done.is_file():
@@ -212,7 +212,7 @@ def packed_stage(prompts: PromptIds, mode: Mode, images: int, answers: bool = Tr
 
 
 def train_demo(work: Path) -> LlavaMiniForConditionalGeneration:
-    """Every stage of the demo preset, resumed where an earlier run stopped."""
+    """Runs every stage of the demo preset, from where an earlier run stopped; returns the model."""
     train_tower(work, TOWER, SEARCH)
     tokenizer = load_tokenizer(work / "tokenizer")
     prompts = PromptIds(tokenizer)
@@ -231,7 +231,7 @@ def train_demo(work: Path) -> LlavaMiniForConditionalGeneration:
 
 
 def write_checkpoint(model: LlavaMiniForConditionalGeneration, work: Path, target: Path) -> None:
-    """The trained model as a checkpoint directory in half precision, its CLIP (with the text half) inside it."""
+    """Writes the trained model as a checkpoint directory in half precision, its CLIP (with the text half) inside it."""
     target.mkdir(parents=True, exist_ok=True)
     half = copy.deepcopy(model).half()
     half.config.vision_config, vision = None, half.config.vision_config
@@ -251,7 +251,7 @@ def write_checkpoint(model: LlavaMiniForConditionalGeneration, work: Path, targe
 
 
 def train_demo_model(work: Path, say: Callable[[str], None]) -> Path:
-    """The demo preset from nothing, or on from where an earlier run stopped; returns the checkpoint directory."""
+    """Trains the demo preset from nothing, or from where an earlier run stopped; returns the checkpoint directory."""
     say("training the demo model: vision tower, search, language, stage 1, fusion, stage 2, polish (hours on a CPU)")
     write_checkpoint(train_demo(work), work, work / "model")
     return work / "model"

@@ -68,7 +68,7 @@ def tower_config(vocabulary: int, bos: int, eot: int, pad: int) -> CLIPConfig:
 
 @dataclass(frozen=True)
 class PatchTruth:
-    """What each of a picture's 36 patches belongs to."""
+    """The thing that each of a picture's 36 patches belongs to."""
 
     classes: np.ndarray[Any, np.dtype[np.int64]]  # [4, 36], rows in the order of `CLASSES`
     centre: np.ndarray[Any, np.dtype[np.float32]]  # [36, 2] x, y of the thing's centre; NaN without one
