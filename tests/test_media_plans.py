@@ -67,6 +67,11 @@ def test_what_is_decoded_for_nothing_is_counted_from_the_key_frame(key: int, sou
     assert cuts(replace(far, keys=np.array([0, key]))) == ([((50,), 0), ((700,), 69)] if sought else [((50, 700), 0)])
 
 
+@pytest.mark.parametrize(("key", "seek"), [(600, 0), (601, 69)])
+def test_the_first_part_is_sought_if_its_key_frame_is_far(key: int, seek: int) -> None:
+    assert cuts(plan(700, keys=range(key, 1000, 1000))) == [((700,), seek)]
+
+
 def test_nothing_is_sought_where_it_would_not_be_exact() -> None:
     far = plan(50, 9000)
     for odd in (
