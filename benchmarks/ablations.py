@@ -95,7 +95,9 @@ def right_answers(trainer: PackedTrainer, packer: Packer, media: Sequence[Render
     """Share of answers of which every token is the likeliest, given the true ones before it."""
     right, asked = 0, 0
     for medium in media:
-        found = trainer.predictions(**packer([medium]))
+        batch = packer([medium])
+        read = trainer.embedded(batch["pixel_values"], batch["text_ids"], batch["fusion"])
+        found = trainer.logits(*read, batch["llm"]).argmax(-1) == batch["llm"]["token"]
         at = 0
         for question in medium.questions:
             length = len(packer.prompts.answer(question.answer))

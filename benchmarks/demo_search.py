@@ -27,7 +27,7 @@ from llava_mini_cli.commands.flags.search_flags import MARGIN
 from llava_mini_cli.demo import model_dir
 from llava_mini_cli.demo.image_questions import article
 from llava_mini_cli.demo.render import random_look, render
-from llava_mini_cli.demo.scenes import CANVAS, COLOURS, SHAPES, Scene, generator, pick
+from llava_mini_cli.demo.scenes import CANVAS, COLOURS, PLACES, SHAPES, Scene, generator, pick
 from llava_mini_cli.demo.videos import DIRECTIONS, Video, random_video
 from llava_mini_cli.engine.query import QueryEncoder
 from llava_mini_cli.engine.similarity import scan_batches, scan_file
@@ -36,7 +36,7 @@ from llava_mini_cli.formats.archive.reader import Archive, open_archive
 from llava_mini_cli.pipelines.check import check
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.search_archive import Scanner, SearchOptions, search
-from llava_mini_cli.train.demo_preset.search_text import EVERY_PLACE, SearchText, TextPart
+from llava_mini_cli.train.demo_preset.search_text import SearchText, TextPart
 
 FPS = 8
 FIRST = 10_000  # of the held-out scenes that nothing else uses
@@ -139,7 +139,7 @@ def queries(world: World, count: int) -> dict[str, list[SearchText]]:
         )
 
     def elsewhere() -> SearchText:
-        place = pick(rng, EVERY_PLACE)
+        place = pick(rng, PLACES)
         return changed(rng, drawn(rng, world), lambda p: TextPart(p.colour, p.shape, p.size, place))
 
     return {

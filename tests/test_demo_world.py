@@ -20,10 +20,10 @@ from llava_mini_cli.demo.scenes import (
     generator,
     random_scene,
 )
+from llava_mini_cli.demo.templates import AFTER, BEFORE, HELD_OUT, TRAIN
 from llava_mini_cli.demo.tokens import BOS, CHAT_TEMPLATE, EOT, make_tokenizer, sample_texts
 from llava_mini_cli.demo.video_questions import VIDEO_KINDS, does_move, video_caption, video_question
 from llava_mini_cli.demo.videos import DIRECTIONS, STORIES, Actor, Story, Video, random_video
-from llava_mini_cli.demo.wording import AFTER, BEFORE, HELD_OUT, TRAIN
 
 RED = Thing("circle", "red", "large", 1 / 6, 1 / 6)
 BLUE = Thing("square", "blue", "small", 5 / 6, 0.5)

@@ -18,7 +18,7 @@ IMAGE_STEPS = ("places", "filled", "at")  # asked in training alone: what a rela
 
 @dataclass(frozen=True)
 class DemoQuestion:
-    """A question with its true answer. `kind` is what figures are reported by."""
+    """A question with its true answer. Figures are reported for each `kind`."""
 
     kind: str
     text: str
@@ -27,7 +27,7 @@ class DemoQuestion:
 
 
 def numbered(items: list[str]) -> str:
-    """`a, b and c`."""
+    """The items as one list: `a, b and c`."""
     return items[0] if len(items) == 1 else ", ".join(items[:-1]) + " and " + items[-1]
 
 
@@ -72,12 +72,12 @@ def reference(rng: np.random.Generator, scene: Scene, without: str) -> tuple[Thi
         thing = scene.things[int(index)]
         names = references(scene, thing, without)
         if names:
-            return thing, names[int(rng.integers(len(names)))]
+            return thing, pick(rng, names)
     return None
 
 
 def attribute(rng: np.random.Generator, scene: Scene, split: Split, kind: str) -> DemoQuestion | None:
-    """Colour, shape, size or place of one thing."""
+    """A question for the colour, shape, size or place of one thing."""
     chosen = reference(rng, scene, kind)
     if chosen is None:
         return None
@@ -86,7 +86,7 @@ def attribute(rng: np.random.Generator, scene: Scene, split: Split, kind: str) -
 
 
 def count(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion:
-    """How many shapes there are in all, of a colour, or of a shape."""
+    """A question for the number of shapes in all, of a colour, or of a shape."""
     draw = rng.random()
     if draw < 0.4:
         group, number = "shapes", len(scene.things)
@@ -105,7 +105,7 @@ def _often_present(rng: np.random.Generator, present: tuple[str, ...], every: tu
 
 
 def relation_of(thing: Thing, other: Thing, axis: str) -> str | None:
-    """`left`, `right`, `above` or `below`, None when they share the column (axis x) or row (axis y)."""
+    """`left`, `right`, `above` or `below`; None where the things share the column (axis x) or row (axis y)."""
     if axis == "x":
         return None if thing.column == other.column else ("left" if thing.column < other.column else "right")
     return None if thing.row == other.row else ("above" if thing.row < other.row else "below")
@@ -127,19 +127,16 @@ def _pair(rng: np.random.Generator, scene: Scene) -> Pair | None:
         return None
     first, second = (scene.things[int(i)] for i in rng.choice(len(scene.things), 2, replace=False))
     axes = [axis for axis in ("x", "y") if relation_of(first, second, axis)]
-    axis = axes[int(rng.integers(len(axes)))]
+    axis = pick(rng, axes)
     relation = relation_of(first, second, axis)
     if relation is None:
         return None
-    names: list[str] = []
-    for thing in (first, second):
-        options = references(scene, thing, "place")
-        names.append(options[int(rng.integers(len(options)))])
-    return Pair((first, second), names[0], names[1], axis, relation)
+    name, other = (pick(rng, references(scene, thing, "place")) for thing in (first, second))
+    return Pair((first, second), name, other, axis, relation)
 
 
 def relation(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion | None:
-    """On which side of another thing a thing is."""
+    """A question for the side of another thing on which a thing is."""
     pair = _pair(rng, scene)
     if pair is None:
         return None
@@ -148,25 +145,23 @@ def relation(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuesti
 
 
 def places(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion | None:
-    """Where one thing is, and where another."""
+    """A question for the places of two things."""
     if len(scene.things) < 2:
         return None
-    pair = [scene.things[int(i)] for i in rng.choice(len(scene.things), 2, replace=False)]
-    options = [references(scene, thing, "place") for thing in pair]
-    names = [found[int(rng.integers(len(found)))] for found in options]
-    text = worded(rng, split, "places", ref=names[0], other=names[1])
-    return DemoQuestion("places", text, f"{pair[0].place} and {pair[1].place}", tuple(pair))
+    first, second = (scene.things[int(i)] for i in rng.choice(len(scene.things), 2, replace=False))
+    name, other = (pick(rng, references(scene, thing, "place")) for thing in (first, second))
+    text = worded(rng, split, "places", ref=name, other=other)
+    return DemoQuestion("places", text, f"{first.place} and {second.place}", (first, second))
 
 
 def filled(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion:
-    """Which places have a thing, in reading order."""
+    """A question for the places that have a thing, in reading order."""
     return DemoQuestion("filled", worded(rng, split, "filled"), numbered([thing.place for thing in scene.things]))
 
 
 def at(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion:
-    """What stands in a place, three times out of four one that is not empty."""
-    everywhere = tuple(place for row in PLACES for place in row)
-    place = pick(rng, tuple(t.place for t in scene.things) if rng.random() < 0.75 else everywhere)
+    """A question for the thing in a place, three times out of four one that is not empty."""
+    place = pick(rng, tuple(t.place for t in scene.things) if rng.random() < 0.75 else PLACES)
     thing = next((t for t in scene.things if t.place == place), None)
     answer = "nothing" if thing is None else f"{thing.size} {thing.colour} {thing.shape}"
     return DemoQuestion("at", worded(rng, split, "at", at=at_place(place)), answer, (thing,))
@@ -194,14 +189,14 @@ def absent_thing(rng: np.random.Generator, present: list[tuple[str, str]]) -> st
 
 
 def exists(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion:
-    """Is there a red circle (or a circle)?"""
+    """A question such as "Is there a red circle?", or "a circle"."""
     truth = rng.random() < 0.5
     present = [(t.colour, t.shape) for t in scene.things]
     missing = tuple(s for s in SHAPES if all(s != t.shape for t in scene.things))
     if rng.random() < 0.3 and (truth or missing):
         name = pick(rng, tuple(t.shape for t in scene.things)) if truth else pick(rng, missing)
     elif truth:
-        name = " ".join(present[int(rng.integers(len(present)))])
+        name = " ".join(pick(rng, present))
     else:
         name = absent_thing(rng, present)
     fitting = [t for t in scene.things if name in (t.shape, f"{t.colour} {t.shape}")]
@@ -210,12 +205,12 @@ def exists(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion
 
 
 def article_fixed(text: str) -> str:
-    """`a orange` -> `an orange`; no other demo word begins with a vowel after an article."""
+    """The text with `an orange` for `a orange`; no other demo word begins with a vowel after an article."""
     return text.replace(" a orange", " an orange")
 
 
 def is_colour(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion | None:
-    """Is the circle red?"""
+    """A question such as "Is the circle red?"."""
     chosen = reference(rng, scene, "colour")
     if chosen is None:
         return None
@@ -229,7 +224,7 @@ def is_colour(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuest
 
 
 def is_related(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion | None:
-    """Is the circle left of the square?"""
+    """A question such as "Is the circle left of the square?"."""
     pair = _pair(rng, scene)
     if pair is None:
         return None
@@ -249,7 +244,7 @@ def yesno(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion:
 
 
 def as_json(rng: np.random.Generator, scene: Scene, split: Split) -> DemoQuestion | None:
-    """Shape, colour and size of one thing as a JSON object."""
+    """A question for the shape, colour and size of one thing as a JSON object."""
     chosen = reference(rng, scene, "size")
     if chosen is None:
         return None

@@ -3,13 +3,15 @@
 Knows nothing of pixels (`render`), of time (`videos`) or of language (`questions`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Literal
+from typing import Literal, TypeVar
 from zlib import crc32
 
 import numpy as np
 
+Option = TypeVar("Option")
 Split = Literal["train", "validation", "heldout"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "heldout")
 
@@ -17,11 +19,7 @@ SHAPES = ("circle", "square", "triangle", "cross")
 COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
 SIZES = ("small", "large")
 BACKGROUNDS = ("black", "grey", "white")
-PLACES = (
-    ("top left", "top", "top right"),
-    ("left", "centre", "right"),
-    ("bottom left", "bottom", "bottom right"),
-)
+PLACES = ("top left", "top", "top right", "left", "centre", "right", "bottom left", "bottom", "bottom right")
 RADIUS = {"small": 0.090, "large": 0.148}  # of a shape, as a fraction of the canvas edge
 MAX_THINGS = 4
 CANVAS: dict[Split, tuple[int, ...]] = {  # edge of the canvas in pixels; held-out sizes are never trained on
@@ -51,13 +49,18 @@ class Thing:
         return min(int(self.x * 3), 2)
 
     @property
+    def cell(self) -> int:
+        """The number of its cell, 0 to 8 in reading order."""
+        return self.row * 3 + self.column
+
+    @property
     def place(self) -> str:
-        return PLACES[self.row][self.column]
+        return PLACES[self.cell]
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What one picture shows. Things stand in reading order of their cells, one to a cell."""
+    """The contents of one picture. Things stand in reading order of their cells, one to a cell."""
 
     things: tuple[Thing, ...]
     background: str
@@ -69,7 +72,7 @@ def generator(split: Split, index: int) -> np.random.Generator:
 
 
 def is_held_out(cells: tuple[int, ...]) -> bool:
-    """Whether a layout (sorted cells 0..8 that are occupied) belongs to the held-out split alone."""
+    """True if a layout (the sorted occupied cells, 0..8) belongs to the held-out split alone."""
     return len(cells) > 1 and crc32(bytes(cells)) % HELD_OUT_SHARE == 0
 
 
@@ -80,7 +83,7 @@ TRAIN_LAYOUTS = {n: tuple(c for c in all_ if not is_held_out(c)) for n, all_ in 
 HELD_OUT_LAYOUTS = {n: tuple(c for c in all_ if is_held_out(c)) or all_ for n, all_ in LAYOUTS.items()}
 
 
-def pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+def pick(rng: np.random.Generator, options: Sequence[Option]) -> Option:
     """One of `options`, each equally likely."""
     return options[int(rng.integers(len(options)))]
 
@@ -93,7 +96,7 @@ def place_in_cell(rng: np.random.Generator, cell: int, size: str) -> tuple[float
 
 
 def distinct_kinds(rng: np.random.Generator, count: int) -> list[tuple[str, str]]:
-    """`count` different (colour, shape) pairs."""
+    """Different (colour, shape) pairs, `count` of them."""
     chosen = rng.choice(len(COLOURS) * len(SHAPES), count, replace=False)
     return [(COLOURS[int(i) % len(COLOURS)], SHAPES[int(i) // len(COLOURS)]) for i in chosen]
 
@@ -102,7 +105,7 @@ def random_scene(rng: np.random.Generator, split: Split, count: int | None = Non
     """A scene of 1 to 4 things with different (colour, shape) pairs, in a layout of the split."""
     number = int(rng.integers(1, MAX_THINGS + 1)) if count is None else count
     layouts = (HELD_OUT_LAYOUTS if split == "heldout" else TRAIN_LAYOUTS)[number]
-    cells = layouts[int(rng.integers(len(layouts)))]
+    cells = pick(rng, layouts)
     things: list[Thing] = []
     for cell, (colour, shape) in zip(cells, distinct_kinds(rng, number), strict=True):
         size = pick(rng, SIZES)

@@ -45,12 +45,12 @@ def seen_name(rng: np.random.Generator, video: Video, actor: Actor) -> str:
         names.append(f"the {thing.colour} shape")
     if not others:
         names.append("the shape")
-    return names[int(rng.integers(len(names)))]
+    return pick(rng, names)
 
 
 def video_caption(video: Video) -> str:
     """One or two clauses that say what happens in a video."""
-    named = sorted(video.main, key=lambda actor: actor.cell) if video.story == "still" else video.main
+    named = sorted(video.main, key=lambda actor: actor.thing.cell) if video.story == "still" else video.main
     main = [article(kind_name(actor.thing)) for actor in named]
     aside = [article(kind_name(actor.thing)) for actor in video.actors if actor not in video.main]
     text = {
@@ -79,7 +79,7 @@ def direction(rng: np.random.Generator, video: Video, split: Split) -> DemoQuest
 
 
 def endpoint(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion | None:
-    """Where a moving thing is in the first or in the last second."""
+    """A question for the place of a moving thing in the first or in the last second."""
     if video.direction is None:
         return None
     actor, which = video.main[0], pick(rng, ("first", "last"))
@@ -90,7 +90,7 @@ def endpoint(rng: np.random.Generator, video: Video, split: Split) -> DemoQuesti
 
 
 def order(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion | None:
-    """What appears first, second or last, or which of two comes first."""
+    """A question for the thing that appears first, second or last, or for the earlier one of two."""
     if video.story != "parade" or len(video.main) < 2:
         return None
     if rng.random() < 0.35:
@@ -105,7 +105,7 @@ def order(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion 
 
 
 def next_thing(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion | None:
-    """What comes after one of the things that come one after another."""
+    """A question for the thing that comes after one of those that come one after another."""
     if video.story != "parade" or len(video.main) < 2:
         return None
     index = int(rng.integers(len(video.main) - 1))
@@ -114,7 +114,7 @@ def next_thing(rng: np.random.Generator, video: Video, split: Split) -> DemoQues
 
 
 def rank(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion | None:
-    """Whether a thing comes first, second or last of those that come one after another."""
+    """A question for the rank (first, second, last) of a thing among those that come one after another."""
     number = len(video.main)
     if video.story != "parade" or number < 2:
         return None
@@ -125,7 +125,7 @@ def rank(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion |
 
 
 def path(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion | None:
-    """The places where a thing moves along, or where things appear one after another."""
+    """A question for the places where a thing moves along, or where things appear one after another."""
     if video.direction is not None:
         actor = video.main[0]
         seen = [actor.at(second + 0.5) for second in range(video.seconds)]
@@ -141,7 +141,7 @@ def path(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion |
 
 
 def event_count(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion | None:
-    """How many shapes appear one after another, or how many times one shape appears."""
+    """A question for the number of shapes that appear, or of times that one shape appears."""
     if video.story == "parade":
         return DemoQuestion("event_count", worded(rng, split, "count_shown"), str(len(video.main)))
     if video.story == "blink":
@@ -152,7 +152,7 @@ def event_count(rng: np.random.Generator, video: Video, split: Split) -> DemoQue
 
 
 def event(rng: np.random.Generator, video: Video, split: Split, kind: str) -> DemoQuestion | None:
-    """What appears, disappears, appears briefly or moves."""
+    """A question for the thing that appears, disappears, appears briefly or moves."""
     story = {"appears": "arrive", "vanishes": "vanish", "brief": "brief", "moving": "move"}[kind]
     if video.story != story:
         return None
@@ -160,7 +160,10 @@ def event(rng: np.random.Generator, video: Video, split: Split, kind: str) -> De
 
 
 def does_move(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion:
-    """Does the circle move left? False ones name another direction, what does not move, or what is not there."""
+    """A question such as "Does the circle move left?".
+
+    False ones name another direction, a thing that does not move, or one that is not there.
+    """
     still = tuple(actor for actor in video.actors if actor.velocity == (0.0, 0.0))
     said, truth = video.direction or pick(rng, tuple(DIRECTIONS)), video.direction is not None and rng.random() < 0.5
     name = seen_name(rng, video, video.main[0])
@@ -170,22 +173,22 @@ def does_move(rng: np.random.Generator, video: Video, split: Split) -> DemoQuest
         if wrong == "absent":
             name = f"the {absent_thing(rng, [(a.thing.colour, a.thing.shape) for a in video.actors])}"
         elif wrong == "still":
-            name = seen_name(rng, video, still[int(rng.integers(len(still)))])
+            name = seen_name(rng, video, pick(rng, still))
         else:
             said = pick(rng, tuple(d for d in DIRECTIONS if d != video.direction))
     return DemoQuestion("video_yesno", worded(rng, split, "does_move", ref=name, direction=said), yes(truth))
 
 
 def does_appear(rng: np.random.Generator, video: Video, split: Split, true: float = 0.5) -> DemoQuestion:
-    """Is there a red circle in the video? A share of `true` is."""
+    """A question such as "Is there a red circle in the video?". In a share of `true` there is."""
     truth = rng.random() < true
     present = [(a.thing.colour, a.thing.shape) for a in video.actors]
-    name = " ".join(present[int(rng.integers(len(present)))]) if truth else absent_thing(rng, present)
+    name = " ".join(pick(rng, present)) if truth else absent_thing(rng, present)
     return DemoQuestion("video_yesno", article_fixed(worded(rng, split, "does_appear", thing=name)), yes(truth))
 
 
 def video_yesno(rng: np.random.Generator, video: Video, split: Split) -> DemoQuestion:
-    """Whether something moves as said, or is seen; yes and no are as frequent whether something moves or not."""
+    """A yes/no question whether a thing moves, or is seen; both answers are equally frequent, moving or not."""
     if video.direction is not None:
         return does_move(rng, video, split) if rng.random() < 0.6 else does_appear(rng, video, split)
     if rng.random() < ASKED_OF_STILL:

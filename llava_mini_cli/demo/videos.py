@@ -26,11 +26,6 @@ class Actor:
     spans: tuple[tuple[int, int], ...]  # [from, to) in seconds
     velocity: tuple[float, float] = (0.0, 0.0)  # canvas edges a second
 
-    @property
-    def cell(self) -> int:
-        """Where it stands at second 0, in reading order."""
-        return self.thing.row * 3 + self.thing.column
-
     def at(self, time: float) -> Thing | None:
         """The thing at a time in seconds, None while it is not seen."""
         if not any(start <= time < end for start, end in self.spans):
@@ -41,7 +36,7 @@ class Actor:
 
 @dataclass(frozen=True)
 class Video:
-    """What one video shows. `main`: the actors that the story is about, in order of their events."""
+    """The contents of one video. `main`: the actors that the story is about, in order of their events."""
 
     story: Story
     actors: tuple[Actor, ...]
@@ -51,7 +46,7 @@ class Video:
     direction: str | None = None  # of a moving actor
 
     def scene(self, time: float) -> Scene:
-        """What is seen at a time in seconds."""
+        """The scene that is seen at a time in seconds."""
         seen = (actor.at(time) for actor in self.actors)
         return Scene(tuple(thing for thing in seen if thing is not None), self.background)
 
@@ -158,7 +153,7 @@ def random_video(
     longest: int = LONGEST,
 ) -> Video:
     """A video of the given story (any, if None). A brief one lasts `seconds`, or up to `longest`."""
-    chosen = STORIES[int(rng.integers(len(STORIES)))] if story is None else story
+    chosen = pick(rng, STORIES) if story is None else story
     background = pick(rng, BACKGROUNDS)
     if chosen == "brief":
         return _brief(rng, split, background, seconds, longest)

@@ -36,7 +36,7 @@ class KilledError(Exception):
 
 @dataclass(frozen=True)
 class Command:
-    """What to run: an argument vector with the absolute path of the program, and what it finds on stdin.
+    """A program to run: an argument vector with its absolute path, and the bytes that it finds on stdin.
 
     The child may write to a second pipe, its "notes"; the argument `NOTES` becomes the address of that.
     """
@@ -47,7 +47,7 @@ class Command:
 
 
 def python_command(module: str, *arguments: str, stdin: bytes = b"") -> Command:
-    """This Python running a module of the package; what lies in the current directory is not imported."""
+    """A command that runs a module of the package in this Python, and imports nothing from the current directory."""
     package = Path(__file__).parents[1]
     return Command((sys.executable, "-P", "-m", module, *arguments), stdin, pythonpath=str(package.parent))
 
@@ -86,7 +86,7 @@ class Child:
         self._deadline = time.monotonic() + self.timeout
 
     def read_some(self) -> bytes:
-        """Whatever is on stdout, at least one byte; b"" at its end."""
+        """The bytes that are on stdout by now, at least one; b"" at its end."""
         while True:
             self._wait_for(self._stdout)
             data = _read(self._stdout, 1 << 20)
@@ -202,7 +202,7 @@ def _start(command: Command, notes: int) -> "subprocess.Popen[bytes]":
 
 
 def _read(pipe: IO[bytes], size: int) -> bytes | None:
-    """Bytes, b"" at the end, None when there are none yet."""
+    """Up to `size` bytes of a pipe, b"" at its end, None when there are none yet."""
     try:
         return os.read(pipe.fileno(), size)
     except BlockingIOError:

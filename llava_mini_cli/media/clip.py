@@ -16,7 +16,7 @@ MediaKind = Literal["image", "video"]
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """What is known of a medium before its first frame is decoded."""
+    """Facts about a medium that are known before its first frame is decoded."""
 
     path: str
     kind: MediaKind
@@ -30,32 +30,34 @@ class ClipInfo:
 
 @dataclass(frozen=True)
 class FrameChunk:
-    """Some consecutive sampled frames of one clip."""
+    """Consecutive sampled frames of one clip."""
 
     pixels: NDArray[np.uint8]  # [n, height, width, 3] RGB; frames of a video are squashed to the asked size
     times: NDArray[np.float64]  # [n] seconds from the beginning of the video; zeros for an image
 
 
 class Clip(Protocol):
-    """An opened medium. Iterate once; close (or leave the `with` block) to end its decoder."""
+    """An opened medium. Iterate over it once; close it (or leave its `with` block) to end its decoder."""
 
     info: ClipInfo
     warnings: list[str]  # one line each, complete once iteration ended ("read 8.0 of 13.0 s: ...")
 
     def __iter__(self) -> Iterator[FrameChunk]:
-        """Chunks in time order; at least one frame in all. Raises `MediaError`."""
+        """Chunks in time order, with at least one frame in all. Raises `MediaError`."""
         ...
 
     def ready(self) -> bool:
-        """Whether the next chunk (or the end, or an error) can be had without waiting."""
+        """True if the next chunk (or the end, or an error) can be had without waiting."""
         ...
 
     def close(self) -> None:
         """Ends the decoder's process, if there is one. Safe to call twice, at any time."""
         ...
 
-    def __enter__(self) -> Self: ...
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+    ) -> None:
+        self.close()

@@ -31,7 +31,7 @@ _SEEK_FRAMES = 600  # decoding so many frames for nothing costs more than starti
 
 @dataclass(frozen=True)
 class Plan:
-    """The frames that a decoder shall give, each once."""
+    """The frames that a decoder is asked for, each once."""
 
     path: Path
     stream: int  # among all streams of the file
@@ -47,21 +47,21 @@ class Plan:
     seek: int = 0  # whole seconds after which decoding begins; ffmpeg counts time from there
 
     def rest(self, given: int) -> "Plan":
-        """What is left after the first `given` frames."""
+        """The plan without its first `given` frames."""
         return self.part(given, len(self.pts))
 
     def part(self, first: int, last: int) -> "Plan":
-        """The frames from `first` to before `last` of those asked for."""
+        """The plan for the frames from number `first` up to, but without, number `last`."""
         return replace(self, pts=self.pts[first:last], indices=self.indices[first:last])
 
 
 class DecoderError(Exception):
-    """The decoder ended early or gave what it should not; the text is one line."""
+    """A decoder ended early or gave something else than it was asked for; the text is one line."""
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """How to run one decoder and read it. Tests put others in `DECODERS`' place."""
+    """A decoder: how it is run and read. Tests put others in the place of `DECODERS`."""
 
     parts: Callable[[Plan], list[Plan]]  # each is one run of the command
     command: Callable[[Plan], Command]
@@ -106,7 +106,7 @@ def _ffmpeg_decode(plan: Plan) -> Command:
 
 
 def _offset(plan: Plan) -> int:
-    """Ticks by which ffmpeg's clock is behind after seeking; whole seconds are whole ticks."""
+    """The ticks by which ffmpeg's clock is behind after seeking; whole seconds are whole ticks."""
     return plan.seek * plan.time_base.denominator
 
 
@@ -183,5 +183,5 @@ DECODERS: Mapping[Name, Decoder] = {
 
 
 def decord_installed() -> bool:
-    """Whether decord can be found; does not import it."""
+    """True if decord is installed; does not import it."""
     return find_spec("decord") is not None

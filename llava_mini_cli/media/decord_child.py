@@ -37,7 +37,7 @@ def _write(data: memoryview) -> None:
 
 
 def _last_reason(text: str) -> str:
-    """What decord's C++ says went wrong, without the time, source line and path that it puts before it."""
+    """The reason that decord's C++ gives, without the time, source line and path that it puts before it."""
     first = next(iter(text.strip().splitlines()), "no reason given")
     return re.sub(r"^\[.*?\] (?=[A-Z])", "", re.split(r"\.cc:\d+: ", first)[-1])
 

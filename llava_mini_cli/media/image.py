@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterator
 from fractions import Fraction
 from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +20,7 @@ from PIL.ImageFile import ImageFile
 
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.geometry import nearest_index
-from llava_mini_cli.media.clip import ClipInfo, FrameChunk
+from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
 from llava_mini_cli.media.timeline import Selection, Timeline
 
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # with a signature
@@ -91,7 +89,7 @@ def open_picture(path: Path) -> Image.Image | None:
 
 
 def is_animation(picture: Image.Image) -> bool:
-    """Whether it has several frames that are shown one after the other."""
+    """True if the picture has several frames that are shown one after the other."""
     try:
         return picture.format in _ANIMATED and bool(getattr(picture, "is_animated", False))
     except _BROKEN:
@@ -109,18 +107,18 @@ def upright_size(picture: Image.Image) -> tuple[int, int]:
 
 
 def picture_bytes(picture: Image.Image) -> int:
-    """What a still picture that was just opened will hold, at most, while it is decoded; 30 MB more if it is a text."""
+    """The most bytes that decoding a still picture holds, told from its header; 30 MB more if the file is a text."""
     most = max(_MOST_BYTES_OF.get(picture.format or "", _MOST_BYTES), _MOST_BYTES_DEEP if _is_deep(picture) else 0)
     return most * picture.width * picture.height + _file_bytes(picture) + _CODEC_BYTES
 
 
 def animation_bytes(picture: Image.Image) -> int:
-    """What an animation that was just opened will hold, at most, while a frame of it is decoded."""
+    """The most bytes that decoding one frame of an animation holds, told from its header."""
     return _MOST_BYTES_MOVING * picture.width * picture.height + _file_bytes(picture) + _CODEC_BYTES
 
 
 def _file_bytes(picture: Image.Image) -> int:
-    """What is held of the file itself."""
+    """The bytes that Pillow holds of the file itself."""
     if picture.format not in _READ_WHOLE:
         return 0
     assert isinstance(picture, ImageFile)
@@ -174,11 +172,11 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-class PictureClip:
+class PictureClip(Clip):
     """One still picture; a `Clip` whose only chunk is `[1, height, width, 3]`."""
 
     def __init__(self, path: Path, picture: Image.Image, salvage: Salvage | None = None) -> None:
-        """`salvage`: gives what there is of a picture that is cut short; None: that is an error."""
+        """`salvage` reads the part that is there of a picture that is cut short; None: such a picture is an error."""
         warning = None
         with picture:
             try:
@@ -204,18 +202,11 @@ class PictureClip:
         """Lets go of the pixels."""
         self._pixels = None
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
-
 
 def animation_timeline(picture: Image.Image, alive: Callable[[], None]) -> tuple[Timeline, str | None]:
-    """When each frame is shown, and why later frames cannot be had, if so. Raises `MediaError` without a first one.
+    """The times at which frames are shown, and the reason why later frames cannot be had, if there is one.
 
-    Calls `alive` after each frame.
+    Calls `alive` after each frame. Raises `MediaError` where there is not even a first frame.
     """
     starts: list[int] = []
     now, duration, trouble = 0, 0, None
@@ -239,7 +230,7 @@ def animation_timeline(picture: Image.Image, alive: Callable[[], None]) -> tuple
     return Timeline(np.array(starts, np.int64), _MILLISECOND, duration), trouble
 
 
-class AnimationClip:
+class AnimationClip(Clip):
     """The sampled frames of an animation, squashed like those of a video; a `Clip`."""
 
     def __init__(
@@ -269,20 +260,12 @@ class AnimationClip:
         return frame[rows][:, columns]
 
     def ready(self) -> bool:
-        """Always: frames are decoded by whoever reads them."""
+        """True: frames are decoded by the thread that reads them."""
         return True
 
     def close(self) -> None:
         """Closes the file."""
         self._picture.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
 
 def _too_large(what: str) -> MediaError:
@@ -290,7 +273,7 @@ def _too_large(what: str) -> MediaError:
 
 
 def _broken(error: Exception) -> MediaError:
-    """What Pillow raised, of the kinds in `_BROKEN`, as an item's error."""
+    """An exception of Pillow's, of a kind in `_BROKEN`, as an item's error."""
     if isinstance(error, MemoryError | Image.DecompressionBombError):
         return _too_large("the picture")
     text = _line(error)

@@ -44,58 +44,41 @@ DECORD_SECONDS = 300.0  # beyond this length `auto` begins with ffmpeg: see docs
 _INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 _DECORD_CODECS = frozenset({"h264", "hevc", "vp9"})
 
-
-_DECODER_BYTES = 64 << 20  # of a decoder's process, about, without its frames
+_DECODER_BYTES = 64 << 20  # that the process of a decoder takes, about, without its frames
 _DECODER_FRAMES = 24  # full-size frames that a decoder keeps for reference and in its threads, about
-_CHUNKS_HELD = 4  # of a video: being filled, waiting (two) and in use
+_CHUNKS_HELD = 4  # chunks of a video: one being filled, two waiting, one in use
 
 
 class Opening(Protocol):
-    """Whoever waits for a medium to be opened, and decides when there is room for its frames."""
+    """The side that waits for a medium to be opened, and decides when there is room for its frames."""
 
     def alive(self) -> None:
-        """Something was done: the deadline of whoever waits begins anew."""
-        ...
+        """Says that something was done: the deadline of whoever waits begins anew."""
 
     def guarded(self) -> None:
-        """From here on a child process with a deadline of its own does the work."""
-        ...
+        """Says that from here on a child process with a deadline of its own does the work."""
 
     def reserve(self, size: int) -> None:
         """Waits until there is room for so many bytes, which are held until the clip is closed."""
-        ...
 
     def keep(self, size: int) -> None:
         """Gives back what was reserved but for so many bytes."""
-        ...
 
 
-class Unwatched:
-    """Nobody waits, and there is always room."""
-
-    def alive(self) -> None:
-        """Nobody minds."""
-
-    def guarded(self) -> None:
-        """Nobody minds."""
-
-    def reserve(self, size: int) -> None:
-        """There is room."""
-
-    def keep(self, size: int) -> None:
-        """There is room without it."""
+class Unwatched(Opening):
+    """An opening that nobody waits for, with room for anything."""
 
 
 UNWATCHED = Unwatched()
 
 
 def is_media_path(path: str | Path) -> bool:
-    """Whether a file's name ends as pictures' and videos' names do. For folders; a named file is always tried."""
+    """True if a name ends as those of pictures and videos do. For folders; a file that is named is always tried."""
     return Path(path).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
 
 
 def probe(path: str | Path, timeout: float = 10.0) -> ClipInfo:
-    """What a file's header says; decodes and counts nothing. Raises `MediaError`."""
+    """The facts that a file's header tells, without decoding or counting a frame. Raises `MediaError`."""
     path = Path(path)
     picture = _picture(path)
     if picture is not None:
@@ -118,7 +101,7 @@ def open_clip(
     """Opens a picture or a video.
 
     Args:
-        opening: Is told while it goes on, and asked for room before anything is decoded.
+        opening: is told how opening goes on, and asked for room before anything is decoded.
 
     Returns:
         A clip whose chunks hold up to `chunk_frames` frames: `[n, frame_size, frame_size, 3]` for a video or an
@@ -153,7 +136,7 @@ def open_clip(
 
 
 def _picture(path: Path) -> Image.Image | None:
-    """The picture's header, or None for what ffmpeg has to look at. Raises `MediaError` for what nothing can read."""
+    """The picture's header, or None for a file that ffmpeg has to look at. Raises `MediaError` for neither."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -270,7 +253,7 @@ def _video_info(
 
 
 def _order(found: VideoScan, options: SamplingOptions) -> tuple[Name, ...]:
-    """Which decoders to try: decord first where it is exact and the video is not long."""
+    """The decoders to try, in order: decord first where it is exact and the video is not long."""
     if options.decoder != "auto":
         return (options.decoder,)
     if not decord_installed() or _decord_doubt(found) or found.stream.rotation is not None or found.header.complaints:
@@ -279,7 +262,7 @@ def _order(found: VideoScan, options: SamplingOptions) -> tuple[Name, ...]:
 
 
 def _decord_doubt(found: VideoScan) -> str | None:
-    """Why decord may give other frames than those asked for."""
+    """The reason why decord may give other frames than those asked for, None where there is none."""
     if found.header.container not in _INDEXED_CONTAINERS:
         return f"container {found.header.container}"
     if found.stream.codec not in _DECORD_CODECS:
@@ -295,7 +278,7 @@ def _doubt(found: VideoScan, options: SamplingOptions) -> str | None:
 
 
 def _suspicion(found: VideoScan) -> str | None:
-    """What the header promises and the packets do not hold."""
+    """A warning that the packets hold less than the header promises, None where they do not."""
     promised, seen = found.header.duration_s, float(found.timeline.duration)
     if promised is None or seen > 0.98 * promised - 0.5:
         return None

@@ -1,4 +1,4 @@
-"""What a video file holds, as ffmpeg's own banner tells it: container, streams, size, rotation, duration.
+"""The contents of a video file, as ffmpeg's own banner tells them: container, streams, size, rotation, duration.
 
 Reads text only: runs nothing and knows nothing of frames.
 """
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from llava_mini_cli.errors import MediaError
 
-MAX_PIXELS = 8192 * 8192  # a frame of 200 MB as RGB; beyond that a file is an attack or an accident
+MAX_FRAME_PIXELS = 8192 * 8192  # a frame of 200 MB as RGB; beyond that a file is an attack or an accident
 
 _INPUT = re.compile(r"Input #0, ([\w,]+), from")
 _DURATION = re.compile(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)")
@@ -37,7 +37,7 @@ class VideoStream:
 
 @dataclass(frozen=True)
 class Header:
-    """What the banner says of a file."""
+    """The banner's facts about a file."""
 
     container: str  # ffmpeg's names, such as "mov,mp4,m4a,3gp,3g2,mj2"
     duration_s: float | None
@@ -53,7 +53,7 @@ class Header:
             raise MediaError("no_video", "no video stream" + (", only sound" if self.stream_count else ""))
         chosen = [video for video in moving if video.index == self.mapped]
         stream = (chosen or sorted(moving, key=lambda video: -video.width * video.height))[0]
-        if stream.width * stream.height > MAX_PIXELS:
+        if stream.width * stream.height > MAX_FRAME_PIXELS:
             raise MediaError("too_large", f"frames of {stream.width}x{stream.height} pixels are too large to decode")
         return stream
 
@@ -65,7 +65,7 @@ def display_size(stream: VideoStream) -> tuple[int, int]:
 
 
 def read_header(lines: Iterable[str]) -> Header:
-    """Parses what ffmpeg wrote to stderr under `-loglevel level+info` (or without `level+`)."""
+    """The header in the lines that ffmpeg wrote to stderr under `-loglevel level+info` (or without `level+`)."""
     container, duration, mapped, count = "", None, None, 0
     videos: list[VideoStream] = []
     complaints: list[str] = []

@@ -1,4 +1,4 @@
-"""What there is of a picture that is cut short, read by a process of its own: Pillow's switch for it is global.
+"""The part that is there of a picture that is cut short, read by a process of its own: Pillow's switch is global.
 
 python -m llava_mini_cli.media.salvage FILE      height and width, as 4 bytes each, then RGB
 """
@@ -20,10 +20,10 @@ _SIZE = struct.Struct("<II")
 
 
 def salvage(path: Path, broken: MediaError, timeout: float) -> NDArray[np.uint8]:
-    """Upright RGB `[height, width, 3]`; how the missing part looks is up to the format.
+    """Upright RGB `[height, width, 3]` of a picture that is cut short; how the missing part looks is up to the format.
 
     Raises:
-        MediaError: `broken`, where nothing can be had; or a timeout, in seconds.
+        MediaError: `broken`, where nothing can be read; or of kind timeout, after `timeout` seconds.
     """
     size = bytearray(_SIZE.size)
     with closing(Child(python_command(__name__, str(path.absolute())), timeout)) as child:

@@ -5,8 +5,8 @@ Demultiplexing alone costs about a second for an hour of video. Where the packet
 """
 
 from array import array
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,13 +24,13 @@ from llava_mini_cli.media.timeline import Timeline
 
 _KEY, _DISCARD = 0x1, 0x4  # packet flags of libavcodec
 _UNSET = -(1 << 63)  # its "no timestamp"
-_NOT_VIDEO = frozenset({"tty", "concat", "hls", "lavfi"})  # what ffmpeg makes of texts
+_NOT_VIDEO = frozenset({"tty", "concat", "hls", "lavfi"})  # formats that ffmpeg takes texts for
 _HIDDEN_FRAMES = frozenset({"vp8"})  # codecs whose packets need not be frames that are shown
 
 
 @dataclass(frozen=True)
 class VideoScan:
-    """What is known of a video before a frame of it is decoded."""
+    """Facts about a video that are known before a frame of it is decoded."""
 
     header: Header
     stream: VideoStream
@@ -39,7 +39,7 @@ class VideoScan:
     oddities: tuple[str, ...]  # why frames cannot be found by counting packets; empty for a plain file
 
 
-_FILE = "file:the one that is read"  # stands for it while the command is put together
+_FILE = "file:PATH"  # stands for the file that is read while the command is put together
 
 
 def ffmpeg_command(
@@ -80,28 +80,19 @@ _VIDEO_ONLY: dict[str, str | None] = {"an": None, "sn": None, "dn": None}
 
 def header_of(path: Path, timeout: float) -> Header:
     """The file's header alone. Raises `MediaError`."""
-    command = ffmpeg_command(path, {**_VIDEO_ONLY, "c": "copy", "t": "0", "f": "null"})
-    with closing(Child(command, timeout)) as child:
-        _finish(child)
-        header = read_header(child.said)
-    _check_container(header, child.said)
-    return header
+    with _running(ffmpeg_command(path, {**_VIDEO_ONLY, "c": "copy", "t": "0", "f": "null"}), timeout) as child:
+        pass
+    return _opened(child.said)
 
 
 def scan(path: Path, timeout: float) -> VideoScan:
-    """Header and timestamps. Raises `MediaError`, of kind timeout when ffmpeg tells nothing for `timeout` seconds."""
-    command = ffmpeg_command(path, {**_VIDEO_ONLY, "c": "copy", "f": "framecrc"})
-    with closing(Child(command, timeout)) as child:
-        try:
-            packets = _Packets.read(_lines(child))
-        except StalledError:
-            raise _stalled(timeout) from None
-        _finish(child)
-        header = read_header(child.said)
-    _check_container(header, child.said)
+    """Header and timestamps. Raises `MediaError`, of kind timeout if ffmpeg is silent for `timeout` seconds."""
+    with _running(ffmpeg_command(path, {**_VIDEO_ONLY, "c": "copy", "f": "framecrc"}), timeout) as child:
+        packets = _Packets.read(_lines(child))
+    header = _opened(child.said)
     stream = header.stream()
     if not stream.width * stream.height:  # what a picture's name alone gives, too
-        raise MediaError("unreadable", "neither a picture nor a video in any known format")
+        raise _no_medium()
     if stream.codec == "none":
         raise MediaError("unsupported_codec", "the video's codec is not known to ffmpeg")
     oddities = packets.oddities(stream.codec)
@@ -136,7 +127,7 @@ class _Packets:
         return packets
 
     def countable(self, codec: str) -> bool:
-        """Whether each packet that is not discarded is one shown frame with a timestamp of its own."""
+        """True if each packet that is not discarded is one shown frame with a timestamp of its own."""
         shown = self._pts[self._shown]
         own = len(shown) > 0 and shown.min() != _UNSET and len(np.unique(shown)) == len(shown)
         return own and codec not in _HIDDEN_FRAMES
@@ -153,7 +144,7 @@ class _Packets:
         return np.sort(keys[keys != _UNSET])
 
     def oddities(self, codec: str) -> tuple[str, ...]:
-        """What makes a decoder that counts packets, or seeks by them, give another frame than the one asked for."""
+        """The reasons why a decoder that counts packets, or seeks by them, may give another frame than it should."""
         signs = {
             "packets without timestamps of their own": not self.countable(codec),
             "edit list": not self._shown.all(),
@@ -175,7 +166,7 @@ class _Packets:
         return self._flags & _DISCARD == 0
 
     def _open_groups(self) -> bool:
-        """Whether a packet is shown before the key frame that it follows."""
+        """True if a packet is shown before the key frame that it follows."""
         key = None
         for pts, flags in zip(self.pts, self.flags, strict=True):
             if flags & _KEY:
@@ -203,14 +194,10 @@ def _decoded_timeline(path: Path, stream: VideoStream, time_base: Fraction, time
         **timestamps_as_notes(time_base),
     }
     times: list[int] = []
-    with closing(Child(ffmpeg_command(path, options), timeout)) as child:
-        try:
-            while (note := child.read_note()) is not None:
-                child.expect()
-                times.append(int(note))
-        except StalledError:
-            raise _stalled(timeout) from None
-        _finish(child)
+    with _running(ffmpeg_command(path, options), timeout) as child:
+        while (note := child.read_note()) is not None:
+            child.expect()
+            times.append(int(note))
     if not times:
         return None
     pts = np.unique(np.array(times, np.int64))
@@ -226,15 +213,16 @@ def _lines(child: Child) -> Iterator[bytes]:
         yield from lines
 
 
-def _finish(child: Child) -> int:
-    try:
-        return child.finish()
-    except StalledError:
-        raise _stalled(child.timeout) from None
-
-
-def _stalled(timeout: float) -> MediaError:
-    return MediaError("timeout", f"the file gave nothing for {timeout:g} s while its frames were being counted")
+@contextmanager
+def _running(command: Command, timeout: float) -> Generator[Child]:
+    """A run of ffmpeg, which has ended when the block is left. Raises `MediaError` where it stalls."""
+    with closing(Child(command, timeout)) as child:
+        try:
+            yield child
+            child.finish()
+        except StalledError:
+            reason = f"the file gave nothing for {timeout:g} s while its frames were being counted"
+            raise MediaError("timeout", reason) from None
 
 
 def _no_frames(header: Header, has_packets: bool) -> MediaError:
@@ -245,15 +233,22 @@ def _no_frames(header: Header, has_packets: bool) -> MediaError:
     return MediaError("empty", "the video stream holds no frame")
 
 
-def _check_container(header: Header, said: list[str]) -> None:
+def _opened(said: list[str]) -> Header:
+    """The header of a file that ffmpeg could open. Raises `MediaError` where it could not, or is no video."""
+    header = read_header(said)
     if not header.container:
         raise _open_error(header, said)
     if header.container in _NOT_VIDEO:
-        raise MediaError("unreadable", "neither a picture nor a video in any known format")
+        raise _no_medium()
+    return header
+
+
+def _no_medium() -> MediaError:
+    return MediaError("unreadable", "neither a picture nor a video in any known format")
 
 
 def _open_error(header: Header, said: list[str]) -> MediaError:
-    """Why ffmpeg could not open a file."""
+    """The error for a file that ffmpeg could not open, told from its words."""
     text = "\n".join(said)
     guessed = "misdetection possible" in text  # nothing in the file but its name says what it is
     if "moov atom not found" in text and not guessed:
@@ -263,7 +258,7 @@ def _open_error(header: Header, said: list[str]) -> MediaError:
     if "Input/output error" in text:
         return MediaError("unreadable", "input/output error while reading")
     if "Invalid data found" in text or guessed:
-        return MediaError("unreadable", "neither a picture nor a video in any known format")
+        return _no_medium()
     return MediaError("unreadable", f"cannot be opened{because(header.complaints)}")
 
 

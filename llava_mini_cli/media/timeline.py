@@ -1,16 +1,20 @@
-"""When each frame of a video is shown, and which of them are looked at.
+"""The times at which a video's frames are shown, and the choice of those that are looked at.
 
 Arithmetic on timestamps only: knows neither decoders nor files.
 """
 
 from dataclasses import dataclass
 from fractions import Fraction
+from math import lcm
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.geometry import segment_middles
+
+_LARGEST = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -77,36 +81,43 @@ def sample_count(total: int, native_fps: float, fps: float) -> int:
 
 
 def select_frames(timeline: Timeline, options: SamplingOptions) -> Selection | None:
-    """The frames to look at, or None where no frame lies between `options.start` and `options.end`.
+    """The frames to look at, or None where the video has ended before `options.start`.
 
-    Evenly spaced frames are chosen by index, by the reference's rule; others by time: for the middle of each of
-    equal segments the frame that is on display then, once.
+    Evenly spaced frames are chosen by index, by the reference's rule; others, and a span in which no frame begins,
+    by time: for the middle of each of equal segments the frame that is on display then, once.
     """
     seconds = timeline.seconds
     first = int(np.searchsorted(seconds, options.start or 0.0, side="left"))
     last = len(seconds) if options.end is None else int(np.searchsorted(seconds, options.end, side="left"))
     total = last - first
-    if total <= 0:
-        return None
     rate = constant_rate(timeline)
-    if rate is not None or total == 1:
+    if total > 0 and (rate is not None or len(timeline) == 1):
         count = sample_count(total, rate or 1.0, options.fps)
-        chosen = segment_middles(total, _capped(count, options))
+        indices = first + segment_middles(total, _capped(count, options))
     else:
-        chosen = _by_time(timeline, first, last, options)
-    indices = first + chosen
-    return Selection(indices, timeline.pts[indices], seconds[indices])
+        indices = _by_time(timeline, options)
+    return Selection(indices, timeline.pts[indices], seconds[indices]) if len(indices) else None
 
 
-def _by_time(timeline: Timeline, first: int, last: int, options: SamplingOptions) -> NDArray[np.int64]:
-    pts = timeline.pts[first:last]
-    after = int(timeline.pts[last]) if last < len(timeline) else int(timeline.pts[-1]) + timeline.last_duration
-    span = after - int(pts[0])
-    count = max(1, min(len(pts), int(span * timeline.time_base * Fraction(options.fps))))
-    count = _capped(count, options)
-    middles: NDArray[np.float64] = pts[0] + (np.arange(count) + 0.5) * (span / count)
-    shown: NDArray[np.int64] = np.searchsorted(pts, middles, side="right") - 1
-    return shown[np.diff(shown, prepend=-1) > 0]
+def _by_time(timeline: Timeline, options: SamplingOptions) -> NDArray[np.int64]:
+    """The positions of the frames that are on display in the middle of a segment; none behind the video's end.
+
+    In whole numbers, so that a middle that falls on a frame's beginning is that frame's.
+    """
+    begin, end = options.start or 0.0, timeline.duration
+    if not begin < end:
+        return np.empty(0, np.int64)
+    begin = Fraction(str(begin))
+    span = (end if options.end is None or options.end >= end else Fraction(str(options.end))) - begin
+    count = _capped(max(1, int(span * Fraction(str(options.fps)))), options)
+    scale = lcm(begin.denominator, span.denominator, timeline.time_base.denominator)
+    tick, offset, whole = (int(scale * part) for part in (timeline.time_base, begin, span))
+    ticks: NDArray[Any] = timeline.pts - timeline.pts[0]
+    if 2 * count * (int(ticks[-1]) * tick + offset) + whole > _LARGEST:
+        ticks = ticks.astype(object)  # Python's own numbers, which are slower
+    # The number of middles before each frame begins; the first one is on display before that, too.
+    before = np.clip(-((whole - 2 * count * (ticks * tick - offset)) // (2 * whole)), 0, count)
+    return np.flatnonzero(np.diff([0, *before[1:], count]))
 
 
 def _capped(count: int, options: SamplingOptions) -> int:

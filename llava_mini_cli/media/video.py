@@ -7,15 +7,13 @@ Knows how to go on after a failure; knows nothing of containers or of the decode
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Self
 
 import numpy as np
 
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.handover import HandOver, StoppedError
 from llava_mini_cli.media.child import Child, KilledError, StalledError
-from llava_mini_cli.media.clip import ClipInfo, FrameChunk
+from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
 from llava_mini_cli.media.decoders import Decoder, DecoderError, Name, Pixels, Plan
 from llava_mini_cli.media.scan import clean
 from llava_mini_cli.media.timeline import Selection
@@ -29,7 +27,7 @@ _UNKNOWN_CODEC = ("Unknown decoder", "Decoder not found", "no decoder found", "c
 
 @dataclass(frozen=True)
 class Decoding:
-    """Everything that is settled before a video's first frame is decoded."""
+    """The decisions that are made before a video's first frame is decoded."""
 
     plan: Plan
     selection: Selection
@@ -41,7 +39,7 @@ class Decoding:
     doubt: str | None  # why the asked decoder may be wrong about this file; None: no reason
 
 
-class VideoClip:
+class VideoClip(Clip):
     """The sampled frames of a video; a `Clip`. Its decoder starts at once and waits when nobody takes its frames."""
 
     def __init__(self, info: ClipInfo, decoding: Decoding) -> None:
@@ -61,7 +59,7 @@ class VideoClip:
             self.close()
 
     def ready(self) -> bool:
-        """Whether the next chunk (or the end, or an error) can be had without waiting."""
+        """True if the next chunk (or the end, or an error) can be had without waiting."""
         return self._chunks.ready()
 
     def close(self) -> None:
@@ -72,14 +70,6 @@ class VideoClip:
                 self._child.kill()
         self._chunks.stop()
         self._chunks.join(JOIN_S)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _produce(self, chunks: HandOver[FrameChunk]) -> None:
         packer = _Packer(self._decoding.selection, self._decoding.chunk_frames, chunks)
@@ -94,7 +84,7 @@ class VideoClip:
         self._account(packer, failure)
 
     def _decode(self, name: Name, packer: "_Packer") -> MediaError | None:
-        """Runs one decoder over what is still to be had; gives the failure that the next one may mend."""
+        """Runs one decoder over the frames that are still missing; returns the failure that the next one may mend."""
         decoder = self._decoding.decoders[name]
         try:
             for part in decoder.parts(self._decoding.plan.rest(packer.passed)):
@@ -134,7 +124,7 @@ class VideoClip:
             child.close()
 
     def _account(self, packer: "_Packer", failure: MediaError | None) -> None:
-        """Says what is missing, and why."""
+        """Adds warnings that say which frames are missing, and why."""
         decoding = self._decoding
         wanted = len(decoding.plan.pts)
         if packer.given < wanted:

@@ -9,7 +9,7 @@ NO_TARGET = -100
 
 
 def answer_numbers(targets: torch.Tensor) -> torch.Tensor:
-    """Which answer each target belongs to, counted over the whole batch: int64 like `targets`, -1 outside.
+    """The number of the answer that each target belongs to, over the whole batch: int64 like `targets`, -1 outside.
 
     Args:
         targets: int64 `[B, S]`, -100 where there is none; an answer is an unbroken run of targets.

@@ -1,6 +1,6 @@
-"""Checked records -> what the model is trained on: ids, targets and frames, made when their turn comes.
+"""Checked records as training examples: ids, targets and frames, made when their turn comes.
 
-Only answers are targets. The layout is the one that `model.prompts` builds for questions, turn after turn.
+Only answers are targets. The layout is the one that `model.prompt_layouts` builds for questions, turn after turn.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,8 @@ from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.media.open import open_clip
 from llava_mini_cli.model import LlavaMiniProcessor
 from llava_mini_cli.model.prompt_layouts import IMAGE
+from llava_mini_cli.train.answers_loss import NO_TARGET
 from llava_mini_cli.train.records import Record, Turn
-
-NO_TARGET = -100
 
 
 class TurnIds:
@@ -72,7 +71,7 @@ class ConversationData(Dataset[dict[str, Any]]):
         return len(self.records)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """`ids`, `targets` int64 `[S]`, and `pixels` float32 `[T, parts, 3, H, W]` (None for text alone)."""
+        """`ids` and `targets`, int64 `[S]`, and `pixels`, float32 `[T, parts, 3, H, W]` (None for text alone)."""
         record = self.records[index]
         ids, targets = self.turn_ids(record.turns, record.path is not None)
         pixels = None if record.path is None else self._pixels(record)

@@ -48,7 +48,7 @@ class ConversationTrainer(nn.Module):
             parameter.requires_grad_(part in PARTS[stage] and not name.endswith("pos_embed"))
 
     def gradient_checkpointing_enable(self, **settings: Any) -> None:
-        """What Trainer calls under `activation_checkpointing`."""
+        """Trades time for memory; Trainer calls it under `activation_checkpointing`."""
         self.model.gradient_checkpointing_enable(**settings)
 
     def forward(
@@ -148,7 +148,7 @@ def _stage_directory(options: TrainOptions) -> Path:
 
 
 def run_facts(options: TrainOptions, records: Sequence[Record]) -> dict[str, Fact]:
-    """What decides the outcome of a run; the model by its name, since `--model run/model -o run` replaces it."""
+    """The facts that decide a run's outcome; the model by its name, since `--model run/model -o run` replaces it."""
     names = ("model", "batch", "device_batch", "epochs", "learning_rate", "warmup", "average", "lora_rank", "seed")
     digest = sha256()
     for record in records:
@@ -158,7 +158,7 @@ def run_facts(options: TrainOptions, records: Sequence[Record]) -> dict[str, Fac
 
 
 def updates(records: int, epochs: float, device_batch: int, accumulate: int) -> int:
-    """How many updates so many passes take: each pass ends with one of what is left, as Trainer makes it."""
+    """The number of updates in `epochs` passes. Each pass ends with one for the records left over, as in Trainer."""
     each = math.ceil(math.ceil(records / device_batch) / accumulate)
     return max(1, math.ceil(epochs * each))
 
@@ -189,7 +189,7 @@ def _train(
 
 
 def save(model: LlavaMiniForConditionalGeneration, processor: LlavaMiniProcessor, target: Path) -> None:
-    """A checkpoint directory that `--model` takes, with the tower's weights in it."""
+    """Writes a checkpoint directory that `--model` takes, with the tower's weights in it."""
     model.config.unfreeze_mm_vision_tower = True  # the tower in the checkpoint counts, wherever the directory goes
     model.save_pretrained(target)
     processor.save_pretrained(target)

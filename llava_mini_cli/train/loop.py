@@ -1,4 +1,4 @@
-"""One stage of training on transformers' Trainer: resumes, logs curves, and takes the demo's optimiser if asked.
+"""One stage of training on transformers' Trainer: resumes, logs curves, trains with AdamW, or Muon where a rate is set.
 
 Knows nothing of the model or the data; every module that returns a `loss` can be trained.
 """
@@ -20,7 +20,7 @@ from llava_mini_cli.train.stage_resume import last_checkpoint
 
 @dataclass(frozen=True)
 class StageSettings:
-    """How one stage is trained."""
+    """The settings of one stage of training."""
 
     name: str
     steps: int

@@ -1,4 +1,4 @@
-"""Muon for matrices and AdamW for everything else, as one optimiser: what the demo preset trains with.
+"""Muon for matrices and AdamW for everything else, as one optimiser. The demo preset trains with it.
 
 Muon (Jordan et al. 2024) replaces a matrix's momentum by the nearest orthogonal matrix, found by five
 Newton-Schulz steps. Matrices of one shape are handled as one batch, which is what makes it cheap here.

@@ -17,9 +17,9 @@ from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import MediaError, UsageError
 from llava_mini_cli.media.clip import MediaKind
 from llava_mini_cli.media.open import open_clip
+from llava_mini_cli.model.prompt_layouts import IMAGE
 
-IMAGE = "<image>"
-SPEAKERS = {"human": True, "user": True, "gpt": False, "assistant": False}  # whether each one asks
+SPEAKERS = {"human": True, "user": True, "gpt": False, "assistant": False}  # True: asks; False: answers
 
 
 @dataclass(frozen=True)
@@ -54,21 +54,21 @@ class BadRecord:
 
 @dataclass(frozen=True)
 class RecordSet:
-    """What a data file holds."""
+    """The records of a data file, good and bad."""
 
     file: Path
     good: tuple[Record, ...]
     bad: tuple[BadRecord, ...]
 
     def with_media(self, why: str) -> "RecordSet":
-        """The same, but records of text alone are bad."""
+        """The set in which records of text alone are bad, for the reason `why`."""
         text = tuple(BadRecord(self.file, record.number, why) for record in self.good if record.path is None)
         bad = sorted((*self.bad, *text), key=lambda record: record.number)
         return RecordSet(self.file, tuple(record for record in self.good if record.path is not None), tuple(bad))
 
 
 class _UnusableRecordError(Exception):
-    """Why one record cannot be used."""
+    """A record cannot be used; the text says why."""
 
 
 def read_records(file: Path, media_root: Path | None = None, *, check_media: bool = True) -> RecordSet:
@@ -102,7 +102,7 @@ def read_records(file: Path, media_root: Path | None = None, *, check_media: boo
 
 
 def medium_trouble(path: Path) -> str | None:
-    """Why a medium cannot be used, or None. Decodes its first frame."""
+    """The reason why a medium cannot be used, or None. Decodes its first frame."""
     try:
         with open_clip(path, SamplingOptions(max_frames=1)) as clip:
             for _ in clip:
@@ -141,7 +141,7 @@ def _line_value(line: str) -> Any:
 
 
 def _records_before(text: str) -> int:
-    """How many whole records of a JSON array come before its first fault."""
+    """The number of whole records of a JSON array before its first fault."""
     decoder = json.JSONDecoder()
     at, count = text.find("[") + 1, 0
     while True:
@@ -202,7 +202,7 @@ def _turns(value: Any) -> tuple[Turn, ...]:
 
 
 def _utterance(entry: Any) -> tuple[bool, str]:
-    """Whether the speaker asks, and what is said without the place of the medium."""
+    """True if the speaker asks, and the words without the placeholder of the medium."""
     if not isinstance(entry, dict):
         raise _UnusableRecordError("a conversation with an entry that is no object")
     fields = cast(dict[str, Any], entry)

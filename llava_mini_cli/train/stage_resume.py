@@ -1,4 +1,4 @@
-"""Where a stage goes on after it was stopped: its newest whole checkpoint, and whether that is of the same run.
+"""The newest whole checkpoint of a stage, from which it goes on, and the check that this is of the same run.
 
 Knows nothing of models or data.
 """
@@ -22,7 +22,7 @@ def whole_checkpoints(stage: Path) -> list[Path]:
 
 
 def last_checkpoint(stage: Path) -> Path | None:
-    """The newest whole checkpoint; those that a kill or a full disk cut short are taken away."""
+    """The newest whole checkpoint. Checkpoints that a kill or a full disk cut short are removed."""
     whole = whole_checkpoints(stage)
     for path in _checkpoints(stage):
         if path not in whole:
@@ -31,7 +31,7 @@ def last_checkpoint(stage: Path) -> Path | None:
 
 
 def same_run(stage: Path, facts: Mapping[str, Fact]) -> None:
-    """Notes what a stage is trained with, or compares it with what its checkpoints were.
+    """Writes down the facts that decide a run, or compares them with those of the checkpoints that are there.
 
     Raises:
         UsageError: there are checkpoints of another run; the differences are named.

@@ -97,7 +97,7 @@ def _tables(group: dict[str, Any]) -> list[tuple[int, int]]:
 
 
 def additive_masks(layout: dict[str, Any], dtype: torch.dtype) -> list[Masks]:
-    """What is added to scores in each group.
+    """The tensors that are added to scores in each group.
 
     The padding of what is shared, `[R, 1, 1, P]` or None; then for what is shared and each table of questions what
     comes later, `[length, length]`, which hides padding, too.

@@ -9,15 +9,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from llava_mini_cli.demo.image_questions import IMAGE_KINDS, IMAGE_STEPS, DemoQuestion, image_question
 from llava_mini_cli.demo.render import random_look
-from llava_mini_cli.demo.scenes import CANVAS, Scene, Split, Thing, generator, random_scene
+from llava_mini_cli.demo.scenes import CANVAS, Scene, Split, Thing, random_scene
 from llava_mini_cli.demo.video_questions import VIDEO_KINDS, VIDEO_STEPS, video_question
 from llava_mini_cli.demo.videos import LONGEST, Story, Video, random_video
 from llava_mini_cli.train.demo_preset.fusion_truth import cell_truth
-from llava_mini_cli.train.demo_preset.pixels import picture
+from llava_mini_cli.train.demo_preset.pixels import RenderedData, picture
 
 IMAGE_WEIGHTS = {  # how often a kind is asked about an image, before ambiguous ones are left out
     "colour": 1.0,
@@ -161,7 +160,7 @@ def position_gap(rng: np.random.Generator, seconds: int) -> tuple[int, int]:
     return int(rng.integers(seconds + 1)), int(math.exp(rng.uniform(math.log(20), math.log(LONGEST_GAP))))
 
 
-class DemoData(Dataset[RenderedMedium]):
+class DemoData(RenderedData[RenderedMedium]):
     """Endless media: `images` of every `period` are images and the rest videos. The same index gives the same one."""
 
     def __init__(
@@ -172,23 +171,18 @@ class DemoData(Dataset[RenderedMedium]):
         period: int = 16,
         first: int = 0,
         captions_only: bool = False,
-        longest: int = 160,
+        longest: int = LONGEST,
         video_ask: Mapping[str, int] = VIDEO_ASK,
     ) -> None:
-        self.split: Split = split
-        self.length = length
+        super().__init__(split, length, first)
         self.images = images
         self.period = period
-        self.first = first
         self.captions_only = captions_only
         self.longest = longest
         self.video_ask = video_ask
 
-    def __len__(self) -> int:
-        return self.length
-
     def __getitem__(self, index: int) -> RenderedMedium:
-        rng = generator(self.split, self.first + index)
+        rng = self.generator(index)
         if index % self.period < self.images:
             medium = image_medium(rng, self.split, self.captions_only)
         else:

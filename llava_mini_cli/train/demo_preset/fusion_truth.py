@@ -1,4 +1,4 @@
-"""What pre-fusion has to give the language model, asked by linear heads that are thrown away after training.
+"""The knowledge that pre-fusion has to hand to the language model, asked by linear heads that training throws away.
 
 A frame's token is asked which thing stands in each of the nine places: an image's text reads the patches itself, and
 so teaches the token little; without this, the token came to hold what there is but not where, and a video's frames
@@ -26,8 +26,7 @@ NOTHING = (0, IGNORED, IGNORED, IGNORED)
 
 def thing_truth(thing: Thing) -> tuple[int, int, int, int]:
     """A thing as class numbers of `HEADS`."""
-    place = thing.row * 3 + thing.column
-    return SHAPES.index(thing.shape) + 1, COLOURS.index(thing.colour), SIZES.index(thing.size), place
+    return SHAPES.index(thing.shape) + 1, COLOURS.index(thing.colour), SIZES.index(thing.size), thing.cell
 
 
 def cell_truth(scene: Scene) -> NDArray[np.int64]:

@@ -17,7 +17,7 @@ from llava_mini_cli.train.demo_preset.attention import additive_masks, attend, c
 from llava_mini_cli.train.demo_preset.fusion_truth import FusionHeads
 
 Mode = Literal["language", "patches", "fused"]
-FUSION_SHARE = 0.5  # of what pre-fusion is asked, in the loss; answers: 1
+FUSION_SHARE = 0.5  # weight of what pre-fusion is asked, in the loss; that of answers is 1
 
 
 class PackedTrainer(nn.Module):
@@ -40,7 +40,7 @@ class PackedTrainer(nn.Module):
         self.train_only(trained)
 
     def train_only(self, trained: tuple[str, ...] | None) -> None:
-        """Which parts get gradients, named as for the constructor; `heads`, too."""
+        """Lets only these parts get gradients, named as for the constructor; `heads` may be among them."""
         for name, parameter in self.named_parameters():
             part = name.removeprefix("model.").removeprefix("model.").split(".")[0]
             wanted = part != "vision_tower" if trained is None else part in trained
@@ -92,7 +92,7 @@ class PackedTrainer(nn.Module):
     def embedded(
         self, pixels: torch.Tensor, ids: torch.Tensor, fusion: dict[str, Any]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the LLM reads of texts and frames, as the mode says: `[T, width]` and `[F, N, width]`."""
+        """Texts and frames as the LLM reads them in this mode: `[T, width]` and `[F, N, width]`."""
         vision = self.vision(pixels)
         return self.fused(vision, ids, fusion) if self.mode == "fused" else self.plain(vision, ids)
 
@@ -114,7 +114,7 @@ class PackedTrainer(nn.Module):
     ) -> dict[str, torch.Tensor]:
         """The loss per answer, and the weighted share of answer tokens that are right; shapes in `packing`.
 
-        Where there is pre-fusion, what it is asked counts, too.
+        Where there is pre-fusion, the loss of its own questions counts, too.
         """
         texts, tokens = self.embedded(pixel_values, text_ids, fusion)
         logits = self.logits(texts, tokens, llm)
@@ -135,18 +135,6 @@ class PackedTrainer(nn.Module):
         of_texts, named = self.heads.texts(ends, truth["named"])
         behind = self.heads.backgrounds(ends, truth["background"])
         return {"loss": of_frames + of_texts + behind, "seen": seen, "named": named, "behind": behind.detach()}
-
-    def predictions(
-        self,
-        pixel_values: torch.Tensor,
-        text_ids: torch.Tensor,
-        fusion: dict[str, Any],
-        llm: dict[str, Any],
-        truth: dict[str, torch.Tensor],
-    ) -> torch.Tensor:
-        """Whether each answer token is the likeliest given the true ones before it, bool `[M]`."""
-        logits = self.logits(*self.embedded(pixel_values, text_ids, fusion), llm)
-        return logits.argmax(-1) == llm["token"]
 
 
 class FusionTrainer(nn.Module):

@@ -1,7 +1,7 @@
 """Several questions about one medium packed into one sequence, and several media into one batch: indices only.
 
 Each question sees the vision, the shared beginning of the prompt and itself, at the positions it would have
-alone, so that packing changes the cost and not the result (a test asserts it). `packed` runs the model on it.
+alone, so that packing changes the cost and not the result (a test asserts it). `packed_model` runs the model on it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -44,13 +44,13 @@ class PromptIds:
 
 
 def alike(_: int) -> Mapping[str, float]:
-    """Every answer counts the same."""
+    """No weights: every answer counts the same."""
     return {}
 
 
 @dataclass(frozen=True)
 class Texts:
-    """Where a medium's texts stand in the flat list of all texts."""
+    """The place of a medium's texts in the flat list of all texts."""
 
     begin: int
     questions: tuple[int, ...]  # their lengths, in order, behind the prompt's beginning
@@ -75,7 +75,7 @@ class Packer:
         self.weights = weights or alike
 
     def __call__(self, media: Sequence[RenderedMedium]) -> dict[str, Any]:
-        """Tensors for `packed.PackedTrainer.forward`."""
+        """Tensors for `PackedTrainer.forward`."""
         ids: list[int] = []
         texts: list[Texts] = []
         for medium in media:
@@ -184,7 +184,7 @@ class Packer:
         }
 
     def _truth(self, media: Sequence[RenderedMedium], texts: list[Texts]) -> dict[str, torch.Tensor]:
-        """What pre-fusion is asked (`fusion_truth`): every frame's places, and where images' questions end."""
+        """Answers that pre-fusion owes (`fusion_truth`): every frame's places, and the ends of images' questions."""
         named: list[DemoQuestion] = []
         ends: list[int] = []
         for medium, text in zip(media, texts, strict=True):

@@ -3,19 +3,41 @@
 An image is resized by CLIP's bicubic step; a video frame is first squashed to a square by nearest sampling.
 """
 
+from typing import TypeVar
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch.utils.data import Dataset
 
 from llava_mini_cli.demo.render import Look, render
-from llava_mini_cli.demo.scenes import Scene
+from llava_mini_cli.demo.scenes import Scene, Split, generator
 from llava_mini_cli.geometry import nearest_index
 
 EDGE = 72  # pixels of the demo tower's input
 FRAME_EDGE = 336  # pixels of the square to which video frames are squashed
 MEAN = np.array([0.48145466, 0.4578275, 0.40821073], dtype=np.float32)
 STD = np.array([0.26862954, 0.26130258, 0.27577711], dtype=np.float32)
+
+
+Rendered = TypeVar("Rendered")
+
+
+class RenderedData(Dataset[Rendered]):
+    """Examples of a split rendered on demand, the first of them the one with the number `first`."""
+
+    def __init__(self, split: Split, length: int, first: int = 0) -> None:
+        self.split: Split = split
+        self.length = length
+        self.first = first
+
+    def __len__(self) -> int:
+        return self.length
+
+    def generator(self, index: int) -> np.random.Generator:
+        """The random stream of one example, the same every time."""
+        return generator(self.split, self.first + index)
 
 
 def squashed(pixels: NDArray[np.uint8], edge: int = FRAME_EDGE) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from llava_mini_cli.demo.image_questions import IMAGE_KINDS, DemoQuestion, image_question
 from llava_mini_cli.demo.render import random_look, render
-from llava_mini_cli.demo.scenes import CANVAS, Split, generator, random_scene
+from llava_mini_cli.demo.scenes import CANVAS, Split, generator, pick, random_scene
 from llava_mini_cli.demo.video_questions import VIDEO_KINDS, video_question
 from llava_mini_cli.demo.videos import Story, random_video
 
@@ -36,7 +36,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Score:
-    """How many of a kind's questions were answered exactly."""
+    """The number of a kind's questions that were answered exactly."""
 
     kind: str
     right: int
@@ -87,9 +87,7 @@ STORIES_OF: dict[str, tuple[Story, ...]] = {  # which stories allow a question o
 def video_item(rng: np.random.Generator, split: Split, kind: str) -> Item | None:
     """A video with one question of a kind (`brief_2min` and the like: of that length)."""
     asked = "brief" if kind in BRIEF_SECONDS else kind
-    stories = STORIES_OF[asked]
-    story = stories[int(rng.integers(len(stories)))]
-    video = random_video(rng, split, story, BRIEF_SECONDS.get(kind))
+    video = random_video(rng, split, pick(rng, STORIES_OF[asked]), BRIEF_SECONDS.get(kind))
     question = video_question(rng, video, split, asked)
     if question is None:
         return None
@@ -105,7 +103,7 @@ def video_item(rng: np.random.Generator, split: Split, kind: str) -> Item | None
 
 
 def items(kind: str, count: int, split: Split = "heldout") -> Iterator[Item]:
-    """`count` questions of a kind, always the same ones."""
+    """Questions of a kind, `count` of them, always the same ones."""
     make = image_item if kind in IMAGE_KINDS else video_item
     index, found = FIRST.get(split, 0), 0
     while found < count:

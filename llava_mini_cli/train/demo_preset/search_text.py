@@ -1,4 +1,4 @@
-"""Search texts with known truth: what a text says of a scene, as parts that can be checked against any scene."""
+"""Search texts with known truth: a text as parts that can be checked against any scene."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,14 +9,13 @@ from numpy.typing import NDArray
 from llava_mini_cli.demo.image_questions import article, at_place, numbered
 from llava_mini_cli.demo.scenes import COLOURS, MAX_THINGS, PLACES, SHAPES, SIZES, Scene, Thing, pick
 
-EVERY_PLACE = tuple(place for row in PLACES for place in row)
 UNSAID, NOTHING = -1, -2  # in coded parts: an attribute that is not mentioned; in coded scenes: no thing
 FIELDS = 4  # colour, shape, size, place
 
 
 @dataclass(frozen=True)
 class TextPart:
-    """What a text says of one thing."""
+    """The part of a text that is about one thing."""
 
     colour: str
     shape: str
@@ -24,12 +23,12 @@ class TextPart:
     place: str | None = None
 
     def words(self) -> str:
-        """As someone would write it."""
+        """The part as someone would write it."""
         name = " ".join(word for word in (self.size, self.colour, self.shape) if word)
         return article(name) + (f" {at_place(self.place)}" if self.place else "")
 
     def fits(self, thing: Thing) -> bool:
-        """Whether it is true of a thing."""
+        """True if the thing is as the part says."""
         pairs = ((self.colour, thing.colour), (self.shape, thing.shape), (self.size, thing.size))
         return all(said in (None, true) for said, true in (*pairs, (self.place, thing.place)))
 
@@ -45,12 +44,12 @@ class SearchText:
     is_caption: bool = False  # a whole sentence
 
     def words(self) -> str:
-        """`a red circle and a small blue square at the left`."""
+        """The text as someone would write it: `a red circle and a small blue square at the left`."""
         text = numbered([part.words() for part in self.parts])
         return text[0].upper() + text[1:] + "." if self.is_caption else text
 
     def is_true(self, scene: Scene) -> bool:
-        """Whether a scene shows everything that is said."""
+        """True if a scene shows everything that is said."""
         return all(any(part.fits(thing) for thing in scene.things) for part in self.parts)
 
 
@@ -79,7 +78,7 @@ def untrue_text(rng: np.random.Generator, text: SearchText, scene: Scene) -> Sea
         elif draw < 0.65:
             part = replace(part, shape=pick(rng, SHAPES))
         elif draw < 0.95:
-            part = replace(part, place=pick(rng, EVERY_PLACE))
+            part = replace(part, place=pick(rng, PLACES))
         else:
             part = replace(part, size=pick(rng, SIZES))
         changed = replace(text, parts=(*text.parts[:at], part, *text.parts[at + 1 :]))
@@ -92,7 +91,7 @@ def coded_text(text: SearchText) -> NDArray[np.int64]:
     table = np.full((MAX_THINGS, FIELDS), UNSAID, dtype=np.int64)
     for row, part in enumerate(text.parts):
         size = UNSAID if part.size is None else SIZES.index(part.size)
-        place = UNSAID if part.place is None else EVERY_PLACE.index(part.place)
+        place = UNSAID if part.place is None else PLACES.index(part.place)
         table[row] = COLOURS.index(part.colour), SHAPES.index(part.shape), size, place
     return table
 
@@ -105,7 +104,7 @@ def coded_scene(scene: Scene) -> NDArray[np.int64]:
 
 
 def truth_table(scenes: Sequence[NDArray[np.int64]], texts: Sequence[NDArray[np.int64]]) -> NDArray[np.bool_]:
-    """Which of `T` coded texts are true of which of `B` coded scenes, `[B, T]`."""
+    """True, in `[B, T]`, where a scene of `B` coded ones shows all that a text of `T` coded ones says."""
     things, said = np.stack(scenes)[:, None, None], np.stack(texts)[None, :, :, None]
     fits = ((said == UNSAID) | (said == things)).all(-1)  # [B, T, parts, things]
     return fits.any(-1).all(-1)

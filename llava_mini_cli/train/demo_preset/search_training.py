@@ -14,15 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import Dataset
 from transformers import CLIPModel, PreTrainedTokenizerBase
 
 from llava_mini_cli.demo.render import random_look
-from llava_mini_cli.demo.scenes import CANVAS, Scene, Split, generator, random_scene
+from llava_mini_cli.demo.scenes import CANVAS, Scene, Split, random_scene
 from llava_mini_cli.demo.videos import random_video
-from llava_mini_cli.train.demo_preset.pixels import normalised, picture
+from llava_mini_cli.train.demo_preset.pixels import RenderedData, normalised, picture
 from llava_mini_cli.train.demo_preset.search_text import coded_scene, coded_text, search_text, truth_table, untrue_text
-from llava_mini_cli.train.demo_preset.tower_training import SELECT, TEXT_LENGTH
+from llava_mini_cli.train.demo_preset.tower_training import SELECT, text_ids
 
 BRIEF = 20  # seconds of the longest video
 UNTRUE = 2  # texts with one thing changed, for each picture
@@ -32,7 +31,7 @@ SCORE = 0.7  # cosine that parts what is shown from what is not, at the beginnin
 
 
 class Example(NamedTuple):
-    """A picture, uint8 `[72, 72, 3]`, what it shows, and texts, a true one first, with what they say."""
+    """A picture, uint8 `[72, 72, 3]`, with its coded scene, and texts, a true one first, with their coded contents."""
 
     pixels: NDArray[np.uint8]
     scene: NDArray[np.int64]
@@ -40,19 +39,11 @@ class Example(NamedTuple):
     said: tuple[NDArray[np.int64], ...]
 
 
-class SearchData(Dataset[Example]):
+class SearchData(RenderedData[Example]):
     """Pictures with texts that are true and texts that almost are; the same index always gives the same one."""
 
-    def __init__(self, split: Split, length: int, first: int = 0) -> None:
-        self.split: Split = split
-        self.length = length
-        self.first = first
-
-    def __len__(self) -> int:
-        return self.length
-
     def __getitem__(self, index: int) -> Example:
-        rng = generator(self.split, self.first + index)
+        rng = self.generator(index)
         scene = video_scene(rng, self.split) if rng.random() < FRAMES else random_scene(rng, self.split)
         edge, look = int(rng.choice(CANVAS[self.split])), random_look(rng, scene.background)
         pixels = picture(rng, scene, look, edge, squash=rng.random() < SQUASHED)
@@ -78,13 +69,10 @@ class SearchCollator:
         self.tokenizer = tokenizer
 
     def __call__(self, examples: list[Example]) -> dict[str, torch.Tensor]:
-        texts = [f"{text}{self.tokenizer.eos_token}" for example in examples for text in example.texts]
-        encoded = self.tokenizer(texts, padding=True, truncation=True, max_length=TEXT_LENGTH, return_tensors="pt")
         said = [said for example in examples for said in example.said]
         return {
             "pixel_values": normalised(np.stack([example.pixels for example in examples])),
-            "input_ids": encoded["input_ids"],
-            "attention_mask": encoded["attention_mask"],
+            **text_ids(self.tokenizer, (text for example in examples for text in example.texts)),
             "truth": torch.from_numpy(truth_table([example.scene for example in examples], said)),
         }
 
@@ -103,7 +91,7 @@ class SearchTrainer(nn.Module):
     def forward(
         self, pixel_values: torch.Tensor, input_ids: torch.Tensor, attention_mask: torch.Tensor, truth: torch.Tensor
     ) -> dict[str, torch.Tensor]:
-        """The loss, and how many of the true pairs and of the changed texts a threshold gets right.
+        """The loss, and the shares of the true pairs and of the changed texts that a threshold gets right.
 
         Args:
             pixel_values: float `[B, 3, 72, 72]`.

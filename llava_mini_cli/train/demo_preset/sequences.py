@@ -25,7 +25,7 @@ class Sequences:
         self.own.append(own)
 
     def layout(self, tokens: int) -> dict[str, Any]:
-        """What attention over `tokens` flat tokens needs, in few different sizes (`rounded`).
+        """The tables for attention over `tokens` flat tokens, in few different sizes (`rounded`).
 
         Sequences of similar length form a group; its tokens are laid out as a padded table of what is shared,
         `[R, P]`, and tables of questions, `[R, n, L]`, one after the other, and so the groups.

@@ -98,7 +98,7 @@ PREPROCESSOR: dict[str, Any] = {
 
 
 def answer_weights(index: int) -> Weights:
-    """How much an answer of each kind counts in stage 2 and `polish`, by the medium's place in the data of both."""
+    """The weight of answers of each kind in stage 2 and `polish`, by the medium's place in the data of both."""
     return [weights for begin, weights in PHASES if begin <= index // STAGE2.batch][-1]
 
 
@@ -109,11 +109,16 @@ def load_tokenizer(directory: Path) -> Any:
     return AutoTokenizer.from_pretrained(directory)
 
 
-def _copy_tokenizer(work: Path, target: Path) -> None:
-    """The tokenizer that a run's stages were trained with, beside a model."""
+def _write_beside(work: Path, target: Path) -> None:
+    """Writes the tokenizer that a run's stages were trained with, and the preprocessing, beside a model."""
     target.mkdir(parents=True, exist_ok=True)
     for file in sorted((work / "tokenizer").iterdir()):
         copyfile(file, target / file.name)
+    _write_json(target / "preprocessor_config.json", PREPROCESSOR)
+
+
+def _write_json(path: Path, fields: dict[str, Any]) -> None:
+    path.write_text(json.dumps(fields, indent=2) + "\n")
 
 
 def train_tower(work: Path, tower: StageSettings, search: StageSettings) -> CLIPModel:
@@ -130,8 +135,7 @@ def train_tower(work: Path, tower: StageSettings, search: StageSettings) -> CLIP
     pairs = SearchData("train", search.steps * search.batch, first=SEARCH_FIRST)
     train_stage(SearchTrainer(module.clip), pairs, SearchCollator(tokenizer), work / search.name, search)
     unfinished = target.with_suffix(".tmp")
-    _copy_tokenizer(work, unfinished)
-    (unfinished / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+    _write_beside(work, unfinished)
     module.clip.save_pretrained(unfinished)
     rmtree(target, ignore_errors=True)
     unfinished.replace(target)
@@ -174,9 +178,9 @@ def build_model(tower: Path, tokenizer: Any, **changes: Any) -> LlavaMiniForCond
 def run_stage(
     trainer: PackedTrainer, work: Path, settings: StageSettings, trained: tuple[str, ...] | None, stage: Stage
 ) -> None:
-    """One stage of the model; a finished one is read back from `work` in place of training it again.
+    """Runs one stage of the model; a finished one is read back from `work` in place of training it again.
 
-    `trained`: the parts that are (`PackedTrainer`).
+    `trained`: the parts that are trained, as of `PackedTrainer`.
     """
     done = work / settings.name / "model.pt"
     if done.is_file():
@@ -208,7 +212,7 @@ def packed_stage(prompts: PromptIds, mode: Mode, images: int, answers: bool = Tr
 
 
 def train_demo(work: Path) -> LlavaMiniForConditionalGeneration:
-    """Every stage of the demo preset, resumed where an earlier run stopped."""
+    """Runs every stage of the demo preset, from where an earlier run stopped; returns the model."""
     train_tower(work, TOWER, SEARCH)
     tokenizer = load_tokenizer(work / "tokenizer")
     prompts = PromptIds(tokenizer)
@@ -227,7 +231,7 @@ def train_demo(work: Path) -> LlavaMiniForConditionalGeneration:
 
 
 def write_checkpoint(model: LlavaMiniForConditionalGeneration, work: Path, target: Path) -> None:
-    """The trained model as a checkpoint directory in half precision, its CLIP (with the text half) inside it."""
+    """Writes the trained model as a checkpoint directory in half precision, its CLIP (with the text half) inside it."""
     target.mkdir(parents=True, exist_ok=True)
     half = copy.deepcopy(model).half()
     half.config.vision_config, vision = None, half.config.vision_config
@@ -237,24 +241,17 @@ def write_checkpoint(model: LlavaMiniForConditionalGeneration, work: Path, targe
     half.config.vision_config = vision
     fields = half.config.to_dict() | {"dtype": "float16", "architectures": [type(model).__name__]}
     (target / "config.json").write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
-    _copy_tokenizer(work, target)
-    (target / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
-    ids = {
-        "bos_token_id": fields["bos_token_id"],
-        "eos_token_id": fields["eos_token_id"],
-        "pad_token_id": fields["pad_token_id"],
-    }
-    (target / "generation_config.json").write_text(json.dumps({"do_sample": False, **ids}, indent=2) + "\n")
-    clip = CLIPModel.from_pretrained(work / "clip").half()
-    clip.save_pretrained(target / "clip")
-    _copy_tokenizer(work, target / "clip")
-    (target / "clip" / "preprocessor_config.json").write_text(json.dumps(PREPROCESSOR, indent=2) + "\n")
+    ids = {name: fields[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    _write_json(target / "generation_config.json", {"do_sample": False, **ids})
+    CLIPModel.from_pretrained(work / "clip").half().save_pretrained(target / "clip")
+    for directory in (target, target / "clip"):
+        _write_beside(work, directory)
     for file in target.rglob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes them for the owner alone, which an installed package is not
 
 
 def train_demo_model(work: Path, say: Callable[[str], None]) -> Path:
-    """The demo preset from nothing, or on from where an earlier run stopped; returns the checkpoint directory."""
+    """Trains the demo preset from nothing, or from where an earlier run stopped; returns the checkpoint directory."""
     say("training the demo model: vision tower, search, language, stage 1, fusion, stage 2, polish (hours on a CPU)")
     write_checkpoint(train_demo(work), work, work / "model")
     return work / "model"

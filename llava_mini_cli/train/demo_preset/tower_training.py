@@ -4,6 +4,7 @@ Two losses: CLIP's own contrastive one between pictures and captions (which text
 every patch of the layer that LLaVA-Mini reads, which asks what thing the patch belongs to.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.utils.data import Dataset
 from transformers import CLIPConfig, CLIPModel
 
 from llava_mini_cli.demo.render import random_look, render
@@ -23,11 +23,9 @@ from llava_mini_cli.demo.scenes import (
     SHAPES,
     SIZES,
     Scene,
-    Split,
-    generator,
     random_scene,
 )
-from llava_mini_cli.train.demo_preset.pixels import EDGE, normalised, resized, squashed
+from llava_mini_cli.train.demo_preset.pixels import EDGE, RenderedData, normalised, resized, squashed
 from llava_mini_cli.train.demo_preset.search_text import search_text
 
 PATCH = 12
@@ -70,7 +68,7 @@ def tower_config(vocabulary: int, bos: int, eot: int, pad: int) -> CLIPConfig:
 
 @dataclass(frozen=True)
 class PatchTruth:
-    """What each of a picture's 36 patches belongs to."""
+    """The thing that each of a picture's 36 patches belongs to."""
 
     classes: np.ndarray[Any, np.dtype[np.int64]]  # [4, 36], rows in the order of `CLASSES`
     centre: np.ndarray[Any, np.dtype[np.float32]]  # [36, 2] x, y of the thing's centre; NaN without one
@@ -92,24 +90,16 @@ def patch_truth(scene: Scene) -> PatchTruth:
         mine = owner.reshape(-1) == index
         shape, size = SHAPES.index(thing.shape), SIZES.index(thing.size)
         classes[0, mine], classes[1, mine], classes[2, mine] = COLOURS.index(thing.colour), shape + 1, size + 1
-        classes[3, mine] = thing.row * 3 + thing.column + 1
+        classes[3, mine] = thing.cell + 1
         centre[mine] = (thing.x, thing.y)
     return PatchTruth(classes, centre)
 
 
-class TowerData(Dataset[dict[str, Any]]):
+class TowerData(RenderedData[dict[str, Any]]):
     """Pictures with captions and patch truth, rendered on demand; the same index always gives the same picture."""
 
-    def __init__(self, split: Split, length: int, first: int = 0) -> None:
-        self.split: Split = split
-        self.length = length
-        self.first = first
-
-    def __len__(self) -> int:
-        return self.length
-
     def __getitem__(self, index: int) -> dict[str, Any]:
-        rng = generator(self.split, self.first + index)
+        rng = self.generator(index)
         scene = random_scene(rng, self.split)
         edge = int(rng.choice(CANVAS[self.split]))
         pixels = render(scene, random_look(rng, scene.background), edge, rng)
@@ -119,6 +109,13 @@ class TowerData(Dataset[dict[str, Any]]):
         return {"pixels": pixels, "classes": truth.classes, "centre": truth.centre, "text": text}
 
 
+def text_ids(tokenizer: Any, texts: Iterable[str]) -> dict[str, torch.Tensor]:
+    """Texts closed by the end-of-turn token as `input_ids` and `attention_mask`, int64 `[n, S]`."""
+    closed = [text + tokenizer.eos_token for text in texts]
+    found = tokenizer(closed, padding=True, truncation=True, max_length=TEXT_LENGTH, return_tensors="pt")
+    return {name: found[name] for name in ("input_ids", "attention_mask")}
+
+
 class TowerCollator:
     """Examples of `TowerData` to a batch of tensors."""
 
@@ -126,12 +123,9 @@ class TowerCollator:
         self.tokenizer = tokenizer
 
     def __call__(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        texts = [example["text"] + self.tokenizer.eos_token for example in examples]
-        encoded = self.tokenizer(texts, padding=True, truncation=True, max_length=TEXT_LENGTH, return_tensors="pt")
         return {
             "pixel_values": normalised(np.stack([example["pixels"] for example in examples])),
-            "input_ids": encoded["input_ids"],
-            "attention_mask": encoded["attention_mask"],
+            **text_ids(self.tokenizer, (example["text"] for example in examples)),
             "classes": torch.from_numpy(np.stack([example["classes"] for example in examples])),
             "centre": torch.from_numpy(np.stack([example["centre"] for example in examples])),
         }
