@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from llava_mini_cli.commands.archive_reporter import ArchiveReporter
 from output_rows import FAILED, ROW
 
 from llava_mini_cli import __version__
@@ -234,7 +233,7 @@ def test_warnings_are_told_once_a_medium_and_counted_beyond_twenty(capsys: pytes
 
 def test_warnings_of_indexing_name_the_medium(capsys: pytest.CaptureFixture[str]) -> None:
     for quiet in (False, True):
-        with ArchiveReporter(Tally(), 1, quiet=quiet, verbose=False) as shown:
+        with Reporter(Tally(), 1, quiet=quiet, verbose=False) as shown:
             shown.warned("a.mp4", "odd")
         assert said(capsys) == ["llava-mini: warning: a.mp4: odd"] * (not quiet)
 

@@ -9,6 +9,7 @@ import pytest
 from archive_doubles import CollectingEngine, digest, direction, index, index_options  # noqa: F401 - a fixture
 from cli_doubles import EchoEngine, MadeClip, open_made_clip
 
+from llava_mini_cli.commands.flags.search_flags import MARGIN, SearchFlags
 from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import ArchiveError, MediaError, ModelNotFound, UsageError
@@ -22,7 +23,7 @@ from llava_mini_cli.pipelines import check as checking
 from llava_mini_cli.pipelines import find as finding
 from llava_mini_cli.pipelines import search_archive
 from llava_mini_cli.pipelines.archive_media import StoredClip, StoredMedia, sampling_of
-from llava_mini_cli.pipelines.check import MARGIN, check, widened
+from llava_mini_cli.pipelines.check import check, widened
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.pictures import picture_name, pictures
 from llava_mini_cli.pipelines.scored_spans import LEAST, SHARE, ScoredSpan, spans
@@ -57,7 +58,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def found(folder: Path, query: np.ndarray, options: SearchOptions = SearchOptions()) -> list[Moment]:  # noqa: B008
+def found(folder: Path, query: np.ndarray, options: SearchOptions = SearchOptions(10)) -> list[Moment]:  # noqa: B008
     with open_archive(folder / "x") as archive:
         return search(archive, query, options, SCANNER)
 
@@ -100,12 +101,12 @@ def test_an_end_is_never_behind_the_video(tmp_path: Path) -> None:
 
 def test_what_is_asked_for_narrows_it(made: Path) -> None:
     assert [moment.file_name for moment in found(made, direction(1), SearchOptions(path="b*", most=1))] == ["b.mp4"]
-    assert found(made, direction(1), SearchOptions(path=f"{made}/b*"))[0].file_name == "b.mp4"
+    assert found(made, direction(1), SearchOptions(10, path=f"{made}/b*"))[0].file_name == "b.mp4"
     assert {moment.time for moment in found(made, direction(1), SearchOptions(after=3.0, most=1))} == {3.0}
     assert {moment.time for moment in found(made, direction(1), SearchOptions(before=2.0, most=2))} == {2.0}
-    assert [moment.score for moment in found(made, direction(1), SearchOptions(min_score=1.0))] == [1.0, 1.0]
-    assert found(made, direction(1), SearchOptions(min_score=1.1)) == []
-    assert found(made, direction(1), SearchOptions(path="none*")) == []
+    assert [moment.score for moment in found(made, direction(1), SearchOptions(10, min_score=1.0))] == [1.0, 1.0]
+    assert found(made, direction(1), SearchOptions(10, min_score=1.1)) == []
+    assert found(made, direction(1), SearchOptions(10, path="none*")) == []
 
 
 @pytest.mark.parametrize(
@@ -121,9 +122,9 @@ def test_what_is_asked_for_narrows_it(made: Path) -> None:
 )
 def test_options_are_checked(options: dict[str, Any], words: str) -> None:
     with pytest.raises(UsageError, match=words):
-        SearchOptions(**options)
-    assert SearchOptions().most == 10
-    assert SearchOptions(before=0.1).before == 0.1
+        SearchOptions(**({"most": 10} | options))
+    assert SearchFlags().most == 10
+    assert SearchOptions(10, before=0.1).before == 0.1
 
 
 def test_scores_are_had_from_the_table_where_the_plain_file_is_missing(made: Path, tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_numbers_that_were_not_written_are_damage(made: Path) -> None:
         with pytest.raises(ArchiveError, match="vectors of part 1: it is shorter"):
             part_scores(archive, 1, rows, direction(0), Scanner(unreadable, score_batches))
         assert [
-            m.file_name for m in search(archive, direction(1), SearchOptions(), Scanner(unreadable, score_batches))
+            m.file_name for m in search(archive, direction(1), SearchOptions(10), Scanner(unreadable, score_batches))
         ] == []
         assert [damage.part for damage in archive.damage] == [1, 2]
 
@@ -161,7 +162,7 @@ def test_an_archive_without_embeddings_says_what_searching_needs(made: Path) -> 
     with open_archive(made / "x") as archive:
         archive.header = replace(archive.header, shapes=Shapes((1, 8), None, (1, 3, 2)))
         with pytest.raises(UsageError, match="holds no CLIP embeddings"):
-            search(archive, direction(0), SearchOptions(), SCANNER)
+            search(archive, direction(0), SearchOptions(10), SCANNER)
 
 
 def test_the_approximate_index_names_media_and_what_it_does_not_cover_is_searched_too(
@@ -271,7 +272,7 @@ def test_a_check_orders_moments_by_the_models_yes(made: Path, monkeypatch: pytes
             (("Is it?",), 1, True)
         }
         with pytest.raises(KeyError):
-            check(archive, [replace(MOMENT, path=gone)], "Is it?", None, interrupts)
+            check(archive, [replace(MOMENT, path=gone)], "Is it?", None, interrupts, MARGIN)
     assert archive.header.features == "float32"
 
 
