@@ -122,7 +122,7 @@ class OpenAhead:
                 raise slot.error
             if slot.clip is None:
                 return self._abandoned(slot)
-            return Opened(slot.job, slot.clip, lambda: self._release(slot))
+            return Opened(slot.job, slot.clip, lambda: self.keep(slot, 0))
 
     def wait(self, seconds: float = 0.2) -> None:
         """Returns when `take` may have something, at the latest after so many seconds."""
@@ -195,9 +195,6 @@ class OpenAhead:
             slot.size = size
             self._changed.notify_all()
 
-    def _release(self, slot: _Slot) -> None:
-        self.keep(slot, 0)
-
     def _is_late(self, slot: _Slot) -> bool:
         return slot.deadline is not None and time.monotonic() > slot.deadline
 
@@ -261,5 +258,5 @@ class OpenAhead:
         if not is_wanted and not isinstance(clip, Fault):
             clip.close()
         if not is_wanted or isinstance(clip, Fault):
-            self._release(slot)
+            self.keep(slot, 0)
         return is_wanted and not slot.is_slow

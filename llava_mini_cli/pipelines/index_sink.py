@@ -4,6 +4,7 @@ Near-identical frames are left out here, when that was asked for. Knows nothing 
 """
 
 import json
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -157,8 +158,7 @@ class MediumSink:
         """Lets the frame that was kept last stand for this one too, or takes this one."""
         last = self._last
         if last is not None and _distance(last.clip, row.clip) <= threshold:
-            stands_for = last.stands_for + 1
-            self._last = FrameRows(last.frame, last.time, row.time, stands_for, last.tokens, last.clip, last.features)
+            self._last = replace(last, last_time=row.time, stands_for=last.stands_for + 1)
             return
         if last is not None:
             self._write(last)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from llava_mini_cli.config import ModelOptions
-from llava_mini_cli.engine.request import Answer, Failure, Request
+from llava_mini_cli.engine.request import Answer, Failure, FrameShapes, Request
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.media.open import open_clip
@@ -29,6 +29,15 @@ class AnswerEngine(Protocol):
     def has_room(self) -> bool: ...
     def add(self, request: Request) -> None: ...
     def step(self) -> list[Answer | Failure]: ...
+
+
+class CollectingEngine(AnswerEngine, Protocol):
+    """What `index` asks of an engine beyond that."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def frame_shapes(self) -> FrameShapes: ...
 
 
 SomeEngine = TypeVar("SomeEngine", bound=AnswerEngine)

@@ -4,7 +4,7 @@ Exact: each score is the cosine of the query with the stored embedding, in float
 without its vectors. Prints nothing, and loads no model: the query comes as a vector.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import translate
 from heapq import nlargest
@@ -12,7 +12,6 @@ from itertools import islice
 from math import inf
 from pathlib import Path
 from re import compile as compile_pattern
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,12 +24,6 @@ from llava_mini_cli.pipelines.scored_spans import ScoredSpan, spans
 
 Vector = NDArray[np.float32]
 NEAR_FRAMES = 600  # of the approximate index, for each moment that is wanted: a moment has several
-
-
-class SimilarityScan(Protocol):
-    """`engine.scan.scan_file`."""
-
-    def __call__(self, path: Path, rows: int, query: Vector) -> NDArray[np.float32]: ...
 
 
 @dataclass(frozen=True)
@@ -68,10 +61,10 @@ class Hit:
 
 @dataclass(frozen=True)
 class Scanner:
-    """How vectors are compared: by a file at a time, or by batches where the file is missing."""
+    """How vectors are compared with a query: those of a file, or batches of them where the file is missing."""
 
-    file: SimilarityScan
-    batches: Callable[..., NDArray[np.float32]]
+    file: Callable[[Path, int, Vector], Vector]
+    batches: Callable[[Iterable[NDArray[np.float16]], Vector], Vector]
 
 
 def combined(queries: list[Vector]) -> Vector:
