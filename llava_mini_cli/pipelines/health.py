@@ -37,8 +37,7 @@ def examine(model: str) -> list[Fact]:
         Fact("system", f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} cores"),
         *(_package(name) for name in PACKAGES + COMMAND_PACKAGES),
         *_devices(),
-        _decord(),
-        *(_package(name) for name in DECODER_PACKAGES if name != "decord"),
+        *(_package(name) for name in DECODER_PACKAGES),
         _ffmpeg(),
         *_model(model),
     ]
@@ -48,6 +47,8 @@ def _package(name: str) -> Fact:
     try:
         return Fact(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
+        if name == "decord":  # which has wheels for two platforms only
+            return Fact(name, "not installed; ffmpeg decodes everything")
         return Fact(name, "missing", f"{name} is not installed: python -m pip install {name}")
 
 
@@ -82,14 +83,6 @@ def _host_memory() -> str:
 
 def _gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
-
-
-def _decord() -> Fact:
-    """decord is optional: it has wheels for two platforms only."""
-    try:
-        return Fact("decord", importlib.metadata.version("decord"))
-    except importlib.metadata.PackageNotFoundError:
-        return Fact("decord", "not installed; ffmpeg decodes everything")
 
 
 def _ffmpeg() -> Fact:

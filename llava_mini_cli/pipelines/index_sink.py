@@ -45,13 +45,7 @@ def medium_row(job: Job, fault: Fault | None) -> dict[str, Any]:
 class MediumSink:
     """Collects one medium. `ended` or `fault` is set when its last frame was encoded, or it failed."""
 
-    def __init__(
-        self,
-        archive: ArchiveWriter,
-        job: Job,
-        clip: Clip,
-        options: IndexOptions,
-    ) -> None:
+    def __init__(self, archive: ArchiveWriter, job: Job, clip: Clip, options: IndexOptions) -> None:
         self.number = archive.begin()
         self.ended = False
         self.fault: Fault | None = None

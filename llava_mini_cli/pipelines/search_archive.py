@@ -116,11 +116,8 @@ def _search_stretch(
 ) -> list[Hit]:
     """The best moments of one medium, exactly."""
     scores = scanner.batches([archive.vector_rows(stretch.part, stretch.rows)], query)
-    owners = np.full(len(scores), stretch.medium)
-    columns = FrameColumns(owners, stretch.time, stretch.last_time)
-    least = -inf if options.min_score is None else options.min_score
-    found = spans(owners, scores, usual, options.most, least)
-    return [_hit(stretch.part, columns, np.arange(len(scores)), span) for span in found]
+    columns = FrameColumns(np.full(len(scores), stretch.medium), stretch.time, stretch.last_time)
+    return _hits(stretch.part, columns, np.arange(len(scores)), scores, usual, options)
 
 
 def by_path(archive: Archive, pattern: str | None) -> Archive:
@@ -144,9 +141,15 @@ def _search_part(
     columns = archive.frames(part)
     scores = part_scores(archive, part, len(columns.medium), query, scanner)
     rows = _wanted_rows(archive, part, columns, options)
-    medium, kept = columns.medium[rows], scores[rows]
+    return _hits(part, columns, rows, scores[rows], usual, options)
+
+
+def _hits(
+    part: int, columns: FrameColumns, rows: NDArray[np.int64], scores: Vector, usual: float, options: SearchOptions
+) -> list[Hit]:
+    """The best moments of some rows of a part, whose scores are given; each medium's rows stand together."""
     least = -inf if options.min_score is None else options.min_score
-    found = spans(medium, kept, usual, options.most, least)
+    found = spans(columns.medium[rows], scores, usual, options.most, least)
     return [_hit(part, columns, rows, span) for span in found]
 
 
