@@ -92,7 +92,7 @@ def _options(archive: "Archive", flags: QuestionFlags, given: Collection[str]) -
 def _inputs(
     media: "StoredMedia", prompts: tuple["Prompt", ...], options: "RunOptions", flags: ArchiveFlags
 ) -> "Inputs":
-    """What is asked, and of how many media or moments."""
+    """The questions, and of how many media or moments they are asked."""
     from llava_mini_cli.formats.inputs import Inputs
     from llava_mini_cli.pipelines.find import find
     from llava_mini_cli.pipelines.search_archive import SearchOptions

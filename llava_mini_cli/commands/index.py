@@ -111,7 +111,7 @@ def _approximate(archive: Path, talk: TalkFlags) -> None:
 
 
 def _say_end(tally: "Tally", archive: Path, talk: TalkFlags, seconds: float) -> None:
-    """What was done, and what failed, also where the run ended early."""
+    """Says what was done and what failed, also where the run ended early."""
     from llava_mini_cli.commands.summary import failed_before, say_damage, say_failures, stopped
 
     say_failures(tally)

@@ -1,4 +1,4 @@
-"""What `ask` and `caption` have in common: options in, one pipeline call, words and an exit code out."""
+"""The run that `ask` and `caption` have in common: options in, one pipeline call, words and an exit code out."""
 
 import os
 import sys

@@ -61,7 +61,7 @@ class VideoClip:
             self.close()
 
     def ready(self) -> bool:
-        """Whether the next chunk (or the end, or an error) can be had without waiting."""
+        """True if the next chunk (or the end, or an error) can be had without waiting."""
         return self._chunks.ready()
 
     def close(self) -> None:

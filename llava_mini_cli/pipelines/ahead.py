@@ -18,13 +18,13 @@ from llava_mini_cli.handover import HandOver
 from llava_mini_cli.media.clip import Clip
 from llava_mini_cli.media.open import Opening
 
-MEDIA_BYTES = 512 << 20  # of frames and decoders; one medium alone may need more
-THREADS = 4
-SLOW_S = 1.0  # after which a medium no longer holds up those behind it
-MOST_SLOW = 12  # so many at once, each with a thread of its own
+MEDIA_BYTES = 512 << 20  # bytes of frames and decoders at once; one medium alone may need more
+THREADS = 4  # that open media
+SLOW_S = 1.0  # seconds after which a medium no longer holds up those behind it
+MOST_SLOW = 12  # slow media at once, each with a thread of its own
 AHEAD = 64  # media that are opened or being opened, and not yet taken
 JOBS_WAITING = 8  # jobs that no thread has begun with
-JOIN_S = 2.0  # for which the end of a run waits for a thread
+JOIN_S = 2.0  # seconds that the end of a run waits for the threads
 
 
 OpenOne = Callable[[Job, Opening], Clip | Fault]
@@ -50,8 +50,8 @@ class _Slot:
         self.clip: Clip | Fault | None = None
         self.size = 0  # bytes reserved
         self.deadline: float | None = None  # None: waiting for room, or watched by somebody else
-        self.began = time.monotonic()  # or when it had room
-        self.is_waiting = False  # for room
+        self.began = time.monotonic()  # when its thread began, or began again once there was room
+        self.is_waiting = False  # until there is room for its bytes
         self.is_slow = False  # overtaken, and its thread replaced
         self.is_taken = False
         self.is_abandoned = False  # nobody waits for it any more
@@ -90,10 +90,10 @@ class OpenAhead:
         self._open_one = open_one
         self._limit = limit
         self._changed = threading.Condition()
-        self._turn = threading.Lock()  # of the thread that takes the next job: slots stand in the order of jobs
-        self._order: deque[_Slot] = deque()  # begun with and not yet taken
-        self._held = 0  # bytes reserved
-        self._taken_bytes = 0  # of these, those of media that were taken
+        self._turn = threading.Lock()  # one thread at a time takes a job, so that slots stand in the order of jobs
+        self._order: deque[_Slot] = deque()  # media that are being opened, or open and not yet taken
+        self._held = 0  # bytes reserved by all media
+        self._taken_bytes = 0  # bytes among them of media that were taken
         self._no_more = False  # every job has its slot
         self._stopped = False
         self._jobs: HandOver[Job] = HandOver(lambda handed: handed.put_all(jobs), JOBS_WAITING, "jobs")
@@ -101,7 +101,7 @@ class OpenAhead:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether `take` has nothing left to give, now and later. Raises what the iterator of jobs raised."""
+        """True once `take` has nothing left to give, now and later. Raises what the iterator of jobs raised."""
         with self._changed:
             is_exhausted = self._no_more and not self._order
         if is_exhausted:

@@ -51,7 +51,7 @@ def index_jobs(
     with open_for_writing(folder) as archive:
         parts.tally.damage = archive.damage
         there = archive.header
-        if there is not None:  # as far as it can be told before the model is loaded
+        if there is not None:  # other settings are refused before the model is loaded
             dtype = str(there.settings.get("dtype"))
             archive.start(_header(options, digest, there.shapes, there.model_revision, dtype))
 
@@ -70,7 +70,7 @@ def index_jobs(
                         archive.start(_header(options, digest, shapes, engine.model_revision, engine.dtype))
                     case Lost(job, fault):
                         _fail(job, fault, parts.tally)
-                        if archive.header is not None:  # a new archive has none before there is something to index
+                        if archive.header is not None:  # without a medium to index there is no new archive
                             archive.finish(archive.begin(), medium_row(job, fault))
                     case Heard():
                         _take_caption(event.flight.sink, event.result)
@@ -99,7 +99,7 @@ def _wanted(jobs: Iterator[Job], archive: ArchiveWriter, tally: Tally, *, retry_
 def _take_caption(sink: MediumSink, result: Answer | Failure) -> None:
     if isinstance(result, Answer):
         sink.caption(result)
-    elif result.error_type != "empty":  # a window that lies between two frames has no caption, and nobody misses it
+    elif result.error_type != "empty":  # a window that lies between two frames has no caption, which is no mistake
         sink.warn(f"no caption: {result.message}")
 
 
@@ -129,7 +129,7 @@ def _prune(archive: ArchiveWriter, tally: Tally) -> None:
 
 
 def _is_gone(path: str) -> bool:
-    """Whether nothing has this name for certain: a disk that does not answer may have it, and a shard its member."""
+    """True if it is certain that nothing has this name; a disk that does not answer may have it, a shard its member."""
     try:
         os.lstat(path)
     except (FileNotFoundError, ValueError):  # ValueError: no file can have such a name

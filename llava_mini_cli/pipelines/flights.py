@@ -29,9 +29,9 @@ from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import Tally
 
 HELD_BACK = 10_000  # media that are not there and wait until the model is loaded
-POLL_S = 0.005  # between looks at whether frames or the next medium are there
+POLL_S = 0.005  # seconds between looks at whether frames or the next medium are there
 
-_keys = count()  # of the media in any engine: one that is used again may still hold some of a run that ended early
+_keys = count()  # never given twice: an engine that is used again may still hold media of a run that ended early
 
 
 class WatchedSink(FrameSink, Protocol):
@@ -48,7 +48,7 @@ SomeSink = TypeVar("SomeSink", bound=WatchedSink | None)
 
 @dataclass(frozen=True)
 class Asked(Generic[SomeSink]):
-    """What the engine is asked about one medium."""
+    """The questions about one medium, and who takes what the model makes of its frames."""
 
     prompts: tuple[str, ...]
     sink: SomeSink
@@ -64,7 +64,7 @@ class Flight(Generic[SomeSink]):
     frames: CountedFrames
     sink: SomeSink
     waiting: int  # answers that are still to come
-    has_failed: bool = False  # one of its answers
+    has_failed: bool = False  # whether one of its questions has
 
     @property
     def is_over(self) -> bool:
@@ -162,7 +162,7 @@ class _Run(Generic[SomeSink]):
     flights: dict[str, Flight[SomeSink]] = field(default_factory=dict[str, Flight[SomeSink]])
 
     def is_over(self) -> bool:
-        """Whether as many media have failed as are allowed to; says so in the tally."""
+        """True once as many media have failed as are allowed to; says so in the tally."""
         tally, most = self.parts.tally, self.options.limits.failures
         if most is None or tally.media_failed < most:
             return False

@@ -1,4 +1,4 @@
-"""What a bug report needs: versions, device, decoders, whether the model is at hand, and what is missing.
+"""The facts that a bug report needs: versions, device, decoders, whether the model is at hand, and what is missing.
 
 Every part may be missing, torch included; nothing here loads a model or asks the network. Prints nothing.
 """
@@ -26,7 +26,7 @@ class Fact:
 
     name: str
     value: str
-    problem: str | None = None  # what it keeps from working, and the way out; None: all is well
+    problem: str | None = None  # what does not work because of it, and the way out; None: all is well
 
 
 def examine(model: str) -> list[Fact]:
@@ -99,7 +99,7 @@ def _ffmpeg() -> Fact:
 
 
 def _model(model: str) -> list[Fact]:
-    """Whether the model and its vision tower are here: a directory, or a snapshot in the cache."""
+    """The places of the model and its vision tower: a directory, or a snapshot in the cache."""
     facts: list[Fact] = []
     try:
         from llava_mini_cli.hub import find_model, find_tower

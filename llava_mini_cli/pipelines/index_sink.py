@@ -1,4 +1,4 @@
-"""What becomes of one medium's frames on their way into the archive: a `FrameSink` of the engine.
+"""One medium's frames on their way into the archive: a `FrameSink` of the engine.
 
 Near-identical frames are left out here, when that was asked for. Knows nothing of other media.
 """
@@ -22,7 +22,7 @@ from llava_mini_cli.pipelines.rows import one_line
 
 
 def identity(job: Job) -> ItemIdentity:
-    """What tells a medium of the archive from others, and whether it changed."""
+    """Path, size and time of change: they tell a medium of the archive from others and from its own earlier states."""
     path, size, mtime = job.item or file_identity(job.path)
     return printable(path), size, mtime
 
@@ -61,7 +61,7 @@ class MediumSink:
 
     @property
     def features(self) -> Literal["float16", "float32"] | None:
-        """int8 is rounded from float32, once."""
+        """The form in which features are wanted from the engine; int8 is rounded from float32, once."""
         kind = self._options.features
         return "float32" if kind == "int8" else kind
 

@@ -23,17 +23,17 @@ from llava_mini_cli.formats.archive.reader import Archive, FrameColumns, StoredM
 from llava_mini_cli.pipelines.scored_spans import ScoredSpan, spans
 
 Vector = NDArray[np.float32]
-NEAR_FRAMES = 600  # of the approximate index, for each moment that is wanted: a moment has several
+NEAR_FRAMES = 600  # that the approximate index is asked for, for each moment wanted: a moment has several frames
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What is wanted of the moments."""
+    """Which moments are wanted, and how many."""
 
     most: int = 10
     min_score: float | None = None
     path: str | None = None  # a glob over paths
-    after: float | None = None  # seconds of the video's own time
+    after: float | None = None  # seconds from the beginning of the video
     before: float | None = None
     approximate: bool = False  # look only at media that the approximate index names
 
@@ -51,11 +51,11 @@ class Hit:
     """A moment by where its frames are."""
 
     part: int
-    medium: int  # number
+    medium: int  # the number of its medium
     score: float
     time: float
     start: float  # time of its first frame
-    end: float  # time of the last frame that its last one stands for
+    end: float  # time of the last sampled frame in it, which may have been left out as a near copy
     frames: int
 
 
