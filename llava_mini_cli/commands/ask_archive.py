@@ -13,7 +13,6 @@ from llava_mini_cli.errors import ArchiveError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.formats.archive.reader import Archive
-    from llava_mini_cli.formats.fetch.file_cache import FileCache
     from llava_mini_cli.formats.inputs import Inputs
     from llava_mini_cli.formats.job import Job, Prompt
     from llava_mini_cli.pipelines.archive_media import StoredMedia
@@ -48,13 +47,11 @@ def ask_archive(
         archive = by_path(whole, archive_flags.path)
         options = _options(archive, flags, given)
         media = StoredMedia(archive, open_clip)
-
-        def find(cache: "FileCache") -> "Inputs":
-            return _inputs(media, prompts, options, archive_flags)
-
-        load = media.loading(load_engine)
         parts = RunParts(media.open_clip, media.find_fault, tally=Tally(damage=whole.damage))
-        code = run_inputs(find, len(prompts), load, options, parts, output, flags)
+        load = media.loading(load_engine)
+        code = run_inputs(
+            lambda _: _inputs(media, prompts, options, archive_flags), len(prompts), load, options, parts, output, flags
+        )
         say_damage(whole.folder, whole.damage)
         return code
 

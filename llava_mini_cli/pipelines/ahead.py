@@ -133,7 +133,8 @@ class OpenAhead:
     def _next(self) -> _Slot | None:
         """The first that is open, or given up; only what is slow is overtaken."""
         for slot in self._order:
-            if slot.clip is not None or self._is_late(slot):
+            is_late = slot.deadline is not None and time.monotonic() > slot.deadline
+            if slot.clip is not None or is_late:
                 return slot
             if not slot.is_slow and not self._became_slow(slot):
                 return None
@@ -194,9 +195,6 @@ class OpenAhead:
             self._taken_bytes -= less if slot.is_taken else 0
             slot.size = size
             self._changed.notify_all()
-
-    def _is_late(self, slot: _Slot) -> bool:
-        return slot.deadline is not None and time.monotonic() > slot.deadline
 
     def _abandoned(self, slot: _Slot) -> Opened:
         """Goes on without the thread that works on this. What it holds no longer counts: it may never be given back."""

@@ -165,16 +165,8 @@ class MediumSink:
 
 def _one(rows: FrameRows, index: int) -> FrameRows:
     """One of several frames, in memory of its own."""
-    part = slice(index, index + 1)
-    return FrameRows(
-        rows.frame[part],
-        rows.time[part],
-        rows.last_time[part],
-        rows.stands_for[part],
-        rows.tokens[part].copy(),
-        None if rows.clip is None else rows.clip[part].copy(),
-        None if rows.features is None else rows.features[part].copy(),
-    )
+    columns = vars(rows).values()
+    return FrameRows(*(None if column is None else column[index : index + 1].copy() for column in columns))
 
 
 def _distance(one: NDArray[np.float16] | None, other: NDArray[np.float16] | None) -> float:
