@@ -165,8 +165,9 @@ class MediumSink:
 
 def _one(rows: FrameRows, index: int) -> FrameRows:
     """One of several frames, in memory of its own."""
-    columns = vars(rows).values()
-    return FrameRows(*(None if column is None else column[index : index + 1].copy() for column in columns))
+    columns: list[Any] = list(vars(rows).values())
+    part: list[Any] = [column if column is None else column[index : index + 1].copy() for column in columns]
+    return FrameRows(*part)
 
 
 def _distance(one: NDArray[np.float16] | None, other: NDArray[np.float16] | None) -> float:
