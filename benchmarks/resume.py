@@ -29,7 +29,7 @@ from llava_mini_cli.formats.outputs import parquet_parts
 from llava_mini_cli.formats.outputs.open_output import OutputOptions, open_output
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.open import is_media_path
-from llava_mini_cli.pipelines.resume import Resume
+from llava_mini_cli.pipelines.resume import left_to_do
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import Tally
 
@@ -55,7 +55,7 @@ def write_output(table: Path, output: Path) -> None:
         open_output(OutputOptions.parse(str(output), None), options.run_info()) as rows,
     ):
         jobs = open_inputs([str(table)], (), is_media_path, cache, columns).jobs
-        for job in Resume(options.row_keys(), rows.done, Tally()).remaining(jobs):
+        for job in left_to_do(jobs, options.row_keys(), rows.done, Tally()):
             for question in job.questions:
                 asked = {"id": question.id, "file_name": job.file_name, "prompt": question.prompt.text}
                 text = f"The answer to question {question.id}, in a sentence."

@@ -51,7 +51,7 @@ class HandOver(Generic[Item]):
             self.put(item)
 
     def ready(self) -> bool:
-        """Whether `next` returns or raises without waiting."""
+        """True if `next` returns or raises without waiting."""
         with self._changed:
             return bool(self._items) or self._ended
 

@@ -29,7 +29,7 @@ def of_time(time: float) -> NDArray[np.float32]:
     return direction(int(time) // 2)
 
 
-class CollectingEngine(EchoEngine):
+class SeeingEngine(EchoEngine):
     """Gives each frame to its request's sink: an embedding by its time, and numbers by its time elsewhere."""
 
     frame_shapes = FrameShapes((1, 8), WIDTH, (1, 3, 2))
@@ -82,7 +82,7 @@ def index_options(**changes: object) -> IndexOptions:
 def index(
     folder: Path,
     *media: Path | Job,
-    engine: CollectingEngine | None = None,
+    engine: SeeingEngine | None = None,
     options: IndexOptions | None = None,
     parts: RunParts | None = None,
 ) -> RunParts:
@@ -90,7 +90,7 @@ def index(
     parts = parts or RunParts(open_made_clip)
     jobs: Iterator[Job] = (job(one) if isinstance(one, Path) else one for one in media)
     options = options or index_options()
-    build_archive.index_jobs(jobs, folder, lambda model: engine or CollectingEngine(model), options, parts)
+    build_archive.index_jobs(jobs, folder, lambda model: engine or SeeingEngine(model), options, parts)
     return parts
 
 

@@ -287,10 +287,7 @@ def test_what_is_missing_is_a_problem_with_a_way_out(machine: SimpleNamespace, m
 # Loading
 
 
-@pytest.mark.parametrize(("load", "collects"), [("load_engine", {}), ("load_collecting_engine", {"collects": True})])
-def test_a_model_is_found_before_torch_is_imported(
-    load: str, collects: dict[str, bool], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_is_found_before_torch_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[object] = []
 
     def find_model(name: str, revision: str | None) -> None:
@@ -303,8 +300,9 @@ def test_a_model_is_found_before_torch_is_imported(
     monkeypatch.setitem(sys.modules, "llava_mini_cli.engine.load", module)
     monkeypatch.setattr("llava_mini_cli.engine.load", module, raising=False)
     monkeypatch.setattr(load_engine, "find_model", find_model)
-    assert getattr(load_engine, load)(ModelOptions("m", "v")) == "engine"
-    assert asked == [("m", "v"), collects]
+    assert load_engine.load_engine(ModelOptions("m", "v")) == "engine"
+    assert load_engine.load_engine(ModelOptions("m"), collects=True) == "engine"
+    assert asked == [("m", "v"), {"collects": False}, ("m", None), {"collects": True}]
     with pytest.raises(ModelNotFound):
-        getattr(load_engine, load)(ModelOptions("none"))
-    assert asked[2:] == [("none", None)]
+        load_engine.load_engine(ModelOptions("none"))
+    assert asked[4:] == [("none", None)]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from archive_doubles import CollectingEngine, digest, direction, index, index_options, job  # noqa: F401 - a fixture
+from archive_doubles import SeeingEngine, digest, direction, index, index_options, job  # noqa: F401 - a fixture
 from cli_doubles import MadeClip, ProgressLog, open_made_clip
 
 from llava_mini_cli import __version__
@@ -67,7 +67,7 @@ def test_what_is_there_is_left_and_what_changed_is_replaced(tmp_path: Path) -> N
     media = [write(tmp_path, "a.mp4", "3"), write(tmp_path, "b.mp4", "broken")]
     index(tmp_path / "x", *media)
 
-    def load(options: ModelOptions) -> CollectingEngine:
+    def load(options: ModelOptions) -> SeeingEngine:
         raise AssertionError
 
     again = index(tmp_path / "x", *media, *media, job(media[0]), parts=RunParts(open_made_clip))
@@ -106,7 +106,7 @@ def test_failures_are_remembered_and_told(tmp_path: Path) -> None:
 
 
 def test_without_a_medium_that_is_there_a_new_archive_is_none(tmp_path: Path) -> None:
-    def load(options: ModelOptions) -> CollectingEngine:
+    def load(options: ModelOptions) -> SeeingEngine:
         raise AssertionError
 
     parts = index(tmp_path / "x", tmp_path / "gone.mp4", tmp_path / "lost.mp4")
@@ -140,7 +140,7 @@ def test_frames_that_look_alike_are_left_out_on_request(tmp_path: Path) -> None:
 
 
 def test_leaving_out_needs_embeddings(tmp_path: Path) -> None:
-    engine = CollectingEngine(ModelOptions("echo"))
+    engine = SeeingEngine(ModelOptions("echo"))
     engine.frame_shapes = FrameShapes((1, 8), None, (1, 3, 2))
     medium = write(tmp_path, "a.mp4", "2")
     with pytest.raises(UsageError, match="this model's CLIP has no image projection"):
@@ -154,7 +154,7 @@ def test_leaving_out_needs_embeddings(tmp_path: Path) -> None:
 def test_features_are_kept_as_asked(tmp_path: Path, kind: str, asked: str) -> None:
     wanted: list[str | None] = []
 
-    class Noting(CollectingEngine):
+    class Noting(SeeingEngine):
         def _encoded(self, times: Any, features: str | None) -> Any:
             wanted.append(features)
             return super()._encoded(times, features)

@@ -18,7 +18,7 @@ from llava_mini_cli.pipelines.flights import limited
 from llava_mini_cli.pipelines.interrupt import Interrupted, Interrupts
 from llava_mini_cli.pipelines.open_job import CountedFrames, fault_of
 from llava_mini_cli.pipelines.progress import Progress
-from llava_mini_cli.pipelines.resume import Resume
+from llava_mini_cli.pipelines.resume import left_to_do
 from llava_mini_cli.pipelines.rows import RowBuilder, one_line
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import LISTED, Tally
@@ -103,7 +103,7 @@ def test_what_is_there_is_left_out_question_by_question_and_counted() -> None:
     questions = tuple(Question(Prompt(text), "a") for text in ("one", "two"))
     jobs = [Job("a", "a", questions, item=("a", 1, 2)), Job("b", "b", questions, item=("b", 1, 2))]
     keys, tally, done = OPTIONS.row_keys(), Tally(), Done()
-    first = list(Resume(keys, done, tally).remaining(iter(jobs)))
+    first = list(left_to_do(iter(jobs), keys, done, tally))
     assert [len(job.questions) for job in first] == [2, 2]
     names = [question.key for job in first for question in job.questions]
     assert len(set(names)) == 4
@@ -111,7 +111,7 @@ def test_what_is_there_is_left_out_question_by_question_and_counted() -> None:
     assert tally.media_skipped == 0
     again = Done()
     again.add([(names[0], False), (names[2], False), (names[3], True)])
-    left = list(Resume(keys, again, tally).remaining(iter(jobs)))
+    left = list(left_to_do(iter(jobs), keys, again, tally))
     assert [(job.path, [question.prompt.text for question in job.questions]) for job in left] == [("a", ["two"])]
     assert left[0].questions[0].key == names[1]
     assert (tally.media_skipped, again.rows_left, again.errors_left) == (1, 3, 1)
@@ -120,7 +120,7 @@ def test_what_is_there_is_left_out_question_by_question_and_counted() -> None:
 def test_an_output_may_tell_by_itself_what_is_there() -> None:
     done = Done(is_there=lambda job, question: question.prompt.text == "one")
     job = Job("a", "a", tuple(Question(Prompt(text), "a") for text in ("one", "two")), item=("a", 1, 2))
-    (left,) = Resume(OPTIONS.row_keys(), done, Tally()).remaining(iter([job]))
+    (left,) = left_to_do(iter([job]), OPTIONS.row_keys(), done, Tally())
     assert [question.prompt.text for question in left.questions] == ["two"]
     assert done.rows_left == 1
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from archive_doubles import CollectingEngine, digest, direction, index, index_options  # noqa: F401 - a fixture
+from archive_doubles import SeeingEngine, digest, direction, index, index_options  # noqa: F401 - a fixture
 from cli_doubles import EchoEngine, MadeClip, open_made_clip
 
 from llava_mini_cli.commands.flags.search_flags import MARGIN, SearchFlags
@@ -289,8 +289,6 @@ def test_stored_features_are_a_clip(made: Path) -> None:
         assert (clip.info.kind, clip.info.width, clip.info.height, clip.info.duration_s) == ("video", 64, 48, 7.0)
         assert (clip.info.frame_count, clip.info.fps_sampled, clip.info.path) == (7, 1.0, medium.path)
         assert clip.ready()
-        with clip as same:
-            assert same is clip
         assert list(StoredClip(archive, medium, SamplingOptions(start=50.0), [])) == []
         (whole,) = StoredClip(archive, medium, SamplingOptions(), [])
         assert whole.times.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
@@ -338,7 +336,7 @@ def test_features_are_reserved_for_and_notes_say_what_is_not_exact(made: Path) -
 
     with open_archive(made / "x") as archive:
         media = StoredMedia(archive, open_made_clip)
-        load = media.loading(CollectingEngine)
+        load = media.loading(SeeingEngine)
         path = str(made / "a.mp4")
         given = {"frame_size": 336, "chunk_frames": 32, "opening": Watching()}
         assert media.answers_from_features

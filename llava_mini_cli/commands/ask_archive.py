@@ -13,7 +13,6 @@ from llava_mini_cli.errors import ArchiveError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.formats.archive.reader import Archive
-    from llava_mini_cli.formats.fetch.file_cache import FileCache
     from llava_mini_cli.formats.inputs import Inputs
     from llava_mini_cli.formats.job import Job, Prompt
     from llava_mini_cli.pipelines.archive_media import StoredMedia
@@ -48,13 +47,11 @@ def ask_archive(
         archive = by_path(whole, archive_flags.path)
         options = _options(archive, flags, given)
         media = StoredMedia(archive, open_clip)
-
-        def find(cache: "FileCache") -> "Inputs":
-            return _inputs(media, prompts, options, archive_flags)
-
-        load = media.loading(load_engine)
         parts = RunParts(media.open_clip, media.find_fault, tally=Tally(damage=whole.damage))
-        code = run_inputs(find, len(prompts), load, options, parts, output, flags)
+        load = media.loading(load_engine)
+        code = run_inputs(
+            lambda _: _inputs(media, prompts, options, archive_flags), len(prompts), load, options, parts, output, flags
+        )
         say_damage(whole.folder, whole.damage)
         return code
 
@@ -92,7 +89,7 @@ def _options(archive: "Archive", flags: QuestionFlags, given: Collection[str]) -
 def _inputs(
     media: "StoredMedia", prompts: tuple["Prompt", ...], options: "RunOptions", flags: ArchiveFlags
 ) -> "Inputs":
-    """What is asked, and of how many media or moments."""
+    """The questions, and of how many media or moments they are asked."""
     from llava_mini_cli.formats.inputs import Inputs
     from llava_mini_cli.pipelines.find import find
     from llava_mini_cli.pipelines.search_archive import SearchOptions

@@ -1,6 +1,7 @@
 """`llava-mini index MEDIA... -o ARCHIVE`: an archive of videos and images that can be searched and asked again."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,7 @@ def _index(
     from llava_mini_cli.media.open import is_media_path, open_clip
     from llava_mini_cli.pipelines.build_archive import index_jobs
     from llava_mini_cli.pipelines.interrupt import Interrupts
-    from llava_mini_cli.pipelines.load_engine import load_collecting_engine
+    from llava_mini_cli.pipelines.load_engine import load_engine
     from llava_mini_cli.pipelines.run_parts import RunParts
 
     with Interrupts() as interrupts, FileCache(inputs.fetch_options()) as cache:
@@ -87,7 +88,7 @@ def _index(
             found = open_inputs(media, (Prompt("index"),), is_media_path, cache, inputs.options())
         with Reporter(tally, found.total, quiet=talk.quiet, verbose=talk.verbose) as reporter:
             parts = RunParts(open_clip, progress=reporter, interrupts=interrupts, cache=cache, tally=tally)
-            index_jobs(found.jobs, archive, load_collecting_engine, options, parts)
+            index_jobs(found.jobs, archive, partial(load_engine, collects=True), options, parts)
 
 
 def _compact(archive: Path, talk: TalkFlags) -> None:
@@ -111,7 +112,7 @@ def _approximate(archive: Path, talk: TalkFlags) -> None:
 
 
 def _say_end(tally: "Tally", archive: Path, talk: TalkFlags, seconds: float) -> None:
-    """What was done, and what failed, also where the run ended early."""
+    """Says what was done and what failed, also where the run ended early."""
     from llava_mini_cli.commands.summary import failed_before, say_damage, say_failures, stopped
 
     say_failures(tally)

@@ -1,4 +1,4 @@
-"""What `ask` and `caption` have in common: options in, one pipeline call, words and an exit code out."""
+"""The run that `ask` and `caption` have in common: options in, one pipeline call, words and an exit code out."""
 
 import os
 import sys
@@ -130,11 +130,11 @@ def _dry_run(inputs: "Inputs", options: "RunOptions", output: "OutputOptions") -
     from llava_mini_cli.pipelines.flights import limited
     from llava_mini_cli.pipelines.footprint import footprint_of
     from llava_mini_cli.pipelines.forecast import forecast
-    from llava_mini_cli.pipelines.resume import Resume
+    from llava_mini_cli.pipelines.resume import left_to_do
     from llava_mini_cli.pipelines.tally import Tally
 
     done = done_at(output, options.run_info(inputs.kept))
-    left = Resume(options.row_keys(), done, Tally()).remaining(inputs.jobs)
+    left = left_to_do(inputs.jobs, options.row_keys(), done, Tally())
     wanted = limited(left, options.limits.media, Tally())
     found = forecast(wanted, options, probe, footprint_of(options.model))
     found.rows_done = done.rows_left

@@ -18,13 +18,13 @@ from llava_mini_cli.handover import HandOver
 from llava_mini_cli.media.clip import Clip
 from llava_mini_cli.media.open import Opening
 
-MEDIA_BYTES = 512 << 20  # of frames and decoders; one medium alone may need more
-THREADS = 4
-SLOW_S = 1.0  # after which a medium no longer holds up those behind it
-MOST_SLOW = 12  # so many at once, each with a thread of its own
+MEDIA_BYTES = 512 << 20  # bytes of frames and decoders at once; one medium alone may need more
+THREADS = 4  # that open media
+SLOW_S = 1.0  # seconds after which a medium no longer holds up those behind it
+MOST_SLOW = 12  # slow media at once, each with a thread of its own
 AHEAD = 64  # media that are opened or being opened, and not yet taken
 JOBS_WAITING = 8  # jobs that no thread has begun with
-JOIN_S = 2.0  # for which the end of a run waits for a thread
+JOIN_S = 2.0  # seconds that the end of a run waits for the threads
 
 
 OpenOne = Callable[[Job, Opening], Clip | Fault]
@@ -50,8 +50,8 @@ class _Slot:
         self.clip: Clip | Fault | None = None
         self.size = 0  # bytes reserved
         self.deadline: float | None = None  # None: waiting for room, or watched by somebody else
-        self.began = time.monotonic()  # or when it had room
-        self.is_waiting = False  # for room
+        self.began = time.monotonic()  # when its thread began, or began again once there was room
+        self.is_waiting = False  # until there is room for its bytes
         self.is_slow = False  # overtaken, and its thread replaced
         self.is_taken = False
         self.is_abandoned = False  # nobody waits for it any more
@@ -90,10 +90,10 @@ class OpenAhead:
         self._open_one = open_one
         self._limit = limit
         self._changed = threading.Condition()
-        self._turn = threading.Lock()  # of the thread that takes the next job: slots stand in the order of jobs
-        self._order: deque[_Slot] = deque()  # begun with and not yet taken
-        self._held = 0  # bytes reserved
-        self._taken_bytes = 0  # of these, those of media that were taken
+        self._turn = threading.Lock()  # one thread at a time takes a job, so that slots stand in the order of jobs
+        self._order: deque[_Slot] = deque()  # media that are being opened, or open and not yet taken
+        self._held = 0  # bytes reserved by all media
+        self._taken_bytes = 0  # bytes among them of media that were taken
         self._no_more = False  # every job has its slot
         self._stopped = False
         self._jobs: HandOver[Job] = HandOver(lambda handed: handed.put_all(jobs), JOBS_WAITING, "jobs")
@@ -101,7 +101,7 @@ class OpenAhead:
 
     @property
     def is_exhausted(self) -> bool:
-        """Whether `take` has nothing left to give, now and later. Raises what the iterator of jobs raised."""
+        """True once `take` has nothing left to give, now and later. Raises what the iterator of jobs raised."""
         with self._changed:
             is_exhausted = self._no_more and not self._order
         if is_exhausted:
@@ -122,7 +122,7 @@ class OpenAhead:
                 raise slot.error
             if slot.clip is None:
                 return self._abandoned(slot)
-            return Opened(slot.job, slot.clip, lambda: self._release(slot))
+            return Opened(slot.job, slot.clip, lambda: self.keep(slot, 0))
 
     def wait(self, seconds: float = 0.2) -> None:
         """Returns when `take` may have something, at the latest after so many seconds."""
@@ -133,7 +133,8 @@ class OpenAhead:
     def _next(self) -> _Slot | None:
         """The first that is open, or given up; only what is slow is overtaken."""
         for slot in self._order:
-            if slot.clip is not None or self._is_late(slot):
+            is_late = slot.deadline is not None and time.monotonic() > slot.deadline
+            if slot.clip is not None or is_late:
                 return slot
             if not slot.is_slow and not self._became_slow(slot):
                 return None
@@ -195,12 +196,6 @@ class OpenAhead:
             slot.size = size
             self._changed.notify_all()
 
-    def _release(self, slot: _Slot) -> None:
-        self.keep(slot, 0)
-
-    def _is_late(self, slot: _Slot) -> bool:
-        return slot.deadline is not None and time.monotonic() > slot.deadline
-
     def _abandoned(self, slot: _Slot) -> Opened:
         """Goes on without the thread that works on this. What it holds no longer counts: it may never be given back."""
         self.keep(slot, 0)
@@ -261,5 +256,5 @@ class OpenAhead:
         if not is_wanted and not isinstance(clip, Fault):
             clip.close()
         if not is_wanted or isinstance(clip, Fault):
-            self._release(slot)
+            self.keep(slot, 0)
         return is_wanted and not slot.is_slow

@@ -16,7 +16,7 @@ from llava_mini_cli.formats.outputs.open_output import Output
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import Clip
 from llava_mini_cli.pipelines.flights import Asked, Heard, Landed, Loaded, Lost, fly
-from llava_mini_cli.pipelines.resume import Resume
+from llava_mini_cli.pipelines.resume import left_to_do
 from llava_mini_cli.pipelines.rows import RowBuilder
 from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
 from llava_mini_cli.pipelines.settings import RunOptions
@@ -70,7 +70,7 @@ def answer_into(
     """
     tally = parts.tally
     with open_output() as output:
-        left = Resume(options.row_keys(), output.done, tally).remaining(jobs)
+        left = left_to_do(jobs, options.row_keys(), output.done, tally)
         try:
             with closing(load_and_answer(left, load_engine, options, parts)) as rows:
                 for row in rows:

@@ -8,8 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self, cast
+from typing import Any, cast
 
 from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import FeatureChunk
@@ -53,14 +52,7 @@ class StoredClip:
         return True
 
     def close(self) -> None:
-        """Nothing to end."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None: ...
+        """There is no decoder to end."""
 
 
 @dataclass
@@ -68,8 +60,8 @@ class StoredMedia:
     """The media of an archive that a run asks about."""
 
     archive: Archive
-    open_file: OpenClip  # for what the archive has no features of
-    dtype: str | None = None  # that the engine computes in, once it is loaded
+    open_file: OpenClip  # opens media of which the archive has no features
+    dtype: str | None = None  # the number format that the engine computes in, once it is loaded
 
     def __post_init__(self) -> None:
         self._by_path = {medium.path: medium for medium in self.archive.each_medium()}
@@ -77,12 +69,12 @@ class StoredMedia:
 
     @property
     def answers_from_features(self) -> bool:
-        """Whether files are not needed: features are there, and of every sampled frame."""
+        """True if files are not needed: features are there, and of every sampled frame."""
         header = self.archive.header
         return header.features is not None and header.settings.get("dedupe") is None
 
     def loading(self, load_engine: Callable[[ModelOptions], AnswerEngine]) -> Callable[[ModelOptions], AnswerEngine]:
-        """`load_engine`, but what the engine computes in is noted."""
+        """`load_engine`, but the number format that the engine computes in is noted."""
 
         def load(options: ModelOptions) -> AnswerEngine:
             engine = load_engine(options)
@@ -142,7 +134,7 @@ class StoredMedia:
         return cast(Clip, StoredClip(self.archive, medium, options, self._notes()))
 
     def _notes(self) -> list[str]:
-        """What makes an answer from features differ from one from the file."""
+        """Reasons why an answer from features may differ from one from the file."""
         header = self.archive.header
         notes: list[str] = []
         if header.features == "int8":
@@ -160,7 +152,7 @@ def sampling_of(archive: Archive, options: SamplingOptions, given: Collection[st
     """How the archive's media were sampled.
 
     Args:
-        given: those of `SAMPLED` that the user named; the others are the archive's.
+        given: the options of `SAMPLED` that the user named; the others are taken from the archive.
 
     Raises:
         UsageError: a named one says otherwise.
@@ -177,7 +169,7 @@ def sampling_of(archive: Archive, options: SamplingOptions, given: Collection[st
 
 
 def _lies_inside(path: str) -> bool:
-    """Whether a medium is a member of a shard or a cell of a table, on this disk."""
+    """True if a medium is a member of a shard or a cell of a table on this disk."""
     return any(parent.is_file() for parent in Path(path).parents)
 
 

@@ -9,14 +9,12 @@ together. A medium that fails becomes a row of the archive, as it does elsewhere
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
 from math import ceil
 from pathlib import Path
-from typing import Protocol
 
 from llava_mini_cli import __version__
 from llava_mini_cli.config import ModelOptions
-from llava_mini_cli.engine.request import WHOLE, Answer, Failure, FrameShapes, Window
+from llava_mini_cli.engine.request import WHOLE, Answer, Failure, Window
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.archive.layout import ArchiveHeader, Shapes
 from llava_mini_cli.formats.archive.reader import local_name
@@ -28,23 +26,14 @@ from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.pipelines.flights import Asked, Flight, Heard, Landed, Loaded, Lost, fly
 from llava_mini_cli.pipelines.index_options import IndexOptions
 from llava_mini_cli.pipelines.index_sink import MediumSink, identity, medium_row
-from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
+from llava_mini_cli.pipelines.run_parts import CollectingEngine, RunParts
 from llava_mini_cli.pipelines.tally import Tally
-
-
-class IndexEngine(AnswerEngine, Protocol):
-    """What this loop asks of an engine beyond what `ask` does."""
-
-    @property
-    def dtype(self) -> str: ...
-    @property
-    def frame_shapes(self) -> FrameShapes: ...
 
 
 def index_jobs(
     jobs: Iterator[Job],
     folder: Path,
-    load_engine: Callable[[ModelOptions], IndexEngine],
+    load_engine: Callable[[ModelOptions], CollectingEngine],
     options: IndexOptions,
     parts: RunParts,
 ) -> None:
@@ -61,8 +50,10 @@ def index_jobs(
     digest = model_digest(options.model.model, options.model.revision)
     with open_for_writing(folder) as archive:
         parts.tally.damage = archive.damage
-        if archive.header is not None:
-            archive.start(_like(archive.header, options, digest))
+        there = archive.header
+        if there is not None:  # other settings are refused before the model is loaded
+            dtype = str(there.settings.get("dtype"))
+            archive.start(_header(options, digest, there.shapes, there.model_revision, dtype))
 
         def ask(job: Job, clip: Clip) -> Asked[MediumSink]:
             windows = _windows(clip.info, options.caption_every)
@@ -74,10 +65,12 @@ def index_jobs(
             for event in events:
                 match event:
                     case Loaded():
-                        archive.start(_header(options, digest, event.engine))
+                        engine = event.engine
+                        shapes = _shapes(options, engine)
+                        archive.start(_header(options, digest, shapes, engine.model_revision, engine.dtype))
                     case Lost(job, fault):
                         _fail(job, fault, parts.tally)
-                        if archive.header is not None:  # a new archive has none before there is something to index
+                        if archive.header is not None:  # without a medium to index there is no new archive
                             archive.finish(archive.begin(), medium_row(job, fault))
                     case Heard():
                         _take_caption(event.flight.sink, event.result)
@@ -106,7 +99,7 @@ def _wanted(jobs: Iterator[Job], archive: ArchiveWriter, tally: Tally, *, retry_
 def _take_caption(sink: MediumSink, result: Answer | Failure) -> None:
     if isinstance(result, Answer):
         sink.caption(result)
-    elif result.error_type != "empty":  # a window that lies between two frames has no caption, and nobody misses it
+    elif result.error_type != "empty":  # a window that lies between two frames has no caption, which is no mistake
         sink.warn(f"no caption: {result.message}")
 
 
@@ -136,7 +129,7 @@ def _prune(archive: ArchiveWriter, tally: Tally) -> None:
 
 
 def _is_gone(path: str) -> bool:
-    """Whether nothing has this name for certain: a disk that does not answer may have it, and a shard its member."""
+    """True if it is certain that nothing has this name; a disk that does not answer may have it, a shard its member."""
     try:
         os.lstat(path)
     except (FileNotFoundError, ValueError):  # ValueError: no file can have such a name
@@ -146,26 +139,17 @@ def _is_gone(path: str) -> bool:
     return False
 
 
-def _like(header: ArchiveHeader, options: IndexOptions, digest: str) -> ArchiveHeader:
-    """The header that this run would write, as far as it is known before the model is loaded."""
-    settings = options.settings(str(header.settings.get("dtype")))
-    wanted = _header_of(options, digest, header.shapes, header.model_revision)
-    return replace(wanted, settings=settings)
-
-
-def _header(options: IndexOptions, digest: str, engine: IndexEngine) -> ArchiveHeader:
+def _shapes(options: IndexOptions, engine: CollectingEngine) -> Shapes:
     shapes = engine.frame_shapes
     if options.dedupe is not None and shapes.embedding is None:
         raise UsageError("--dedupe compares CLIP embeddings, and this model's CLIP has no image projection")
-    known = Shapes(shapes.token, shapes.embedding, shapes.features)
-    header = _header_of(options, digest, known, engine.model_revision)
-    return replace(header, settings=options.settings(engine.dtype))
+    return Shapes(shapes.token, shapes.embedding, shapes.features)
 
 
-def _header_of(options: IndexOptions, digest: str, shapes: Shapes, revision: str | None) -> ArchiveHeader:
+def _header(options: IndexOptions, digest: str, shapes: Shapes, revision: str | None, dtype: str) -> ArchiveHeader:
     model = options.model.model
     name = os.path.abspath(model) if Path(model).is_dir() else model  # noqa: PTH100 - must not follow links
-    return ArchiveHeader(name, revision, digest, shapes, options.features, version=__version__)
+    return ArchiveHeader(name, revision, digest, shapes, options.features, options.settings(dtype), __version__)
 
 
 def _windows(info: ClipInfo, every: float | None) -> tuple[Window, ...]:

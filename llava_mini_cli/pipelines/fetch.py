@@ -17,7 +17,7 @@ from llava_mini_cli.handover import HandOver, StoppedError
 
 MOST_AHEAD = 16  # media that are ready or on their way
 FETCHING = 4  # downloads at once
-JOIN_S = 5.0  # for which the end of a run waits for downloads that were told to give up
+JOIN_S = 5.0  # seconds that the end of a run waits for downloads that were told to give up
 
 
 class FetchAhead:

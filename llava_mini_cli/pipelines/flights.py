@@ -9,7 +9,7 @@ Prints nothing, and knows neither how media are decoded nor of rows, outputs and
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -29,9 +29,9 @@ from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import Tally
 
 HELD_BACK = 10_000  # media that are not there and wait until the model is loaded
-POLL_S = 0.005  # between looks at whether frames or the next medium are there
+POLL_S = 0.005  # seconds between looks at whether frames or the next medium are there
 
-_keys = count()  # of the media in any engine: one that is used again may still hold some of a run that ended early
+_keys = count()  # never given twice: an engine that is used again may still hold media of a run that ended early
 
 
 class WatchedSink(FrameSink, Protocol):
@@ -48,7 +48,7 @@ SomeSink = TypeVar("SomeSink", bound=WatchedSink | None)
 
 @dataclass(frozen=True)
 class Asked(Generic[SomeSink]):
-    """What the engine is asked about one medium."""
+    """The questions about one medium, and who takes what the model makes of its frames."""
 
     prompts: tuple[str, ...]
     sink: SomeSink
@@ -64,7 +64,7 @@ class Flight(Generic[SomeSink]):
     frames: CountedFrames
     sink: SomeSink
     waiting: int  # answers that are still to come
-    has_failed: bool = False  # one of its answers
+    has_failed: bool = False  # whether one of its questions has
 
     @property
     def is_over(self) -> bool:
@@ -151,25 +151,19 @@ def limited(jobs: Iterable[Job], most: int | None, tally: Tally) -> Iterator[Job
         yield job
 
 
+@dataclass
 class _Run(Generic[SomeSink]):
     """The media in flight, and how many were dealt with."""
 
-    def __init__(
-        self,
-        ask: Callable[[Job, Clip], Asked[SomeSink]],
-        options: RunOptions | IndexOptions,
-        parts: RunParts,
-        cache: FileCache,
-    ) -> None:
-        self._ask = ask
-        self._options = options
-        self._parts = parts
-        self._cache = cache
-        self._flights: dict[str, Flight[SomeSink]] = {}
+    ask: Callable[[Job, Clip], Asked[SomeSink]]
+    options: RunOptions | IndexOptions
+    parts: RunParts
+    cache: FileCache
+    flights: dict[str, Flight[SomeSink]] = field(default_factory=dict[str, Flight[SomeSink]])
 
     def is_over(self) -> bool:
-        """Whether as many media have failed as are allowed to; says so in the tally."""
-        tally, most = self._parts.tally, self._options.limits.failures
+        """True once as many media have failed as are allowed to; says so in the tally."""
+        tally, most = self.parts.tally, self.options.limits.failures
         if most is None or tally.media_failed < most:
             return False
         tally.stopped_by = "max_failures"
@@ -179,11 +173,11 @@ class _Run(Generic[SomeSink]):
         """Media that are not there, and the first one that is; None after very many, or as many as may fail."""
         lost: list[tuple[Job, Fault]] = []
         for job in jobs:
-            fault = self._parts.find_fault(job)
+            fault = self.parts.find_fault(job)
             if fault is None:
                 return lost, job
             lost.append((job, fault))
-            if len(lost) == min(self._options.limits.failures or HELD_BACK, HELD_BACK):
+            if len(lost) == min(self.options.limits.failures or HELD_BACK, HELD_BACK):
                 break
         return lost, None
 
@@ -194,7 +188,7 @@ class _Run(Generic[SomeSink]):
 
     def fly(self, engine: AnswerEngine, jobs: Iterator[Job]) -> Iterator[Lost | Heard[SomeSink] | Landed[SomeSink]]:
         """Has the engine look at every medium."""
-        parts, sampling = self._parts, self._options.sampling
+        parts, sampling = self.parts, self.options.sampling
 
         def open_one(job: Job, opening: Opening) -> Clip | Fault:
             return parts.find_fault(job) or open_or_fault(parts.open_clip, job, sampling, engine.frame_size, opening)
@@ -216,7 +210,7 @@ class _Run(Generic[SomeSink]):
                     yield from self._hear(results)
                     yield from self._land()
         finally:
-            for flight in self._flights.values():
+            for flight in self.flights.values():
                 flight.frames.close()
             ahead.close()
 
@@ -234,36 +228,36 @@ class _Run(Generic[SomeSink]):
     def _add(self, engine: AnswerEngine, opened: Opened, clip: Clip) -> None:
         key, job = str(next(_keys)), opened.job
         frames = CountedFrames(clip, self._count_frames, opened.release)
-        self._parts.progress.opened(replace(clip.info, path=job.path))
-        asked = self._ask(job, clip)
+        self.parts.progress.opened(replace(clip.info, path=job.path))
+        asked = self.ask(job, clip)
         waiting = len(asked.prompts) * len(asked.windows)
-        self._flights[key] = Flight(job, clip, frames, asked.sink, waiting)
-        generation = self._options.generation
+        self.flights[key] = Flight(job, clip, frames, asked.sink, waiting)
+        generation = self.options.generation
         engine.add(Request(key, clip.info.kind, frames, asked.prompts, generation, asked.windows, asked.sink))
 
     def _hear(self, results: list[Answer | Failure]) -> Iterator[Heard[SomeSink]]:
         for result in results:
-            flight = self._flights.get(result.key)
+            flight = self.flights.get(result.key)
             if flight is not None:
                 flight.waiting -= 1
                 yield Heard(flight, result)
 
     def _land(self) -> Iterator[Landed[SomeSink]]:
         """Ends the media of which everything is there."""
-        for key, flight in list(self._flights.items()):
+        for key, flight in list(self.flights.items()):
             if flight.is_over:
                 flight.frames.close()
-                del self._flights[key]
+                del self.flights[key]
                 yield Landed(flight)
                 self._count(flight.job)
 
     def _count_frames(self, frames: int) -> None:
-        self._parts.tally.frames += frames
-        self._parts.progress.frames(frames)
+        self.parts.tally.frames += frames
+        self.parts.progress.frames(frames)
 
     def _count(self, job: Job) -> None:
         """One more medium is done, and a fetched copy of it may go."""
         if job.local is not None:
-            self._cache.release(Path(job.local))
-        self._parts.tally.media += 1
-        self._parts.progress.item_done()
+            self.cache.release(Path(job.local))
+        self.parts.tally.media += 1
+        self.parts.progress.item_done()

@@ -18,13 +18,13 @@ class Footprint:
     """Sizes of a model in the number format that a run would use."""
 
     tokens_per_frame: int
-    context: int  # positions
-    position_bytes: int  # keys and values of one position
-    token_bytes: int  # a vision token as the language model reads it
+    context: int  # positions that the model has
+    position_bytes: int  # of the keys and values of one position
+    token_bytes: int  # of a vision token as the language model reads it
     weights_bytes: int
 
     def memory_bytes(self, frames: int, questions: int, new_tokens: int) -> int:
-        """What a medium holds while its questions are answered together, next to the weights."""
+        """Bytes that a medium holds while its questions are answered together, next to the weights."""
         vision = frames * self.tokens_per_frame
         return vision * (self.position_bytes + self.token_bytes) + questions * new_tokens * self.position_bytes
 
@@ -57,7 +57,7 @@ def number_bytes(options: ModelOptions) -> int:
 
 
 def _weights_bytes(model: Path, config: dict[str, Any], width: int) -> int:
-    """Of the language model and the vision tower, converted to the run's number format."""
+    """Bytes of the language model and the vision tower, in the run's number format."""
     stored = _BYTES.get(config.get("dtype") or config.get("torch_dtype") or "", 2)
     size = _files_bytes(model) * width // stored
     try:
@@ -68,7 +68,7 @@ def _weights_bytes(model: Path, config: dict[str, Any], width: int) -> int:
 
 
 def _files_bytes(folder: Path) -> int:
-    """Of the weights' files in one folder: safetensors where there are some, else torch's."""
+    """Bytes of the weights' files in one folder: safetensors where there are some, else torch's."""
     for pattern in ("*.safetensors", "*.bin"):
         size = sum(file.stat().st_size for file in folder.glob(pattern))
         if size:

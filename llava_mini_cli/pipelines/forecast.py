@@ -1,4 +1,4 @@
-"""What a run would have to do, told from headers alone: media, hours, frames, vision tokens, memory.
+"""The work that a run would have to do, told from headers alone: media, hours, frames, vision tokens, memory.
 
 Reads the header of every medium in a few threads, each within a deadline, and the model's config.json; decodes nothing
 and loads neither a model nor torch. Remote media are counted, not fetched. The number of frames is an estimate: only
@@ -18,8 +18,8 @@ from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.footprint import Footprint
 from llava_mini_cli.pipelines.settings import RunOptions
 
-PROBE_S = 10.0  # for one header
-THREADS = 4
+PROBE_S = 10.0  # seconds for one header
+THREADS = 4  # that read headers
 AHEAD = 64  # headers asked for and not yet counted
 
 Probe = Callable[[str, float], ClipInfo]
@@ -41,7 +41,7 @@ class Forecast:
     media: int = 0
     images: int = 0
     videos: int = 0
-    not_looked_at: int = 0  # remote
+    not_looked_at: int = 0  # media that are not on this disk
     unknown_length: int = 0  # videos whose header does not say how long they are
     unreadable: Counter[str] = field(default_factory=Counter[str])  # media, by error type
     too_long: int = 0  # media whose frames do not fit the model's context

@@ -1,4 +1,4 @@
-"""What a bug report needs: versions, device, decoders, whether the model is at hand, and what is missing.
+"""The facts that a bug report needs: versions, device, decoders, whether the model is at hand, and what is missing.
 
 Every part may be missing, torch included; nothing here loads a model or asks the network. Prints nothing.
 """
@@ -26,7 +26,7 @@ class Fact:
 
     name: str
     value: str
-    problem: str | None = None  # what it keeps from working, and the way out; None: all is well
+    problem: str | None = None  # what does not work because of it, and the way out; None: all is well
 
 
 def examine(model: str) -> list[Fact]:
@@ -37,8 +37,7 @@ def examine(model: str) -> list[Fact]:
         Fact("system", f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} cores"),
         *(_package(name) for name in PACKAGES + COMMAND_PACKAGES),
         *_devices(),
-        _decord(),
-        *(_package(name) for name in DECODER_PACKAGES if name != "decord"),
+        *(_package(name) for name in DECODER_PACKAGES),
         _ffmpeg(),
         *_model(model),
     ]
@@ -48,6 +47,8 @@ def _package(name: str) -> Fact:
     try:
         return Fact(name, importlib.metadata.version(name))
     except importlib.metadata.PackageNotFoundError:
+        if name == "decord":  # which has wheels for two platforms only
+            return Fact(name, "not installed; ffmpeg decodes everything")
         return Fact(name, "missing", f"{name} is not installed: python -m pip install {name}")
 
 
@@ -84,14 +85,6 @@ def _gib(size: int) -> str:
     return f"{size / 2**30:.1f} GiB"
 
 
-def _decord() -> Fact:
-    """decord is optional: it has wheels for two platforms only."""
-    try:
-        return Fact("decord", importlib.metadata.version("decord"))
-    except importlib.metadata.PackageNotFoundError:
-        return Fact("decord", "not installed; ffmpeg decodes everything")
-
-
 def _ffmpeg() -> Fact:
     try:
         import imageio_ffmpeg
@@ -106,7 +99,7 @@ def _ffmpeg() -> Fact:
 
 
 def _model(model: str) -> list[Fact]:
-    """Whether the model and its vision tower are here: a directory, or a snapshot in the cache."""
+    """The places of the model and its vision tower: a directory, or a snapshot in the cache."""
     facts: list[Fact] = []
     try:
         from llava_mini_cli.hub import find_model, find_tower

@@ -1,4 +1,4 @@
-"""What an index is made of, as one value."""
+"""The options of an index as one value."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +20,7 @@ class IndexOptions:
     dedupe: float | None = None  # skip frames whose CLIP distance to the last one kept is at most this
     caption_every: float | None = None  # seconds of a window that is captioned
     caption_prompt: str = CAPTION_PROMPT.text
-    generation: GenerationOptions = field(default_factory=GenerationOptions)  # of the captions
+    generation: GenerationOptions = field(default_factory=GenerationOptions)  # how captions are generated
     retry_errors: bool = False  # look again at media that failed before
     prune: bool = False  # drop media whose files are gone
     limits: RunLimits = field(default_factory=RunLimits)
@@ -32,7 +32,7 @@ class IndexOptions:
             raise UsageError(f"--caption-every must be above 0 seconds, not {self.caption_every:g}")
 
     def settings(self, dtype: str) -> dict[str, Setting]:
-        """What shapes the rows, by the names of the flags; `dtype` is what the engine computes in."""
+        """The options that shape the rows, by the names of the flags; `dtype` is the engine's number format."""
         sampling, captions = self.sampling, self.caption_every is not None
         return {
             "fps": sampling.fps,
@@ -48,7 +48,7 @@ class IndexOptions:
         }
 
     def _of_captions(self) -> Mapping[str, Setting]:
-        """Those that are not the usual ones: an archive made before there was such a flag goes on."""
+        """Options of captions that are not at their defaults: an archive made before there was such a flag goes on."""
         usual = {name: getattr(GenerationOptions, name) for name in ("temperature", "top_p", "seed")}
         known = {"prompt_layout": self.model.prompt_layout} | self.generation.shaping()
         usual |= {"prompt_layout": ModelOptions.prompt_layout}

@@ -1,9 +1,10 @@
-"""What becomes of one medium's frames on their way into the archive: a `FrameSink` of the engine.
+"""One medium's frames on their way into the archive: a `FrameSink` of the engine.
 
 Near-identical frames are left out here, when that was asked for. Knows nothing of other media.
 """
 
 import json
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
@@ -20,7 +21,7 @@ from llava_mini_cli.pipelines.index_options import IndexOptions
 
 
 def identity(job: Job) -> ItemIdentity:
-    """What tells a medium of the archive from others, and whether it changed."""
+    """Path, size and time of change: they tell a medium of the archive from others and from its own earlier states."""
     path, size, mtime = job.item or file_identity(job.path)
     return printable(path), size, mtime
 
@@ -43,13 +44,7 @@ def medium_row(job: Job, fault: Fault | None) -> dict[str, Any]:
 class MediumSink:
     """Collects one medium. `ended` or `fault` is set when its last frame was encoded, or it failed."""
 
-    def __init__(
-        self,
-        archive: ArchiveWriter,
-        job: Job,
-        clip: Clip,
-        options: IndexOptions,
-    ) -> None:
+    def __init__(self, archive: ArchiveWriter, job: Job, clip: Clip, options: IndexOptions) -> None:
         self.number = archive.begin()
         self.ended = False
         self.fault: Fault | None = None
@@ -65,7 +60,7 @@ class MediumSink:
 
     @property
     def features(self) -> Literal["float16", "float32"] | None:
-        """int8 is rounded from float32, once."""
+        """The form in which features are wanted from the engine; int8 is rounded from float32, once."""
         kind = self._options.features
         return "float32" if kind == "int8" else kind
 
@@ -156,8 +151,7 @@ class MediumSink:
         """Lets the frame that was kept last stand for this one too, or takes this one."""
         last = self._last
         if last is not None and _distance(last.clip, row.clip) <= threshold:
-            stands_for = last.stands_for + 1
-            self._last = FrameRows(last.frame, last.time, row.time, stands_for, last.tokens, last.clip, last.features)
+            self._last = replace(last, last_time=row.time, stands_for=last.stands_for + 1)
             return
         if last is not None:
             self._write(last)
@@ -170,16 +164,9 @@ class MediumSink:
 
 def _one(rows: FrameRows, index: int) -> FrameRows:
     """One of several frames, in memory of its own."""
-    part = slice(index, index + 1)
-    return FrameRows(
-        rows.frame[part],
-        rows.time[part],
-        rows.last_time[part],
-        rows.stands_for[part],
-        rows.tokens[part].copy(),
-        None if rows.clip is None else rows.clip[part].copy(),
-        None if rows.features is None else rows.features[part].copy(),
-    )
+    columns: list[Any] = list(vars(rows).values())
+    part: list[Any] = [column if column is None else column[index : index + 1].copy() for column in columns]
+    return FrameRows(*part)
 
 
 def _distance(one: NDArray[np.float16] | None, other: NDArray[np.float16] | None) -> float:

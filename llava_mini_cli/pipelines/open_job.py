@@ -13,11 +13,11 @@ from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.media.clip import Clip, FrameChunk
 from llava_mini_cli.media.open import Opening
 
-CHUNK_FRAMES = 32
+CHUNK_FRAMES = 32  # frames of a video that are decoded together
 
 
 class OpenClip(Protocol):
-    """`media.open.open_clip`."""
+    """A function that opens a medium, such as `media.open.open_clip`."""
 
     def __call__(
         self, path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int, opening: Opening
@@ -73,7 +73,7 @@ class CountedFrames:
             self._count(len(chunk.times))
 
     def ready(self) -> bool:
-        """Whether the next chunk can be had without waiting."""
+        """True if the next chunk can be had without waiting."""
         return self._clip.ready()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What a run tells about itself while it goes on. Pipelines call it; whoever prints overrides it."""
+"""The events that a run tells about itself while it goes on. Pipelines call it; whoever prints overrides it."""
 
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import ClipInfo

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from llava_mini_cli.config import ModelOptions
-from llava_mini_cli.engine.request import Answer, Failure, Request
+from llava_mini_cli.engine.request import Answer, Failure, FrameShapes, Request
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.media.open import open_clip
@@ -16,7 +16,7 @@ from llava_mini_cli.pipelines.tally import Tally
 
 
 class AnswerEngine(Protocol):
-    """What a run asks of an engine."""
+    """An engine, as far as a run uses it."""
 
     @property
     def frame_size(self) -> int: ...
@@ -31,6 +31,15 @@ class AnswerEngine(Protocol):
     def step(self) -> list[Answer | Failure]: ...
 
 
+class CollectingEngine(AnswerEngine, Protocol):
+    """An engine that hands out what it makes of frames, for `index`."""
+
+    @property
+    def dtype(self) -> str: ...
+    @property
+    def frame_shapes(self) -> FrameShapes: ...
+
+
 SomeEngine = TypeVar("SomeEngine", bound=AnswerEngine)
 
 
@@ -39,10 +48,10 @@ class RunParts:
     """The parts of one run; tests hand in doubles."""
 
     open_clip: OpenClip = open_clip
-    find_fault: Callable[[Job], Fault | None] = fault_of  # of a medium, told without a decoder
+    find_fault: Callable[[Job], Fault | None] = fault_of  # tells why a medium cannot be opened, without a decoder
     progress: Progress = field(default_factory=Progress)
     interrupts: Interrupts = field(default_factory=Interrupts)  # catches nothing unless it is entered
-    cache: FileCache | None = None  # of media from elsewhere; None: one that the run makes and removes
+    cache: FileCache | None = None  # files of media from elsewhere; None: one that the run makes and removes
     tally: Tally = field(default_factory=Tally)
 
     def load(self, load_engine: Callable[[ModelOptions], SomeEngine], model: ModelOptions) -> SomeEngine:

@@ -65,20 +65,12 @@ def _peaks(medium: NDArray[np.int64], scores: NDArray[np.float32], least_score: 
 def _around(
     best: int, cut: float, medium: NDArray[np.int64], scores: NDArray[np.float32], taken: NDArray[np.bool_]
 ) -> tuple[int, int]:
+    def joins(row: int) -> bool:
+        return bool(medium[row] == medium[best] and scores[row] >= cut and not taken[row])
+
     first = last = best
-    while first > 0 and _joins(first - 1, best, cut, medium, scores, taken):
+    while first > 0 and joins(first - 1):
         first -= 1
-    while last + 1 < len(scores) and _joins(last + 1, best, cut, medium, scores, taken):
+    while last + 1 < len(scores) and joins(last + 1):
         last += 1
     return first, last
-
-
-def _joins(
-    row: int,
-    best: int,
-    cut: float,
-    medium: NDArray[np.int64],
-    scores: NDArray[np.float32],
-    taken: NDArray[np.bool_],
-) -> bool:
-    return bool(medium[row] == medium[best] and scores[row] >= cut and not taken[row])

@@ -4,7 +4,7 @@ Exact: each score is the cosine of the query with the stored embedding, in float
 without its vectors. Prints nothing, and loads no model: the query comes as a vector.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import translate
 from heapq import nlargest
@@ -12,7 +12,6 @@ from itertools import islice
 from math import inf
 from pathlib import Path
 from re import compile as compile_pattern
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,23 +23,17 @@ from llava_mini_cli.formats.archive.reader import Archive, FrameColumns, StoredM
 from llava_mini_cli.pipelines.scored_spans import ScoredSpan, spans
 
 Vector = NDArray[np.float32]
-NEAR_FRAMES = 600  # of the approximate index, for each moment that is wanted: a moment has several
-
-
-class SimilarityScan(Protocol):
-    """`engine.scan.scan_file`."""
-
-    def __call__(self, path: Path, rows: int, query: Vector) -> NDArray[np.float32]: ...
+NEAR_FRAMES = 600  # that the approximate index is asked for, for each moment wanted: a moment has several frames
 
 
 @dataclass(frozen=True)
 class SearchOptions:
-    """What is wanted of the moments."""
+    """Which moments are wanted, and how many."""
 
     most: int
     min_score: float | None = None
     path: str | None = None  # a glob over paths
-    after: float | None = None  # seconds of the video's own time
+    after: float | None = None  # seconds from the beginning of the video
     before: float | None = None
     approximate: bool = False  # look only at media that the approximate index names
 
@@ -58,20 +51,20 @@ class Hit:
     """A moment by where its frames are."""
 
     part: int
-    medium: int  # number
+    medium: int  # the number of its medium
     score: float
     time: float
     start: float  # time of its first frame
-    end: float  # time of the last frame that its last one stands for
+    end: float  # time of the last sampled frame in it, which may have been left out as a near copy
     frames: int
 
 
 @dataclass(frozen=True)
 class Scanner:
-    """How vectors are compared: by a file at a time, or by batches where the file is missing."""
+    """How vectors are compared with a query: those of a file, or batches of them where the file is missing."""
 
-    file: SimilarityScan
-    batches: Callable[..., NDArray[np.float32]]
+    file: Callable[[Path, int, Vector], Vector]
+    batches: Callable[[Iterable[NDArray[np.float16]], Vector], Vector]
 
 
 def combined(queries: list[Vector]) -> Vector:
@@ -123,11 +116,8 @@ def _search_stretch(
 ) -> list[Hit]:
     """The best moments of one medium, exactly."""
     scores = scanner.batches([archive.vector_rows(stretch.part, stretch.rows)], query)
-    owners = np.full(len(scores), stretch.medium)
-    columns = FrameColumns(owners, stretch.time, stretch.last_time)
-    least = -inf if options.min_score is None else options.min_score
-    found = spans(owners, scores, usual, options.most, least)
-    return [_hit(stretch.part, columns, np.arange(len(scores)), span) for span in found]
+    columns = FrameColumns(np.full(len(scores), stretch.medium), stretch.time, stretch.last_time)
+    return _hits(stretch.part, columns, np.arange(len(scores)), scores, usual, options)
 
 
 def by_path(archive: Archive, pattern: str | None) -> Archive:
@@ -151,9 +141,15 @@ def _search_part(
     columns = archive.frames(part)
     scores = part_scores(archive, part, len(columns.medium), query, scanner)
     rows = _wanted_rows(archive, part, columns, options)
-    medium, kept = columns.medium[rows], scores[rows]
+    return _hits(part, columns, rows, scores[rows], usual, options)
+
+
+def _hits(
+    part: int, columns: FrameColumns, rows: NDArray[np.int64], scores: Vector, usual: float, options: SearchOptions
+) -> list[Hit]:
+    """The best moments of some rows of a part, whose scores are given; each medium's rows stand together."""
     least = -inf if options.min_score is None else options.min_score
-    found = spans(medium, kept, usual, options.most, least)
+    found = spans(columns.medium[rows], scores, usual, options.most, least)
     return [_hit(part, columns, rows, span) for span in found]
 
 

@@ -16,19 +16,19 @@ class RunOptions:
     sampling: SamplingOptions
     generation: GenerationOptions
     limits: RunLimits = field(default_factory=RunLimits)
-    prefix: str = ""  # written before and after each answer
-    suffix: str = ""
+    prefix: str = ""  # written before each answer
+    suffix: str = ""  # written after each answer
 
     def run_info(self, kept: tuple[KeptColumn, ...] = ()) -> RunInfo:
-        """What an output records of the run."""
+        """The facts about the run that an output records."""
         return RunInfo(printable(self.model.model), self.answer_settings(), self.model.revision, kept=kept)
 
     def row_keys(self) -> RowKeys:
-        """What gives the run's rows their keys."""
+        """The maker of the keys of the run's rows."""
         return RowKeys(printable(self.model.model), self.model.revision, self.answer_settings())
 
     def answer_settings(self) -> Settings:
-        """What goes into a row's fingerprint; sampling of tokens counts only where it is on."""
+        """The settings in a row's fingerprint; how tokens are sampled counts only where they are."""
         return {
             "dtype": self.model.dtype,
             "quantize": self.model.quantize,

@@ -1,4 +1,4 @@
-"""What a run did so far, in numbers. One place counts; whoever reports reads."""
+"""The counts of a run so far. One place counts; whoever reports reads."""
 
 from collections import Counter
 from dataclasses import dataclass, field
