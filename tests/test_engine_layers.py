@@ -7,6 +7,7 @@ from tiny_checkpoints import tiny_config
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
+from llava_mini_cli.engine import dense
 from llava_mini_cli.engine.dense import compile_dense, finish, project
 from llava_mini_cli.engine.memory import Upload
 from llava_mini_cli.errors import UsageError
@@ -85,3 +86,13 @@ def test_a_compiler_that_does_not_work_is_a_usage_error(monkeypatch: pytest.Monk
     model = LlavaMiniForConditionalGeneration(tiny_config())
     with pytest.raises(UsageError, match=r"--compile: torch.compile failed \(no compiler\)"):
         compile_dense(model)
+
+
+@pytest.mark.parametrize("queries", [1, 5, 7, 9])
+def test_causal_attention_in_blocks_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch, queries: int) -> None:
+    monkeypatch.setattr(dense, "MASKED_QUERIES", 3)
+    torch.manual_seed(0)
+    query, keys, values = torch.randn(2, 4, 9, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
+    whole = torch.nn.functional.scaled_dot_product_attention(query, keys, values, is_causal=True, enable_gqa=True)
+    found = dense.attend_causally(query[:, :, -queries:], keys, values)
+    torch.testing.assert_close(found, whole[:, :, -queries:])
