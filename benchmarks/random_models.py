@@ -96,7 +96,7 @@ def build_engine(
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     limits = Limits(chunk_frames=chunk, generations=generations, media=64, cache_bytes=8 << 30)
-    return Engine(model, processor, prompts, limits, "random")  # pyright: ignore[reportArgumentType]
+    return Engine(model, processor, prompts, limits)  # pyright: ignore[reportArgumentType]
 
 
 def seed(number: int = 0) -> None:

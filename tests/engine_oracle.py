@@ -48,7 +48,7 @@ class Oracle:
         return [token for token in ids if token not in ends]
 
     def engine(self, limits: Limits, layout: PromptLayout = "trained") -> Engine:
-        return Engine(self.model, self.processor, self.processor.prompts(layout), limits, "tiny")
+        return Engine(self.model, self.processor, self.processor.prompts(layout), limits)
 
 
 def make_oracle(path: Path) -> Oracle:

@@ -80,7 +80,7 @@ def test_sixteen_questions_about_300_frames(oracle: Oracle) -> None:
 
 def test_a_prefix_longer_than_a_stretch_is_prefilled_alike(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("llava_mini_cli.engine.generate.PREFILL_POSITIONS", 64)
-    monkeypatch.setattr("llava_mini_cli.engine.generate.MASKED_QUERIES", 24)
+    monkeypatch.setattr("llava_mini_cli.engine.dense.MASKED_QUERIES", 24)
     (answer,) = oracle.engine(limits()).run([request("v", oracle.video(17, 2), QUESTIONS[:1])])
     assert isinstance(answer, Answer)
     assert list(answer.token_ids) == oracle.ids(17, 2, QUESTIONS[0])

@@ -3,12 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from tiny_checkpoints import tiny_config
 from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaRotaryEmbedding
 
-from llava_mini_cli.engine.dense import finish, project
+from llava_mini_cli.engine import dense
+from llava_mini_cli.engine.dense import compile_dense, finish, project
 from llava_mini_cli.engine.memory import Upload
+from llava_mini_cli.errors import UsageError
 from llava_mini_cli.model.configuration import LlavaMiniConfig
+from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.prefusion import additive_mask
 from llava_mini_cli.model.vision import VisionTower
 
@@ -67,3 +71,28 @@ def test_the_dense_parts_are_those_of_a_llama_layer(dtype: torch.dtype, activati
 def test_upload_keeps_pixels() -> None:
     pixels = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
     assert Upload(torch.device("cpu"))(pixels).tolist() == pixels.tolist()
+
+
+def test_a_compiler_that_does_not_work_is_a_usage_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def compiled(function: object, dynamic: bool) -> object:
+        assert dynamic
+
+        def fails(*_: object) -> None:
+            raise RuntimeError("no compiler\nat all")
+
+        return fails
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    model = LlavaMiniForConditionalGeneration(tiny_config())
+    with pytest.raises(UsageError, match=r"--compile: torch.compile failed \(no compiler\)"):
+        compile_dense(model)
+
+
+@pytest.mark.parametrize("queries", [1, 5, 7, 9])
+def test_causal_attention_in_blocks_is_that_of_the_whole(monkeypatch: pytest.MonkeyPatch, queries: int) -> None:
+    monkeypatch.setattr(dense, "MASKED_QUERIES", 3)
+    torch.manual_seed(0)
+    query, keys, values = torch.randn(2, 4, 9, 8), torch.randn(2, 2, 9, 8), torch.randn(2, 2, 9, 8)
+    whole = torch.nn.functional.scaled_dot_product_attention(query, keys, values, is_causal=True, enable_gqa=True)
+    found = dense.attend_causally(query[:, :, -queries:], keys, values)
+    torch.testing.assert_close(found, whole[:, :, -queries:])

@@ -153,7 +153,7 @@ def test_limits_are_chosen_for_the_device(oracle: Oracle, monkeypatch: pytest.Mo
     assert chosen() == (8, 64, 64, 4 << 30)
     assert chosen(batch_size=100) == (100, 64, 100, 4 << 30)
     engine = make_engine(oracle.model, oracle.processor, ModelOptions("name", prompt_layout="reference"), "r")
-    assert (engine.model_name, engine.model_revision, engine.prompts.layout) == ("name", "r", "reference")
+    assert (engine.model_revision, engine.prompts.layout) == ("r", "reference")
 
 
 def test_a_device_that_is_not_there_is_a_usage_error() -> None:

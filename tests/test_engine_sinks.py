@@ -177,4 +177,4 @@ def test_what_an_engine_says_of_itself(oracle: Oracle, projection: torch.Tensor)
     engine = engine_of(oracle, projection)
     assert engine.frame_shapes == FrameShapes((1, 32), SHARED, (1, 16, 64))
     assert engine_of(oracle, None).frame_shapes.embedding is None
-    assert (engine.device, engine.dtype, engine.frame_size, engine.frames_encoded) == ("cpu", "float32", 56, 0)
+    assert (engine.dtype, engine.frame_size, engine.frames_encoded) == ("float32", 56, 0)

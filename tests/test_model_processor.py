@@ -72,6 +72,7 @@ def test_text_alone_has_no_place_for_frames(processor: LlavaMiniProcessor) -> No
         ({"text": "a", "images": picture().astype(np.float32)}, "not torch.float32"),
         ({"text": "a", "images": picture()[..., :2]}, r"\[14, 14, 2\]"),
         ({"text": "a", "images": picture()[0, 0]}, r"\[3\]"),
+        ({"text": "a", "videos": []}, "at least one frame"),
     ],
 )
 def test_what_cannot_be_made_a_batch(processor: LlavaMiniProcessor, arguments: dict[str, Any], words: str) -> None:

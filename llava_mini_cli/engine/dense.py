@@ -1,4 +1,4 @@
-"""The dense parts of a Llama layer, on both sides of attention, and their compiled form.
+"""A Llama layer in parts: the dense ones on both sides of attention, their compiled form, and causal attention.
 
 Pre-fusion and the language model share them. Attention itself is never compiled: its shapes change with every answer
 that begins or ends. Knows nothing of caches.
@@ -15,6 +15,8 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
+
+MASKED_QUERIES = 128  # queries that go through attention at once where a mask is needed
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, each [B, L, d]
 Projected = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -49,6 +51,26 @@ def _mlp(mlp: LlamaMLP, normed: torch.Tensor) -> torch.Tensor:
     if mlp.config.hidden_act != "silu":
         return mlp(normed)
     return mlp.down_proj(functional.silu(mlp.gate_proj(normed), inplace=True).mul_(mlp.up_proj(normed)))
+
+
+def attend_causally(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    """Causal attention of the last queries of a sequence, in blocks, so that no mask grows large.
+
+    Args:
+        queries: `[B, heads, L, d]`, those of the last L positions.
+        keys, values: `[B, kv heads, P, d]`, of all positions.
+    """
+    start = keys.shape[2] - queries.shape[2]
+    if start == 0:
+        return functional.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
+    out: list[torch.Tensor] = []
+    for block in queries.split(MASKED_QUERIES, dim=2):
+        stop = start + block.shape[2]
+        mask = torch.ones(block.shape[2], stop, dtype=torch.bool, device=block.device).tril(start)
+        seen = keys[:, :, :stop], values[:, :, :stop]
+        out.append(functional.scaled_dot_product_attention(block, *seen, attn_mask=mask, enable_gqa=True))
+        start = stop
+    return torch.cat(out, dim=2)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from llava_mini_cli.engine.dense import Rotary, finish, project
+from llava_mini_cli.engine.dense import Rotary, attend_causally, finish, project
 from llava_mini_cli.engine.pack import TextPack
 from llava_mini_cli.model.clip_space import embed_images
 from llava_mini_cli.model.modeling import LlavaMiniModel
@@ -124,19 +124,10 @@ def _layer(
     """
     queries, keys, values = project(layer, layer.input_layernorm(hidden), rotary, first_query)
     reads = vision_length - first_query  # vision positions that are queries too
-    seen = _causal(queries[:, :, :reads], keys[:, :, :vision_length], values[:, :, :vision_length])
+    seen = attend_causally(queries[:, :, :reads], keys[:, :, :vision_length], values[:, :, :vision_length])
     if text_mask.shape[2]:  # nothing is asked when frames are only looked at
         text = functional.scaled_dot_product_attention(
             queries[:, :, reads:], keys, values, attn_mask=text_mask, enable_gqa=True
         )
         seen = torch.cat([seen, text], dim=2)
     return finish(layer, hidden[:, first_query:], seen.transpose(1, 2).flatten(2))
-
-
-def _causal(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Causal attention of the last queries of a sequence over all of its keys."""
-    size, length = queries.shape[2], keys.shape[2]
-    if size == length:
-        return functional.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
-    mask = torch.ones(size, length, dtype=torch.bool, device=queries.device).tril(length - size)
-    return functional.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, enable_gqa=True)

@@ -40,7 +40,6 @@ class Engine:
         processor: LlavaMiniProcessor,
         prompts: PromptBuilder,
         limits: Limits,
-        name: str = "",
         revision: str | None = None,
         dense: Dense = EAGER,
         image_projection: torch.Tensor | None = None,
@@ -51,7 +50,6 @@ class Engine:
         self.processor = processor
         self.prompts = prompts
         self.limits = limits
-        self.model_name = name
         self.model_revision = revision
         self.frame_size = config.video_frame_size  # pixels; what video frames are squashed to
         self._shared_width = None if image_projection is None else image_projection.shape[0]
@@ -67,11 +65,6 @@ class Engine:
     def frames_encoded(self) -> int:
         """Frames since the engine was made."""
         return self._encoder.frames_encoded
-
-    @property
-    def device(self) -> str:
-        """The model's device, as torch writes it."""
-        return str(self.model.device)
 
     @property
     def dtype(self) -> str:

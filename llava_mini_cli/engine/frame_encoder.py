@@ -161,10 +161,8 @@ class FrameEncoder:
         longest = max(lengths.values(), default=0)
         full = [window for window in track.windows if self._context.too_long(longest, new, window.frame_count)]
         for window in full:
-            found = {
-                prompt: self._context.too_long(lengths[prompt], new, window.frame_count) for prompt in window.prompts
-            }
-            errors = {prompt: error for prompt, error in found.items() if error is not None}
+            found = ((one, self._context.too_long(lengths[one], new, window.frame_count)) for one in window.prompts)
+            errors = {prompt: error for prompt, error in found if error is not None}
             window.drop_prompts(errors)
             yield from (track.request.failure(prompt, window.index, error) for prompt, error in errors.items())
         if full and track.request.sink is None and not any(window.groups for window in track.windows):

@@ -11,12 +11,11 @@ import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from llava_mini_cli.engine.dense import EAGER, Dense, finish, project
+from llava_mini_cli.engine.dense import EAGER, Dense, attend_causally, finish, project
 from llava_mini_cli.engine.kv_cache import GROWTH, RowCache
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration, LlavaMiniModel
 
 PREFILL_POSITIONS = 2048  # positions of a prefix that go through the layers at once
-MASKED_QUERIES = 128  # and of these, through attention behind earlier ones: bounds the mask
 
 
 @dataclass(frozen=True)
@@ -66,22 +65,8 @@ def _prefill_prefix(trunk: LlavaMiniModel, cache: RowCache, prefix: torch.Tensor
         cache.prefix_keys[number][:, :, start:stop] = keys
         cache.prefix_values[number][:, :, start:stop] = values
         keys, values = cache.prefix_keys[number][:, :, :stop], cache.prefix_values[number][:, :, :stop]
-        attended = _attend_behind(queries, keys, values, start)
+        attended = attend_causally(queries, keys, values)
         hidden = finish(layer, hidden, attended.transpose(1, 2).flatten(2))
-
-
-def _attend_behind(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, start: int) -> torch.Tensor:
-    """Causal attention of positions `start` to the end over all keys, in blocks, so that no mask grows large."""
-    if start == 0:
-        return functional.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
-    out: list[torch.Tensor] = []
-    for block in queries.split(MASKED_QUERIES, dim=2):
-        stop = start + block.shape[2]
-        mask = torch.ones(block.shape[2], stop, dtype=torch.bool, device=block.device).tril(start)
-        seen = keys[:, :, :stop], values[:, :, :stop]
-        out.append(functional.scaled_dot_product_attention(block, *seen, attn_mask=mask, enable_gqa=True))
-        start = stop
-    return torch.cat(out, dim=2)
 
 
 def _prefill_tails(trunk: LlavaMiniModel, cache: RowCache, items: Sequence[PrefillItem]) -> torch.Tensor:

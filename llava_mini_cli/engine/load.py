@@ -70,7 +70,7 @@ def make_engine(
     )
     prompts = processor.prompts(options.prompt_layout)
     dense = compile_dense(model) if options.compile else EAGER
-    return Engine(model, processor, prompts, limits, options.model, revision, dense, image_projection)
+    return Engine(model, processor, prompts, limits, revision, dense, image_projection)
 
 
 def _device(name: str) -> torch.device:

@@ -19,8 +19,6 @@ from numpy.typing import NDArray
 from llava_mini_cli.errors import PromptError
 from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
 
-NO_PARENT = -1
-
 
 @dataclass(frozen=True)
 class Segment:
@@ -28,7 +26,7 @@ class Segment:
 
     start: int
     stop: int
-    parent: int  # index of the shared segment in front of a tail, or NO_PARENT
+    parent: "Segment | None" = None  # the shared segment in front of a tail
 
 
 @dataclass(frozen=True)
@@ -83,7 +81,7 @@ class TextPack:
         out = np.full(len(self), -1, dtype=np.int64)
         for segment in self.segments:
             ok = self.key_ok[segment.start : segment.stop]
-            parent = self.segments[segment.parent] if segment.parent != NO_PARENT else None
+            parent = segment.parent
             before = int(self.key_ok[parent.start : parent.stop].sum()) if parent else 0
             out[segment.start : segment.stop] = np.where(ok, before + np.cumsum(ok) - 1, -1)
         return out
@@ -95,9 +93,8 @@ class TextPack:
         for segment in self.segments:
             rows = slice(segment.start, segment.stop)
             out[rows, rows] = np.tri(segment.stop - segment.start, dtype=bool)
-            if segment.parent != NO_PARENT:
-                parent = self.segments[segment.parent]
-                out[rows, parent.start : parent.stop] = True
+            if segment.parent is not None:
+                out[rows, segment.parent.start : segment.parent.stop] = True
         out &= self.key_ok  # in place: it may be as large as all that is free
         return out
 
@@ -122,13 +119,13 @@ def pack_prompts(prompts: Sequence[Sequence[int] | None]) -> TextPack:
     segments: list[Segment] = []
     groups: list[PromptGroup] = []
 
-    def put(ids: tuple[int, ...], parent: int) -> int:
+    def put(ids: tuple[int, ...], parent: Segment | None = None) -> int:
         segments.append(Segment(len(packed), len(packed) + len(ids), parent))
         packed.extend(ids)
         return len(segments) - 1
 
     for shared_ids, tails in by_shared.items():
-        shared = put(shared_ids, NO_PARENT)
-        numbers = tuple(put(tail, shared) for _, tail in tails)
+        shared = put(shared_ids)
+        numbers = tuple(put(tail, segments[shared]) for _, tail in tails)
         groups.append(PromptGroup(shared, numbers, tuple(index for index, _ in tails)))
     return TextPack(tuple(packed), tuple(segments), tuple(groups))

@@ -6,6 +6,7 @@ Vectors are float16, sums float32. Knows nothing of archives.
 from collections.abc import Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from io import FileIO
 from itertools import pairwise
 from pathlib import Path
 
@@ -58,11 +59,10 @@ def _scan(path: Path, first: int, scores: torch.Tensor, query: NDArray[np.float3
             torch.mv(floats[:count], against, out=part)
 
 
-def _fill(file: object, space: memoryview) -> None:
+def _fill(file: FileIO, space: memoryview) -> None:
     """Reads until the space is full; the system may give less at a time."""
-    read = getattr(file, "readinto")  # noqa: B009 - of an unbuffered file, for which there is no public type
     while space:
-        count = read(space)
+        count = file.readinto(space)
         if not count:
             raise EOFError("the file ends early")
         space = space[count:]

@@ -29,9 +29,8 @@ def load_image_projection(tower: Path) -> torch.Tensor | None:
         CheckpointError: the tower's weights are missing or damaged.
     """
     for path in weight_files(tower):
-        for key, tensor in read_tensors(path):
-            if key == IMAGE_PROJECTION:
-                return tensor.float()
+        for _, tensor in read_tensors(path, IMAGE_PROJECTION):
+            return tensor.float()
     return None
 
 
@@ -57,8 +56,15 @@ class TextTower:
             CheckpointError: the directory holds the vision half alone (the text says what is missing), or is damaged.
         """
         fields = read_json(tower / "config.json")
-        state, projection = _text_tensors(tower)
-        missing = _missing(tower, fields, state, projection)
+        state = {key: tensor.float() for path in weight_files(tower) for key, tensor in read_tensors(path, "text_")}
+        projection = state.pop(TEXT_PROJECTION, None)
+        parts = {
+            "text_config in config.json": "text_config" in fields,
+            "text_model weights": bool(state),
+            "text_projection": projection is not None,
+            "tokenizer": any((tower / name).exists() for name in ("tokenizer.json", "vocab.json")),
+        }
+        missing = [name for name, there in parts.items() if not there]
         if missing or projection is None:
             raise CheckpointError(
                 f"{tower}: the CLIP checkpoint has no {', no '.join(missing)}; searching by text needs a whole CLIP "
@@ -66,7 +72,7 @@ class TextTower:
             )
         config = CLIPTextConfig(**{key: value for key, value in fields["text_config"].items() if key != "model_type"})
         model = CLIPTextModel(config)
-        _fill(model, state, tower)
+        _fill(model, {key.removeprefix(TEXT_PREFIX): tensor for key, tensor in state.items()}, tower)
         tokenizer = AutoTokenizer.from_pretrained(str(tower))
         return cls(model.eval(), projection, tokenizer, int(config.max_position_embeddings))
 
@@ -99,33 +105,6 @@ class TextTower:
         ids: list[int] = self.tokenizer(text)["input_ids"]
         end = self.tokenizer.eos_token_id
         return ids if ids and ids[-1] == end else [*ids, end]
-
-
-def _text_tensors(tower: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor | None]:
-    """The text half's tensors by their names in `CLIPTextModel`, and the text projection."""
-    state: dict[str, torch.Tensor] = {}
-    projection = None
-    for path in weight_files(tower):
-        for key, tensor in read_tensors(path):
-            if key.startswith(TEXT_PREFIX):
-                state[key.removeprefix(TEXT_PREFIX)] = tensor.float()
-            elif key == TEXT_PROJECTION:
-                projection = tensor.float()
-    return state, projection
-
-
-def _missing(
-    tower: Path, fields: dict[str, Any], state: dict[str, torch.Tensor], projection: torch.Tensor | None
-) -> list[str]:
-    """The parts that a CLIP directory lacks for texts, by name."""
-    has_tokenizer = any((tower / name).exists() for name in ("tokenizer.json", "vocab.json"))
-    parts = {
-        "text_config in config.json": "text_config" in fields,
-        "text_model weights": bool(state),
-        "text_projection": projection is not None,
-        "tokenizer": has_tokenizer,
-    }
-    return [name for name, there in parts.items() if not there]
 
 
 def _fill(model: nn.Module, state: dict[str, torch.Tensor], tower: Path) -> None:

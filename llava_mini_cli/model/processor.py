@@ -204,10 +204,10 @@ def pixels_of(picture: Picture) -> torch.Tensor:
 
 
 def _frames_of(video: Any) -> torch.Tensor:
-    frames = torch.stack([pixels_of(frame) for frame in video])
-    if len(frames) == 0:
+    frames = [pixels_of(frame) for frame in video]
+    if not frames:
         raise ValueError("a video has at least one frame")
-    return frames
+    return torch.stack(frames)
 
 
 def _is_list_of_videos(videos: Any) -> bool:
