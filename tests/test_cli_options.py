@@ -14,27 +14,31 @@ import typer
 from typer.main import get_command
 from typer.testing import CliRunner, Result
 
+from llava_mini_cli.commands.ask import split_question
 from llava_mini_cli.commands.caption import caption
-from llava_mini_cli.commands.configured import options_of
-from llava_mini_cli.commands.flags import with_flags
+from llava_mini_cli.commands.config_files import Kind, Setting
+from llava_mini_cli.commands.configured import Origin, options_of
+from llava_mini_cli.commands.flags import QuestionFlags, with_flags
 from llava_mini_cli.commands.flags.answer_flags import AnswerFlags
 from llava_mini_cli.commands.flags.archive_flags import ArchiveFlags
 from llava_mini_cli.commands.flags.frame_flags import FrameFlags
 from llava_mini_cli.commands.flags.index_flags import IndexFlags
 from llava_mini_cli.commands.flags.input_flags import InputFlags
 from llava_mini_cli.commands.flags.model_flags import DEFAULT_MODEL, ModelFlags
+from llava_mini_cli.commands.flags.output_flags import OutputFlags
 from llava_mini_cli.commands.flags.prompt_flags import PromptFlags
 from llava_mini_cli.commands.flags.run_flags import LimitFlags, RunFlags
-from llava_mini_cli.commands.flags.search_flags import SearchFlags
+from llava_mini_cli.commands.flags.search_flags import FoundFlags, SearchFlags
 from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.flags.train_flags import TrainFlags
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.commands.sizes import parse_size
+from llava_mini_cli.commands.summary import SummaryFile
 from llava_mini_cli.commands.times import parse_time
 from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.options import InputOptions
-from llava_mini_cli.formats.inputs.prompts import CAPTION_PROMPT
+from llava_mini_cli.formats.inputs.prompts import CAPTION_PROMPT, STYLES
 from llava_mini_cli.formats.job import Prompt
 from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.train.train_options import PAPER_RATES, TrainOptions
@@ -108,6 +112,10 @@ def test_short_names_and_what_is_required() -> None:
 # Help
 
 
+def llava_mini(*arguments: str) -> Result:
+    return CliRunner().invoke(app, list(arguments))
+
+
 def shown(command: str, monkeypatch: pytest.MonkeyPatch, columns: int = 80) -> str:
     monkeypatch.setenv("COLUMNS", str(columns))
     result = CliRunner().invoke(app, [command, "--help"])
@@ -148,6 +156,10 @@ def test_help_fits_a_terminal_and_cuts_no_name(command: str, monkeypatch: pytest
     for key, option in options_of(COMMANDS[command]).items():
         assert f" --{key} " in text
         assert (f" --no-{key} " in text) == (option.default is True)
+
+
+def test_the_variable_of_the_model_alone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert re.findall(r"\[env var: .*?\]", shown("ask", monkeypatch, 200)) == ["[env var: LLAVA_MINI_MODEL]"]
 
 
 def test_defaults_that_are_shown_as_words_are_the_real_ones(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +209,18 @@ def test_options_of_groups_are_those_of_the_dataclasses() -> None:
     assert FrameFlags(fps=2, end=4).options() == SamplingOptions(fps=2, end=4)
     assert ModelFlags(device="cpu").options() == ModelOptions(DEFAULT_MODEL, device="cpu")
     assert RunFlags(limit=2, max_failures=3).limits() == LimitFlags(2, 3).limits() == RunLimits(2, 3)
+
+
+GROUPS = (
+    AnswerFlags, ArchiveFlags, FrameFlags, IndexFlags, InputFlags, ModelFlags, PromptFlags, LimitFlags, RunFlags,
+    SearchFlags, FoundFlags, OutputFlags, TalkFlags, TrainFlags, QuestionFlags, GenerationOptions, ModelOptions,
+    RunLimits, SamplingOptions, TrainOptions, Setting, Kind, Origin, SummaryFile,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_options_do_not_change(group: Any) -> None:
+    assert group.__dataclass_params__.frozen
 
 
 def test_inputs_are_split_and_cleaned() -> None:
@@ -344,6 +368,66 @@ def test_what_is_no_size_is_refused(text: str) -> None:
         parse_size(text)
 
 
+# Questions that stand last
+
+
+def test_the_question_comes_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert split_question(["a", "b", "Why?"], alone=False) == (["a", "b"], (Prompt("Why?"),))
+    assert split_question(["Why?"], alone=True) == ([], (Prompt("Why?"),))
+    Path("file").touch()
+    for arguments, alone, words in (
+        ([], True, "there is no question: llava-mini ask MEDIA... QUESTION, or -p"),
+        (["Why?"], False, "there is no medium: llava-mini ask MEDIA... QUESTION (got only 'Why?')"),
+        (["file"], True, "'file' is a file, not a question: the question comes last, or with -p"),
+        (["a", "."], False, "'.' is a folder, not a question: the question comes last, or with -p"),
+    ):
+        with pytest.raises(UsageError, match=f"^{re.escape(words)}$"):
+            split_question(arguments, alone=alone)
+
+
+def test_what_ask_is_about(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("llava_mini_cli.commands.ask.run_questions", lambda *given: asked.append(given[:2]) or 4)
+    monkeypatch.setattr(
+        "llava_mini_cli.commands.ask.ask_archive", lambda *given: asked.append((given[0], given[3])) or 5
+    )
+    monkeypatch.chdir(tmp_path)
+    question = (Prompt("Why?"),)
+    for arguments, code, what in (
+        (["a", "Why?"], 4, (["a"], question)),
+        (["a", "b", "-p", "Why?"], 4, (["a", "b"], question)),
+        (["a", "--prompt-column", "q"], 4, (["a"], ())),
+        (["--files-from", "list", "Why?"], 4, ([], question)),
+        (["--files-from", "list", "-p", "Why?"], 4, ([], question)),
+        (["--index", "archive", "Why?", "--fps", "2"], 5, (question, {"index", "fps"})),
+    ):
+        assert llava_mini("ask", *arguments).exit_code == code
+        assert asked.pop() == what
+    for arguments, words in (
+        (["-p", "Why?"], "there is no medium: llava-mini ask MEDIA... QUESTION, or --files-from"),
+        (["--index", "archive", "a", "Why?"], "'a': --index takes no MEDIA; --path says which of the archive's"),
+    ):
+        assert llava_mini("ask", *arguments).stderr == f"llava-mini: error: {words}\n"
+    assert not asked
+
+
+def test_what_caption_is_about(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[object] = []
+    monkeypatch.setattr("llava_mini_cli.commands.caption.run_questions", lambda *given: asked.append(given[:2]) or 4)
+    for arguments, what in (
+        (["a"], (["a"], (CAPTION_PROMPT,))),
+        (["--files-from", "list", "-p", "Why?"], ([], (Prompt("Why?"),))),
+        (["a", "--style", "tags", "-p", "Why?"], (["a"], (STYLES["tags"], Prompt("Why?")))),
+        (["a", "--prompt-column", "q"], (["a"], ())),
+    ):
+        assert llava_mini("caption", *arguments).exit_code == 4
+        assert asked.pop() == what
+    assert llava_mini("caption").stderr == (
+        "llava-mini: error: there is no medium: llava-mini caption MEDIA..., or --files-from\n"
+    )
+
+
 # train, with a double of what trains
 
 
@@ -364,10 +448,6 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[object]:
     monkeypatch.setattr("llava_mini_cli.commands.train.find_spec", lambda name: name)
     monkeypatch.chdir(tmp_path)
     return asked
-
-
-def llava_mini(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
 
 
 def test_train_hands_every_option_on(trained: list[object]) -> None:

@@ -54,10 +54,10 @@ class BarLog:
         self.told: list[object] = []
 
     def set_description_str(self, text: str, refresh: bool = True) -> None:
-        self.told.append(text)
+        self.told.append((text, refresh))
 
     def set_postfix_str(self, text: str, refresh: bool = True) -> None:
-        self.told.append(text)
+        self.told.append((text, refresh))
 
     def update(self, count: int = 1) -> None:
         self.told.append((count, self.total))
@@ -119,6 +119,15 @@ def test_a_bar_counts_media_or_the_frames_of_one(total: int, shown: str, monkeyp
     assert screen.getvalue().endswith("\r")  # nothing of it stays
 
 
+@pytest.mark.parametrize(("encoding", "plain"), [("utf-8", False), ("UTF-16", False), ("ascii", True)])
+def test_a_bar_is_drawn_with_signs_that_the_terminal_has(
+    encoding: str, plain: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Screen(encoding))
+    bar = reporter._bar(3, by_frame=False)  # pyright: ignore[reportPrivateUsage]
+    assert (bar.ascii, bar.dynamic_ncols is not False) == (plain, True)
+
+
 def test_a_bar_over_many_media(bar: BarLog, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stderr", Screen())
     tally = Tally(media=1, media_skipped=2, media_failed=1, frames=30)
@@ -128,7 +137,9 @@ def test_a_bar_over_many_media(bar: BarLog, clock: Clock, monkeypatch: pytest.Mo
         shown.frames(5)
         clock.now += 20
         shown.item_done()
-    assert bar.told == ["loading m", "in/a.mp4", "1.5 frames/s, 1 failed", (1, 4), "closed"]
+    assert bar.told == [
+        ("loading m", True), ("in/a.mp4", False), ("1.5 frames/s, 1 failed", False), (1, 4), "closed",
+    ]  # fmt: skip
     assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]  no plain lines beside a bar
 
 
@@ -138,7 +149,7 @@ def test_a_bar_over_one_medium_counts_its_frames(bar: BarLog, monkeypatch: pytes
         shown.opened(CLIP)
         shown.frames(5)
         shown.item_done()
-    assert bar.told == ["in/a.mp4", (5, 17), "closed"]
+    assert bar.told == [("in/a.mp4", False), (5, 17), "closed"]
 
 
 def test_lines_in_place_of_a_bar_come_every_ten_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,10 +177,13 @@ def test_lines_in_place_of_a_bar_come_every_ten_seconds(clock: Clock, capsys: py
         assert said(capsys) == []
 
 
-def join_counters() -> None:
-    for thread in threading.enumerate():
-        if thread.name == "count":
-            thread.join()
+def join_counters() -> int:
+    """Waits for the threads that count, none of which keeps the process; says how many there were."""
+    counters = [thread for thread in threading.enumerate() if thread.name == "count"]
+    for thread in counters:
+        assert thread.daemon
+        thread.join()
+    return len(counters)
 
 
 def test_media_that_nobody_counted_are_counted_once_there_is_work(
@@ -177,15 +191,19 @@ def test_media_that_nobody_counted_are_counted_once_there_is_work(
 ) -> None:
     counted: list[str] = []
 
+    asked_for = threading.Event()
+
     def jobs() -> Any:
         counted.append("counted")
+        assert asked_for.wait(30)
         return iter(range(7))
 
     shown = Reporter(Tally(media=1), None, quiet=False, verbose=False)
     shown.count_from(jobs)
     assert counted == []
     shown.loading("m")
-    join_counters()
+    threading.Timer(0.1, asked_for.set).start()
+    assert join_counters() == 1
     clock.now += 10
     shown.frames(1)
     assert said(capsys)[0].startswith("llava-mini: 1/7 media, ")
@@ -193,7 +211,7 @@ def test_media_that_nobody_counted_are_counted_once_there_is_work(
         other = Reporter(Tally(), total, quiet=quiet, verbose=False)
         other.count_from(jobs)
         other.loading("m")
-        join_counters()
+        assert join_counters() == 0
     assert counted == ["counted"]
 
 
