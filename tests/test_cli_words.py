@@ -454,6 +454,16 @@ def test_the_forecast_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     assert table(Forecast(weights_bytes=1 << 30), monkeypatch)[-6:] == ["memory", "of", "the", "model", "1.0", "GiB"]
 
 
+def test_tables_do_not_colour_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", Screen())
+    monkeypatch.setattr(sys, "stderr", Screen())
+    dry_run.show(Forecast(media=1))
+    summary.say_failures(Tally(media_failed=2, listed=[FailedMedium("1.mp4", "", "2")] * 2))
+    assert "1 (0 images" in sys.stdout.getvalue()  # type: ignore[attr-defined]
+    assert "1.mp4" in sys.stderr.getvalue()  # type: ignore[attr-defined]
+
+
 # Answers at a terminal
 
 
