@@ -135,7 +135,7 @@ def _show(moments: "Sequence[Moment]") -> None:
         if checked:
             row.append("" if moment.p_yes is None else f"{moment.p_yes:.2f}")
         table.add_row(*row, *([Text(one_line(moment.caption or ""))] if captioned else []))
-    Console(highlight=False).print(table)  # honours NO_COLOR and TERM=dumb
+    Console().print(table)  # honours NO_COLOR and TERM=dumb
 
 
 def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str) -> bool:

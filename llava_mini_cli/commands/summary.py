@@ -45,7 +45,7 @@ def _show_failures(listed: list[FailedMedium]) -> None:
     table = Table("failed", "why", "", box=None, pad_edge=False, header_style="bold")
     for failed in listed:
         table.add_row(Text(one_line(failed.id)), Text(failed.error_type, style="red"), Text(one_line(failed.error)))
-    Console(stderr=True, highlight=False).print(table)
+    Console(stderr=True).print(table)
 
 
 @dataclass(frozen=True)
