@@ -50,9 +50,11 @@ class ArchiveDouble:
         return self.moments
 
     def check(
-        self, archive: object, moments: Sequence[Moment], question: str, model: str | None, tools: object, margin: float
+        self, archive: object, moments: Sequence[Moment], question: str, model: str | None, tools: Any, margin: float
     ) -> tuple[list[Moment], list[Any]]:
         self.asked.append((question, model, margin))
+        tools[0].loading("m")  # says nothing, whatever it is told
+        tools[0].row(replace(FAILED, warning="odd"))
         likely = [replace(moment, p_yes=p_yes) for moment, p_yes in zip(moments, (0.25, None, 0.875), strict=True)]
         return likely, [replace(FAILED, source=STILL.path)]
 
@@ -175,6 +177,7 @@ def at_terminal(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[list[s
         patched.setattr(sys, "stdout", screen)
         with pytest.raises(SystemExit):
             app(["search", "a", "x", *arguments])
+    assert not screen.getvalue().startswith(" ")
     return [line.split() for line in screen.getvalue().splitlines()]
 
 
@@ -194,6 +197,14 @@ def test_moments_at_a_terminal_are_a_table(archive: ArchiveDouble, monkeypatch: 
         ["0.512", "1:01.0", "1:00.0-1:02.0", "/v/red.mp4", "0.88", "A", "circle."],
     ]
     assert at_terminal(monkeypatch, "-f", "jsonl")[0][0] == '{"rank":'
+
+
+@pytest.mark.parametrize("flags", [[], ["-v"]])
+def test_v_lets_the_libraries_speak(archive: ArchiveDouble, flags: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[bool] = []
+    monkeypatch.setattr("llava_mini_cli.commands.search.hush_libraries", lambda *, verbose: told.append(verbose))
+    assert llava_mini("search", "a", "x", *flags).exit_code == 0
+    assert told == [bool(flags)]
 
 
 # index

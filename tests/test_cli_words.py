@@ -1,29 +1,28 @@
-"""What is said: progress, the end of a run, the summary, the dry run, answers at a terminal, and lines on stderr."""
+"""What is said: the end of a run, the summary, the dry run, answers at a terminal, and lines on stderr."""
 
 import io
 import json
 import logging
 import os
 import sys
-import threading
 import warnings
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import pytest
 from output_rows import FAILED, ROW
 
 from llava_mini_cli import __version__
-from llava_mini_cli.commands import dry_run, reporter, stderr, summary
-from llava_mini_cli.commands.reporter import Reporter, shortened
+from llava_mini_cli.commands import dry_run, stderr, summary
+from llava_mini_cli.commands.reporter import Reporter
 from llava_mini_cli.commands.run import exit_code
 from llava_mini_cli.commands.summary import SummaryFile
 from llava_mini_cli.commands.terminal import BlockWriter, PlainWriter
 from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
 from llava_mini_cli.errors import OutputError, UsageError
+from llava_mini_cli.formats.archive.reader import Damage
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.forecast import Forecast, Longest
 from llava_mini_cli.pipelines.settings import RunOptions
@@ -45,206 +44,14 @@ class Screen(io.TextIOWrapper):
         return self.buffer.getvalue().decode(self.encoding)  # type: ignore[attr-defined]
 
 
-class BarLog:
-    """A bar that remembers what it was told."""
-
-    def __init__(self) -> None:
-        self.total: int | None = None
-        self.told: list[object] = []
-
-    def set_description_str(self, text: str, refresh: bool = True) -> None:
-        self.told.append(text)
-
-    def set_postfix_str(self, text: str, refresh: bool = True) -> None:
-        self.told.append(text)
-
-    def update(self, count: int = 1) -> None:
-        self.told.append((count, self.total))
-
-    def close(self) -> None:
-        self.told.append("closed")
-
-
-class Clock:
-    """A clock that goes on when it is told to."""
-
-    now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(reporter.time, "monotonic", made)
-    return made
-
-
-@pytest.fixture
-def bar(monkeypatch: pytest.MonkeyPatch) -> BarLog:
-    made = BarLog()
-    monkeypatch.setattr(reporter, "_bar", lambda total, *, by_frame: made)
-    return made
-
-
 def said(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return capsys.readouterr().err.splitlines()
 
 
-# Progress
-
-
-@pytest.mark.parametrize(
-    ("terminal", "quiet", "drawn"), [(True, False, True), (True, True, False), (False, False, False)]
-)
-def test_there_is_a_bar_on_a_terminal_unless_all_is_quiet(
-    terminal: bool, quiet: bool, drawn: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    screen = Screen() if terminal else io.StringIO()
-    monkeypatch.setattr(sys, "stderr", screen)
-    with Reporter(Tally(), 3, quiet=quiet, verbose=False):
-        pass
-    assert ("0/3" in screen.getvalue()) == drawn
-
-
-@pytest.mark.parametrize(("total", "shown"), [(3, "0/3 [00:00<?, ? media/s]"), (1, "0 frames [00:00, ? frames/s]")])
-def test_a_bar_counts_media_or_the_frames_of_one(total: int, shown: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = Screen("ascii")
-    monkeypatch.setattr(sys, "stderr", screen)
-    with Reporter(Tally(), total, quiet=False, verbose=False):
-        assert shown in screen.getvalue()
-        assert screen.getvalue().isascii()
-    assert screen.getvalue().endswith("\r")  # nothing of it stays
-
-
-def test_a_bar_over_many_media(bar: BarLog, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", Screen())
-    tally = Tally(media=1, media_skipped=2, media_failed=1, frames=30)
-    with Reporter(tally, 6, quiet=False, verbose=False) as shown:
-        shown.loading("m")
-        shown.opened(CLIP)
-        shown.frames(5)
-        clock.now += 20
-        shown.item_done()
-    assert bar.told == ["loading m", "in/a.mp4", "1.5 frames/s, 1 failed", (1, 4), "closed"]
-    assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]  no plain lines beside a bar
-
-
-def test_a_bar_over_one_medium_counts_its_frames(bar: BarLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stderr", Screen())
-    with Reporter(Tally(), 1, quiet=False, verbose=False) as shown:
-        shown.opened(CLIP)
-        shown.frames(5)
-        shown.item_done()
-    assert bar.told == ["in/a.mp4", (5, 17), "closed"]
-
-
-def test_lines_in_place_of_a_bar_come_every_ten_seconds(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
-    tally = Tally(media=1, answered=2, failed=1, frames=30, media_skipped=1)
-    with Reporter(tally, 5, quiet=False, verbose=False) as shown:
-        clock.now += 9.9
-        shown.frames(1)
-        assert said(capsys) == []
-        clock.now += 0.1
-        shown.item_done()
-        shown.frames(1)
-        line = "llava-mini: 1/4 media, 30 frames, 2 answers, 1 failed, 0.1 media/s, 3.0 frames/s, 00:30 left"
-        assert said(capsys) == [line]
-        clock.now += 10
-        tally.media = 0
-        shown.frames(1)
-        assert said(capsys) == ["llava-mini: 0/4 media, 30 frames, 2 answers, 1 failed, 0.0 media/s, 1.5 frames/s"]
-    with Reporter(Tally(media=2), None, quiet=False, verbose=False) as shown:
-        clock.now += 20
-        shown.frames(1)
-        assert said(capsys) == ["llava-mini: 2 media, 0 frames, 0 answers, 0 failed, 0.1 media/s, 0.0 frames/s"]
-    with Reporter(Tally(), 5, quiet=True, verbose=False) as shown:
-        clock.now += 20
-        shown.frames(1)
-        assert said(capsys) == []
-
-
-def join_counters() -> None:
-    for thread in threading.enumerate():
-        if thread.name == "count":
-            thread.join()
-
-
-def test_media_that_nobody_counted_are_counted_once_there_is_work(
-    clock: Clock, capsys: pytest.CaptureFixture[str]
-) -> None:
-    counted: list[str] = []
-
-    def jobs() -> Any:
-        counted.append("counted")
-        return iter(range(7))
-
-    shown = Reporter(Tally(media=1), None, quiet=False, verbose=False)
-    shown.count_from(jobs)
-    assert counted == []
-    shown.loading("m")
-    join_counters()
-    clock.now += 10
-    shown.frames(1)
-    assert said(capsys)[0].startswith("llava-mini: 1/7 media, ")
-    for total, quiet in ((3, False), (None, True)):
-        other = Reporter(Tally(), total, quiet=quiet, verbose=False)
-        other.count_from(jobs)
-        other.loading("m")
-        join_counters()
-    assert counted == ["counted"]
-
-
-def test_what_is_told_with_v(capsys: pytest.CaptureFixture[str]) -> None:
-    for verbose in (True, False):
-        with Reporter(Tally(), 2, quiet=False, verbose=verbose) as shown:
-            shown.loading("m")
-            shown.opened(CLIP)
-            shown.opened(replace(CLIP, kind="image", duration_s=None, codec=None))
-            shown.row(FAILED)
-            shown.row(FAILED)
-            shown.row(replace(FAILED, id="other"))
-            shown.row(ROW)
-        assert said(capsys) == [
-            "llava-mini: loading m",
-            "in/a.mp4: video, 64x48, 4.2 s, h264",
-            "in/a.mp4: image, 64x48, codec unknown",
-            "in/a.mp4: failed: cut short",
-            "other: failed: cut short",
-        ] * verbose  # fmt: skip
-
-
-def test_warnings_are_told_once_a_medium_and_counted_beyond_twenty(capsys: pytest.CaptureFixture[str]) -> None:
-    odd = [replace(ROW, id=str(number), warning="odd") for number in range(22) for _ in range(2)]
-    for verbose, quiet, lines in ((False, False, 21), (True, False, 22), (False, True, 0)):
-        with Reporter(Tally(), 2, quiet=quiet, verbose=verbose) as shown:
-            for row in odd:
-                shown.row(row)
-        told = said(capsys)
-        assert told[:20] == [f"llava-mini: warning: {number}: odd" for number in range(20)][:lines]
-        assert len(told) == lines
-        assert told[-1:] == {
-            21: ["llava-mini: warning: and 2 more warnings; they stand in their rows"],
-            22: ["llava-mini: warning: 21: odd"],
-            0: [],
-        }[lines]  # fmt: skip
-
-
-def test_warnings_of_indexing_name_the_medium(capsys: pytest.CaptureFixture[str]) -> None:
-    for quiet in (False, True):
-        with Reporter(Tally(), 1, quiet=quiet, verbose=False) as shown:
-            shown.warned("a.mp4", "odd")
-        assert said(capsys) == ["llava-mini: warning: a.mp4: odd"] * (not quiet)
-
-
-def test_a_label_is_the_end_of_a_long_name() -> None:
-    assert shortened("a" * 32) == "a" * 32
-    assert shortened("b" + "a" * 32) == "…" + "a" * 31
-    assert shortened("two\nlines") == "two lines"
-
-
 # The end
+
+
+CUT = Damage(1, "media/part-000001.parquet", "cut")
 
 
 def test_words_of_the_end(capsys: pytest.CaptureFixture[str]) -> None:
@@ -289,8 +96,8 @@ def test_failed_media_are_listed_and_the_others_counted(
         (Tally(failed=1), (3, 3, 0)),
         (Tally(skipped=2, errors_skipped=2), (3, 3, 0)),
         (Tally(skipped=2, errors_skipped=1), (3, 0, 0)),
-        (Tally(answered=1, damaged=1), (3, 0, 0)),
-        (Tally(damaged=1), (3, 3, 0)),
+        (Tally(answered=1, damage=[CUT]), (3, 0, 0)),
+        (Tally(damage=[CUT]), (3, 3, 0)),
         (Tally(answered=1, stopped_by="limit"), (101, 101, 101)),
     ],
 )
@@ -305,21 +112,10 @@ OPTIONS = RunOptions(ModelOptions("m"), SamplingOptions(), GenerationOptions(), 
 
 
 def test_the_summary_of_a_run() -> None:
-    tally = Tally(
-        1,
-        2,
-        3,
-        4,
-        5,
-        6,
-        7,
-        8,
-        1.23456,
-        Counter(corrupt=1, timeout=4),
-        [FailedMedium("a", "timeout", "slow")],
-        0,
-        "limit",
-    )
+    counts = {"media": 1, "media_failed": 2, "media_skipped": 3, "answered": 4, "failed": 5, "skipped": 6}
+    counts |= {"errors_skipped": 7, "frames": 8}
+    failed = [FailedMedium("a", "timeout", "slow")]
+    tally = Tally(**counts, video_s=1.23456, failures=Counter(corrupt=1, timeout=4), listed=failed, stopped_by="limit")
     began = datetime.now(UTC) - timedelta(seconds=5)
     told = summary.summary(tally, OPTIONS, Path("out"), began, exit_code=101, error="two\nlines")
     assert 5 <= told.pop("seconds") < 60
@@ -433,6 +229,16 @@ def test_the_forecast_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
         "vision tokens the model is not here",
     ])  # fmt: skip
     assert table(Forecast(weights_bytes=1 << 30), monkeypatch)[-6:] == ["memory", "of", "the", "model", "1.0", "GiB"]
+
+
+def test_tables_do_not_colour_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(sys, "stdout", Screen())
+    monkeypatch.setattr(sys, "stderr", Screen())
+    dry_run.show(Forecast(media=1))
+    summary.say_failures(Tally(media_failed=2, listed=[FailedMedium("1.mp4", "", "2")] * 2))
+    assert "1 (0 images" in sys.stdout.getvalue()  # type: ignore[attr-defined]
+    assert "1.mp4" in sys.stderr.getvalue()  # type: ignore[attr-defined]
 
 
 # Answers at a terminal

@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +10,15 @@ import pytest
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 
 from llava_mini_cli.errors import ModelNotFound
-from llava_mini_cli.hub import CHECKPOINT_FILES, find_model, find_tower, is_hub_id, model_digest, weight_source
+from llava_mini_cli.hub import (
+    CHECKPOINT_FILES,
+    TOWER_FILES,
+    find_model,
+    find_tower,
+    is_hub_id,
+    model_digest,
+    weight_source,
+)
 
 NAME = "someone/model"
 INDEX = json.dumps({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}})
@@ -158,7 +166,13 @@ class Hub:
         return SimpleNamespace(siblings=[SimpleNamespace(rfilename=name) for name in self.answer])
 
 
-def downloaded(monkeypatch: pytest.MonkeyPatch, place: Path, hub: Hub, fails: Exception | None = None) -> object:
+def downloaded(
+    monkeypatch: pytest.MonkeyPatch,
+    place: Path,
+    hub: Hub,
+    fails: Exception | None = None,
+    find: Callable[[], Path] = lambda: find_model(NAME, "v1"),
+) -> object:
     """Which files are asked for when a model is not in the cache."""
     patterns: list[object] = []
 
@@ -173,7 +187,7 @@ def downloaded(monkeypatch: pytest.MonkeyPatch, place: Path, hub: Hub, fails: Ex
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.HfApi", lambda: hub)
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert find_model(NAME, "v1") == place
+    assert find() == place
     return patterns[0]
 
 
@@ -267,3 +281,14 @@ def test_a_digest_tells_models_by_their_configuration_and_the_ends_of_their_weig
     assert is_new()  # a damaged configuration names no tower
     shutil.copytree(model, tmp_path / "elsewhere" / "model")
     assert model_digest(str(tmp_path / "elsewhere" / "model")) in told
+
+
+def test_a_tower_that_is_not_here_is_fetched_unless_told_otherwise(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def find(**how: bool) -> Path:
+        return find_tower(NAME, tmp_path / "checkpoint", **how)
+
+    assert downloaded(monkeypatch, tmp_path, Hub(["model.safetensors"]), find=find) == [*TOWER_FILES]
+    with pytest.raises(ModelNotFound, match="not in the cache, and offline"):
+        find(local_files_only=True)

@@ -106,7 +106,7 @@ def test_pipelines_and_what_is_below_print_nothing() -> None:
             assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"], path
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["ask", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["ask", "--help"], ["train", "--help"], ["--version"]])
 def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\n"

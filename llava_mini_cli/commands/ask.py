@@ -20,7 +20,6 @@ Arguments = Annotated[
     typer.Argument(
         metavar="MEDIA... QUESTION",
         help=f"{MEDIA_HELP}, then the question; with -p there is no question here.",
-        show_default=False,
     ),
 ]
 

@@ -35,7 +35,7 @@ def _show_table(found: Forecast) -> None:
     table.add_column(style="bold")
     for name, value in _lines(found):
         table.add_row(name, Text(terminal_line(value)))
-    Console(highlight=False).print(table)
+    Console().print(table)
 
 
 def _lines(found: Forecast) -> list[tuple[str, str]]:

@@ -21,10 +21,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is quick
 
 ArchiveArgument = Annotated[str, typer.Argument(metavar="ARCHIVE", help="Folder that llava-mini index made.")]
 Text = Annotated[
-    str | None,
-    typer.Argument(
-        metavar="TEXT", help="Description of the moments to find, worded like a caption.", show_default=False
-    ),
+    str | None, typer.Argument(metavar="TEXT", help="Description of the moments to find, worded like a caption.")
 ]
 
 
@@ -54,7 +51,7 @@ def search(
     from llava_mini_cli.pipelines.find import find
     from llava_mini_cli.pipelines.search_archive import SearchOptions
 
-    target = None if found.output in (None, "-") else Path(found.output or "")
+    target = None if found.output is None or found.output == "-" else Path(found.output)
     format = format_of(target, found.format)
     options = SearchOptions(flags.most, flags.min_score, flags.path, flags.after, flags.before, flags.approximate)
     for place in (target, found.html and Path(found.html)):
@@ -64,7 +61,7 @@ def search(
         moments = find(opened, text, flags.image, options, model)
         failed = 0
         if flags.check is not None:
-            moments, failed = _check(opened, moments, flags, model)
+            moments, failed = _check(opened, moments, flags.check, flags, model)
         if opened.recall is not None and not talk.quiet:
             say(
                 f"llava-mini: approximate: {opened.recall:.1%} of the nearest 10 frames are found, as measured by --ann"
@@ -75,7 +72,7 @@ def search(
 
 
 def _check(
-    archive: "Archive", moments: "Sequence[Moment]", flags: SearchFlags, model: str | None
+    archive: "Archive", moments: "Sequence[Moment]", question: str, flags: SearchFlags, model: str | None
 ) -> "tuple[Sequence[Moment], int]":
     """The moments in the order of the model's own yes, and how many it could not look at."""
     from llava_mini_cli.pipelines.check import check
@@ -83,7 +80,7 @@ def _check(
 
     with Interrupts() as interrupts:
         margin = MARGIN if flags.check_margin is None else flags.check_margin
-        checked, failed = check(archive, moments, flags.check or "", model, interrupts, margin)
+        checked, failed = check(archive, moments, question, model, interrupts, margin)
     for row in failed:
         say_error(f"{row.source}: not checked: {row.error}")
     least = flags.min_yes
@@ -129,13 +126,15 @@ def _show(moments: "Sequence[Moment]") -> None:
     if captioned:
         table.add_column("caption")
     for moment in moments:
-        still = moment.time is None or moment.start is None or moment.end is None
-        times = ("", "") if still else (clock(moment.time or 0), f"{clock(moment.start or 0)}-{clock(moment.end or 0)}")
+        if moment.time is None or moment.start is None or moment.end is None:
+            times = ("", "")
+        else:
+            times = (clock(moment.time), f"{clock(moment.start)}-{clock(moment.end)}")
         row = [f"{moment.score:.3f}", *times, Text(terminal_line(moment.path))]
         if checked:
             row.append("" if moment.p_yes is None else f"{moment.p_yes:.2f}")
         table.add_row(*row, *([Text(terminal_line(moment.caption or ""))] if captioned else []))
-    Console(highlight=False).print(table)  # honours NO_COLOR and TERM=dumb
+    Console().print(table)  # honours NO_COLOR and TERM=dumb
 
 
 def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str) -> bool:

@@ -86,4 +86,4 @@ def _show(rows: list[Row]) -> None:
         place = Text(terminal_line(origin.place or origin.source), style=style or "dim")
         only = ", ".join(commands) if values[key] > 1 else ""  # one value for all that have the option
         table.add_row(f"--{key}", Text(terminal_line(_shown(origin.value)), style=style), place, only)
-    Console(highlight=False).print(table)
+    Console().print(table)

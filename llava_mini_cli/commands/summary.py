@@ -53,10 +53,9 @@ def _show_failures(listed: list[FailedMedium]) -> None:
 
     table = Table("failed", "why", "", box=None, pad_edge=False, header_style="bold")
     for failed in listed:
-        table.add_row(
-            Text(terminal_line(failed.id)), Text(failed.error_type, style="red"), Text(terminal_line(failed.error))
-        )
-    Console(stderr=True, highlight=False).print(table)
+        name, why = Text(terminal_line(failed.id)), Text(terminal_line(failed.error))
+        table.add_row(name, Text(failed.error_type, style="red"), why)
+    Console(stderr=True).print(table)
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,7 @@ class BlockWriter(_TerminalWriter):
     def __init__(self, reporter: Reporter, prompt_count: int) -> None:
         super().__init__(reporter)
         self._prompt_count = prompt_count
-        self._console = Console(highlight=False)  # honours NO_COLOR and TERM=dumb
+        self._console = Console()  # honours NO_COLOR and TERM=dumb
         self._last: str | None = None
 
     def write(self, row: Row) -> None:

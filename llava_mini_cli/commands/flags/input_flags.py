@@ -16,7 +16,7 @@ _option = partial(typer.Option, rich_help_panel="Input")
 _KEEP_ALL = "all"
 
 MEDIA_HELP = "Videos, images, folders, patterns in quotes, tables, tar shards, or URLs of any of these"
-Media = Annotated[list[str] | None, typer.Argument(metavar="MEDIA...", help=f"{MEDIA_HELP}.", show_default=False)]
+Media = Annotated[list[str] | None, typer.Argument(metavar="MEDIA...", help=f"{MEDIA_HELP}.")]
 
 
 @dataclass(frozen=True)
