@@ -67,7 +67,7 @@ class FileLock:
         self._shared = True
 
     def read(self) -> dict[str, Any]:
-        """What the file holds, the holder aside. Raises `OutputError` for a damaged file."""
+        """The content of the file without its holder. Raises `OutputError` for a damaged file."""
         text = os.pread(self._descriptor, _MOST, 0)
         try:
             content: dict[str, Any] = json.loads(text) if text else {}
