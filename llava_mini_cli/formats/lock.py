@@ -27,7 +27,7 @@ class FileLock:
         """Takes the lock; with others if `shared`, and after them if `wait`.
 
         Raises:
-            OutputLocked: another run holds it, which `busy` says in other words than that it writes the output.
+            OutputLocked: another run holds it; the text is `busy` where that is given.
             OutputError: the file cannot be written, or its file system has no locks.
         """
         self.path = path
