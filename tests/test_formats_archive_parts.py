@@ -386,6 +386,21 @@ def test_compaction_takes_out_what_is_damaged_and_says_so(tmp_path: Path) -> Non
     assert [path.name for path in (tmp_path / "features").iterdir()] == ["part-000004.parquet"]
 
 
+def test_compaction_takes_dead_rows_out_of_large_parts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_for_writing(tmp_path) as writer:
+        writer.start(header("float32"))
+        add(writer, "/x/a")
+        writer.add_frames(writer.begin(), frames(2, 1))  # never finished
+    assert compact(tmp_path) == Compacted(1, 1, [])
+    assert pq.read_metadata(tmp_path / part_name(2, "frames")).num_rows == 3
+    monkeypatch.setattr(compact_module, "SMALL_ROWS", 0)
+    make(tmp_path, "/x/b", "/x/c")
+    make(tmp_path, "/x/c")
+    assert compact(tmp_path) == Compacted(1, 1, [])  # the part with the older row of c alone
+    with open_archive(tmp_path) as archive:
+        assert {medium.path: medium.part for medium in archive.each_medium()} == {"/x/a": 2, "/x/b": 5, "/x/c": 4}
+
+
 def test_compaction_of_nothing_that_lives_leaves_nothing(tmp_path: Path) -> None:
     make(tmp_path, "/x/a")
     with open_for_writing(tmp_path) as writer:

@@ -209,6 +209,7 @@ def test_jsonl_as_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_which_rows_of_jsonl_are_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert jsonl_table.LOOKED_AT == 1000
     path = tmp_path / "t.jsonl"
     path.write_text('{"path": "a"}\n{"path": "b", "late": 1}\n')
     monkeypatch.setattr(jsonl_table, "LOOKED_AT", 1)

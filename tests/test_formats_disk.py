@@ -36,9 +36,9 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
 
 
 def test_a_file_is_synced_before_its_name_and_its_folder_after(tmp_path: Path, synced: list[tuple[bool, int]]) -> None:
-    target, temporary = tmp_path / "a.txt", tmp_path / ".a.tmp"
+    target, temporary = tmp_path / "a.txt", tmp_path / ".a.txt.tmp"
     target.write_bytes(b"old")
-    with whole_file(target, temporary) as stream:
+    with whole_file(target) as stream:
         stream.write(b"new one")
         assert (target.read_bytes(), temporary.exists()) == (b"old", True)
     assert (target.read_bytes(), temporary.exists()) == (b"new one", False)

@@ -400,13 +400,16 @@ def test_room_is_counted_in_media_that_are_in_use(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("error", [FetchError("timeout", "late"), KeyError("odd")])
+@pytest.mark.parametrize("error", [FetchError("timeout", "late"), KeyError("odd"), OSError(28, "full")])
 def test_a_file_that_failed_is_let_go_and_asked_for_again(tmp_path: Path, error: Exception) -> None:
     blob = Blob("a", 600, error=error)
     with cache_of(tmp_path) as cache:
         for times in (1, 2):
-            with pytest.raises(type(error)):
+            with pytest.raises(OutputError if isinstance(error, OSError) else type(error)) as raised:
                 cache.get(blob)
+            if isinstance(error, OSError):
+                (folder,) = (tmp_path / "cache").iterdir()
+                assert str(raised.value) == f"cannot write the cache '{folder}': full"
             assert blob.asked == times
             assert [path.name for path in (tmp_path / "cache").glob("run-*/*")] == ["lock"]
         blob.error = None

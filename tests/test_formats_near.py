@@ -11,6 +11,7 @@ from test_formats_archive import add, frames, header, make
 
 from llava_mini_cli.errors import ArchiveError, OutputError, OutputLocked, UsageError
 from llava_mini_cli.formats.archive import near
+from llava_mini_cli.formats.archive.compact import compact
 from llava_mini_cli.formats.archive.layout import Shapes
 from llava_mini_cli.formats.archive.locks import writing
 from llava_mini_cli.formats.archive.near import NearFacts, build, forget, nearest
@@ -132,6 +133,16 @@ def test_no_index_and_a_damaged_one(folder: Path) -> None:
     forget(folder)
     forget(folder)
     assert not (folder / "near" / "near.json").exists()
+
+
+def test_compaction_forgets_an_index_of_parts_that_go(folder: Path) -> None:
+    built(folder)
+    assert compact(folder).after == 1
+    with pytest.raises(UsageError, match="has no approximate index"):
+        NearFacts.read(folder)
+    built(folder)
+    assert compact(folder).after == 0  # nothing to do
+    NearFacts.read(folder)
 
 
 def test_an_index_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

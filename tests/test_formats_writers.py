@@ -590,6 +590,15 @@ def test_metadata_hold_answers_and_carry_the_time_of_the_rows(tmp_path: Path) ->
     assert len(done_at(OutputOptions.parse(str(path), None, overwrite=True), RUN)) == 0  # the lock was let go
 
 
+def test_metadata_whose_rows_are_still_in_parts_are_ours(tmp_path: Path) -> None:
+    path = tmp_path / "metadata.parquet"
+    path.touch()
+    with pytest.raises(UsageError, match="was not written by llava-mini, or was changed since"):
+        opened(path)
+    (tmp_path / ".metadata.rows.parquet.parts").mkdir()
+    opened(path).release()
+
+
 def test_metadata_are_left_alone_where_nothing_was_done(tmp_path: Path) -> None:
     path = metadata(tmp_path)
     before = path.stat()
@@ -684,6 +693,20 @@ def test_names_of_captions(tmp_path: Path) -> None:
     assert not (tmp_path / "d.txt").exists()
     output.write(FAILED)
     output.release()  # beside the media there is no lock
+
+
+def test_a_name_that_is_too_long_ends_in_a_digest(tmp_path: Path) -> None:
+    output = SidecarOutput(None, "skip")
+    names: list[str] = []
+    for stem in ("é" * 125 + "x", "é" * 126, "é" * 125 + "yz"):  # 251 and 252 bytes
+        made = caption(output, Job(f"{tmp_path}/{stem}", "", (Question(Prompt("q"), "i"),)))
+        assert made is not None
+        names.append(made.name)
+    assert names[0] == "é" * 125 + "x.txt"
+    for name in names[1:]:
+        assert len(os.fsencode(name)) in (254, 255)
+        assert name.startswith("é" * 119 + ".")
+    assert len(set(names)) == 3
 
 
 def test_a_third_medium_of_one_name_gets_a_number(tmp_path: Path) -> None:

@@ -20,11 +20,12 @@ def errors_of(output: Path) -> Generator[None]:
 
 
 @contextmanager
-def whole_file(path: Path, temporary: Path) -> Generator[BinaryIO]:
+def whole_file(path: Path, temporary: Path | None = None) -> Generator[BinaryIO]:
     """A stream to a file that is put in place, synced, when the block ends well; otherwise nothing stays.
 
-    The temporary file is in the same folder, under a name that no other run writes to.
+    The temporary file is in the same folder. By default it is `.NAME.tmp`, for files that one run at a time writes.
     """
+    temporary = temporary or path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as stream:
             yield stream
@@ -62,7 +63,7 @@ def check_target(path: Path) -> None:
 
 
 def sync_folder(folder: Path) -> None:
-    """Has the disk hold the names in a folder; a file system that cannot is left to itself."""
+    """Makes the names in a folder survive a loss of power; a file system that cannot do so is left to itself."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with suppress(OSError):
@@ -72,7 +73,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def is_at(path: Path, descriptor: int) -> bool:
-    """Whether the open file is still the one at `path`."""
+    """True if the open file is still the one at `path`."""
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What a run is asked: one job is one medium with every question about it.
+"""The work of a run: one job is one medium with every question about it.
 
 Jobs are named tuples, because a table gives millions of them. Knows nothing of where jobs come from, nor of how
 media are opened or answered.
@@ -18,7 +18,7 @@ ItemIdentity = tuple[str, int | None, int | None]
 
 
 class Prompt(NamedTuple):
-    """One question, with the name that its rows carry in `prompt_name`. Checked where it is made: `formats.prompts`."""
+    """One question, with the name that its rows carry in `prompt_name`. Checked where it is made: `inputs.prompts`."""
 
     text: str
     name: str | None = None
@@ -33,7 +33,7 @@ class Question(NamedTuple):
     key: str = ""  # what the row carries as its fingerprint; given by `pipelines.resume`
 
 
-# What `Prompt(...)` and `Question(...)` give, in a third of the time; for the rows of tables.
+# The same as `Prompt(...)` and `Question(...)` in a third of the time, for the rows of tables.
 def make_prompt(text: str, name: str | None) -> Prompt:
     return tuple.__new__(Prompt, (text, name))  # pyright: ignore[reportUnknownMemberType]
 
@@ -78,7 +78,7 @@ class Job(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """What tells the medium from others, without a look at the disk: its absolute path or its URL."""
+        """The absolute path or URL of the medium, by which it is told from others; the disk is not looked at."""
         return self.item[0] if self.item else os.path.abspath(self.path)  # noqa: PTH100 - must not follow links
 
 

@@ -27,7 +27,7 @@ class FileLock:
         """Takes the lock; with others if `shared`, and after them if `wait`.
 
         Raises:
-            OutputLocked: another run holds it, which `busy` says in other words than that it writes the output.
+            OutputLocked: another run holds it; the text is `busy` where that is given.
             OutputError: the file cannot be written, or its file system has no locks.
         """
         self.path = path
@@ -67,7 +67,7 @@ class FileLock:
         self._shared = True
 
     def read(self) -> dict[str, Any]:
-        """What the file holds, the holder aside. Raises `OutputError` for a damaged file."""
+        """The content of the file without its holder. Raises `OutputError` for a damaged file."""
         text = os.pread(self._descriptor, _MOST, 0)
         try:
             content: dict[str, Any] = json.loads(text) if text else {}

@@ -50,7 +50,7 @@ class Shard:
         return cls((task - first) // step + 1, count)
 
     def share(self, jobs: Iterator[Job]) -> Iterator[Job]:
-        """The jobs about every `count`-th medium; keeps 100 bytes a medium."""
+        """The jobs about every `count`-th medium, lazily. Takes 100 bytes of memory a medium."""
         homes: dict[bytes, int] = {}
         for job in jobs:
             name = job.identity.encode("utf-8", "surrogatepass")
@@ -59,12 +59,12 @@ class Shard:
                 yield job
 
     def part_of(self, total: int) -> int:
-        """How many of so many different media are this share's."""
+        """The number of media in this share, of `total` different ones."""
         return len(range(self.number - 1, total, self.count))
 
     @property
     def tag(self) -> str:
-        """As it is in the names of files."""
+        """The share as names of files have it: `1of8`."""
         return f"{self.number}of{self.count}"
 
     def __str__(self) -> str:

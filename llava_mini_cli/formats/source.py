@@ -1,4 +1,4 @@
-"""What a medium that is not a file on this disk has to offer: a way to write it to one. Knows no protocol."""
+"""A medium that is not a file on this disk, as something that can be written to one. Knows no protocol."""
 
 from dataclasses import dataclass
 from math import inf
@@ -30,11 +30,11 @@ class FetchOptions:
 
 
 class Source(Protocol):
-    """Where a medium's bytes come from."""
+    """The place that the bytes of a medium come from, such as a URL or a cell of a table."""
 
     @property
     def name(self) -> str:
-        """What tells it from other sources of a run."""
+        """The name that no other source of a run has."""
         ...
 
     @property

@@ -14,10 +14,9 @@ import pyarrow.parquet as pq
 
 from llava_mini_cli.errors import OutputError
 from llava_mini_cli.formats.archive.layout import (
-    TABLES,
-    VECTORS,
     ArchiveHeader,
     files_of,
+    last_part,
     media_schema,
     part_name,
     part_numbers,
@@ -25,7 +24,7 @@ from llava_mini_cli.formats.archive.layout import (
 from llava_mini_cli.formats.archive.locks import alone, writing
 from llava_mini_cli.formats.archive.near import forget
 from llava_mini_cli.formats.archive.part import ArchivePartWriter
-from llava_mini_cli.formats.archive.reader import Damage, equal, may_pass, newest_media
+from llava_mini_cli.formats.archive.reader import Damage, equal, may_pass, newest_media, not_dropped
 from llava_mini_cli.formats.row import one_line
 
 SMALL_ROWS = 8_192  # frames; parts with fewer are merged
@@ -35,7 +34,7 @@ BATCH_ROWS = 256  # frames held at once
 
 @dataclass(frozen=True)
 class Compacted:
-    """What became of an archive."""
+    """The outcome of a compaction."""
 
     before: int  # parts that were rewritten
     after: int  # parts in their place
@@ -74,7 +73,7 @@ def compact(folder: Path) -> Compacted:
         count = len(sources)
         if sources:
             forget(folder)  # an approximate index knows parts by number, and these are given out again
-        first = number = max((n for table in (*TABLES, VECTORS) for n in part_numbers(folder, table)), default=0) + 1
+        first = number = last_part(folder) + 1
         while sources:
             batch = [sources.pop(0)]
             while sources and sum(_frames(source) for source in batch) < MERGED_ROWS:
@@ -90,7 +89,7 @@ def _sources(folder: Path) -> tuple[list[_Source], list[Damage]]:
         raise OutputError(f"cannot compact the archive '{folder}': {refused.file}: {refused.message}")
     damaged = {item.part for item in damage}
     sources: list[_Source] = []
-    stays = newest.filter(pa.array([status != "dropped" for status in newest["status"].to_pylist()], pa.bool_()))
+    stays = not_dropped(newest)
     owners = stays["part"].to_numpy()
     for number in part_numbers(folder, "media"):
         live = stays.filter(pa.array(owners == number))
@@ -154,9 +153,7 @@ def _live_rows(folder: Path, source: _Source, table: str) -> Iterator[pa.Table]:
     name = part_name(source.number, table)
     if not (folder / name).exists():
         return
-    live = source.live.filter(equal(source.live["status"], "ok"))[
-        "medium"
-    ].to_numpy()  # frames of a medium that failed go
+    live = source.live.filter(equal(source.live["status"], "ok"))["medium"].to_numpy()  # without those that failed
     try:
         with pq.ParquetFile(folder / name, page_checksum_verification=True) as file:
             for batch in file.iter_batches(batch_size=BATCH_ROWS):

@@ -59,7 +59,7 @@ CAPTION_COLUMNS: dict[str, pa.DataType] = {
 
 @dataclass(frozen=True)
 class Shapes:
-    """How wide the vectors of one frame are."""
+    """The widths of the vectors of one frame."""
 
     token: tuple[int, int]  # C * C, hidden
     clip: int | None  # None: the model's CLIP has no projection
@@ -68,7 +68,7 @@ class Shapes:
 
 @dataclass(frozen=True)
 class ArchiveHeader:
-    """What all rows of an archive have in common; `archive.json`."""
+    """The model, the settings and the widths of all rows of an archive; `archive.json`."""
 
     model: str  # as given; a directory as its absolute path
     model_revision: str | None
@@ -115,7 +115,7 @@ class ArchiveHeader:
         )
 
     def difference(self, other: "ArchiveHeader") -> str | None:
-        """What keeps rows of two headers apart, in words: `--fps 2 (the archive has 1)`; None when they go together."""
+        """The differences that keep rows of two headers apart, as `--fps 2 (the archive has 1)`; None without any."""
         if self.model_digest != other.model_digest:
             return f"the archive was made with the model {self.name}, and this is {other.name}"
         mine = {**self.settings, "features_dtype": self.features}
@@ -199,3 +199,8 @@ def part_numbers(folder: Path, table: str) -> list[int]:
         return []
     names = [path.stem for path in directory.iterdir() if path.name.startswith("part-")]
     return sorted(int(name.removeprefix("part-")) for name in names if name.removeprefix("part-").isdigit())
+
+
+def last_part(folder: Path) -> int:
+    """The highest number of a part, also of one that never came to be; 0 where there is none."""
+    return max((number for table in (*TABLES, VECTORS) for number in part_numbers(folder, table)), default=0)

@@ -1,4 +1,4 @@
-"""Who may do what with an archive at the same time: one writer, any number of readers, and `--compact` alone."""
+"""The locks of an archive: one writer at a time, any number of readers beside it, and `--compact` alone."""
 
 from contextlib import ExitStack
 from pathlib import Path
@@ -19,7 +19,7 @@ def alone(folder: Path) -> FileLock:
 
 
 def reading(folder: Path) -> ExitStack:
-    """Keeps `--compact` out; where no lock can be had, such as on a read-only disk, it cannot run.
+    """Keeps `--compact` out. Holds nothing where no lock can be had, such as on a read-only disk.
 
     Raises `OutputLocked` where it is at work.
     """

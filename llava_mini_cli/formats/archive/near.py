@@ -46,7 +46,7 @@ TABLE = np.dtype(
 
 @dataclass(frozen=True)
 class NearFacts:
-    """What is known of an approximate index."""
+    """The facts of an approximate index, `near.json`."""
 
     parts: list[int]  # that it covers
     rows: int

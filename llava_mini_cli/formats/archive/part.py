@@ -154,12 +154,9 @@ class ArchivePartWriter:
 
     def _append(self, table: str, rows: pa.Table) -> None:
         self._file(table).write_table(rows)
-        if table == "frames":
-            self.rows += len(rows)
-            if self._header.shapes.clip is not None:
-                vectors: Any = rows["clip"].combine_chunks()
-                numbers = vectors.flatten().to_numpy(zero_copy_only=False)
-                self._add_vectors(numbers.reshape(-1, self._header.shapes.clip))
+        if table == "frames" and self._header.shapes.clip is not None:
+            vectors: Any = rows["clip"].combine_chunks()
+            self._add_vectors(vectors.flatten().to_numpy(zero_copy_only=False).reshape(-1, self._header.shapes.clip))
 
     def _add_vectors(self, vectors: NDArray[np.float16]) -> None:
         self._file(VECTORS).write_plain(vectors)

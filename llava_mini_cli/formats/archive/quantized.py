@@ -17,5 +17,5 @@ def to_int8(
 
 
 def from_int8(quantized: NDArray[np.int8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
-    """What `to_int8` rounded, float32 `[n, parts, patches, width]`."""
+    """The features that `to_int8` rounded, as float32 `[n, parts, patches, width]`."""
     return quantized.astype(np.float32) * scales[:, :, None]

@@ -217,7 +217,7 @@ class Archive:
     def _group_features(
         self, file: pq.ParquetFile, group: int, medium: int
     ) -> Iterator[tuple[NDArray[np.generic], NDArray[np.float64]]]:
-        """Those of one row group; a group that holds nothing of the medium is not read."""
+        """The features of one row group; a group that holds nothing of the medium is not read."""
         owners = file.read_row_group(group, columns=["medium"])["medium"].to_numpy()
         if not (owners == medium).any():
             return
@@ -283,8 +283,13 @@ def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
     return newest.set_column(place, "mtime", newest["mtime"].cast(pa.int64())), damage
 
 
+def not_dropped(newest: pa.Table) -> pa.Table:
+    """The rows of media that are part of the archive, or that failed."""
+    return newest.filter(pc.invert(equal(newest["status"], "dropped")))
+
+
 def may_pass(error: BaseException | None) -> bool:
-    """Whether the system refused to read a file, rather than the file being damaged or gone."""
+    """True if the system refused to read a file, rather than the file being damaged or gone."""
     return isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError)
 
 

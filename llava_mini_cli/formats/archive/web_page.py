@@ -48,7 +48,7 @@ def clock(seconds: float) -> str:
 
 
 def link(moment: Moment) -> str:
-    """Where a browser opens the medium at the moment."""
+    """The URL at which a browser opens the medium at the moment."""
     url = moment.path if "://" in moment.path else "file://" + quote(str(Path(moment.path)))
     return url if moment.start is None else f"{url}#t={moment.start:.1f}"
 

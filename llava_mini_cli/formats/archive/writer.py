@@ -24,12 +24,13 @@ from llava_mini_cli.formats.archive.layout import (
     TABLES,
     VECTORS,
     ArchiveHeader,
+    last_part,
     part_name,
     part_numbers,
 )
 from llava_mini_cli.formats.archive.locks import writing
 from llava_mini_cli.formats.archive.part import ArchivePartWriter, FrameRows
-from llava_mini_cli.formats.archive.reader import newest_media
+from llava_mini_cli.formats.archive.reader import newest_media, not_dropped
 from llava_mini_cli.formats.disk import errors_of
 from llava_mini_cli.formats.job import ItemIdentity
 
@@ -41,7 +42,7 @@ PART_SECONDS = 60.0  # of work that a power cut may cost
 
 @dataclass(frozen=True)
 class Known:
-    """What an archive holds of a path."""
+    """The newest state of a path in an archive."""
 
     size: int | None
     mtime_ns: int | None
@@ -57,15 +58,14 @@ class ArchiveWriter:
         newest, damage = newest_media(folder)
         self.damage = damage  # media in these parts are not known, so they are indexed again
         self.known = _known(newest)
-        numbers = [number for table in ("media", *TABLES, VECTORS) for number in part_numbers(folder, table)]
-        self._next_part = max(numbers, default=0) + 1
+        self._next_part = last_part(folder) + 1
         # What a damaged part holds is not known, and it may be read again one day: its numbers are left free.
         self._next_medium = (pc.max(newest["medium"]).as_py() or 0) + 1 + len(damage) * MOST_MEDIA
         self._open: list[ArchivePartWriter] = []  # the last one takes new media
         self._places: dict[int, ArchivePartWriter] = {}  # of media in flight
 
     def start(self, header: ArchiveHeader) -> None:
-        """Settles what the rows to come have in common; nothing is written before.
+        """Settles the header of the rows to come; nothing is written before.
 
         Raises:
             UsageError: the archive was made with another model or other settings.
@@ -78,7 +78,7 @@ class ArchiveWriter:
             raise UsageError(f"'{self.folder}': {difference}; index into another folder, or remove this one")
 
     def holds(self, item: ItemIdentity, *, retry_errors: bool = False) -> bool:
-        """Whether a medium is there, as it is now; one that failed counts unless it is to be tried again."""
+        """True if a medium is there as it is now; one that failed counts unless it is to be tried again."""
         known = self.known.get(item[0])
         if known is None or (known.size, known.mtime_ns) != item[1:]:
             return False
@@ -181,13 +181,8 @@ def _is_full(part: ArchivePartWriter) -> bool:
     return part.rows >= PART_ROWS or part.nbytes >= PART_BYTES or old
 
 
-def _not_dropped(newest: pa.Table) -> Any:
-    statuses: Any = newest["status"]
-    return pc.not_equal(statuses, pa.scalar("dropped"))
-
-
 def _known(newest: pa.Table) -> dict[str, Known]:
     """The newest row of each path that is part of the archive, or failed."""
-    live = newest.filter(_not_dropped(newest))
+    live = not_dropped(newest)
     columns = (live[name].to_pylist() for name in ("path", "size", "mtime", "status"))
     return {path: Known(size, mtime, status) for path, size, mtime, status in zip(*columns, strict=True)}

@@ -39,12 +39,12 @@ class Download:
 
     @property
     def suffix(self) -> str:
-        """Of the file's name."""
+        """The suffix of the file's name, with its dot, or nothing."""
         return PurePosixPath(self.file_name).suffix
 
     @property
     def item(self) -> ItemIdentity:
-        """The URL alone: asking the server for size and date would cost a round trip for every finished row."""
+        """The URL without size and date: to ask the server for them would cost a round trip for every finished row."""
         return without_signature(self.name), None, None
 
     def write_to(self, path: Path, options: FetchOptions, stopped: Event) -> None:
@@ -179,7 +179,7 @@ def _is_http(url: str) -> bool:
 
 
 def _translated(error: Exception) -> FetchError:
-    """What a protocol's package raised, as one of ours; says nothing that could hold a credential."""
+    """An exception of a protocol's package as one of ours, with nothing in it that could be a credential."""
     status = getattr(error, "status", None) or getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, FileNotFoundError) or status in (404, 410):
         return FetchError("not_found", "no such file on the server")

@@ -97,7 +97,7 @@ class FileCache:
         entry.done.set_exception(error)
 
     def release(self, path: Path) -> None:
-        """One use less of a file; files that are not of the cache are no concern of it."""
+        """Ends one use of a file; a path that is not of the cache is passed over."""
         with self._changed:
             entry = self._entries.get(self._names.get(path, ""))
             if entry is not None:

@@ -1,6 +1,6 @@
-"""URLs as text: told from paths, shown without credentials, and what of them stands for the same file.
+"""URLs as text: told from paths, shown without credentials, and without what a new signature changes.
 
-Imports nothing heavy; `formats.remote` downloads.
+Imports nothing heavy; `fetch.download` downloads.
 """
 
 import re
@@ -29,7 +29,7 @@ def parts_of(url: str) -> SplitResult:
 
 
 def is_valid(url: str) -> bool:
-    """Whether a URL can be parsed."""
+    """True if a URL can be parsed."""
     try:
         urlsplit(url)
     except ValueError:
@@ -38,7 +38,7 @@ def is_valid(url: str) -> bool:
 
 
 def is_remote(name: str) -> bool:
-    """Whether a name is a URL of something that is not on this disk."""
+    """True if a name is a URL of something that is not on this disk."""
     match = _URL.match(name)
     return match is not None and match[1].lower() not in ("file", "local")
 
@@ -50,7 +50,7 @@ def local_path(name: str) -> str:
 
 
 def plain_name(name: str) -> str:
-    """A path as it is; of a URL the path within it, whose end tells what it is."""
+    """The path within a URL, whose suffix names the format; a path as it is."""
     return parts_of(name).path if is_remote(name) else name
 
 
@@ -75,5 +75,5 @@ def scrubbed(text: str) -> str:
 
 
 def has_listing(url: str) -> bool:
-    """Whether a URL means several files: a folder or a glob of a store that can list them."""
+    """True if a URL means several files: a folder or a glob of a store that can list them."""
     return not url.lower().startswith(("http://", "https://")) and (url.endswith("/") or has_magic(url))

@@ -1,4 +1,4 @@
-"""What the user named -> a lazy stream of jobs, in the order given, duplicates and all.
+"""The media and tables that the user named -> a lazy stream of jobs, in the order given, duplicates and all.
 
     files, folders, globs, lists -> one job each        tables, shards -> one job for the rows about a medium
 

@@ -83,7 +83,7 @@ def _plain(value: object) -> str:
 
 
 def is_empty(value: object) -> bool:
-    """Whether a cell holds nothing: null, not-a-number, or white space alone."""
+    """True if a cell holds nothing: null, not-a-number, or white space alone."""
     if isinstance(value, str):
         return not value or value.isspace()
     return value is None or (isinstance(value, float) and math.isnan(value))

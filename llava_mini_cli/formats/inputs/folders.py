@@ -105,7 +105,7 @@ def glob_root(pattern: str) -> str:
 
 
 def is_chosen(relative: str, options: InputOptions) -> bool:
-    """Whether --include and --exclude leave a file in, by its path relative to what the user gave."""
+    """True if --include and --exclude leave a file in, by its path relative to what the user gave."""
     if options.include and not _matches(relative, options.include):
         return False
     above = relative.split("/") if options.exclude else []  # with the folders that it lies in
@@ -113,7 +113,7 @@ def is_chosen(relative: str, options: InputOptions) -> bool:
 
 
 def _matches(relative: str, patterns: Sequence[str]) -> bool:
-    """Whether a glob matches: one without a slash the name alone, one with a slash the whole relative path."""
+    """True if one of the globs matches: the name where it has no slash, otherwise the whole relative path."""
     name = relative.rpartition("/")[2]
     return any(_compiled(glob).match(relative if "/" in glob.rstrip("/") else name) for glob in patterns)
 

@@ -39,7 +39,7 @@ def read_listing(name: str, *, null: bool) -> Iterator[str]:
 
 
 def _parts(name: str, end: bytes) -> Iterator[bytes]:
-    """What lies between the ends of a list. Raises `UsageError` as `read_listing` does."""
+    """The entries of a list without the byte that ends each. Raises `UsageError` as `read_listing` does."""
     rest = bytearray()
     descriptor = None
     try:

@@ -23,11 +23,11 @@ KeptColumns = Mapping[str, KeptColumn]  # by their name in the input
 
 
 class InputPart(Protocol):
-    """What one argument stands for."""
+    """The media that one argument stands for."""
 
     @property
     def total(self) -> int | None:
-        """How many media there are, where that is known."""
+        """The number of media, where it is known."""
         ...
 
     @property
@@ -115,7 +115,7 @@ class Shards:
 
     @property
     def columns(self) -> Sequence[str]:
-        """Those of the first samples of the first shard; none where it cannot be had, which its rows then say."""
+        """The columns of the first samples of the first shard; none where it cannot be had, which its rows then say."""
         if self._columns is None:
             try:
                 with self._on_disk(self._names[0]) as path:
@@ -135,7 +135,7 @@ class Shards:
     def reader(
         self, prompts: Sequence[Prompt], kept: KeptColumns, *, may_fetch: bool = True
     ) -> Callable[[str], Iterator[Job]]:
-        """What gives the jobs of one shard by its name. Raises `UsageError` as `jobs` does."""
+        """A function from a shard's name to its jobs. Raises `UsageError` as `jobs` does."""
         shards = ShardReader(prompts, self._options, kept, self._is_media)
         if self._names and self.columns:
             shards.check(self.columns, shown(self._names[0]))

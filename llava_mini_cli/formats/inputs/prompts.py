@@ -104,7 +104,7 @@ def _from_json(line: str) -> Prompt:
 
 
 def encodes(text: str) -> bool:
-    """Whether a text is valid Unicode, without the half characters that stand for broken bytes."""
+    """True if a text is valid Unicode, without the half characters that stand for broken bytes."""
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -27,7 +27,7 @@ from llava_mini_cli.formats.shard import Shard
 
 @dataclass(frozen=True)
 class Inputs:
-    """What a run is about."""
+    """The media and questions of a run."""
 
     jobs: Iterator[Job]  # read once
     kept: tuple[KeptColumn, ...]  # the input's own columns, which every row carries on
@@ -36,7 +36,7 @@ class Inputs:
     again: Callable[[], Iterator[Job]] | None = None
 
     def share(self, shard: Shard | None) -> "Inputs":
-        """What one of several runs does of it; all of it where there is one run."""
+        """The share of the inputs that one of several runs does; all of them where there is one run."""
         if shard is None:
             return self
         total = None if self.total is None else shard.part_of(self.total)
@@ -86,7 +86,7 @@ def open_inputs(
 
 
 def _is_stream(listing: str | None) -> bool:
-    """Whether a list can be read only once."""
+    """True if a list can be read only once."""
     return listing is not None and not Path(listing).is_file()
 
 
@@ -106,7 +106,7 @@ def _without_columns(prompts: Sequence[Prompt]) -> list[Prompt]:
 
 
 class _Finder:
-    """Tells what arguments are."""
+    """Tells files, folders, globs, tables, shards and URLs apart."""
 
     def __init__(self, is_media: IsMedia, cache: FileCache, options: InputOptions) -> None:
         self._is_media = is_media
@@ -114,7 +114,7 @@ class _Finder:
         self._options = options
 
     def parts(self, argument: str) -> Iterator[InputPart]:
-        """What one argument stands for: one thing, or for a glob the things it matches."""
+        """The parts that one argument stands for: one, or those that a glob matches."""
         if is_remote(argument):
             found = find_remote(argument, self._options, self._is_wanted) if has_listing(argument) else None
             yield from self._files(found) if found is not None else [self._one(Found(argument, _name_of(argument)))]
@@ -178,7 +178,7 @@ class _Finder:
         raise UsageError(self._nothing_in(folder).message)
 
     def _nothing_in(self, folder: str) -> Fault:
-        """What is wrong with a folder without media."""
+        """The fault of a folder without media."""
         chosen = " that --include and --exclude leave" if self._options.include or self._options.exclude else ""
         return Fault("input", "empty", f"no images or videos in the folder '{folder}'{chosen}")
 

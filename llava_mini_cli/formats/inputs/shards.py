@@ -43,7 +43,7 @@ class Sample:
 
 
 def is_shard(name: str) -> bool:
-    """Whether a file's name ends as shards' names do, and can be one."""
+    """True if a name has the suffix of a shard and can be the name of a file."""
     return "\0" not in name and plain_name(name).lower().endswith(".tar")
 
 
@@ -209,7 +209,7 @@ def _read_note(stream: BinaryIO, info: tarfile.TarInfo) -> bytes:
 
 
 def _add_note(sample: Sample, extension: str, data: bytes) -> None:
-    """What a text or JSON member adds to a sample's columns. Raises `ValueError` where it is not what it should be."""
+    """Adds the columns of a text or JSON member to a sample. Raises `ValueError` where it is not what it should be."""
     if extension in _TEXTS:
         for row in sample.rows:
             row[extension] = data.decode().strip()

@@ -1,4 +1,4 @@
-"""What every kind of table gives: its columns, and its rows one by one, good or bad."""
+"""The protocol of every kind of table: its columns, and its rows one by one, good or bad."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
@@ -13,17 +13,17 @@ class Table(Protocol):
 
     @property
     def name(self) -> str:
-        """As the user named it."""
+        """The table's name as the user gave it."""
         ...
 
     @property
     def path(self) -> str:
-        """Where it is on this disk."""
+        """The path of the table on this disk."""
         ...
 
     @property
     def folder(self) -> str:
-        """Where relative media begin: a folder or a URL, with its slash, or nothing."""
+        """The folder or URL at which relative media begin, with its slash; or nothing."""
         ...
 
     @property
@@ -33,7 +33,7 @@ class Table(Protocol):
 
     @property
     def unit(self) -> str:
-        """What the numbers of its rows count: lines or rows."""
+        """The unit that the numbers of its rows count: line or row."""
         ...
 
     def kinds(self, columns: Sequence[str]) -> Mapping[str, str]:

@@ -32,7 +32,7 @@ Medium = tuple[
 
 
 def is_table(name: str) -> bool:
-    """Whether a file's name ends as tables' names do, and can be one."""
+    """True if a name has the suffix of a table and can be the name of a file."""
     return "\0" not in name and plain_name(name).lower().endswith(SUFFIXES)
 
 
@@ -132,7 +132,7 @@ class TableJobs:
         return place, file_name, item, Embedded(place, PurePath(file_name).suffix, data)
 
     def _absolute(self) -> str:
-        """What stands for the table in the identity of what is in it."""
+        """The path or URL of the table, for the identities of the media that lie in it."""
         name = self._known_as
         return name if is_remote(name) else os.path.abspath(name)  # noqa: PTH100 - must not follow links
 
@@ -152,7 +152,7 @@ class TableJobs:
 
 
 def _digest(data: bytes) -> int:
-    """Stands where a file's time of change would: other bytes of the same size are another state of the medium.
+    """A number in place of a file's time of change: other bytes of the same size are another state of the medium.
 
     48 bits are what a key has for the state, and a time that every archive can store.
     """
@@ -184,7 +184,7 @@ def media_column(table: Table, options: InputOptions) -> str:
 
 
 def _is_path(text: str) -> bool:
-    """Whether a text with other letters than ASCII can be a file's name."""
+    """True if a text with other letters than ASCII can be the name of a file."""
     try:
         os.fsencode(text)
     except UnicodeEncodeError:

@@ -20,17 +20,17 @@ from llava_mini_cli.formats.row import Row
 
 
 class RecordFormat(Protocol):
-    """How a row is written, and how it is known again."""
+    """The way in which a row is written and known again."""
 
     @property
     def header(self) -> bytes:
-        """What the file begins with."""
+        """The bytes that the file begins with."""
         ...
 
     def encode(self, row: Row) -> bytes: ...
 
     def split(self, lines: Iterable[bytes]) -> Iterator[bytes]:
-        """Whole records; a last one that was cut short is left out."""
+        """The whole records; a last one that was cut short is left out."""
         ...
 
     def mark(self, record: bytes) -> RowMark:
@@ -65,7 +65,7 @@ class AppendedOutput(Store):
             check_same_settings(self._companion.record, self._run, self._path)
 
     def _marks(self, stream: BinaryIO) -> Iterator[RowMark]:
-        """What each record is; counts the bytes of whole ones."""
+        """The mark of each whole record, whose bytes are counted."""
         header = stream.read(len(self._form.header))
         if header != self._form.header:
             if self._form.header.startswith(header):
@@ -131,7 +131,7 @@ class AppendedOutput(Store):
                 self._stream.close()
 
     def _cut_torn_record(self) -> None:
-        """What a killed run left unfinished, where this run had no row to write behind it."""
+        """Cuts off a record that a killed run left unfinished, where this run had no row to write behind it."""
         if self._stream is None and not self._overwrite and self._path.exists():
             with errors_of(self._path):
                 if self._path.stat().st_size > self._whole:
@@ -147,8 +147,7 @@ class AppendedOutput(Store):
     def _take_out_replaced(self) -> None:
         """Writes the rows that stand into a new file, which takes the place of the old one."""
         self.done.forget()  # its memory is needed now
-        temporary = self._path.with_name(f".{self._path.name}.tmp")
-        with errors_of(self._path), self._path.open("rb") as old, whole_file(self._path, temporary) as new:
+        with errors_of(self._path), self._path.open("rb") as old, whole_file(self._path) as new:
             marks = standing(self._marks(old))
             old.seek(0)
             new.write(old.read(len(self._form.header)))

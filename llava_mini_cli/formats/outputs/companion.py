@@ -1,4 +1,4 @@
-"""The hidden file beside an output, `.x.jsonl.llava-mini`: its lock, and what its rows have in common.
+"""The hidden file beside an output, `.x.jsonl.llava-mini`: its lock, and the settings that its rows share.
 
 The file stays when the run is over, because the settings in it are what a later run is compared with.
 Knows no output format.
@@ -19,7 +19,7 @@ ANEW = "--overwrite starts anew, or name another output"
 
 @dataclass(frozen=True)
 class RunInfo:
-    """What the rows of a run have in common, for an output to record and to compare."""
+    """The model and the settings that all rows of a run share, for an output to record and to compare."""
 
     model: str
     settings: Settings  # what shapes the answers
@@ -28,13 +28,13 @@ class RunInfo:
     kept: tuple[KeptColumn, ...] = ()  # columns of the input that every row carries
 
     def record(self, generation: str) -> dict[str, Any]:
-        """As JSON has it. A generation is all rows since the output was begun, or begun anew with --overwrite."""
+        """The same for JSON. A generation is all rows since the output was begun, or begun anew with --overwrite."""
         own = {"version": self.version, "model": self.model, "revision": self.revision}
         return own | {"settings": dict(self.settings), "kept": [list(c) for c in self.kept], "generation": generation}
 
 
 def check_same_settings(record: dict[str, Any], run: RunInfo, output: Path) -> None:
-    """Raises `UsageError` that names every difference which would mix rows of two kinds. No record, no difference."""
+    """Raises `UsageError` that names every difference which would mix rows of two kinds; none if `record` is empty."""
     if not record:
         return
     changed = [
@@ -55,7 +55,7 @@ def _shown(value: object) -> str:
 
 
 class Companion:
-    """Locks an output and remembers what its rows have in common."""
+    """Locks an output and remembers the settings of its rows."""
 
     def __init__(self, output: Path) -> None:
         """Raises `OutputLocked` if another run holds the output, `OutputError` if it cannot be locked."""
@@ -63,7 +63,7 @@ class Companion:
         self.record: dict[str, Any] = self._lock.read().get("run", {})  # empty where nothing was recorded
 
     def save(self, record: dict[str, Any]) -> None:
-        """Records what the rows have in common from now on."""
+        """Records the settings that the rows share from now on."""
         if record != self.record:
             self._lock.write({"run": record})
             self.record = record

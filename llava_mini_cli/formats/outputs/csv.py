@@ -39,7 +39,7 @@ class CsvRecords:
         return self._buffer.getvalue().removesuffix("\r\n").encode() + b"\n"
 
     def split(self, lines: Iterable[bytes]) -> Iterator[bytes]:
-        """Whole records: those in which every quotation mark is closed at the end of a line."""
+        """The whole records; one is whole where every quotation mark is closed at the end of a line."""
         parts: list[bytes] = []
         is_quoted = False
         for line in lines:

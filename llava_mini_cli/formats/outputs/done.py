@@ -1,8 +1,8 @@
-"""What an output holds already, and what of a run's work is therefore left out.
+"""The rows that an output holds already, which a run therefore leaves out.
 
-A key is what `fingerprint.RowKeys` makes: the work in its first digits, and in the rest the state of the file and the
-settings that it was done with. An input may ask the same about the same file twice; each time wants its row, so the
-second carries the key with `.1` behind it. Knows no file format, and keeps 110 bytes a row.
+A key is made by `row_keys.RowKeys`: the work in its first digits, and in the rest the state of the file and the
+settings that the work was done with. An input may ask the same about the same file twice; each time wants its row,
+so the second carries the key with `.1` behind it. Knows no file format, and keeps 110 bytes a row.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -37,11 +37,11 @@ class Done:
         self._asked_again: dict[bytes, int] = {}  # the work -> how often it was asked for, if more than once
 
     def __len__(self) -> int:
-        """How many rows there are, without those that a newer one replaces."""
+        """The number of rows, without those that a newer one replaces."""
         return len(self._entries)
 
     def add(self, rows: Iterable[RowMark]) -> None:
-        """Takes in rows that are there, the older ones first."""
+        """Adds rows that are there, the older ones first."""
         entries = self._entries
         for work, state, is_error in _parsed(rows):
             entry = state << 2 | is_error << 1
@@ -145,5 +145,5 @@ def standing_answers(rows: Iterable[RowMark]) -> bytearray:
 
 
 def supersedes(state: int, ok: bool, older_state: int, older_ok: bool) -> bool:
-    """Whether a newer row of the same work stands for it: unless it is an error where an answer was."""
+    """True if a newer row of the same work replaces the older one: always, but for an error where an answer was."""
     return ok or not older_ok or state != older_state

@@ -1,7 +1,7 @@
-"""What a run holds of a folder that it writes into: all of it, or one shard of it beside other shards.
+"""The locks of a folder that a run writes into: for all of it, or for one shard of it beside other shards.
 
 In the hidden sub-folder `.llava-mini` are `lock`, which shards share and any other run has for itself; `shard-IofN`,
-one run at a time; and `run`, what the rows have in common, locked only while somebody reads or writes it.
+one run at a time; and `run`, the settings that the rows share, locked only while somebody reads or writes it.
 """
 
 from contextlib import suppress
@@ -52,7 +52,7 @@ class FolderLock:
                 FileLock(path, self._folder).release(remove=True)
 
     def notes(self) -> FileLock:
-        """What is known of the rows in common, for as long as a `with` block lasts; others wait."""
+        """The file with the settings that the rows share, locked as long as a `with` block lasts; others wait."""
         return FileLock(self._hidden / "run", self._folder, wait=True)
 
     def release(self) -> None:

@@ -48,7 +48,7 @@ class HuggingFaceOutput(Output):
         return -1 if rows.with_name(f"{rows.name}.parts").exists() else 1
 
     def _check_inside(self, job: Job, question: Question) -> bool:
-        """Raises `UsageError` for a medium elsewhere; says of none that it is there."""
+        """Raises `UsageError` for a medium outside the folder; always False, as rows are known by their keys."""
         if job.fault is None:
             self._relative(job.path)
         return False
@@ -79,11 +79,11 @@ class HuggingFaceOutput(Output):
             self._publish()
 
     def _is_behind(self) -> bool:
-        """Whether a run was killed before it wrote the metadata."""
+        """True if a run was killed before it wrote the metadata."""
         return store_path(self._path).exists() and self._age() < 0
 
     def _publish(self) -> None:
-        with errors_of(self._path), whole_file(self._path, self._path.with_name(f".{self._path.name}.tmp")) as stream:
+        with errors_of(self._path), whole_file(self._path) as stream:
             self._store.copy_answers(stream)
             stream.flush()
             rows = store_path(self._path)

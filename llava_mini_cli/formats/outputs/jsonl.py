@@ -39,7 +39,7 @@ class JsonLines:
 
 
 def as_json(value: object) -> object:
-    """What JSON has no form of: times as ISO 8601, bytes and odd numbers not at all."""
+    """A value that JSON has no form of, as text: times in ISO 8601. Raises `TypeError` for anything else."""
     if isinstance(value, datetime) and value.tzinfo is not None:
         return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     if isinstance(value, date):  # datetimes without a zone among them

@@ -1,4 +1,4 @@
-"""Where rows go: a file by its suffix, a folder, or standard output. Checked before a model is loaded.
+"""The output of a run: a file by its suffix, a folder, or standard output. Checked before a model is loaded.
 
 Knows the formats by name; each lives in its own module and is imported when it is used.
 """
@@ -27,7 +27,7 @@ _EXAMPLES = {"parquet": "FILE.parquet", "hf": "FOLDER/metadata.parquet", "txt": 
 
 @dataclass(frozen=True)
 class OutputOptions:
-    """Where rows go, in which format, and what becomes of those that are there."""
+    """The place and the format of the rows, and what becomes of those that are there."""
 
     path: Path | None  # None: standard output, or for txt beside the media
     format: Format
@@ -67,7 +67,7 @@ class OutputOptions:
 
     @property
     def is_stream(self) -> bool:
-        """Whether rows go to a device or a pipe, which has no rows already and takes no lock."""
+        """True if rows go to a device or a pipe, which holds no rows yet and takes no lock."""
         if self.path is None:
             return self.format != "txt"
         return self.path.exists() and not _is_regular(self.path) and not self.folder
@@ -121,7 +121,7 @@ def _format_of(path: Path) -> Format:
 
 
 def rows_at(path: Path) -> Path:
-    """Where the rows of an output are now: a Parquet file that was not finished is still in parts."""
+    """The path of an output's rows as they are now: a Parquet file that was not finished is still in parts."""
     if path.name in _METADATA and not path.exists():
         path = path.with_name(f".{path.stem}.rows{path.suffix}")
     parts = path.with_name(f"{path.name}.parts")
@@ -173,7 +173,7 @@ def open_output(options: OutputOptions, run: RunInfo) -> Output:
 
 
 def done_at(options: OutputOptions, run: RunInfo) -> Done:
-    """What an output holds already. Makes nothing, and leaves the output as it is.
+    """The rows that an output holds already. Makes nothing, and leaves the output as it is.
 
     Raises:
         OutputLocked, OutputError, UsageError: as `open_output`.

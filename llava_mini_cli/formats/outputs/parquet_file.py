@@ -106,7 +106,7 @@ class ParquetFileOutput(Store):
         marks = standing(chain.from_iterable(marks_of(read_file(path), path) for path in sources))
         schema = arrow_schema(self._run, self._generation)
         self._companion.save(self._run.record(self._generation))
-        with errors_of(self._path), whole_file(self._path, self._path.with_name(f".{self._path.name}.tmp")) as new:
+        with errors_of(self._path), whole_file(self._path) as new:
             write_standing(sources, marks, schema, new)
 
     def _remove_parts(self) -> None:
@@ -118,7 +118,7 @@ class ParquetFileOutput(Store):
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
-    """What tells a file from another one at the same path; None where there is none."""
+    """Device and inode, which tell a file from another one at the same path; None where there is none."""
     try:
         status = os.stat(path)  # noqa: PTH116
     except FileNotFoundError:

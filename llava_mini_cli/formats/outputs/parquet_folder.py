@@ -71,7 +71,7 @@ class ParquetFolderOutput(Output):
         notes.write({"run": self._run.record(generation)} | leaving)
 
     def _generation_of_parts(self) -> str:
-        """That of the newest part, where nobody recorded it."""
+        """The generation of the newest part, for where nobody recorded it."""
         of_parts = [_generation_of(path) for path in parts_in(self._folder)]
         return next((generation for generation in reversed(of_parts) if generation), token_hex(8))
 
@@ -96,7 +96,7 @@ class ParquetFolderOutput(Output):
         self.done.add(marks_of(file, path))
 
     def _parts(self) -> list[Path]:
-        """The parts with rows of this generation; one that says nothing of it counts as such."""
+        """The parts of this generation, with those that name none."""
         return [path for path in parts_in(self._folder) if _generation_of(path) in (None, self._generation)]
 
     def write(self, row: Row) -> None:
@@ -152,12 +152,12 @@ class ParquetFolderOutput(Output):
                 if not any(own):
                     path.unlink()
                 elif not all(own):
-                    with whole_file(path, path.with_name(f".{path.name}.tmp")) as stream:
+                    with whole_file(path) as stream:
                         write_standing([path], own, schema, stream)
 
 
 def _generation_of(path: Path) -> str | None:
-    """What a part says of its generation; None where it says nothing, or has gone meanwhile.
+    """The generation of a part; None where the part names none, or has gone meanwhile.
 
     Raises:
         UsageError, OutputError: as `read_file`.
@@ -171,7 +171,7 @@ def _generation_of(path: Path) -> str | None:
 
 
 def _generations_of(paths: list[Path]) -> set[str]:
-    """The generations that some parts say they are of; those that are damaged or of somebody else say none."""
+    """The generations of some parts; parts that are damaged or of somebody else are passed over."""
     found: set[str | None] = set()
     for path in paths:
         with suppress(UsageError, OutputError):

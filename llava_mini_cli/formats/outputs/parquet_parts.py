@@ -73,7 +73,7 @@ class ParquetPartWriter:
         buffer = pa.BufferOutputStream()
         with pq.ParquetWriter(buffer, self._schema, compression="zstd") as writer:
             writer.write_table(table_of(self._rows, self._schema))
-        with errors_of(self._output), whole_file(path, path.with_name(f".{path.name}.tmp")) as stream:
+        with errors_of(self._output), whole_file(path) as stream:
             stream.write(buffer.getvalue())
         self.written.append(path)
         self._rows.clear()

@@ -1,4 +1,4 @@
-"""The row's columns as Arrow has them, and what a Parquet file says of the run that wrote it."""
+"""The row's columns as Arrow has them, and the record of a run in the Parquet files that it wrote."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -72,7 +72,7 @@ def read_file(path: Path) -> pq.ParquetFile:
 
 
 def record_of(file: pq.ParquetFile) -> dict[str, Any]:
-    """What the file says of the run that wrote it; empty where it says nothing."""
+    """The record of the run that wrote the file; empty where the file has none."""
     text = (file.schema_arrow.metadata or {}).get(RECORD)
     return json.loads(text) if text else {}
 
@@ -96,7 +96,7 @@ def batches_of(file: pq.ParquetFile, rows: int, columns: list[str] | None = None
 
 
 def marks_of(file: pq.ParquetFile, path: Path) -> Iterator[RowMark]:
-    """What each row is. Raises `UsageError` for rows that are not ours."""
+    """The key of each row and whether it is an error. Raises `UsageError` for rows that are not ours."""
     for batch in batches_of(file, MARK_ROWS, ["fingerprint", "status"]):
         columns: list[Any] = [batch.column(name) for name in ("fingerprint", "status")]
         if not _all_match(columns[0], f"^{KEY_PATTERN}$"):
@@ -106,6 +106,6 @@ def marks_of(file: pq.ParquetFile, path: Path) -> Iterator[RowMark]:
 
 
 def _all_match(column: Any, pattern: str) -> bool:
-    """Whether a column of text has no nulls and every value matches."""
+    """True if a column of text has no nulls and every value matches."""
     compute: Any = pc  # whose types are partly unknown
     return not column.null_count and compute.all(compute.match_substring_regex(column, pattern), min_count=0).as_py()

@@ -48,11 +48,11 @@ class RowKeys:
         self._nothing_there = self._state(("", None, None))
 
     def item(self, job: Job) -> ItemIdentity:
-        """What tells the medium from others and from its own earlier states: one look at the disk."""
+        """The identity of the medium and its state, by which it is known again. Looks at the disk once."""
         return job.item or file_identity(job.path, self._folder)
 
     def work(self, item: ItemIdentity, path: str, question: Question) -> bytes:
-        """The first part of a key: what is asked about which medium, and of which model."""
+        """The first part of a key: the question, the medium and the model."""
         prompt, row_id = question.prompt, question.id
         digest = self._model.copy()
         # ascii() puts quotes around each part and escapes those within, so no two works give the same text.
@@ -60,7 +60,7 @@ class RowKeys:
         return digest.digest()
 
     def state(self, item: ItemIdentity) -> int:
-        """The second part: what the file was, and the settings."""
+        """The second part of a key: the state of the file, and the settings."""
         if item[1] is None and item[2] is None:
             return self._nothing_there
         return self._state(item)

@@ -1,6 +1,6 @@
 """Answers as text files, one for each question: beside the media, or in a folder of the same shape.
 
-A text file has no room for a key, so what is there is told by its name: a caption that is there is kept, by default,
+A text file has no room for a key, so a caption is known by its name alone. By default one that is there is kept,
 whoever wrote it. Each file is written whole. Failures leave no file, and are tried again by the next run.
 
 Of several media that want one name in a folder, the first has it. Where such media come from lists, whose order may
@@ -44,7 +44,7 @@ class SidecarOutput(Output):
                 lock.take(None)
 
     def _is_there(self, job: Job, question: Question) -> bool:
-        """Whether the caption stays as it is; otherwise its file is settled. What is known to fail needs none."""
+        """True if the caption that is there stays. Settles the name of its file; a job with a fault needs none."""
         if job.fault is not None:
             return False
         work = _work(job.path, question.prompt)
@@ -81,7 +81,7 @@ class SidecarOutput(Output):
         return target
 
     def _medium(self, job: Job) -> Path:
-        """What the caption's name is made of: the medium, or where it would be in the folder. Raises `UsageError`."""
+        """The path that a caption's name is made of: the medium's, or its place in the folder. Raises `UsageError`."""
         if self._folder is not None:
             parts = [part for part in Path(job.file_name).parts if part not in ("..", "/")]
             return self._folder.joinpath(*parts)
@@ -116,7 +116,7 @@ def _work(path: str, prompt: Prompt) -> _Work:
 
 
 def _part_for(question: Question, job: Job) -> str:
-    """What tells the captions of one medium apart, in their names; nothing where there is one."""
+    """The part of a name that tells the captions of one medium apart; empty where there is only one."""
     if len(job.questions) == 1:
         return ""
     name = question.prompt.name or f"{job.questions.index(question) + 1}"
@@ -132,7 +132,7 @@ def _text_file(stem: str) -> str:
 
 
 def _is_by_base_name(job: Job) -> bool:
-    """Whether the medium, given by itself, would have its base name alone as its file name: then many may share it."""
+    """True if the medium's file name is its base name alone, which many media may share."""
     path = Path(job.path)
     return job.item is not None or path.is_absolute() or ".." in path.parts
 
