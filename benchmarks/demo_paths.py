@@ -1,4 +1,4 @@
-"""Whether the demo model is as often right by every road that a medium can take to it.
+"""Accuracy of the demo model by every road that a medium can take to it.
 
     python benchmarks/demo_paths.py [--count 500] [--model DIRECTORY]
 

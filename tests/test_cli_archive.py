@@ -50,11 +50,15 @@ class ArchiveDouble:
         return self.moments
 
     def check(
-        self, archive: object, moments: Sequence[Moment], question: str, model: str | None, tools: Any, margin: float
+        self,
+        archive: object,
+        moments: Sequence[Moment],
+        question: str,
+        model: str | None,
+        interrupts: Any,
+        margin: float,
     ) -> tuple[list[Moment], list[Any]]:
         self.asked.append((question, model, margin))
-        tools[0].loading("m")  # says nothing, whatever it is told
-        tools[0].row(replace(FAILED, warning="odd"))
         likely = [replace(moment, p_yes=p_yes) for moment, p_yes in zip(moments, (0.25, None, 0.875), strict=True)]
         return likely, [replace(FAILED, source=STILL.path)]
 

@@ -22,6 +22,7 @@ from llava_mini_cli.media.open import Opening, is_media_path, open_clip, probe
 from llava_mini_cli.media.probe import Header
 from llava_mini_cli.media.scan import VideoScan
 from llava_mini_cli.media.thumbnail import thumbnail
+from llava_mini_cli.media.timeline import Timeline
 
 FAILED = ["no frame came from decord", "no frame came from ffmpeg"]
 
@@ -183,6 +184,13 @@ def test_frames_that_are_sampled_twice_are_asked_for_once(monkeypatch: pytest.Mo
     assert decoders.asked[0][1].pts == (0, 1)
     assert chunk.times.tolist() == [0.0, 0.1, 0.1]
     assert clip.info.frame_count == 3
+
+
+def test_a_video_without_a_length_has_no_rate(monkeypatch: pytest.MonkeyPatch, film: Path) -> None:
+    scanned = replace(found(0.1), timeline=Timeline(np.array([7]), Fraction(1, 10), 0))
+    with opened(monkeypatch, film, scanned) as clip:
+        assert [chunk.times.tolist() for chunk in clip] == [[0.0]]
+    assert clip.info == ClipInfo(str(film), "video", 64, 48, 0.0, 1, None, "h264")
 
 
 def test_no_frame_in_a_span(monkeypatch: pytest.MonkeyPatch, film: Path) -> None:

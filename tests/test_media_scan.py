@@ -293,7 +293,7 @@ def test_a_guess_from_the_name_alone_is_no_cut_video(ffmpeg: ScriptedFfmpeg) -> 
     [
         ([INPUT.replace(MP4, "tty"), VIDEO], "unreadable", "neither a picture nor a video in any known format"),
         ([INPUT.replace(MP4, "hls"), VIDEO], "unreadable", "neither a picture nor a video in any known format"),
-        ([INPUT, VIDEO.replace("256x144", "0x0")], "unreadable", "neither a picture nor a video in any known format"),
+        ([INPUT, VIDEO.replace("256x144", "256x0")], "unreadable", "neither a picture nor a video in any known format"),
         (
             [INPUT, VIDEO.replace("h264 (High)", "none")],
             "unsupported_codec",

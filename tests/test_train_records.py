@@ -1,5 +1,6 @@
 """LLaVA's data format: what is accepted, and that every fault is named with file and record number."""
 
+import ast
 import json
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from llava_mini_cli import train
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.train.records import Turn, read_records, usable
 
@@ -111,3 +113,14 @@ def test_nothing_to_train_on(folder: Path) -> None:
         read_records(folder / "gone.json")
     with pytest.raises(UsageError, match="not a JSON array"):
         read_records(write(folder, {"a": 1}))
+
+
+def test_what_trains_real_models_does_not_use_the_demos_recipe() -> None:
+    files = sorted(Path(train.__file__).parent.glob("*.py"))
+    assert len(files) >= 8
+    for file in files:
+        nodes = [
+            node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+        ]
+        names = {f"{getattr(node, 'module', '')}.{name.name}" for node in nodes for name in node.names}
+        assert not [name for name in names if "demo" in name], file.name

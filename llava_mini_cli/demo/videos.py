@@ -50,6 +50,12 @@ class Video:
         seen = (actor.at(time) for actor in self.actors)
         return Scene(tuple(thing for thing in seen if thing is not None), self.background)
 
+    def scenes(self, late: float) -> tuple[list[Scene], list[int]]:
+        """The different scenes at `late` in every second, as they come, and the number of the one in each second."""
+        each = [self.scene(second + late) for second in range(self.seconds)]
+        different = list(dict.fromkeys(each))
+        return different, [different.index(scene) for scene in each]
+
 
 def _things(rng: np.random.Generator, split: Split, count: int) -> list[Thing]:
     """Things of different kinds in a layout of the split, in no order."""

@@ -47,8 +47,8 @@ class Clip(Protocol):
         ...
 
     def ready(self) -> bool:
-        """True if the next chunk (or the end, or an error) can be had without waiting."""
-        ...
+        """True if the next chunk (or the end, or an error) can be had without waiting, as where its reader decodes."""
+        return True
 
     def close(self) -> None:
         """Ends the decoder's process, if there is one. Safe to call twice, at any time."""

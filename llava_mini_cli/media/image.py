@@ -195,9 +195,6 @@ class PictureClip(Clip):
         if self._pixels is not None:
             yield FrameChunk(self._pixels[None], np.zeros(1))
 
-    def ready(self) -> bool:
-        return True
-
     def close(self) -> None:
         """Lets go of the pixels."""
         self._pixels = None
@@ -258,10 +255,6 @@ class AnimationClip(Clip):
             raise _broken(error) from None
         rows, columns = (nearest_index(edge, self._frame_size) for edge in frame.shape[:2])
         return frame[rows][:, columns]
-
-    def ready(self) -> bool:
-        """True: frames are decoded by the thread that reads them."""
-        return True
 
     def close(self) -> None:
         """Closes the file."""

@@ -8,6 +8,7 @@ This is the plain path: one pass over everything, for use from Python and as the
 tests. The engine calls the same modules in another order.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -26,6 +27,7 @@ from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
 from llava_mini_cli.model.vision import VisionTower
 
 FRAMES_AT_ONCE = 16  # frames the plain path encodes as one batch
+Embed = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]  # arguments and result of `fuse_sample`
 
 
 @dataclass(frozen=True)
@@ -162,10 +164,12 @@ class LlavaMiniForConditionalGeneration(CheckpointMixin, LlamaForCausalLM):  # p
         frame_counts: torch.Tensor | None,
         labels: torch.Tensor | None,
         padding_side: str,
+        embed: Embed | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Splices every sample's frames into its text and pads the batch with zero vectors.
 
-        Shapes as in `forward`. Returns embeddings `[B, S', hidden]`, mask bool `[B, S']`, labels `[B, S']`.
+        Shapes as in `forward`. `embed` stands in for `fuse_sample` (stage 1 of training).
+        Returns embeddings `[B, S', hidden]`, mask bool `[B, S']`, labels `[B, S']`.
         """
         counts = [1] * input_ids.shape[0] if frame_counts is None else frame_counts.tolist()
         if sum(counts) != pixel_values.shape[0]:
@@ -179,7 +183,7 @@ class LlavaMiniForConditionalGeneration(CheckpointMixin, LlamaForCausalLM):  # p
             if len(frames) == 0:
                 embedding = self.model.embed_text(ids)
             else:
-                embedding = self.model.fuse_sample(frames, ids, plain=target != -100)
+                embedding = (embed or self.model.fuse_sample)(frames, ids, target != -100)
             embeddings.append(embedding)
             targets.append(_spread_labels(ids, target, embedding.shape[0]))
         masks = [torch.ones(e.shape[0], dtype=torch.bool, device=e.device) for e in embeddings]

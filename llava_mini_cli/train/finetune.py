@@ -17,7 +17,7 @@ from torch import nn
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
-from llava_mini_cli.train.answers_loss import NO_TARGET, answer_loss
+from llava_mini_cli.train.answers_loss import answer_loss
 from llava_mini_cli.train.conversations import ConversationCollator, ConversationData
 from llava_mini_cli.train.loop import StageSettings, train_stage
 from llava_mini_cli.train.records import Record, read_records, usable
@@ -63,42 +63,20 @@ class ConversationTrainer(nn.Module):
         model = self.model
         if pixel_values is None or frame_counts is None:
             embeddings, mask, targets = model.model.embed_text(input_ids), attention_mask.bool(), labels
-        elif self.stage == 1:
-            embeddings, mask, targets = self._all_patches(input_ids, attention_mask, labels, pixel_values, frame_counts)
         else:
+            embed = self._all_patches if self.stage == 1 else None
             embeddings, mask, targets = model.prepare_embeddings(
-                input_ids, attention_mask, pixel_values, frame_counts, labels, "right"
+                input_ids, attention_mask, pixel_values, frame_counts, labels, "right", embed
             )
         logits = model(inputs_embeds=embeddings, attention_mask=mask.long()).logits
         return {"loss": answer_loss(logits, targets, self.average)}
 
-    def _all_patches(
-        self, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor, pixels: torch.Tensor, counts: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Plain text with every projected patch of every frame in place of the placeholder."""
+    def _all_patches(self, pixels: torch.Tensor, ids: torch.Tensor, _: torch.Tensor) -> torch.Tensor:
+        """One sample's plain text with every projected patch of every frame in place of the placeholder."""
         inner = self.model.model
-        patches = inner.encode_vision(pixels.to(self.model.dtype)).patches.split(counts.tolist())
-        embeddings: list[torch.Tensor] = []
-        targets: list[torch.Tensor] = []
-        for row, frames in enumerate(patches):
-            keep = mask[row].bool()
-            own, target = ids[row][keep], labels[row][keep]
-            text = inner.embed_text(own)
-            places = (own == IMAGE_TOKEN_ID).nonzero().flatten().tolist()
-            if places:
-                at = places[0]
-                flat = frames.flatten(0, 1)
-                text = torch.cat([text[:at], flat, text[at + 1 :]])
-                target = torch.cat([target[:at], target.new_full((len(flat),), NO_TARGET), target[at + 1 :]])
-            embeddings.append(text)
-            targets.append(target)
-        fill = nn.utils.rnn.pad_sequence
-        masks = [torch.ones(len(e), dtype=torch.bool, device=e.device) for e in embeddings]
-        return (
-            fill(embeddings, batch_first=True),
-            fill(masks, batch_first=True),
-            fill(targets, batch_first=True, padding_value=NO_TARGET),
-        )
+        text, patches = inner.embed_text(ids), inner.encode_vision(pixels).patches.flatten(0, 1)
+        (at,) = (ids == IMAGE_TOKEN_ID).nonzero().flatten().tolist()
+        return torch.cat([text[:at], patches, text[at + 1 :]])
 
 
 def add_lora(module: ConversationTrainer, rank: int) -> Any:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from llava_mini_cli.demo.image_questions import IMAGE_KINDS, IMAGE_STEPS, DemoQuestion, image_question
 from llava_mini_cli.demo.render import random_look
-from llava_mini_cli.demo.scenes import CANVAS, Scene, Split, Thing, random_scene
+from llava_mini_cli.demo.scenes import CANVAS, Scene, Split, random_scene
 from llava_mini_cli.demo.video_questions import VIDEO_KINDS, VIDEO_STEPS, video_question
 from llava_mini_cli.demo.videos import LONGEST, Story, Video, random_video
 from llava_mini_cli.train.demo_preset.fusion_truth import cell_truth
@@ -134,23 +134,14 @@ def video_medium(
         story = stories[int(rng.choice(len(stories), p=shares / shares.sum()))]
     video = random_video(rng, split, story, longest=longest)
     edge, look = int(rng.choice(CANVAS[split])), random_look(rng, video.background)
-    seen: dict[tuple[Thing, ...], int] = {}
-    frames: list[NDArray[np.uint8]] = []
-    cells: list[NDArray[np.int64]] = []
-    order: list[int] = []
     squash = rng.random() < SQUASHED
-    late = float(rng.uniform(0.35, 0.65))  # when in each second the frame is taken
-    for second in range(video.seconds):
-        scene = video.scene(second + late)
-        if scene.things not in seen:
-            seen[scene.things] = len(frames)
-            cells.append(cell_truth(scene))
-            frames.append(picture(rng, scene, look, edge, squash))
-        order.append(seen[scene.things])
+    scenes, order = video.scenes(float(rng.uniform(0.35, 0.65)))  # when in each second the frame is taken
+    frames = np.stack([picture(rng, scene, look, edge, squash) for scene in scenes])
+    cells = np.stack([cell_truth(scene) for scene in scenes])
     shares = text_shares(rng, tuple(order), video.story == "move", lone)
     questions = ask_about_video(rng, video, split, VIDEO_QUESTIONS, ask)
     gap = position_gap(rng, len(order))
-    return RenderedMedium(np.stack(frames), tuple(order), np.stack(cells), shares, questions, gap)
+    return RenderedMedium(frames, tuple(order), cells, shares, questions, gap)
 
 
 def position_gap(rng: np.random.Generator, seconds: int) -> tuple[int, int]:

@@ -46,8 +46,10 @@ def export(work: Path, target: Path, average: bool = False) -> list[str]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path)
-    parser.add_argument("target", type=Path)
-    parser.add_argument("--average", action="store_true", help="the mean of the kept checkpoints")
+    parser.add_argument("work", type=Path, help="directory of `llava-mini train --preset demo`")
+    parser.add_argument("target", type=Path, help="directory that the model is written to")
+    parser.add_argument(
+        "--average", action="store_true", help="take the mean of the kept checkpoints, not the newest alone"
+    )
     arguments = parser.parse_args()
     print(*export(arguments.work, arguments.target, arguments.average))

@@ -92,14 +92,9 @@ def video_item(rng: np.random.Generator, split: Split, kind: str) -> Item | None
     if question is None:
         return None
     edge, look = int(rng.choice(CANVAS[split])), random_look(rng, video.background)
-    seen: dict[Any, NDArray[np.uint8]] = {}
-    frames: list[NDArray[np.uint8]] = []
-    for second in range(video.seconds):
-        scene = video.scene(second + MIDDLE)
-        if scene.things not in seen:
-            seen[scene.things] = render(scene, look, edge, rng)
-        frames.append(seen[scene.things])
-    return Item(kind, np.stack(frames), question, is_video=True)
+    scenes, order = video.scenes(MIDDLE)
+    frames = np.stack([render(scene, look, edge, rng) for scene in scenes])
+    return Item(kind, frames[order], question, is_video=True)
 
 
 def items(kind: str, count: int, split: Split = "heldout") -> Iterator[Item]:
