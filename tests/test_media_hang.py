@@ -47,16 +47,26 @@ def broken(plan: Plan) -> Command:
     return Command([sys.executable, "-c", "import sys; sys.exit('cannot open')"])
 
 
+_others: set[psutil.Process] = set()  # such as the fork server of tests that ran before, in the same process
+
+
+def descendants() -> set[psutil.Process]:
+    """Processes that a test started and that are alive."""
+    return set(psutil.Process().children(recursive=True)) - _others
+
+
 def remaining() -> list[psutil.Process]:
-    """Processes that descend from this one and are alive, once those being killed are gone."""
+    """`descendants`, once those being killed are gone."""
     end = time.monotonic() + 5
-    while (alive := psutil.Process().children(recursive=True)) and time.monotonic() < end:
+    while (alive := descendants()) and time.monotonic() < end:
         time.sleep(0.02)
-    return alive
+    return list(alive)
 
 
 @pytest.fixture(autouse=True)
 def nothing_left() -> Iterator[None]:
+    _others.clear()
+    _others.update(psutil.Process().children(recursive=True))
     yield
     assert remaining() == []
 
@@ -176,7 +186,7 @@ def test_the_rest_of_a_cut_picture_is_read_as_videos_are(tmp_path: Path, seconds
 
 def test_closing_early_ends_the_decoder(film: Path) -> None:
     clip = opened(film, {"decord": stuck()}, decoder="decord", decode_timeout=60)
-    wait_until(lambda: len(psutil.Process().children(recursive=True)) > 0)
+    wait_until(lambda: len(descendants()) > 0)
     begin = time.monotonic()
     clip.close()
     clip.close()
