@@ -10,6 +10,7 @@ from llava_mini_cli.errors import ModelNotFound, first_line
 from llava_mini_cli.paths import is_folder, is_there
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+LONGEST_HUB_ID = 96  # characters
 DIGEST_BYTES = 1 << 16  # read from each end of a weight file
 CHECK_TIMEOUT_S = 3.0  # for the one question whether the hub can be reached at all
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -18,7 +19,7 @@ TOWER_FILES = ("*.json", "*.safetensors", "*.txt")
 
 def is_hub_id(name: str) -> bool:
     """True if a name has the form of a hub id, `owner/name`."""
-    return HUB_ID.fullmatch(name) is not None
+    return len(name) <= LONGEST_HUB_ID and HUB_ID.fullmatch(name) is not None
 
 
 def find_model(name: str, revision: str | None = None, *, local_files_only: bool = False) -> Path:

@@ -83,7 +83,7 @@ def _parse(file: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(file.read_text("utf-8"))
+        return tomllib.loads(file.read_text("utf-8-sig"))  # some editors begin a file with a byte order mark
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}") from None
     except ValueError as error:  # not TOML, or not UTF-8
