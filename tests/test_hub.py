@@ -291,6 +291,8 @@ def test_a_tower_that_is_not_here_is_fetched_unless_told_otherwise(
     assert downloaded(monkeypatch, tmp_path, Hub(["model.safetensors"]), find=find) == [*TOWER_FILES]
     with pytest.raises(ModelNotFound, match="not in the cache, and offline"):
         find(local_files_only=True)
+
+
 def test_a_folder_named_demo_does_not_stand_for_the_demo_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "demo").mkdir()
     monkeypatch.chdir(tmp_path)
