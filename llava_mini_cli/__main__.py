@@ -6,18 +6,51 @@ import threading
 from contextlib import suppress
 
 from llava_mini_cli.commands.main import app
+from llava_mini_cli.commands.stderr import say_error, to_nowhere
 
 
 def main() -> None:
     """Runs the command line; ends the process with the exit code of the command."""
+    _open_closed_streams()
     reconfigure = getattr(sys.stdout, "reconfigure", None)
     if reconfigure is not None:  # an answer may hold what the terminal's encoding has not
         reconfigure(errors="backslashreplace")
     try:
         app()
     except SystemExit as end:
-        _end_without_waiting(end.code)
-        raise
+        code = _flushed(end.code)
+        _end_without_waiting(code)
+        sys.exit(code)
+
+
+def _open_closed_streams() -> None:
+    """Gives standard streams that the caller closed (`2>&-`) a place, so that no file that is opened later takes it.
+
+    What is read there is empty and what is said there goes nowhere; results that are written there fail, and the run
+    says so.
+    """
+    for descriptor, name, flags in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_RDONLY), (2, "stderr", os.O_WRONLY)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            to_nowhere(descriptor, flags)
+            setattr(sys, name, open(descriptor, "w" if descriptor else "r", closefd=False))  # noqa: SIM115
+
+
+def _flushed(code: str | int | None) -> str | int | None:
+    """The exit code, once standard output is flushed: 1 where that fails, which is said unless its reader went away."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = code or 1
+    except OSError as error:
+        if not code:  # otherwise the command has said so
+            say_error(f"cannot write standard output: {(error.strerror or str(error)).lower()}")
+        code = code or 1
+    else:
+        return code
+    to_nowhere(1)  # or the interpreter would try once more, and say so in its own words
+    return code
 
 
 def _end_without_waiting(code: str | int | None) -> None:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava_mini_cli.errors import ModelNotFound, first_line
+from llava_mini_cli.paths import is_folder, is_there
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+LONGEST_HUB_ID = 96  # characters
 DIGEST_BYTES = 1 << 16  # read from each end of a weight file
 CHECK_TIMEOUT_S = 3.0  # for the one question whether the hub can be reached at all
 CHECKPOINT_FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
@@ -17,7 +19,7 @@ TOWER_FILES = ("*.json", "*.safetensors", "*.txt")
 
 def is_hub_id(name: str) -> bool:
     """True if a name has the form of a hub id, `owner/name`."""
-    return HUB_ID.fullmatch(name) is not None
+    return len(name) <= LONGEST_HUB_ID and HUB_ID.fullmatch(name) is not None
 
 
 def find_model(name: str, revision: str | None = None, *, local_files_only: bool = False) -> Path:
@@ -26,12 +28,12 @@ def find_model(name: str, revision: str | None = None, *, local_files_only: bool
     Raises:
         ModelNotFound: within seconds when the hub cannot be reached; the text says how to get the model.
     """
-    if name == "demo" and not Path(name).is_dir():
+    if name == "demo":
         return _demo_directory()
     path = Path(name).expanduser()
-    if path.is_dir():
+    if is_folder(path):
         return path
-    if path.exists():
+    if is_there(path):
         raise ModelNotFound(f"model {name}: a file, not a checkpoint directory")
     if not is_hub_id(name):
         raise ModelNotFound(f"model {name}: no such directory, and not a hub id of the form owner/name")
@@ -50,7 +52,7 @@ def find_tower(name: str | None, checkpoint: Path, *, local_files_only: bool = F
     if not name:
         raise ModelNotFound(f"model {checkpoint}: config.json names no mm_vision_tower")
     for place in (checkpoint / name, Path(name).expanduser(), checkpoint.parent / name):
-        if place.is_dir():
+        if is_folder(place):
             return place
     if not is_hub_id(name):
         raise ModelNotFound(f"model {checkpoint}: its vision tower {name!r} is no directory here and no hub id")

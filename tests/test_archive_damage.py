@@ -1,5 +1,6 @@
 """Archives with damage in one place, media that lie elsewhere or inside other files, and what is asked in vain."""
 
+import io
 import json
 import shutil
 import tarfile
@@ -10,9 +11,11 @@ import pytest
 from archive_films import film, rows, run
 from http_server import serve
 
-from llava_mini_cli.commands.search import _show
+from llava_mini_cli.commands.flags.search_flags import FoundFlags
+from llava_mini_cli.commands.search import _show, _write
 from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.reader import open_archive
+from llava_mini_cli.formats.archive.web_page import link
 from llava_mini_cli.pipelines.pictures import picture_name
 
 
@@ -169,3 +172,15 @@ def test_names_are_shown_and_cut_as_they_are(capsys: pytest.CaptureFixture[str])
     _show([moment])
     assert ":100:[red].mp4" in capsys.readouterr().out
     assert picture_name(moment) == "001-" + "ä" * 100 + "-1.0s.jpg"
+
+
+def test_names_that_are_no_utf8_lead_to_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "caf\udce9.mp4").touch()
+    times = {"time": None, "start": None, "end": None, "duration_s": None}
+    kind = {"file_name": "a", "media": "image", "frames": 1, "caption": None}
+    moment = Moment(rank=1, score=0.5, path=f"{tmp_path}/caf\\xe9.mp4", **times, **kind)  # pyright: ignore
+    assert link(moment) == f"file://{tmp_path}/caf%E9.mp4"
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written))
+    _write([moment, moment], FoundFlags(paths_only=True, null=True), None, "jsonl")
+    assert written.getvalue() == f"{tmp_path}/caf".encode() + b"\xe9.mp4\0"

@@ -11,6 +11,7 @@ import pytest
 from archive_films import FILMS, film, picture, rows, run
 from test_docs import ROOT
 
+from llava_mini_cli.commands.stderr import KNOWN_TO_DEMO
 from llava_mini_cli.formats.archive.reader import open_archive
 
 
@@ -20,7 +21,7 @@ from llava_mini_cli.formats.archive.reader import open_archive
 )
 def test_a_moment_is_found_by_what_is_seen(archive: Path, text: str, name: str, start: float, end: float) -> None:
     done = run("search", archive, text, "-k", "2")
-    assert (done.exit_code, done.stderr) == (0, "")
+    assert (done.exit_code, done.stderr) == (0, KNOWN_TO_DEMO + "\n")
     first, second = rows(done)
     assert (first["rank"], first["file_name"]) == (1, name)
     assert (first["start"], first["end"]) == (pytest.approx(start, abs=0.6), pytest.approx(end, abs=0.6))
@@ -75,7 +76,7 @@ def test_a_damaged_part_is_named_and_the_rest_is_found(films: Path, archive: Pat
     assert run("index", tmp_path / "new.mp4", *more).exit_code == 0
     victim = damaged / "frames" / "part-000001.parquet"
     victim.write_bytes(victim.read_bytes()[:1000])
-    done = run("search", damaged, "an orange circle")
+    done = run("search", damaged, "an orange circle", "-q")
     assert done.exit_code == 3
     assert [row["file_name"] for row in rows(done)] == ["new.mp4"]
     assert "frames/part-000001.parquet is damaged" in done.stderr

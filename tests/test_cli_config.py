@@ -49,6 +49,12 @@ def seed_asked_for(engines: list[EchoEngine]) -> int:
     return engines[-1].requests[-1].generation.seed
 
 
+def test_a_file_may_begin_with_a_byte_order_mark(engines: list[EchoEngine]) -> None:
+    Path("llava-mini.toml").write_bytes(b"\xef\xbb\xbfseed = 7\r\n")
+    assert llava_mini("ask", "a.mp4", "What?").exit_code == 0
+    assert seed_asked_for(engines) == 7
+
+
 def test_a_flag_wins_over_the_environment_over_files(
     engines: list[EchoEngine], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

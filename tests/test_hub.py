@@ -117,6 +117,7 @@ def test_a_snapshot_in_part_is_fetched_again_where_the_hub_answers(
     [
         ("owner/name", True), ("o-w.n_er/n.a-m_e", True), ("1/2", True), ("name", False), ("a/b/c", False),
         ("/a", False), ("./a", False), ("_a/b", False), ("a/", False), ("a/b c", False),
+        ("a/" + "b" * 94, True), ("a/" + "b" * 95, False),
     ],
 )  # fmt: skip
 def test_what_has_the_form_of_a_hub_id(name: str, is_one: bool) -> None:
@@ -130,8 +131,6 @@ def test_a_model_is_a_directory_or_the_demo(tmp_path: Path, monkeypatch: pytest.
     assert find_model("mine") == Path("mine")
     assert find_model("~/mine") == tmp_path / "mine"
     assert find_model("demo").name == "model"
-    (tmp_path / "demo").mkdir()
-    assert find_model("demo") == Path("demo")
     (tmp_path / "file").touch()
     for name, words in {
         "file": "model file: a file, not a checkpoint directory",
@@ -292,3 +291,10 @@ def test_a_tower_that_is_not_here_is_fetched_unless_told_otherwise(
     assert downloaded(monkeypatch, tmp_path, Hub(["model.safetensors"]), find=find) == [*TOWER_FILES]
     with pytest.raises(ModelNotFound, match="not in the cache, and offline"):
         find(local_files_only=True)
+
+
+def test_a_folder_named_demo_does_not_stand_for_the_demo_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "demo").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert find_model("demo") == find_model("demo").resolve() != tmp_path / "demo"
+    assert find_model("./demo").resolve() == tmp_path / "demo"

@@ -1,5 +1,6 @@
 """Inputs as nobody would write them: each odd cell, name or member is one bad row, and no run waits for ever."""
 
+import errno
 import fcntl
 import gzip
 import io
@@ -20,18 +21,21 @@ import pytest
 from http_server import serve
 from input_doubles import WHAT, faults, inputs, jobs_of, touch
 
-from llava_mini_cli.errors import FetchError, OutputError, UsageError
+from llava_mini_cli.errors import FetchError, ModelNotFound, OutputError, UsageError
 from llava_mini_cli.formats.fetch import file_cache as cache_module
 from llava_mini_cli.formats.fetch.download import Download
 from llava_mini_cli.formats.fetch.embedded import Embedded
 from llava_mini_cli.formats.fetch.file_cache import FileCache
+from llava_mini_cli.formats.fetch.piped import Piped
 from llava_mini_cli.formats.fetch.urls import is_remote, local_path, shown, without_signature
 from llava_mini_cli.formats.inputs import InputOptions, open_inputs
 from llava_mini_cli.formats.inputs.columns import as_kind, as_text
-from llava_mini_cli.formats.inputs.listing import read_listing
+from llava_mini_cli.formats.inputs.listing import check_listing, read_listing
 from llava_mini_cli.formats.job import Job, Prompt
+from llava_mini_cli.formats.outputs.open_output import OutputOptions
 from llava_mini_cli.formats.outputs.row_keys import RowKeys, file_identity
 from llava_mini_cli.formats.source import FetchOptions
+from llava_mini_cli.hub import find_model
 from llava_mini_cli.media.open import is_media_path
 from llava_mini_cli.pipelines.fetch import FetchAhead
 from llava_mini_cli.pipelines.open_job import fault_of
@@ -387,3 +391,125 @@ def test_a_cache_on_a_disk_without_locks_leaves_nothing(tmp_path: Path, monkeypa
     with FileCache(FetchOptions(cache_dir=tmp_path)) as cache, pytest.raises(OutputError, match="No locks available"):
         cache.get(Embedded("1", ".jpg", b"x"))
     assert os.listdir(tmp_path) == []
+
+
+# What the disk will not say.
+
+
+@pytest.fixture
+def unwilling(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose files `stale.jpg` and `closed/a.jpg` cannot be looked at, with good ones beside them."""
+    touch(tmp_path, "a.jpg", "stale.jpg", "closed/a.jpg", "z.jpg")
+    look = os.stat
+    refused = {"stale.jpg": errno.ESTALE, "closed/a.jpg": errno.EACCES}
+
+    def stat(path: Any, **options: Any) -> os.stat_result:
+        for end, number in refused.items():
+            if str(path).endswith(end):
+                raise OSError(number, os.strerror(number), str(path))
+        return look(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat)
+    monkeypatch.setattr(Path, "stat", lambda self, **options: stat(self, **options))
+    return tmp_path
+
+
+LONG = "x" * 300 + ".jpg"
+
+
+def why(jobs: Sequence[Job], folder: Path) -> dict[str, str]:
+    """The messages of jobs that cannot be opened, by their paths in a folder; empty files are left out."""
+    found = {os.path.relpath(job.path, folder): fault_of(job) for job in jobs}
+    return {path: fault.message for path, fault in found.items() if fault is not None and fault.kind != "empty"}
+
+
+@pytest.mark.parametrize("how", ["arguments", "list", "table", "folder", "glob"])
+def test_an_entry_that_cannot_be_looked_at_is_a_row(unwilling: Path, how: str) -> None:
+    names = ["a.jpg", "stale.jpg", "closed/a.jpg", LONG, "z.jpg"]
+    paths = [str(unwilling / name) for name in names]
+    (unwilling / "list.txt").write_text("\n".join(paths))
+    (unwilling / "table.csv").write_text("path\n" + "\n".join(paths))
+    given: dict[str, list[str]] = {"arguments": paths, "list": [], "table": [str(unwilling / "table.csv")]}
+    given |= {"folder": [str(unwilling)], "glob": [f"{unwilling}/**/*.jpg"]}
+    listing = InputOptions(files_from=str(unwilling / "list.txt")) if how == "list" else InputOptions()
+    jobs = jobs_of(*given[how], options=listing)
+    found = [name for name in names if name != LONG or how not in ("folder", "glob")]
+    assert sorted(os.path.relpath(job.path, unwilling) for job in jobs) == sorted(found)
+    said = {"stale.jpg": os.strerror(errno.ESTALE).lower(), "closed/a.jpg": "permission denied"}
+    assert why(jobs, unwilling) == (said | {LONG: "file name too long"} if LONG in found else said)
+
+
+@pytest.mark.parametrize("question", ["x" * 256, "\N{CJK UNIFIED IDEOGRAPH-95EE}" * 86, "a/" * 3000, "what\0?"])
+def test_a_question_is_no_file_however_long_it_is(question: str) -> None:
+    from llava_mini_cli.commands.ask import split_question
+
+    assert split_question(["a.mp4", question], alone=False) == (["a.mp4"], (Prompt(question),))
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "closed/" + "y" * 300])
+def test_a_model_or_an_output_of_a_name_too_long_is_one_line(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelNotFound, match="no such directory, and not a hub id"):
+        find_model(name)
+    with pytest.raises(OutputError, match=r"File name too long|there is no folder"):
+        OutputOptions.parse(str(tmp_path / name) + ".jsonl", None).check()
+    with pytest.raises(UsageError, match="no such file"):
+        check_listing(name)
+
+
+# What comes through a descriptor.
+
+
+def through_a_pipe(data: bytes, tmp_path: Path, *, size: int = 1 << 30, stopped: bool = False) -> bytes:
+    """What is left of bytes that come through a pipe, one by one, once they lie in a file."""
+    reader, writer = os.pipe()
+    event = threading.Event()
+    if stopped:
+        event.set()
+    try:
+        sender = threading.Thread(target=lambda: ([os.write(writer, data[i : i + 1]) for i in range(len(data))]))
+        sender.start()
+        sender.join()
+        if not stopped:
+            os.close(writer)
+        Piped(f"/dev/fd/{reader}").write_to(tmp_path / "copy", options(tmp_path, size), event)
+        return (tmp_path / "copy").read_bytes()
+    finally:
+        os.close(reader)
+
+
+def test_a_pipe_is_copied_to_its_end(tmp_path: Path) -> None:
+    assert through_a_pipe(b"0123456789", tmp_path) == b"0123456789"
+
+
+def test_a_pipe_that_holds_more_than_the_cache_may_is_too_large(tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match="more than --cache-size 9 bytes") as caught:
+        through_a_pipe(b"0123456789", tmp_path, size=9)
+    assert caught.value.kind == "too_large"
+    assert through_a_pipe(b"0123456789", tmp_path, size=10) == b"0123456789"
+
+
+def test_a_pipe_is_left_when_the_run_stops(tmp_path: Path) -> None:
+    with pytest.raises(FetchError, match="the run has stopped"):
+        through_a_pipe(b"", tmp_path, stopped=True)
+
+
+def test_a_silent_pipe_is_given_up(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    with pytest.raises(FetchError, match=r"no byte came for 0\.2 s") as caught:
+        Piped(f"/dev/fd/{reader}").write_to(tmp_path / "copy", FetchOptions(timeout=0.2), threading.Event())
+    assert caught.value.kind == "timeout"
+    os.close(reader)
+    os.close(writer)
+
+
+def test_a_descriptor_is_another_medium_each_time(tmp_path: Path) -> None:
+    (first,), (second,) = jobs_of("/dev/stdin"), jobs_of("/dev/stdin")
+    assert isinstance(first.source, Piped)
+    assert (first.path, first.file_name) == ("/dev/stdin", "stdin")
+    keys = RowKeys("model", None, {})
+    assert keys.state(keys.item(first)) != keys.state(keys.item(second))
+    closed = os.dup(0)
+    os.close(closed)
+    with pytest.raises(FetchError, match="no such file"):
+        Piped(f"/dev/fd/{closed}").write_to(tmp_path / "copy", FetchOptions(), threading.Event())
+    assert jobs_of("/dev/null")[0].source is None

@@ -1,6 +1,5 @@
 """`llava-mini ask MEDIA... QUESTION`: one or more questions about videos and images."""
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +13,7 @@ from llava_mini_cli.commands.run import run_questions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.prompts import checked_prompt
 from llava_mini_cli.formats.job import Prompt
+from llava_mini_cli.paths import is_folder, is_there
 
 Arguments = Annotated[
     list[str] | None,
@@ -53,9 +53,9 @@ def split_question(arguments: list[str], *, alone: bool) -> tuple[list[str], tup
         raise UsageError("there is no question: llava-mini ask MEDIA... QUESTION, or -p")
     *media, question = arguments
     prompt = checked_prompt(question)
-    if Path(question).is_dir():
+    if is_folder(question):
         raise UsageError(f"'{question}' is a folder, not a question: the question comes last, or with -p")
-    if Path(question).exists():
+    if is_there(question):
         raise UsageError(f"'{question}' is a file, not a question: the question comes last, or with -p")
     if not media and not alone:
         raise UsageError(f"there is no medium: llava-mini ask MEDIA... QUESTION (got only '{question}')")

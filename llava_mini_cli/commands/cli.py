@@ -1,5 +1,6 @@
 """The root command: the one place that turns errors into one line on stderr and an exit code."""
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +37,11 @@ class Cli(TyperGroup):
         extra: dict[str, Any],
     ) -> int:
         try:
+            os.getcwd()  # noqa: PTH109
+        except OSError:
+            say_error("the working directory is not there any more; change to one that is")
+            return 1
+        try:
             return super().main(args, prog_name, complete_var, False, windows_expand_args, **extra) or 0
         except LlavaMiniError as error:
             say_error(str(error))
@@ -47,4 +53,14 @@ class Cli(TyperGroup):
             say_error(str(stop))
             return stop.exit_code
         except typer.Abort:
+            return 1
+        except OSError as error:
+            # Whatever a command opens by name has an error of its own; what is left is standard output.
+            where = "cannot write standard output" if error.filename is None else f"'{error.filename}'"
+            say_error(f"{where}: {(error.strerror or str(error)).lower()}")
+            return 1
+        except Exception as error:
+            if {"-v", "--verbose"} & set(sys.argv if args is None else args):
+                raise
+            say_error(f"{type(error).__name__}: {error}; this is a fault of llava-mini, -v shows where")
             return 1

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.paths import is_file
 
 LOCAL_FILE = "llava-mini.toml"
 
@@ -42,10 +43,10 @@ class Setting:
 def config_files(named: str | None) -> tuple[Path, ...]:
     """The files that are read, weakest first. Raises `UsageError` where the named one is not there."""
     if named is not None:
-        if not Path(named).is_file():
+        if not is_file(named):
             raise UsageError(f"--config '{named}': no such file")
         return (Path(named),)
-    return tuple(path for path in (user_file(), Path(LOCAL_FILE)) if path is not None and path.is_file())
+    return tuple(path for path in (user_file(), Path(LOCAL_FILE)) if path is not None and is_file(path))
 
 
 def user_file() -> Path | None:
@@ -82,7 +83,7 @@ def _parse(file: Path) -> dict[str, Any]:
     import tomllib
 
     try:
-        return tomllib.loads(file.read_text("utf-8"))
+        return tomllib.loads(file.read_text("utf-8-sig"))  # some editors begin a file with a byte order mark
     except OSError as error:
         raise UsageError(f"{file}: cannot be read: {(error.strerror or str(error)).lower()}") from None
     except ValueError as error:  # not TOML, or not UTF-8

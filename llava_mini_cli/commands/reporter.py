@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from llava_mini_cli.commands.stderr import say, say_warning, terminal_line
+from llava_mini_cli.commands.stderr import KNOWN_TO_DEMO, say, say_warning, terminal_line
 from llava_mini_cli.commands.summary import counts
 from llava_mini_cli.errors import LlavaMiniError
 from llava_mini_cli.formats.row import Row
@@ -62,6 +62,8 @@ class Reporter(Progress):
 
     def loading(self, model: str) -> None:
         self._start_counting()
+        if model == "demo" and not self._quiet:
+            self._say(KNOWN_TO_DEMO)
         text = f"loading {model}"
         if self._bar is not None:
             self._bar.set_description_str(shortened(text))

@@ -1,5 +1,6 @@
 """`llava-mini search ARCHIVE TEXT`: moments of an archive that a text or a picture describes."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from llava_mini_cli.commands.flags.model_flags import MovedModel
 from llava_mini_cli.commands.flags.search_flags import MARGIN, FoundFlags, SearchFlags
 from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.run import EXIT_ITEMS_FAILED
-from llava_mini_cli.commands.stderr import hush_libraries, say, say_error, say_warning, terminal_line
+from llava_mini_cli.commands.stderr import KNOWN_TO_DEMO, hush_libraries, say, say_error, say_warning, terminal_line
 from llava_mini_cli.config import MomentFormat
 from llava_mini_cli.errors import OutputError, UsageError
 
@@ -58,6 +59,8 @@ def search(
         if place:
             check_target(place)
     with open_archive(Path(archive)) as opened:
+        if not talk.quiet and (model or opened.header.model) == "demo":
+            say(KNOWN_TO_DEMO)
         moments = find(opened, text, flags.image, options, model)
         failed = 0
         if flags.check is not None:
@@ -96,11 +99,12 @@ def _exit_code(archive: "Archive", *, is_incomplete: bool) -> int:
 
 def _write(moments: "Sequence[Moment]", found: FoundFlags, target: Path | None, format: MomentFormat) -> None:
     from llava_mini_cli.formats.archive.moments import write_moments
+    from llava_mini_cli.formats.archive.reader import local_name
 
     if found.paths_only:
         end = "\0" if found.null else "\n"
-        paths = dict.fromkeys(moment.path for moment in moments)
-        sys.stdout.write("".join(path + end for path in paths))
+        paths = dict.fromkeys(local_name(moment.path) for moment in moments)
+        sys.stdout.buffer.write(b"".join(os.fsencode(path + end) for path in paths))
     elif found.output is None and found.format is None and sys.stdout.isatty():
         _show(moments)
     else:

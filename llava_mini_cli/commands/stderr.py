@@ -5,10 +5,29 @@ import os
 import sys
 import warnings
 
+KNOWN_TO_DEMO = (
+    "llava-mini: the demo model knows rendered shapes on plain backgrounds and nothing else; "
+    "about anything else its answers mean nothing"
+)
+
 
 def say(text: str) -> None:
-    """One line on stderr, whatever `text` holds; file names may hold newlines, terminal codes or broken UTF-8."""
-    print(terminal_line(text), file=sys.stderr, flush=True)
+    """One line on stderr, whatever `text` holds; file names may hold newlines, terminal codes or broken UTF-8.
+
+    Nobody may be left to read it, or a disk behind it may be full: then this line and all later ones go nowhere.
+    """
+    try:
+        print(terminal_line(text), file=sys.stderr, flush=True)
+    except OSError:
+        to_nowhere(2)
+
+
+def to_nowhere(descriptor: int, flags: int = os.O_RDWR) -> None:
+    """Has a descriptor lead to the null device, whatever it led to."""
+    nowhere = os.open(os.devnull, flags)
+    if nowhere != descriptor:  # the lowest that is free was taken, which is this one if it was closed
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
 
 def say_error(text: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llava_mini_cli.errors import OutputError
+from llava_mini_cli.paths import is_folder
 
 
 @contextmanager
@@ -56,9 +57,11 @@ def _temporary(path: Path) -> Path:
 
 def check_target(path: Path) -> None:
     """Raises `OutputError` where nothing could be written to a path; writes nothing."""
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         raise OutputError(f"cannot write '{path}': there is no folder '{path.parent}'")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    with errors_of(path):
+        target = path if path.exists() else path.parent
+    if not os.access(target, os.W_OK):
         raise OutputError(f"cannot write '{path}': permission denied")
 
 

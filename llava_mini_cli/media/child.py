@@ -182,7 +182,7 @@ def _start(command: Command, notes: int) -> "subprocess.Popen[bytes]":
     if command.pythonpath is not None:
         inherited = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (command.pythonpath, inherited)))
-    with tempfile.TemporaryFile() as stdin:
+    with _unnamed_file() as stdin:
         stdin.write(command.stdin)
         stdin.seek(0)
         process = subprocess.Popen(
@@ -199,6 +199,11 @@ def _start(command: Command, notes: int) -> "subprocess.Popen[bytes]":
         with contextlib.suppress(OSError):  # above the user's limit: the usual size serves too
             fcntl.fcntl(process.stdout.fileno(), fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
     return process
+
+
+def _unnamed_file() -> IO[bytes]:
+    """A file without a name: in memory where the system has that, since no folder need be writable for it."""
+    return os.fdopen(os.memfd_create("stdin"), "w+b") if sys.platform == "linux" else tempfile.TemporaryFile()
 
 
 def _read(pipe: IO[bytes], size: int) -> bytes | None:

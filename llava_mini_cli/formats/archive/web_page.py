@@ -1,12 +1,13 @@
 """Found moments as one self-contained web page: thumbnails inside, links that open each video at its moment."""
 
+import os
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 from urllib.parse import quote
 
 from llava_mini_cli.formats.archive.moments import Moment
+from llava_mini_cli.formats.archive.reader import local_name
 
 _HEAD = """<!doctype html>
 <html lang="en">
@@ -49,7 +50,7 @@ def clock(seconds: float) -> str:
 
 def link(moment: Moment) -> str:
     """The URL at which a browser opens the medium at the moment."""
-    url = moment.path if "://" in moment.path else "file://" + quote(str(Path(moment.path)))
+    url = moment.path if "://" in moment.path else "file://" + quote(os.fsencode(local_name(moment.path)))
     return url if moment.start is None else f"{url}#t={moment.start:.1f}"
 
 

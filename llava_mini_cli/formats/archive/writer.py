@@ -33,6 +33,7 @@ from llava_mini_cli.formats.archive.part import ArchivePartWriter, FrameRows
 from llava_mini_cli.formats.archive.reader import newest_media, not_dropped
 from llava_mini_cli.formats.disk import errors_of
 from llava_mini_cli.formats.job import ItemIdentity
+from llava_mini_cli.paths import is_folder, is_there
 
 PART_ROWS = 16_384  # frames
 PART_BYTES = 1 << 30
@@ -54,7 +55,7 @@ class ArchiveWriter:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.header = ArchiveHeader.read(folder) if (folder / HEADER).exists() else None  # None: a new archive
+        self.header = ArchiveHeader.read(folder) if is_there(folder / HEADER) else None  # None: a new archive
         newest, damage = newest_media(folder)
         self.damage = damage  # media in these parts are not known, so they are indexed again
         self.known = _known(newest)
@@ -154,7 +155,7 @@ def open_for_writing(folder: Path) -> Generator[ArchiveWriter]:
 
 def make_folder(folder: Path) -> None:
     """Raises `UsageError` for a folder with something else in it, `OutputError` where none can be made."""
-    if folder.exists() and not folder.is_dir():
+    if is_there(folder) and not is_folder(folder):
         raise UsageError(f"-o '{folder}' is a file; an archive is a folder")
     with errors_of(folder):
         folder.mkdir(parents=True, exist_ok=True)

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from glob import glob, has_magic
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import NamedTuple
 
 from fsspec.utils import glob_translate  # pyright: ignore[reportUnknownVariableType]  # Python's own came with 3.13
@@ -15,6 +15,7 @@ from llava_mini_cli.formats.fetch.download import open_filesystem
 from llava_mini_cli.formats.fetch.urls import scrubbed, shown
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.job import Fault
+from llava_mini_cli.paths import is_folder
 
 IsMedia = Callable[[str], bool]
 
@@ -56,7 +57,7 @@ def find_glob(pattern: str, options: InputOptions, is_wanted: IsMedia) -> list[F
     found = [
         Found(path, _relative(path, root))
         for path in sorted(glob(pattern, recursive=True))  # noqa: PTH207 - keeps the user's own spelling
-        if (by_suffix or is_wanted(path)) and Path(path).is_file()
+        if (by_suffix or is_wanted(path)) and not is_folder(path)
     ]
     chosen = [each for each in found if is_chosen(each.file_name, options)]
     if not chosen:

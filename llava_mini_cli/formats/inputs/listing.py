@@ -6,19 +6,19 @@ Reads the descriptor itself, so that nothing waits for a full buffer. Knows noth
 import codecs
 import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.paths import is_folder, is_there
 
 _CHUNK = 1 << 16  # bytes
 
 
 def check_listing(name: str) -> None:
     """Raises `UsageError` where there is no list to read; `-` is standard input."""
-    if name != "-" and Path(name).is_dir():
+    if name != "-" and is_folder(name):
         raise UsageError(f"--files-from cannot read '{name}': it is a folder")
     if name != "-" and not os.access(name, os.R_OK):
-        why = "permission denied" if Path(name).exists() else "no such file"
+        why = "permission denied" if is_there(name) else "no such file"
         raise UsageError(f"--files-from cannot read '{name}': {why}")
 
 

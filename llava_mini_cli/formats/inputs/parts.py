@@ -8,6 +8,7 @@ from typing import Protocol
 from llava_mini_cli.errors import FetchError, UsageError
 from llava_mini_cli.formats.fetch.download import Download
 from llava_mini_cli.formats.fetch.file_cache import FileCache
+from llava_mini_cli.formats.fetch.piped import Piped, is_descriptor
 from llava_mini_cli.formats.fetch.urls import is_remote, shown
 from llava_mini_cli.formats.inputs.folders import Found, IsMedia
 from llava_mini_cli.formats.inputs.options import InputOptions
@@ -76,7 +77,7 @@ class Files:
                 continue
             row_id = printable(path)
             questions = tuple(Question(prompt, row_id, blank) for prompt in prompts)
-            source = Download(path) if is_remote(path) else None
+            source = Download(path) if is_remote(path) else Piped(path) if is_descriptor(path) else None
             yield Job(path, file_name, questions, fault, source and source.item, None, source)
 
 

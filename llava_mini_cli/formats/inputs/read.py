@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from glob import has_magic
 from itertools import chain
-from pathlib import Path, PurePath
+from pathlib import PurePath
 
 from llava_mini_cli.errors import FetchError, UsageError
 from llava_mini_cli.formats.fetch.download import Download
@@ -23,6 +23,7 @@ from llava_mini_cli.formats.inputs.tables import is_table, open_table
 from llava_mini_cli.formats.job import Fault, Job, Prompt
 from llava_mini_cli.formats.row import KeptColumn
 from llava_mini_cli.formats.shard import Shard
+from llava_mini_cli.paths import is_file, is_folder
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def open_inputs(
 
 def _is_stream(listing: str | None) -> bool:
     """True if a list can be read only once."""
-    return listing is not None and not Path(listing).is_file()
+    return listing is not None and not is_file(listing)
 
 
 def _kept_of(columns: Sequence[str], options: InputOptions) -> Sequence[str]:
@@ -118,7 +119,7 @@ class _Finder:
         if is_remote(argument):
             found = find_remote(argument, self._options, self._is_wanted) if has_listing(argument) else None
             yield from self._files(found) if found is not None else [self._one(Found(argument, _name_of(argument)))]
-        elif Path(argument).is_dir():
+        elif is_folder(argument):
             yield self._folder(argument)
         elif has_magic(argument) and "\0" not in argument and not os.path.lexists(argument):
             yield from self._files(find_glob(argument, self._options, self._is_wanted))
@@ -131,7 +132,7 @@ class _Finder:
 
         def found() -> Iterator[Found]:
             for entry in map(local_path, read_listing(name, null=self._options.null)):
-                if not is_remote(entry) and Path(entry).is_dir():
+                if not is_remote(entry) and is_folder(entry):
                     inside = walk(entry, self._options, self._is_media)
                     first = next(inside, Found(entry, _name_of(entry), self._nothing_in(entry)))
                     yield from chain([first], inside)

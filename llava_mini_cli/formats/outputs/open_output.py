@@ -16,6 +16,7 @@ from llava_mini_cli.formats.outputs.companion import RunInfo
 from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.outputs.output import Output, Store
 from llava_mini_cli.formats.shard import Shard
+from llava_mini_cli.paths import is_file, is_folder, is_there
 
 if TYPE_CHECKING:
     from llava_mini_cli.formats.outputs.appended import RecordFormat
@@ -70,13 +71,13 @@ class OutputOptions:
         """True if rows go to a device or a pipe, which holds no rows yet and takes no lock."""
         if self.path is None:
             return self.format != "txt"
-        return self.path.exists() and not _is_regular(self.path) and not self.folder
+        return is_there(self.path) and not _is_regular(self.path) and not self.folder
 
     def check(self) -> None:
         """Raises `UsageError` or `OutputError` where the output cannot be made; writes nothing."""
         if self.path is None:
             return
-        if self.folder and self.path.is_file():
+        if self.folder and is_file(self.path):
             raise UsageError(f"-o '{self.path}' is a file; what is asked for goes into a folder")
         if self.is_stream and self.format not in ("jsonl", "csv"):
             raise UsageError(f"-o '{self.path}' is no file; --format {self.format} needs one")
@@ -94,18 +95,18 @@ def _target(output: str | None, format: Format | None, *, is_shard: bool) -> tup
     if not output:  # a variable that is not set; Path would take it for the folder that one is in
         raise UsageError("-o is empty")
     path = Path(output)
-    is_folder = output.endswith("/") or path.is_dir()
+    as_folder = output.endswith("/") or is_folder(path)
     if format == "hf" or (format is None and path.name in _METADATA):
-        path = path / "metadata.parquet" if is_folder else path
+        path = path / "metadata.parquet" if as_folder else path
         if path.name not in _METADATA:
             raise UsageError(f"-o '{output}': --format hf writes {' or '.join(_METADATA)} into the captioned folder")
         return "hf", path, False
     if format == "txt":
         return "txt", path, True
-    form = format or ("parquet" if is_folder else _format_of(path))
-    if is_folder and form != "parquet":
+    form = format or ("parquet" if as_folder else _format_of(path))
+    if as_folder and form != "parquet":
         raise UsageError(f"-o '{output}' is a folder; name a file, such as {path / f'out.{form}'}")
-    return form, path, is_folder or (form == "parquet" and is_shard)
+    return form, path, as_folder or (form == "parquet" and is_shard)
 
 
 def _is_regular(path: Path) -> bool:
@@ -122,10 +123,10 @@ def _format_of(path: Path) -> Format:
 
 def rows_at(path: Path) -> Path:
     """The path of an output's rows as they are now: a Parquet file that was not finished is still in parts."""
-    if path.name in _METADATA and not path.exists():
+    if path.name in _METADATA and not is_there(path):
         path = path.with_name(f".{path.stem}.rows{path.suffix}")
     parts = path.with_name(f"{path.name}.parts")
-    return parts if parts.is_dir() else path
+    return parts if is_folder(parts) else path
 
 
 def open_output(options: OutputOptions, run: RunInfo) -> Output:
@@ -179,7 +180,7 @@ def done_at(options: OutputOptions, run: RunInfo) -> Done:
         OutputLocked, OutputError, UsageError: as `open_output`.
     """
     path = options.path
-    if options.format != "txt" and (options.is_stream or path is None or not rows_at(path).exists()):
+    if options.format != "txt" and (options.is_stream or path is None or not is_there(rows_at(path))):
         return Done()
     output = open_output(options, run)
     output.release()
