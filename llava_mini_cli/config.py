@@ -29,6 +29,7 @@ class SamplingOptions:
     end: float | None = None  # seconds from the beginning of the video
     decoder: DecoderName = "auto"
     decode_timeout: float = 60.0  # seconds without a new frame before a decoder is killed
+    fit: bool = False  # no more frames than fit the model's context, spread over the span
     allow_truncated: bool = False  # take what there is of a still picture that is cut short
 
     def __post_init__(self) -> None:

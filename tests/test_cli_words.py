@@ -182,7 +182,8 @@ def test_a_summary_is_written_whole_behind_a_link_and_into_a_descriptor(
 
 FOUND = Forecast(
     media=1200, images=3, videos=1100, not_looked_at=97, unknown_length=2, unreadable=Counter(corrupt=1, timeout=2000),
-    too_long=4, video_s=9000.12345, frames=5000, vision_tokens=6000, weights_bytes=3 << 29, rows=7000, rows_done=8000,
+    too_long=4, frames_fit=4500, video_s=9000.12345, frames=5000, vision_tokens=6000, weights_bytes=3 << 29,
+    rows=7000, rows_done=8000,
     longest=Longest("a.mp4", 4000, 4100, 5 << 19),
 )  # fmt: skip
 
@@ -191,7 +192,8 @@ def test_the_forecast_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     dry_run.show(FOUND)
     assert json.loads(capsys.readouterr().out) == {
         "media": 1200, "images": 3, "videos": 1100, "not_looked_at": 97, "unknown_length": 2,
-        "unreadable": {"timeout": 2000, "corrupt": 1}, "too_long": 4, "video_s": 9000.123, "frames": 5000,
+        "unreadable": {"timeout": 2000, "corrupt": 1}, "too_long": 4, "frames_fit": 4500,
+        "video_s": 9000.123, "frames": 5000,
         "vision_tokens": 6000, "weights_bytes": 1610612736, "rows": 7000, "rows_done": 8000,
         "longest": {"path": "a.mp4", "frames": 4000, "vision_tokens": 4100, "memory_bytes": 2621440},
     }  # fmt: skip
@@ -220,7 +222,7 @@ def test_the_forecast_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
             "vision tokens 6,000",
             "memory of the model 1.5 GiB",
             "memory of the longest 2.5 MiB (frames: 4,000, a.mp4)",
-            "too long 4 media exceed the model's context; --max-frames or --fps help",
+            "too long 4 media exceed the model's context; with --fit 4,500 frames in all",
             "unreadable 2,000 timeout, 1 corrupt",
         ]
     )

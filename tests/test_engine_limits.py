@@ -10,6 +10,7 @@ from engine_doubles import ArrayFrames
 from engine_oracle import GREEDY, QUESTIONS, Oracle, by_prompt, limits, make_oracle, request
 
 from llava_mini_cli.config import GenerationOptions
+from llava_mini_cli.engine import encode as encode_module
 from llava_mini_cli.engine import frame_encoder, token_decoder
 from llava_mini_cli.engine.kv_cache import GROWTH, RowCache
 from llava_mini_cli.engine.memory import unless_out_of_memory
@@ -108,19 +109,46 @@ def test_a_prompt_beyond_the_context_fails_alone_and_before_any_frame(oracle: Or
     assert engine.is_idle
 
 
-def test_prompts_that_are_too_much_together_fail_from_where_they_are(
-    oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("memory", ["enough", "short"])
+def test_prompts_that_are_too_much_together_are_asked_in_several_passes(
+    oracle: Oracle, monkeypatch: pytest.MonkeyPatch, memory: str
 ) -> None:
-    lengths = [len(oracle.processor.prompts().question_ids(question)) for question in QUESTIONS[:3]]
-    monkeypatch.setattr("llava_mini_cli.engine.admit.MAX_TEXT", lengths[0] + lengths[2])
-    outcomes = by_prompt(list(oracle.engine(limits()).run([request("v", oracle.video(2, 0), QUESTIONS[:3])])))
-    failure = outcomes["v", 0, 1]
-    assert isinstance(failure, Failure)
-    assert "ask in several runs" in failure.message
-    for index in (0, 2):
-        answer = outcomes["v", 0, index]
-        assert isinstance(answer, Answer)
-        assert list(answer.token_ids) == oracle.ids(2, 0, QUESTIONS[index])
+    lengths = [len(oracle.processor.prompts().question_ids(question)) for question in QUESTIONS]
+    monkeypatch.setattr("llava_mini_cli.engine.admit.MAX_TEXT", max(lengths) + min(lengths))
+    engine = oracle.engine(limits())
+    if memory == "short":  # for more than one frame at once, in every pass
+        real = encode_module.encode_features
+
+        def small(model: Any, features: torch.Tensor, *rest: Any) -> Any:
+            return out_of_memory() if len(features) > 1 else real(model, features, *rest)
+
+        for module in (encode_module, frame_encoder):
+            monkeypatch.setattr(module, "encode_features", small)
+    windows = (Window(0, 1.5), Window())
+    asked = [request("v", oracle.video(3, 0), QUESTIONS, windows=windows), request("w", oracle.video(1, 1), QUESTIONS)]
+    outcomes = by_prompt(list(engine.run(asked)))
+    assert len(outcomes) == 3 * len(QUESTIONS)
+    for (key, window, index), answer in outcomes.items():
+        assert isinstance(answer, Answer), answer
+        seen = oracle.video(1, 1) if key == "w" else oracle.video(3, 0)[: 2 + window]
+        assert list(answer.token_ids) == oracle.answer(seen, QUESTIONS[index])
+        assert answer.prompt_tokens == lengths[index] - 1
+    assert engine.frames_encoded == 4
+
+
+def test_a_video_that_is_known_not_to_fit_is_never_decoded(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle.model.config, "max_position_embeddings", 400)
+    source = ArrayFrames(oracle.video(200, 0), size=10)
+    engine = oracle.engine(limits(10))
+    engine.add(Request("v", "video", source, QUESTIONS[:2], GREEDY, frame_count=10_000))
+    assert source.closed
+    assert kinds(engine.step()) == ["too_long"] * 2
+    assert (engine.is_idle, engine.frames_encoded) == (True, 0)
+    most = engine.most_frames(QUESTIONS[:2], GREEDY)
+    lengths = [len(oracle.processor.prompts().question_ids(question)) - 1 for question in QUESTIONS[:2]]
+    assert most == 400 - max(lengths) - GREEDY.max_new_tokens
+    assert engine.most_frames(["word " * 400], GREEDY) is None
+    assert engine.most_frames(["word " * 400, QUESTIONS[0]], GREEDY) == 400 - lengths[0] - GREEDY.max_new_tokens
 
 
 def test_frames_beyond_the_context_of_the_longest_prompt_fail_that_prompt_alone(

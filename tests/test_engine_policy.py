@@ -1,5 +1,6 @@
 """What the engine does next, which prompts it takes, how they share text, and the next token: policy, no model."""
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from engine_doubles import ArrayFrames
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine import admit as admit_module
@@ -73,8 +76,8 @@ def test_a_prompt_too_long_says_how_many_frames_fit() -> None:
     error = limit.too_long(50, 10, 11)
     assert error is not None
     assert error.kind == "too_long"
-    assert str(error).endswith("context of 100; at most 10 frames fit: use --max-frames 10 or a lower --fps"), str(
-        error
+    assert str(error).endswith("context of 100; at most 10 frames fit: use --fit, --max-frames 10 or a lower --fps"), (
+        str(error)
     )
     assert "(50 tokens), 10 new tokens and 4 for each frame" in str(error)
     assert str(limit.too_long(50, 47, 1)).endswith("context of 100; none fit")
@@ -93,22 +96,62 @@ class WordPrompts:
 def test_prompts_that_cannot_be_asked_fail_for_each_window(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(admit_module, "MAX_TEXT", 9)
     source = ArrayFrames(np.zeros((1, 2, 2, 3), np.uint8))
-    asked = ("a b c", "", "a b c d", "one too many for these, and alone too", "a b c")
+    asked = ("a b c", "", "a b c d", "one too many for these, and alone too, however", "a b c")
     options = GenerationOptions(max_new_tokens=2)
     request = Request("k", "video", source, asked, options, (Window(0, 1), Window()))
     prompts: Any = WordPrompts()
     ids, failures = admit(request, prompts, ContextLimit(positions=9, per_frame=2))
-    assert ids == [[IMAGE, 1, 2, 3], None, [IMAGE, 1, 2, 3, 4], None, None]
+    assert ids == [[IMAGE, 1, 2, 3], None, [IMAGE, 1, 2, 3, 4], None, [IMAGE, 1, 2, 3]]
     assert [(one.prompt_index, one.window_index, one.error_type) for one in failures] == [
         (1, 0, "empty_prompt"),
         (1, 1, "empty_prompt"),
         (3, 0, "too_long"),
         (3, 1, "too_long"),
-        (4, 0, "too_long"),
-        (4, 1, "too_long"),
     ]
-    assert "(4 tokens) and those before it (9) exceed 9 tokens" in failures[-1].message
     assert "context of 9" in failures[2].message
+
+
+def test_one_prompt_that_is_more_than_a_pass_holds_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admit_module, "MAX_TEXT", 4)
+    source = ArrayFrames(np.zeros((1, 2, 2, 3), np.uint8))
+    request = Request("k", "video", source, ("a b c", "a b c d"), GenerationOptions(max_new_tokens=2))
+    prompts: Any = WordPrompts()
+    ids, failures = admit(request, prompts, ContextLimit(positions=99, per_frame=2))
+    assert ids == [[IMAGE, 1, 2, 3], None]
+    assert [one.message for one in failures] == [
+        "the prompt (5 tokens) exceeds 4 tokens, the most that is asked at once"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("frames", "windows", "refused"),
+    [(3, (Window(),), 0), (4, (Window(),), 1), (None, (Window(),), 0), (4, (Window(0, 1), Window(1, 2)), 0)],
+)
+def test_frames_that_are_known_not_to_fit_fail_before_they_come(
+    frames: int | None, windows: tuple[Window, ...], refused: int
+) -> None:
+    source = ArrayFrames(np.zeros((1, 2, 2, 3), np.uint8))
+    request = Request("k", "video", source, ("a",), GenerationOptions(max_new_tokens=2), windows, None, frames)
+    prompts: Any = WordPrompts()
+    _, failures = admit(request, prompts, ContextLimit(positions=9, per_frame=2))
+    assert [one.error_type for one in failures] == ["too_long"] * refused
+    assert all("at most 3 frames fit: use --fit, --max-frames 3 or a lower --fps" in one.message for one in failures)
+
+
+@given(lengths=st.lists(st.none() | st.integers(1, 9), max_size=20))
+def test_prompts_are_dealt_out_to_passes_that_hold_them(lengths: list[int | None]) -> None:
+    prompts = [None if length is None else [index] * length for index, length in enumerate(lengths)]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(admit_module, "MAX_TEXT", 9)
+        dealt = admit_module.passes(prompts)
+    assert dealt
+    assert all(sum(len(ids) for ids in one if ids) <= 9 for one in dealt)
+    for index, ids in enumerate(prompts):
+        assert [one[index] for one in dealt if one[index] is not None] == ([] if ids is None else [ids])
+    assert len(dealt) == 1 or all(any(one) for one in dealt)
+    for one, after in pairwise(dealt):  # none begins while the next prompt would fit
+        first = next(ids for ids in after if ids)
+        assert sum(len(ids) for ids in one if ids) + len(first) > 9
 
 
 def test_prompts_share_what_stands_before_the_frames() -> None:

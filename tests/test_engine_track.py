@@ -22,7 +22,7 @@ PACK = pack_prompts([[5, 6, IMAGE, 7, 8], [5, 6, IMAGE, 9]])
 def track_of(source: ArrayFrames, *windows: Window) -> Track:
     request = Request("v", "video", source, ("a", "b"), GenerationOptions())
     sums = [WindowSum(index, window, PACK.groups) for index, window in enumerate(windows or (Window(),))]
-    return Track(request, PACK, iter(source), sums)
+    return Track(request, [PACK], iter(source), sums)
 
 
 def pixels(count: int) -> np.ndarray:

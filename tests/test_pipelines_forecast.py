@@ -51,7 +51,7 @@ def test_a_forecast_counts_all_there_is() -> None:
     jobs = [job("p.png"), job("short.mp4", 3), job("gone.mp4"), job("long.mp4"), job("odd.mp4"), remote, broken]
     assert forecast(iter(jobs), OPTIONS, probe, PRINT) == Forecast(
         media=7, images=1, videos=3, not_looked_at=1, unknown_length=1, unreadable={"not_found": 1, "bad_row": 1},
-        too_long=1, video_s=20.0, frames=22, vision_tokens=88, weights_bytes=999, rows=14, rows_done=0,
+        too_long=1, frames_fit=21, video_s=20.0, frames=22, vision_tokens=88, weights_bytes=999, rows=14, rows_done=0,
         longest=Longest("long.mp4", 11, 44, 11 * 4 * 107 + 2 * 10 * 100),
     )  # fmt: skip
 

@@ -54,7 +54,8 @@ def _lines(found: Forecast) -> list[tuple[str, str]]:
         longest = f"{_memory(found.longest.memory_bytes)} (frames: {found.longest.frames:,}, {found.longest.path})"
         lines.append(("memory of the longest", longest))
     if found.too_long:
-        lines.append(("too long", f"{found.too_long:,} media exceed the model's context; --max-frames or --fps help"))
+        words = f"{found.too_long:,} media exceed the model's context; with --fit {found.frames_fit:,} frames in all"
+        lines.append(("too long", words))
     if found.unreadable:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.unreadable.most_common())
         lines.append(("unreadable", kinds))

@@ -115,7 +115,7 @@ def run_options(flags: QuestionFlags) -> "RunOptions":
 
     return RunOptions(
         flags.model.options(),
-        flags.frames.options(),
+        replace(flags.frames.options(), fit=flags.fit.fit),
         replace(flags.answer.options(), yes_no=flags.prompts.yes_no),
         flags.run.limits(),
         flags.prompts.prefix,

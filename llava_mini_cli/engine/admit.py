@@ -1,12 +1,13 @@
-"""The prompts that can be asked: laid out, within the model's context and what one medium's text may hold. No torch."""
+"""The prompts that can be asked of a medium, and how many of them at once. No torch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llava_mini_cli.engine.request import Failure, Request
+from llava_mini_cli.engine.request import WHOLE, Failure, Request
 from llava_mini_cli.errors import PromptError
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
 
-MAX_TEXT = 1 << 15  # tokens of a medium's prompts together: attention holds a float32 for each pair, 4 GiB in all
+MAX_TEXT = 1 << 15  # tokens of prompts in one pass: attention holds a float32 for each pair, 4 GiB in all
 
 
 @dataclass(frozen=True)
@@ -16,12 +17,16 @@ class ContextLimit:
     positions: int
     per_frame: int
 
+    def most_frames(self, text: int, new: int) -> int:
+        """Frames that fit beside a prompt of `text` tokens and `new` tokens of its answer; below 1 where none does."""
+        return (self.positions - text - new) // self.per_frame
+
     def too_long(self, text: int, new: int, frames: int) -> PromptError | None:
         """The error of a prompt whose `text` tokens, `new` tokens and frames exceed the context; None if they fit."""
-        most = (self.positions - text - new) // self.per_frame
+        most = self.most_frames(text, new)
         if frames <= most:
             return None
-        hint = f"at most {most} frames fit: use --max-frames {most} or a lower --fps" if most > 0 else "none fit"
+        hint = f"at most {most} frames fit: use --fit, --max-frames {most} or a lower --fps" if most > 0 else "none fit"
         return PromptError(
             "too_long",
             f"the prompt ({text} tokens), {new} new tokens and {self.per_frame} for each frame exceed the model's "
@@ -32,19 +37,21 @@ class ContextLimit:
 def admit(
     request: Request, prompts: PromptBuilder, context: ContextLimit
 ) -> tuple[list[list[int] | None], list[Failure]]:
-    """The ids of each prompt of a request; None for those that cannot be asked, which fail alone."""
+    """The ids of each prompt of a request; None for those that cannot be asked, which fail alone.
+
+    A prompt that does not fit beside the frames that are known to come fails now, before any of them is encoded.
+    """
     found: list[list[int] | None] = []
     failures: list[Failure] = []
-    together = 0
+    frames = (request.frame_count or 1) if request.windows == (WHOLE,) else 1
     for index, prompt in enumerate(request.prompts):
         try:
             ids = prompts.question_ids(prompt)
-            error = context.too_long(len(ids) - 1, request.generation.max_new_tokens, frames=1)
-            if error is None and together + len(ids) > MAX_TEXT:
+            error = context.too_long(len(ids) - 1, request.generation.max_new_tokens, frames)
+            if error is None and len(ids) > MAX_TEXT:
                 error = PromptError(
                     "too_long",
-                    f"the prompt ({len(ids)} tokens) and those before it ({together}) exceed {MAX_TEXT} tokens, the "
-                    "most that is asked of one medium at once; ask in several runs",
+                    f"the prompt ({len(ids)} tokens) exceeds {MAX_TEXT} tokens, the most that is asked at once",
                 )
             if error is not None:
                 raise error
@@ -53,5 +60,21 @@ def admit(
             failures += [request.failure(index, window, error) for window in range(len(request.windows))]
         else:
             found.append(ids)
-            together += len(ids)
     return found, failures
+
+
+def passes(prompts: Sequence[list[int] | None]) -> list[list[list[int] | None]]:
+    """The ids of a request's prompts dealt out to passes of at most `MAX_TEXT` tokens, None where not in that pass.
+
+    At least one pass, which may be empty.
+    """
+    dealt: list[list[list[int] | None]] = []
+    left = 0
+    for index, ids in enumerate(prompts):
+        if ids is not None and len(ids) > left:
+            dealt.append([None] * len(prompts))
+            left = MAX_TEXT
+        if ids is not None:
+            dealt[-1][index] = ids
+            left -= len(ids)
+    return dealt or [[None] * len(prompts)]

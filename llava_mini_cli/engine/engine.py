@@ -12,7 +12,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 
-from llava_mini_cli.engine.admit import ContextLimit, admit
+from llava_mini_cli.config import GenerationOptions
+from llava_mini_cli.engine.admit import ContextLimit, admit, passes
 from llava_mini_cli.engine.dense import EAGER, Dense
 from llava_mini_cli.engine.frame_encoder import FrameEncoder
 from llava_mini_cli.engine.generate import prefill
@@ -23,7 +24,7 @@ from llava_mini_cli.engine.sampling import random_generator
 from llava_mini_cli.engine.scheduler import Limits, Load, choose
 from llava_mini_cli.engine.token_decoder import TokenDecoder
 from llava_mini_cli.engine.track import Complete, Generation, Track, WindowSum, prefill_items
-from llava_mini_cli.errors import ItemError
+from llava_mini_cli.errors import ItemError, PromptError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
@@ -105,9 +106,24 @@ class Engine:
         if not any(ids) and request.sink is None:
             request.frames.close()
             return
-        pack = pack_prompts(ids)
-        windows = [WindowSum(index, window, pack.groups) for index, window in enumerate(request.windows)]
-        self._encoder.tracks.append(Track(request, pack, iter(request.frames), windows))
+        packs = [pack_prompts(part) for part in passes(ids)]
+        windows = [
+            WindowSum(index, window, pack.groups, pass_number=number)
+            for number, pack in enumerate(packs)
+            for index, window in enumerate(request.windows)
+        ]
+        self._encoder.tracks.append(Track(request, packs, iter(request.frames), windows))
+
+    def most_frames(self, prompts: Iterable[str], generation: GenerationOptions) -> int | None:
+        """Frames of one medium that fit the context beside each prompt that fits at all; None if none does."""
+        fitting: list[int] = []
+        for prompt in prompts:
+            try:
+                text = len(self.prompts.question_ids(prompt)) - 1
+            except PromptError:
+                continue  # it will fail, whatever the frames
+            fitting.append(self._context.most_frames(text, generation.max_new_tokens))
+        return min((most for most in fitting if most > 0), default=None)
 
     def run(self, requests: Iterable[Request]) -> Iterator[Outcome]:
         """All outcomes of all requests, as they come; takes requests in while it has room."""

@@ -14,8 +14,8 @@ from llava_mini_cli.engine.admit import ContextLimit
 from llava_mini_cli.engine.encode import Encoded, encode, encode_features
 from llava_mini_cli.engine.memory import Upload, unless_out_of_memory
 from llava_mini_cli.engine.pack import TextPack
-from llava_mini_cli.engine.request import AnyChunk, EncodedFrames, Failure, FeatureChunk, FrameSink
-from llava_mini_cli.engine.track import Chunk, Complete, Track, apart, halves
+from llava_mini_cli.engine.request import EncodedFrames, Failure, FrameSink
+from llava_mini_cli.engine.track import Chunk, Complete, SeenFrames, SomeFrames, Track, apart, halves
 from llava_mini_cli.errors import ItemError, MediaError
 from llava_mini_cli.media.clip import FrameChunk
 from llava_mini_cli.model.modeling import LlavaMiniModel
@@ -90,22 +90,8 @@ class FrameEncoder:
         return chunk, broken
 
     def _encode_chunk(self, chunk: Chunk) -> Iterator[Failure | Complete]:
-        """Encodes frames and adds them to their windows; goes on in halves when memory runs out."""
-        chunk = [(track, frames) for track, frames in chunk if track in self.tracks]
-        if not chunk:
-            return
-        packs = [track.pack for track, frames in chunk for _ in range(len(frames.times))]
-        encoded = unless_out_of_memory(self._encoded, chunk, packs)
-        if encoded is None:
-            yield from self._encode_halves(chunk, len(packs))
-            return
-        self.frames_encoded += len(packs)
-        start = 0
-        for track, frames in chunk:
-            stop = start + len(frames.times)
-            if track in self.tracks:
-                yield from self._keep(track, frames, encoded.part(start, stop, len(track.pack)))
-            start = stop
+        """Encodes frames with all prompts, and hands out the windows that they complete."""
+        yield from self._encode_pass(chunk, 0)
         for track in dict.fromkeys(track for track, _ in chunk):
             if track in self.tracks:
                 yield from self._check_context(track)
@@ -113,14 +99,40 @@ class FrameEncoder:
             if track in self.tracks:
                 yield from self._complete(track, float(frames.times[-1]))
 
-    def _encode_halves(self, chunk: Chunk, size: int) -> Iterator[Failure | Complete]:
+    def _encode_pass(self, chunk: Chunk, number: int) -> Iterator[Failure]:
+        """Encodes frames with the prompts of one pass, then those of the passes behind it, which see no pixels again.
+
+        Goes on in halves when memory runs out.
+        """
+        chunk = [(track, frames) for track, frames in chunk if track in self.tracks and number < len(track.packs)]
+        if not chunk:
+            return
+        packs = [track.packs[number] for track, frames in chunk for _ in range(len(frames.times))]
+        encoded = unless_out_of_memory(self._encoded, chunk, packs)
+        if encoded is None:
+            yield from self._encode_halves(chunk, number, len(packs))
+            return
+        self.frames_encoded += len(packs) if number == 0 else 0
+        again: Chunk = []
+        start = 0
+        for track, frames in chunk:
+            stop = start + len(frames.times)
+            if track in self.tracks:
+                part = encoded.part(start, stop, len(track.packs[number]))
+                yield from self._keep(track, frames, part, number)
+                again.append((track, SeenFrames(part.features, frames.times)))
+            start = stop
+        del encoded  # before the next pass needs as much again
+        yield from self._encode_pass(again, number + 1)
+
+    def _encode_halves(self, chunk: Chunk, number: int, size: int) -> Iterator[Failure]:
         if size == 1:
             error = ItemError("out_of_memory", "one frame does not fit the memory; fewer prompts need less")
             yield from self._drop(chunk[0][0], error, "generate")
             return
         self._chunk_frames = min(self._chunk_frames, size // 2)
         for part in halves(chunk):
-            yield from self._encode_chunk(part)
+            yield from self._encode_pass(part, number)
 
     def _encoded(self, chunk: Chunk, packs: Sequence[TextPack]) -> Encoded:
         """A chunk of pixels, or of features, which do not go through the vision tower again."""
@@ -129,7 +141,11 @@ class FrameEncoder:
             collected = any(track.request.sink is not None for track, _ in chunk)
             projection = self._image_projection if collected else None
             return encode(self._model, torch.cat(pixels).to(self._model.dtype), packs, projection)
-        stored = [torch.from_numpy(frames.features) for _, frames in chunk if isinstance(frames, FeatureChunk)]
+        stored = [
+            frames.features if isinstance(frames, SeenFrames) else torch.from_numpy(frames.features)
+            for _, frames in chunk
+            if not isinstance(frames, FrameChunk)
+        ]
         features = torch.cat([part.to(self._model.device, self._model.dtype) for part in stored])
         return encode_features(self._model, features, packs)
 
@@ -140,12 +156,12 @@ class FrameEncoder:
             return self._preprocessor.frames(raw)
         return torch.stack([self._preprocessor.image(image) for image in raw])
 
-    def _keep(self, track: Track, frames: AnyChunk, encoded: Encoded) -> Iterator[Failure]:
+    def _keep(self, track: Track, frames: SomeFrames, encoded: Encoded, number: int) -> Iterator[Failure]:
         """Adds some of a medium's frames to its windows and to its sink, or fails it."""
 
         def keep() -> bool:
-            track.add(encoded.tokens, encoded.fused, frames.times)
-            if track.request.sink is not None:
+            track.add(encoded.tokens, encoded.fused, frames.times, number)
+            if track.request.sink is not None and number == 0:
                 collect(track.request.sink, frames, encoded)
             return True
 
@@ -157,7 +173,9 @@ class FrameEncoder:
 
     def _check_context(self, track: Track) -> Iterator[Failure]:
         """Fails each prompt as soon as a window's frames and it cannot fit the context; nobody waits for the rest."""
-        new, lengths = track.request.generation.max_new_tokens, track.pack.prompt_lengths
+        new, lengths = track.request.generation.max_new_tokens, {}
+        for pack in track.packs:
+            lengths |= pack.prompt_lengths
         longest = max(lengths.values(), default=0)
         full = [window for window in track.windows if self._context.too_long(longest, new, window.frame_count)]
         for window in full:
@@ -191,7 +209,7 @@ class FrameEncoder:
         self.tracks.remove(track)
 
 
-def collect(sink: FrameSink, frames: AnyChunk, encoded: Encoded) -> None:
+def collect(sink: FrameSink, frames: SomeFrames, encoded: Encoded) -> None:
     """Gives a sink what became of some frames of its medium; `encoded` is of these frames alone.
 
     Raises:

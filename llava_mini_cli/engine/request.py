@@ -129,6 +129,7 @@ class Request:
     generation: GenerationOptions
     windows: tuple[Window, ...] = (WHOLE,)
     sink: FrameSink | None = None
+    frame_count: int | None = None  # frames that `frames` will give; None: only reading them tells
 
     def failure(self, prompt: int, window: int, error: ItemError, stage: str | None = None) -> Failure:
         """The failure of one prompt for one window; `stage`: the error's own if None."""

@@ -169,7 +169,7 @@ class TokenDecoder:
             token_ids=tuple(one.tokens),
             finish_reason=reason,
             frame_count=one.window.frame_count,
-            prompt_tokens=one.track.pack.prompt_lengths[one.prompt_index],
+            prompt_tokens=one.track.packs[one.window.pass_number].prompt_lengths[one.prompt_index],
             vision_tokens=one.window.frame_count * self._model.config.vision_tokens_per_frame,
             completion_tokens=len(one.tokens),
             window_index=one.window.index,

@@ -3,7 +3,7 @@
 Holds tensors but computes nothing beyond sums; the order of work is the engine's.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 
@@ -32,6 +32,7 @@ class WindowSum:
     groups: tuple[PromptGroup, ...] = ()  # the prompts that are asked of it
     total: torch.Tensor | None = None  # float32 [T, hidden]
     frame_count: int = 0
+    pass_number: int = 0  # the pass over the frames in which its prompts are asked, and the pack they are in
     _buffer: torch.Tensor | None = None  # [capacity, hidden], filled up to `_used`
     _used: int = 0
 
@@ -77,22 +78,33 @@ class WindowSum:
         self._used = used
 
 
+@dataclass(frozen=True)
+class SeenFrames:
+    """Frames behind the vision tower, for a further pass with other prompts."""
+
+    features: torch.Tensor  # [n, parts, N, mm_hidden_size]
+    times: NDArray[np.float64]  # [n] seconds
+
+
+SomeFrames = AnyChunk | SeenFrames
+
+
 @dataclass(eq=False)
 class Track:
     """One request whose frames are being encoded."""
 
     request: Request
-    pack: TextPack
+    packs: Sequence[TextPack]  # one for each pass; one is enough but for very many prompts
     frames: Iterator[AnyChunk]
-    windows: list[WindowSum]  # not yet complete, in the order that the request has them
+    windows: list[WindowSum]  # not yet complete; one for each of the request's and each pass
     ended: bool = False  # the source has no more frames
-    _left: AnyChunk | None = None  # decoded, and more than was taken
+    _left: SomeFrames | None = None  # decoded, and more than was taken
 
     def frames_ready(self) -> bool:
         """True if `take` would not have to wait."""
         return self._left is not None or (not self.ended and self.request.frames.ready())
 
-    def take(self, most: int) -> AnyChunk | None:
+    def take(self, most: int) -> SomeFrames | None:
         """Up to `most` next frames, waiting for them if need be; None at the end. Raises what the source raises."""
         chunk, self._left = self._left, None
         if chunk is None and not self.ended:
@@ -103,9 +115,11 @@ class Track:
         self._left = cut(chunk, slice(most, None))
         return cut(chunk, slice(most))
 
-    def add(self, tokens: torch.Tensor, fused: torch.Tensor, times: NDArray[np.float64]) -> None:
-        """Adds encoded frames to every window that holds them."""
+    def add(self, tokens: torch.Tensor, fused: torch.Tensor, times: NDArray[np.float64], pass_number: int = 0) -> None:
+        """Adds frames that a pass encoded to each of its windows that holds them."""
         for window in self.windows:
+            if window.pass_number != pass_number:
+                continue
             inside = (times >= window.window.start) & (times < window.window.end)
             if inside.all():
                 window.add(tokens, fused)
@@ -125,7 +139,7 @@ class Track:
 
 
 Complete = tuple[Track, WindowSum]  # a window all of whose frames are encoded
-Chunk = list[tuple[Track, AnyChunk]]
+Chunk = list[tuple[Track, SomeFrames]]
 
 
 def prefill_items(track: Track, window: WindowSum) -> list[PrefillItem]:
@@ -137,7 +151,7 @@ def prefill_items(track: Track, window: WindowSum) -> list[PrefillItem]:
     text = (window.total / window.frame_count).to(window.tokens.dtype)
 
     def part(number: int) -> torch.Tensor:
-        segment = track.pack.segments[number]
+        segment = track.packs[window.pass_number].segments[number]
         return text[segment.start : segment.stop]
 
     return [
@@ -146,8 +160,10 @@ def prefill_items(track: Track, window: WindowSum) -> list[PrefillItem]:
     ]
 
 
-def cut(chunk: AnyChunk, part: slice) -> AnyChunk:
+def cut(chunk: SomeFrames, part: slice) -> SomeFrames:
     """A part of the frames that one medium gave."""
+    if isinstance(chunk, SeenFrames):
+        return SeenFrames(chunk.features[part], chunk.times[part])
     if isinstance(chunk, FeatureChunk):
         return FeatureChunk(chunk.features[part], chunk.times[part])
     return FrameChunk(chunk.pixels[part], chunk.times[part])

@@ -10,6 +10,9 @@ from math import inf
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import FeatureChunk
 from llava_mini_cli.errors import ArchiveError, MediaError, UsageError
@@ -20,6 +23,7 @@ from llava_mini_cli.formats.fetch.urls import is_remote
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question, TimeSpan
 from llava_mini_cli.formats.outputs.row_keys import file_identity
 from llava_mini_cli.formats.row import printable
+from llava_mini_cli.geometry import segment_middles
 from llava_mini_cli.media.clip import Clip, ClipInfo, MediaKind
 from llava_mini_cli.media.open import Opening
 from llava_mini_cli.pipelines.open_job import OpenClip, fault_of
@@ -33,15 +37,26 @@ class StoredClip:
         self, archive: Archive, medium: StoredMedium, sampling: SamplingOptions, warnings: Sequence[str]
     ) -> None:
         self.warnings = [*([medium.warning] if medium.warning else []), *warnings]
-        self.info = _info(medium)
         self._archive = archive
         self._medium = medium
         self._start, self._end = sampling.start or 0.0, inf if sampling.end is None else sampling.end
+        stored = archive.header.settings
+        is_whole = (sampling.start, sampling.end) == (stored.get("start"), stored.get("end"))
+        self.info = info = replace(_info(medium), frame_count=medium.frames if is_whole else None)
+        self._kept: NDArray[np.int64] | None = None  # positions of frames, of those stored; None: all
+        if sampling.fit and is_whole and sampling.max_frames is not None and medium.frames > sampling.max_frames:
+            self._kept = segment_middles(medium.frames, sampling.max_frames)
+            rate = (info.fps_sampled or 0.0) * len(self._kept) / medium.frames
+            self.info = replace(info, frame_count=len(self._kept), fps_sampled=rate)
 
     def __iter__(self) -> Iterator[FeatureChunk]:
+        position = 0
         try:
             for features, times in self._archive.features(self._medium):
                 inside = (times >= self._start) & (times < self._end)
+                if self._kept is not None:
+                    inside &= np.isin(np.arange(position, position + len(times)), self._kept)
+                position += len(times)
                 if inside.any():
                     yield FeatureChunk(cast(Any, features[inside]), times[inside])
         except ArchiveError as error:

@@ -191,7 +191,12 @@ class _Run(Generic[SomeSink]):
         parts, sampling = self.parts, self.options.sampling
 
         def open_one(job: Job, opening: Opening) -> Clip | Fault:
-            return parts.find_fault(job) or open_or_fault(parts.open_clip, job, sampling, engine.frame_size, opening)
+            most = None
+            if sampling.fit:
+                asked = (question.prompt.text for question in job.questions)
+                most = engine.most_frames(asked, self.options.generation)
+            fault = parts.find_fault(job)
+            return fault or open_or_fault(parts.open_clip, job, sampling, engine.frame_size, opening, most)
 
         ahead = OpenAhead(jobs, open_one, sampling.decode_timeout)
         try:
@@ -232,8 +237,8 @@ class _Run(Generic[SomeSink]):
         asked = self.ask(job, clip)
         waiting = len(asked.prompts) * len(asked.windows)
         self.flights[key] = Flight(job, clip, frames, asked.sink, waiting)
-        generation = self.options.generation
-        engine.add(Request(key, clip.info.kind, frames, asked.prompts, generation, asked.windows, asked.sink))
+        generation, count = self.options.generation, clip.info.frame_count
+        engine.add(Request(key, clip.info.kind, frames, asked.prompts, generation, asked.windows, asked.sink, count))
 
     def _hear(self, results: list[Answer | Failure]) -> Iterator[Heard[SomeSink]]:
         for result in results:

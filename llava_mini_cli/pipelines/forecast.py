@@ -44,7 +44,8 @@ class Forecast:
     not_looked_at: int = 0  # media that are not on this disk
     unknown_length: int = 0  # videos whose header does not say how long they are
     unreadable: Counter[str] = field(default_factory=Counter[str])  # media, by error type
-    too_long: int = 0  # media whose frames do not fit the model's context
+    too_long: int = 0  # media whose frames do not fit the model's context; with --fit they are thinned out
+    frames_fit: int | None = None  # frames with --fit, whether it was given or not; None: the model is not known
     video_s: float = 0.0
     frames: int = 0
     vision_tokens: int | None = None
@@ -79,8 +80,10 @@ def _count(found: Forecast, job: Job, info: ClipInfo, options: RunOptions, footp
     found.unknown_length += info.kind == "video" and info.duration_s is None
     found.video_s += info.duration_s or 0.0
     new_tokens = options.generation.max_new_tokens
-    if footprint is not None and frames * footprint.tokens_per_frame + new_tokens > footprint.context:
-        found.too_long += 1
+    if footprint is not None:
+        most = (footprint.context - new_tokens) // footprint.tokens_per_frame
+        found.too_long += frames > most
+        found.frames_fit = (found.frames_fit or 0) + max(0, min(frames, most))
     if found.longest is None or frames > found.longest.frames:
         tokens = memory = None
         if footprint is not None:

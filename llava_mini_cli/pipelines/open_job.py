@@ -10,7 +10,7 @@ from typing import Protocol
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import MediaError, UsageError
 from llava_mini_cli.formats.job import Fault, Job
-from llava_mini_cli.media.clip import Clip, FrameChunk
+from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
 from llava_mini_cli.media.open import Opening
 
 CHUNK_FRAMES = 32  # frames of a video that are decoded together
@@ -46,17 +46,39 @@ def fault_of(job: Job) -> Fault | None:
 
 
 def open_or_fault(
-    open_clip: OpenClip, job: Job, sampling: SamplingOptions, frame_size: int, opening: Opening
+    open_clip: OpenClip,
+    job: Job,
+    sampling: SamplingOptions,
+    frame_size: int,
+    opening: Opening,
+    most: int | None = None,
 ) -> Clip | Fault:
-    """A medium's clip, or why there is none."""
+    """A medium's clip, or why there is none.
+
+    Args:
+        most: frames that fit the model; a video with more is thinned out, and its warnings say so. None: no bound.
+    """
     try:
         if job.span is not None:
             sampling = replace(sampling, start=job.span.start, end=job.span.end)
-        return open_clip(job.file, sampling, frame_size=frame_size, chunk_frames=CHUNK_FRAMES, opening=opening)
+        bounded = sampling
+        if most is not None:
+            bounded = replace(sampling, max_frames=min(most, sampling.max_frames or most))
+        clip = open_clip(job.file, bounded, frame_size=frame_size, chunk_frames=CHUNK_FRAMES, opening=opening)
+        if most is not None and (thinned := _thinned(clip.info, most, sampling.fps)):
+            clip.warnings.append(thinned)
+        return clip
     except MediaError as error:
         return Fault(error.stage, error.kind, str(error))
     except UsageError as error:  # a span without a length
         return Fault("decode", "empty", str(error))
+
+
+def _thinned(info: ClipInfo, most: int, fps: float) -> str | None:
+    """The warning about a video of which `most` frames are taken where `fps` a second would be more."""
+    if info.frame_count != most or not info.fps_sampled or int(most / info.fps_sampled * fps + 1e-6) <= most:
+        return None
+    return f"thinned out to {most} frames, {info.fps_sampled:.3g} a second, which fit the model's context"
 
 
 class CountedFrames:

@@ -1,10 +1,10 @@
 """The parts that a run is made with, each with a default for a program that has only jobs and an engine."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from llava_mini_cli.config import ModelOptions
+from llava_mini_cli.config import GenerationOptions, ModelOptions
 from llava_mini_cli.engine.request import Answer, Failure, FrameShapes, Request
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
@@ -27,6 +27,7 @@ class AnswerEngine(Protocol):
     @property
     def is_waiting(self) -> bool: ...
     def has_room(self) -> bool: ...
+    def most_frames(self, prompts: Iterable[str], generation: GenerationOptions) -> int | None: ...
     def add(self, request: Request) -> None: ...
     def step(self) -> list[Answer | Failure]: ...
 

@@ -41,4 +41,5 @@ class RunOptions:
             "prefix": self.prefix or None,
             "suffix": self.suffix or None,
             "yes_no": self.generation.yes_no or None,
+            **({"fit": 1} if self.sampling.fit else {}),  # rows from before there was --fit stand
         }

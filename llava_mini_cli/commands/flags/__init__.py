@@ -12,7 +12,7 @@ from inspect import Parameter, Signature, signature
 from typing import Any
 
 from llava_mini_cli.commands.flags.answer_flags import AnswerFlags
-from llava_mini_cli.commands.flags.frame_flags import FrameFlags
+from llava_mini_cli.commands.flags.frame_flags import FitFlags, FrameFlags
 from llava_mini_cli.commands.flags.input_flags import InputFlags
 from llava_mini_cli.commands.flags.model_flags import ModelFlags
 from llava_mini_cli.commands.flags.output_flags import OutputFlags
@@ -27,6 +27,7 @@ class QuestionFlags:
 
     inputs: InputFlags
     frames: FrameFlags
+    fit: FitFlags
     prompts: PromptFlags
     answer: AnswerFlags
     model: ModelFlags

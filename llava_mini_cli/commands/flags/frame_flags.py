@@ -47,3 +47,16 @@ class FrameFlags:
     def options(self) -> SamplingOptions:
         """The options, checked. Raises `UsageError`."""
         return SamplingOptions(**vars(self))
+
+
+@dataclass(frozen=True)
+class FitFlags:
+    """The option for videos that are too long for the model."""
+
+    fit: Annotated[
+        bool,
+        _option(
+            help="Frames of a video that exceed the model's context are thinned out evenly until they fit, with a "
+            "warning in the row; without this option the video is an error row."
+        ),
+    ] = SamplingOptions.fit
