@@ -6,6 +6,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -103,6 +105,15 @@ def test_the_tree_of_the_readme_is_there() -> None:
         listed = {line.split()[0].rstrip("/") for line in section[1].splitlines() if line[4] != " "}
         assert listed <= {path.name for path in (ROOT / "llava_mini_cli" / part).iterdir()}
         assert (ROOT / part).resolve() == (ROOT / "llava_mini_cli" / part).resolve()
+
+
+def test_every_step_of_the_paths_through_the_code_is_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    section = text[text.index("## Two paths through the code") : text.index("## Where things are")]
+    steps = re.findall(r"^\d\. `(llava_mini_cli[\w.]*):([\w.]+)`", section, re.MULTILINE)
+    assert len(steps) == 11
+    for module, name in steps:
+        assert callable(attrgetter(name)(import_module(module)))
 
 
 def test_links_lead_somewhere() -> None:

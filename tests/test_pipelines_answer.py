@@ -438,7 +438,7 @@ def test_the_part_of_a_medium_that_is_asked_about_is_opened(tmp_path: Path) -> N
 def test_the_model_is_loaded_once_at_the_first_medium_that_is_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("llava_mini_cli.pipelines.flights.HELD_BACK", 3)
+    monkeypatch.setattr("llava_mini_cli.pipelines.run_jobs.HELD_BACK", 3)
     media = write_media(tmp_path, a="1", b="2")
     gone = [str(tmp_path / f"gone{number}.mp4") for number in range(5)]
     parts = RunParts(open_made_clip, progress=ProgressLog())

@@ -14,12 +14,12 @@ from llava_mini_cli.engine.request import Answer
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question, TimeSpan
 from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.media.clip import ClipInfo
-from llava_mini_cli.pipelines.flights import limited
 from llava_mini_cli.pipelines.interrupt import Interrupted, Interrupts
 from llava_mini_cli.pipelines.open_job import CountedFrames, fault_of
 from llava_mini_cli.pipelines.progress import Progress
 from llava_mini_cli.pipelines.resume import left_to_do
 from llava_mini_cli.pipelines.rows import RowBuilder, one_line
+from llava_mini_cli.pipelines.run_jobs import limited
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import LISTED, Tally
 

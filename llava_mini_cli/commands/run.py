@@ -127,10 +127,10 @@ def _dry_run(inputs: "Inputs", options: "RunOptions", output: "OutputOptions") -
     from llava_mini_cli.commands.dry_run import show
     from llava_mini_cli.formats.outputs.open_output import done_at
     from llava_mini_cli.media.open import probe
-    from llava_mini_cli.pipelines.flights import limited
     from llava_mini_cli.pipelines.footprint import footprint_of
     from llava_mini_cli.pipelines.forecast import forecast
     from llava_mini_cli.pipelines.resume import left_to_do
+    from llava_mini_cli.pipelines.run_jobs import limited
     from llava_mini_cli.pipelines.tally import Tally
 
     done = done_at(output, options.run_info(inputs.kept))

@@ -15,9 +15,9 @@ from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.outputs.open_output import Output
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import Clip
-from llava_mini_cli.pipelines.flights import Asked, Heard, Landed, Loaded, Lost, fly
 from llava_mini_cli.pipelines.resume import left_to_do
 from llava_mini_cli.pipelines.rows import RowBuilder
+from llava_mini_cli.pipelines.run_jobs import Asked, MediumDone, ModelLoaded, NotOpened, OutcomeCame, run_jobs
 from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
 from llava_mini_cli.pipelines.settings import RunOptions
 
@@ -91,24 +91,24 @@ def _rows(
         parts.tally.row(row, fails_medium=fails_medium)
         parts.progress.row(row)
 
-    with closing(fly(jobs, load, ask, builder.options, parts)) as events:
+    with closing(run_jobs(jobs, load, ask, builder.options, parts)) as events:
         for event in events:
             match event:
-                case Loaded():
+                case ModelLoaded():
                     builder = replace(builder, model_revision=event.engine.model_revision)
-                case Lost(job, fault):
+                case NotOpened(job, fault):
                     for index in range(len(job.questions)):
                         yield from counted(builder.failure(job, index, fault), fails_medium=index == 0)
-                case Heard():
+                case OutcomeCame():
                     row, flight = _row(builder, event), event.flight
                     yield from counted(row, fails_medium=row.status == "error" and not flight.has_failed)
                     flight.has_failed |= row.status == "error"
-                case Landed():
+                case MediumDone():
                     parts.tally.video_s += event.flight.clip.info.duration_s or 0.0
 
 
-def _row(builder: RowBuilder, heard: Heard[None]) -> Row:
-    flight, result = heard.flight, heard.result
+def _row(builder: RowBuilder, came: OutcomeCame[None]) -> Row:
+    flight, result = came.flight, came.result
     if isinstance(result, Answer):
         return builder.answer(flight.job, result, flight.clip.info, flight.clip.warnings)
     fault = Fault(result.stage, result.error_type, result.message)

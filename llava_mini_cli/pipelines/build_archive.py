@@ -1,6 +1,6 @@
 """Jobs -> an archive: the loop of `index`.
 
-    jobs -> what the archive does not hold -> flights -> sink -> archive
+    jobs -> what the archive does not hold -> run_jobs -> sink -> archive
 
 Each medium is decoded and looked at once, for its vision tokens, CLIP embeddings, patch features and captions
 together. A medium that fails becomes a row of the archive, as it does elsewhere. Prints nothing.
@@ -23,9 +23,9 @@ from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.row import one_line
 from llava_mini_cli.hub import model_digest
 from llava_mini_cli.media.clip import Clip, ClipInfo
-from llava_mini_cli.pipelines.flights import Asked, Flight, Heard, Landed, Loaded, Lost, fly
 from llava_mini_cli.pipelines.index_options import IndexOptions
 from llava_mini_cli.pipelines.index_sink import MediumSink, identity, medium_row
+from llava_mini_cli.pipelines.run_jobs import Asked, InFlight, MediumDone, ModelLoaded, NotOpened, OutcomeCame, run_jobs
 from llava_mini_cli.pipelines.run_parts import CollectingEngine, RunParts
 from llava_mini_cli.pipelines.tally import Tally
 
@@ -61,20 +61,20 @@ def index_jobs(
             return Asked(prompts, MediumSink(archive, job, clip, options), windows)
 
         wanted = _wanted(jobs, archive, parts.tally, retry_errors=options.retry_errors)
-        with closing(fly(wanted, lambda: parts.load(load_engine, options.model), ask, options, parts)) as events:
+        with closing(run_jobs(wanted, lambda: parts.load(load_engine, options.model), ask, options, parts)) as events:
             for event in events:
                 match event:
-                    case Loaded():
+                    case ModelLoaded():
                         engine = event.engine
                         shapes = _shapes(options, engine)
                         archive.start(_header(options, digest, shapes, engine.model_revision, engine.dtype))
-                    case Lost(job, fault):
+                    case NotOpened(job, fault):
                         _fail(job, fault, parts.tally)
                         if archive.header is not None:  # without a medium to index there is no new archive
                             archive.finish(archive.begin(), medium_row(job, fault))
-                    case Heard():
+                    case OutcomeCame():
                         _take_caption(event.flight.sink, event.result)
-                    case Landed():
+                    case MediumDone():
                         _finish(event.flight, parts)
         if options.prune and archive.header is not None:
             _prune(archive, parts.tally)
@@ -103,7 +103,7 @@ def _take_caption(sink: MediumSink, result: Answer | Failure) -> None:
         sink.warn(f"no caption: {result.message}")
 
 
-def _finish(flight: Flight[MediumSink], parts: RunParts) -> None:
+def _finish(flight: InFlight[MediumSink], parts: RunParts) -> None:
     """Writes the row of a medium of which everything is there."""
     sink = flight.sink
     sink.finish()

@@ -1,6 +1,6 @@
 """Jobs and an engine in, what becomes of each medium out: the one loop of `ask`, `caption` and `index`.
 
-    jobs -> limit -> fetch -> open ahead -> engine.add / step -> Lost, Heard, Landed
+    jobs -> limit -> fetch -> open ahead -> engine.add / step -> NotOpened, OutcomeCame, MediumDone
 
 What is asked about a medium, and what is made of the answers, is up to whoever takes the events. Failures are events,
 too; only an interrupt, a limit or a model that cannot be had ends the loop early, and then every clip is closed.
@@ -56,7 +56,7 @@ class Asked(Generic[SomeSink]):
 
 
 @dataclass(eq=False)
-class Flight(Generic[SomeSink]):
+class InFlight(Generic[SomeSink]):
     """One medium in the engine."""
 
     job: Job
@@ -73,13 +73,13 @@ class Flight(Generic[SomeSink]):
 
 
 @dataclass(frozen=True)
-class Loaded(Generic[SomeEngine]):
-    """The model was loaded, since there is something to do. Comes once, before the first `Heard`."""
+class ModelLoaded(Generic[SomeEngine]):
+    """The model was loaded, since there is something to do. Comes once, before the first `OutcomeCame`."""
 
     engine: SomeEngine
 
 
-class Lost(NamedTuple):
+class NotOpened(NamedTuple):
     """A medium that could not be opened."""
 
     job: Job
@@ -87,27 +87,27 @@ class Lost(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Heard(Generic[SomeSink]):
+class OutcomeCame(Generic[SomeSink]):
     """An answer about a medium, or why there is none."""
 
-    flight: Flight[SomeSink]
+    flight: InFlight[SomeSink]
     result: Answer | Failure
 
 
 @dataclass(frozen=True)
-class Landed(Generic[SomeSink]):
+class MediumDone(Generic[SomeSink]):
     """A medium of which everything is there; its clip is closed."""
 
-    flight: Flight[SomeSink]
+    flight: InFlight[SomeSink]
 
 
-def fly(
+def run_jobs(
     jobs: Iterable[Job],
     load: Callable[[], SomeEngine],
     ask: Callable[[Job, Clip], Asked[SomeSink]],
     options: RunOptions | IndexOptions,
     parts: RunParts,
-) -> Generator[Loaded[SomeEngine] | Lost | Heard[SomeSink] | Landed[SomeSink]]:
+) -> Generator[ModelLoaded[SomeEngine] | NotOpened | OutcomeCame[SomeSink] | MediumDone[SomeSink]]:
     """Works until there are no more jobs and the engine has nothing left to do, or the run is over.
 
     A run without a medium that can be read needs no model. Media that are not there before the first one that is
@@ -130,12 +130,12 @@ def fly(
                 lost, first = run.first_readable(fetched)
                 engine = None if first is None else load()
             if first is not None and engine is not None:
-                yield Loaded(engine)
+                yield ModelLoaded(engine)
                 found = chain((job._replace(fault=fault) for job, fault in lost), [first], fetched)
-                yield from run.fly(engine, found)
+                yield from run.each_medium(engine, found)
                 return
             for job, fault in lost:
-                yield from run.lose(job, fault)
+                yield from run.not_opened(job, fault)
                 if run.is_over():
                     return
             if not lost:
@@ -159,7 +159,7 @@ class _Run(Generic[SomeSink]):
     options: RunOptions | IndexOptions
     parts: RunParts
     cache: FileCache
-    flights: dict[str, Flight[SomeSink]] = field(default_factory=dict[str, Flight[SomeSink]])
+    in_flight: dict[str, InFlight[SomeSink]] = field(default_factory=dict[str, InFlight[SomeSink]])
 
     def is_over(self) -> bool:
         """True once as many media have failed as are allowed to; says so in the tally."""
@@ -181,12 +181,14 @@ class _Run(Generic[SomeSink]):
                 break
         return lost, None
 
-    def lose(self, job: Job, fault: Fault) -> Iterator[Lost]:
+    def not_opened(self, job: Job, fault: Fault) -> Iterator[NotOpened]:
         """A medium that cannot be had is dealt with."""
-        yield Lost(job, fault)
+        yield NotOpened(job, fault)
         self._count(job)
 
-    def fly(self, engine: AnswerEngine, jobs: Iterator[Job]) -> Iterator[Lost | Heard[SomeSink] | Landed[SomeSink]]:
+    def each_medium(
+        self, engine: AnswerEngine, jobs: Iterator[Job]
+    ) -> Iterator[NotOpened | OutcomeCame[SomeSink] | MediumDone[SomeSink]]:
         """Has the engine look at every medium."""
         parts, sampling = self.parts, self.options.sampling
 
@@ -212,21 +214,21 @@ class _Run(Generic[SomeSink]):
                 else:
                     with parts.interrupts.allowed():
                         results = engine.step()
-                    yield from self._hear(results)
-                    yield from self._land()
+                    yield from self._outcomes(results)
+                    yield from self._done()
         finally:
-            for flight in self.flights.values():
+            for flight in self.in_flight.values():
                 flight.frames.close()
             ahead.close()
 
-    def _admit(self, engine: AnswerEngine, ahead: OpenAhead) -> Iterator[Lost]:
+    def _admit(self, engine: AnswerEngine, ahead: OpenAhead) -> Iterator[NotOpened]:
         """Gives the engine media that are open, while it has room."""
         while engine.has_room() and not self.is_over():
             opened = ahead.take()
             if opened is None:
                 return
             if isinstance(opened.clip, Fault):
-                yield from self.lose(opened.job, opened.clip)
+                yield from self.not_opened(opened.job, opened.clip)
             else:
                 self._add(engine, opened, opened.clip)
 
@@ -236,24 +238,24 @@ class _Run(Generic[SomeSink]):
         self.parts.progress.opened(replace(clip.info, path=job.path))
         asked = self.ask(job, clip)
         waiting = len(asked.prompts) * len(asked.windows)
-        self.flights[key] = Flight(job, clip, frames, asked.sink, waiting)
+        self.in_flight[key] = InFlight(job, clip, frames, asked.sink, waiting)
         generation, count = self.options.generation, clip.info.frame_count
         engine.add(Request(key, clip.info.kind, frames, asked.prompts, generation, asked.windows, asked.sink, count))
 
-    def _hear(self, results: list[Answer | Failure]) -> Iterator[Heard[SomeSink]]:
+    def _outcomes(self, results: list[Answer | Failure]) -> Iterator[OutcomeCame[SomeSink]]:
         for result in results:
-            flight = self.flights.get(result.key)
+            flight = self.in_flight.get(result.key)
             if flight is not None:
                 flight.waiting -= 1
-                yield Heard(flight, result)
+                yield OutcomeCame(flight, result)
 
-    def _land(self) -> Iterator[Landed[SomeSink]]:
+    def _done(self) -> Iterator[MediumDone[SomeSink]]:
         """Ends the media of which everything is there."""
-        for key, flight in list(self.flights.items()):
+        for key, flight in list(self.in_flight.items()):
             if flight.is_over:
                 flight.frames.close()
-                del self.flights[key]
-                yield Landed(flight)
+                del self.in_flight[key]
+                yield MediumDone(flight)
                 self._count(flight.job)
 
     def _count_frames(self, frames: int) -> None:
