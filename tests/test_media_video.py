@@ -236,6 +236,39 @@ def test_frames_far_apart_are_sought(folder: Path, decoder: str) -> None:
     assert 250 <= times[0] < times[-1] < 260
 
 
+def still(folder: Path) -> Path:
+    """10 frames a second for 5 s, the last of which stays for 600 s more; then 5 s again."""
+    path = folder / "still.mp4"
+    late = ("-vf", "setpts='PTS+gte(N,50)*600/TB'", "-fps_mode", "passthrough")
+    return path if path.exists() else films.film(path, 100, *B_FRAMES, *late, fps="10")
+
+
+@pytest.mark.parametrize("decoder", EXACT)
+def test_a_frame_that_stays_for_minutes_takes_no_other_frames_place(folder: Path, decoder: str) -> None:
+    pixels, times, info = read(still(folder), decoder=decoder)
+    assert numbers(pixels) == [5, 15, 25, 35, 45, 49, 55, 65, 75, 85, 95]
+    assert times == pytest.approx([0.5, 1.5, 2.5, 3.5, 4.5, 4.9, 605.5, 606.5, 607.5, 608.5, 609.5])
+    assert info.duration_s == pytest.approx(610)
+
+
+@pytest.mark.parametrize("decoder", EXACT)
+@pytest.mark.parametrize(("start", "end", "shown"), [(100, 200, [49]), (4.85, 605.05, [49]), (300, 606, [49, 55])])
+def test_a_span_shows_the_frame_that_is_on_display(
+    folder: Path, decoder: str, start: float, end: float, shown: list[int]
+) -> None:
+    pixels, times, _ = read(still(folder), decoder=decoder, start=start, end=end)
+    assert numbers(pixels) == shown
+    assert times[0] == pytest.approx(4.9)
+
+
+def test_a_span_of_one_frame_that_never_ends(folder: Path) -> None:
+    """A picture of 100 s, as one frame."""
+    path = films.film(folder / "picture.mp4", 1, *H264, fps="0.01")
+    pixels, times, info = read(path, start=50, end=60)
+    assert (numbers(pixels), times.tolist()) == ([0], [0.0])
+    assert info.duration_s == pytest.approx(100)
+
+
 def test_probe_reads_the_header_only(folder: Path) -> None:
     info = probe(even(folder))
     assert (info.kind, info.width, info.height, info.codec) == ("video", 256, 144, "h264")
