@@ -15,6 +15,7 @@ from llava_mini_cli.geometry import nearest_index
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.media.decoders import decord_installed
 from llava_mini_cli.media.open import open_clip, probe
+from llava_mini_cli.pipelines.forecast import expected_frames
 
 EXACT = ["auto", "ffmpeg"] + (["decord"] if decord_installed() else [])
 Read = tuple[np.ndarray, np.ndarray, ClipInfo]
@@ -71,6 +72,13 @@ def odd_size(folder: Path) -> Path:
 
 def ntsc(folder: Path) -> Path:
     return films.film(folder / "ntsc.mp4", 150, *B_FRAMES, fps="30000/1001")
+
+
+def still(folder: Path) -> Path:
+    """10 frames a second for 5 s, the last of which stays for 600 s more; then 5 s again."""
+    path = folder / "still.mp4"
+    late = ("-vf", "setpts='PTS+gte(N,50)*600/TB'", "-fps_mode", "passthrough")
+    return path if path.exists() else films.film(path, 100, *B_FRAMES, *late, fps="10")
 
 
 @pytest.mark.parametrize("decoder", EXACT)
@@ -168,6 +176,42 @@ def test_a_delayed_start_counts_from_the_first_frame(folder: Path) -> None:
     assert numbers(pixels) == np.rint(times * 30).astype(int).tolist() == [15, 45, 74, 104, 134]
 
 
+@pytest.mark.parametrize("name", ["late.mkv", "late.webm", "late.mp4", "late.flv"])
+def test_a_stream_that_begins_an_hour_late_lacks_nothing(folder: Path, name: str) -> None:
+    codec = {"webm": ["-c:v", "libvpx", "-deadline", "realtime", "-cpu-used", "8"]}.get(name[-4:], H264)
+    path = films.film(folder / name, 48, *codec, "-output_ts_offset", "3600", fps="4", size=(64, 48))
+    pixels, _, info = read(path)
+    assert (len(pixels), info.duration_s) == (12, pytest.approx(12, abs=0.3))
+    assert probe(path).duration_s == pytest.approx(12, abs=0.3)
+    assert expected_frames(probe(path), SamplingOptions()) == 12
+
+
+def test_a_late_stream_that_was_cut_says_what_is_missing(folder: Path) -> None:
+    path = films.film(folder / "late.mkv", 300, *H264, "-output_ts_offset", "3600")
+    with open_clip(films.cut(path, folder / "cut.mkv", 0.6), SamplingOptions()) as clip:
+        assert 4 <= sum(len(chunk.times) for chunk in clip) <= 8
+    assert clip.warnings[-1].startswith(f"read {clip.info.duration_s:.1f} of 10.0 s: the file is cut")
+
+
+def test_a_stream_that_begins_after_the_sound_is_as_long_as_its_frames(folder: Path) -> None:
+    sound = ("-f", "lavfi", "-i", "sine=d=60")
+    films.ffmpeg(
+        *sound, "-itsoffset", "50", "-i", even(folder), "-map", "1", "-map", "0", "-c:v", "copy", folder / "s.mp4"
+    )
+    pixels, _, info = read(folder / "s.mp4")
+    assert numbers(pixels) == [15, 45, 74, 104, 134]
+    assert info.duration_s == pytest.approx(5)
+    assert probe(folder / "s.mp4").duration_s == pytest.approx(10)  # from the first frame to the end of the file
+
+
+def test_packets_that_last_longer_than_the_next_one_comes_promise_nothing(folder: Path) -> None:
+    """What ffmpeg makes of long still stretches and B-frames in Matroska."""
+    films.ffmpeg("-i", still(folder), "-c", "copy", folder / "still.mkv")
+    pixels, _, info = read(folder / "still.mkv")
+    assert numbers(pixels) == [5, 15, 25, 35, 45, 49, 55, 65, 75, 85, 95]
+    assert info.duration_s == pytest.approx(610)
+
+
 def test_open_groups_of_pictures_go_to_ffmpeg(folder: Path) -> None:
     """decord gives the wrong frames of these after seeking."""
     opened = ("-x265-params", "log-level=none:open-gop=1:keyint=20:min-keyint=20:bframes=4:b-adapt=0:scenecut=0")
@@ -234,13 +278,6 @@ def test_frames_far_apart_are_sought(folder: Path, decoder: str) -> None:
     late, times, _ = read(far, decoder=decoder, start=250, end=260)
     np.testing.assert_array_equal(late, unsought)
     assert 250 <= times[0] < times[-1] < 260
-
-
-def still(folder: Path) -> Path:
-    """10 frames a second for 5 s, the last of which stays for 600 s more; then 5 s again."""
-    path = folder / "still.mp4"
-    late = ("-vf", "setpts='PTS+gte(N,50)*600/TB'", "-fps_mode", "passthrough")
-    return path if path.exists() else films.film(path, 100, *B_FRAMES, *late, fps="10")
 
 
 @pytest.mark.parametrize("decoder", EXACT)

@@ -26,7 +26,7 @@ from llava_mini_cli.media.image import (
     picture_bytes,
     upright_size,
 )
-from llava_mini_cli.media.probe import display_size
+from llava_mini_cli.media.probe import display_size, length
 from llava_mini_cli.media.salvage import salvage
 from llava_mini_cli.media.scan import VideoScan, clean, header_of, scan
 from llava_mini_cli.media.timeline import Selection, Timeline, select_frames
@@ -86,7 +86,7 @@ def probe(path: str | Path, timeout: float = 10.0) -> ClipInfo:
             return _picture_info(path, picture)
     header = header_of(path, timeout)
     stream = header.stream()
-    return ClipInfo(str(path), "video", *display_size(stream), header.duration_s, None, None, stream.codec)
+    return ClipInfo(str(path), "video", *display_size(stream), length(header, stream), None, None, stream.codec)
 
 
 def open_clip(
@@ -278,13 +278,14 @@ def _doubt(found: VideoScan, options: SamplingOptions) -> str | None:
 
 
 def _suspicion(found: VideoScan) -> str | None:
-    """A warning that the packets hold less than the header promises, None where they do not."""
+    """A warning that the packets hold less than the header promises, else None; a late stream lacks nothing."""
     promised, seen = found.header.duration_s, float(found.timeline.duration)
-    if promised is None or seen > 0.98 * promised - 0.5:
+    end = max(found.end_s, seen + float(int(found.timeline.pts[0]) * found.timeline.time_base), seen)
+    if promised is None or end > 0.98 * promised - 0.5:
         return None
-    complaints = found.header.complaints
+    read, complaints = f"read {seen:.1f} of {seen + promised - end:.1f} s", found.header.complaints
     if complaints:
-        return f"read {seen:.1f} of {promised:.1f} s: the file is cut or damaged ({clean(complaints[0])})"
-    if found.header.stream_count == 1 and seen < 0.9 * promised - 1.0:
-        return f"read {seen:.1f} of {promised:.1f} s"
+        return f"{read}: the file is cut or damaged ({clean(complaints[0])})"
+    if found.header.stream_count == 1 and end < 0.9 * promised - 1.0:
+        return read
     return None
