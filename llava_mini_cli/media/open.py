@@ -30,6 +30,7 @@ from llava_mini_cli.media.probe import display_size, length
 from llava_mini_cli.media.salvage import salvage
 from llava_mini_cli.media.scan import VideoScan, clean, header_of, scan
 from llava_mini_cli.media.timeline import Selection, Timeline, select_frames
+from llava_mini_cli.media.tone import doubt_of_colours, is_hdr, tone_mapping
 from llava_mini_cli.media.video import Decoding, VideoClip
 
 _IMAGES = "avif bmp gif ico jfif jp2 jpe jpeg jpg mpo pbm pgm png ppm tif tiff webp"
@@ -45,6 +46,7 @@ _INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 _DECORD_CODECS = frozenset({"h264", "hevc", "vp9"})
 
 _DECODER_BYTES = 64 << 20  # that the process of a decoder takes, about, without its frames
+_TONE_BYTES = 48  # that it takes for a pixel of a frame whose tones are mapped, in floats
 _DECODER_FRAMES = 24  # full-size frames that a decoder keeps for reference and in its threads, about
 _CHUNKS_HELD = 4  # chunks of a video: one being filled, two waiting, one in use
 
@@ -213,6 +215,7 @@ def _open_video(
         total=len(timeline),
         timeline=timeline.pts,
         keys=found.keys if seekable else found.keys[:0],
+        filters=tone_mapping(found.stream),
     )
     decoding = Decoding(
         plan=plan,
@@ -226,7 +229,8 @@ def _open_video(
     )
     info = _video_info(path, (width, height), timeline, selection, options, found.stream.codec)
     held = min(len(selection), _CHUNKS_HELD * chunk_frames) * frame_size**2 * 3
-    opening.reserve(held + _DECODER_BYTES + _DECODER_FRAMES * width * height * 3 // 2)
+    of_decoder = _DECODER_FRAMES * 3 // 2 + (_TONE_BYTES if plan.filters else 0)  # bytes a pixel
+    opening.reserve(held + _DECODER_BYTES + of_decoder * width * height)
     return VideoClip(info, decoding)
 
 
@@ -267,6 +271,8 @@ def _decord_doubt(found: VideoScan) -> str | None:
         return f"container {found.header.container}"
     if found.stream.codec not in _DECORD_CODECS:
         return f"codec {found.stream.codec}"
+    if is_hdr(found.stream):
+        return "high dynamic range, which it shows with pale colours"
     if found.stream.is_deep:
         return "more than 8 bits a channel"  # its older libraries convert 4:2:0 of 10 bits to RGB otherwise
     return found.oddities[0] if found.oddities else None
@@ -274,7 +280,8 @@ def _decord_doubt(found: VideoScan) -> str | None:
 
 def _doubt(found: VideoScan, options: SamplingOptions) -> str | None:
     doubt = _decord_doubt(found) if options.decoder == "decord" else None
-    return doubt and f"decord may have given the wrong frames ({doubt}); --decoder auto avoids it"
+    wrong = doubt and f"decord may have given the wrong frames ({doubt}); --decoder auto avoids it"
+    return "; ".join(filter(None, (wrong, doubt_of_colours(found.stream)))) or None
 
 
 def _suspicion(found: VideoScan) -> str | None:

@@ -18,6 +18,8 @@ _START = re.compile(r", start:? (-?\d+(?:\.\d+)?)")
 _STREAM = re.compile(r"Stream #0:(\d+)\S*: (Video|Audio|Subtitle|Data|Attachment)(?:: (\w+))?")
 _SIZE = re.compile(r", (\d+)x(\d+)[ ,\n]")
 _DEEP = re.compile(r", \w+?(?:9|1[0-6])(?:le|be)\b")  # a pixel format such as yuv420p10le
+_COLOURS = re.compile(r"[(, ]([\w-]+)/([\w-]+)/([\w-]+)[,)]")  # matrix, primaries, transfer function, where they differ
+_DOLBY_ONLY = re.compile(r"DOVI configuration record: .*profile: (?:5|10|20),.*compatibility id: 0\b")
 _ROTATION = re.compile(r"rotation of (-?[\d.]+|-?nan) degrees")
 _MAPPED = re.compile(r"Stream #0:(\d+) -> #0:0")
 _OUTPUT = re.compile(r"^Output #0")
@@ -36,6 +38,10 @@ class VideoStream:
     is_deep: bool = False  # more than 8 bits a channel
     is_cover: bool = False  # a picture attached to a sound file
     start_s: float | None = None  # of its first frame, on the file's clock; None: not told
+    matrix: str = "unknown"  # ffmpeg's names: bt2020nc, ...
+    primaries: str = "unknown"
+    transfer: str = "unknown"  # smpte2084 and arib-std-b67 are high dynamic range
+    is_dolby_only: bool = False  # Dolby Vision whose pixels mean nothing to others
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,8 @@ def read_header(lines: Iterable[str]) -> Header:
                 videos.append(_video(int(match[1]), match[3] or "none", line))
         elif in_input and last_is_video and (match := _ROTATION.search(line)):
             videos[-1] = replace(videos[-1], rotation=0.0 if "nan" in match[1] else float(match[1]))
+        elif in_input and last_is_video and _DOLBY_ONLY.search(line):
+            videos[-1] = replace(videos[-1], is_dolby_only=True)
     if duration is not None and container == _MATROSKA and duration > start > 0:
         duration -= start  # what it calls its duration is when it ends, where others begin to count at their start
     return Header(container, duration, tuple(videos), count, mapped, tuple(complaints), start)
@@ -109,7 +117,14 @@ def _video(index: int, codec: str, line: str) -> VideoStream:
     size = _SIZE.search(line + "\n")
     width, height = (int(size[1]), int(size[2])) if size else (0, 0)
     deep, cover = _DEEP.search(line) is not None, "(attached pic)" in line
-    start = _START.search(line)
+    start, colours = _START.search(line), _COLOURS.search(line)
     return VideoStream(
-        index, codec, width, height, is_deep=deep, is_cover=cover, start_s=None if start is None else float(start[1])
+        index,
+        codec,
+        width,
+        height,
+        is_deep=deep,
+        is_cover=cover,
+        start_s=None if start is None else float(start[1]),
+        **({} if colours is None else dict(zip(("matrix", "primaries", "transfer"), colours.groups(), strict=True))),
     )

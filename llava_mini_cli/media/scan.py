@@ -37,7 +37,7 @@ class VideoScan:
     timeline: Timeline
     keys: NDArray[np.int64]  # [m] timestamps of the key frames, ticks; empty when not known
     oddities: tuple[str, ...]  # why frames cannot be found by counting packets; empty for a plain file
-    end_s: float  # when the last packet ends, by its own word, from the file's first moment
+    end_s: float = 0.0  # when the last packet ends, by its own word, from the file's first moment; 0: not told
 
 
 _FILE = "file:PATH"  # stands for the file that is read while the command is put together
