@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +10,14 @@ import media_films as films
 import numpy as np
 import pytest
 from media_films import B_FRAMES, H264
+from PIL import Image
 
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.geometry import nearest_index
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.media.decoders import decord_installed
 from llava_mini_cli.media.open import open_clip, probe
+from llava_mini_cli.media.thumbnail import thumbnail
 from llava_mini_cli.pipelines.forecast import expected_frames
 
 EXACT = ["auto", "ffmpeg"] + (["decord"] if decord_installed() else [])
@@ -131,6 +134,43 @@ def test_rotation_metadata_gives_upright_frames(folder: Path, decoder: str, turn
     assert probe(path).width == 256
     assert numbers(pixels) == np.rint(times * 30).astype(int).tolist() == [15, 44]
     assert pixels[0, 300, 300, 0] > 150 > pixels[0, 300, 30, 0]  # the red of the lower half grows to the right
+
+
+@pytest.mark.parametrize(
+    ("name", "coded", "aspect", "shown"),
+    [
+        ("pal.mp4", (720, 576), "64/45", (1024, 576)),
+        ("pal.mkv", (720, 576), "16/15", (768, 576)),
+        ("ntsc.mpg", (720, 480), "8/9", (640, 480)),
+        ("hdv.ts", (1440, 1080), "4/3", (1920, 1080)),
+        ("square.mp4", (320, 240), "1/1", (320, 240)),
+        ("absurd.mp4", (320, 240), "1000/1", (320, 240)),
+    ],
+)
+def test_anamorphic_video_has_the_size_that_players_show(
+    folder: Path, name: str, coded: tuple[int, int], aspect: str, shown: tuple[int, int]
+) -> None:
+    path = films.film(folder / f"wide-{name}", 2, *H264, "-vf", f"setsar={aspect}", fps="2", size=coded)
+    square = films.film(folder / f"square-{name}", 2, *H264, fps="2", size=coded)
+    pixels, _, info = read(path)
+    assert (info.width, info.height) == (probe(path).width, probe(path).height) == shown
+    np.testing.assert_array_equal(pixels, read(square)[0])  # the model's frames are the stored ones
+
+
+def test_anamorphic_video_on_its_side(folder: Path) -> None:
+    films.film(folder / "coded-side.mp4", 30, *H264, "-vf", "setsar=4/3", turns=1, size=(144, 192))
+    path = folder / "side.mp4"
+    films.ffmpeg("-display_rotation", "-90", "-i", folder / "coded-side.mp4", "-c", "copy", path)
+    pixels, _, info = read(path)
+    assert (info.width, info.height) == (probe(path).width, probe(path).height) == (144, 256)
+    assert numbers(pixels) == [14]
+
+
+def test_a_containers_aspect_counts_more_than_the_streams(folder: Path) -> None:
+    films.film(folder / "stream.mp4", 2, *H264, "-vf", "setsar=16/15", fps="2", size=(720, 576))
+    films.ffmpeg("-i", folder / "stream.mp4", "-c", "copy", "-aspect", "16:9", folder / "container.mkv")
+    info = probe(folder / "container.mkv")
+    assert (info.width, info.height) == (1024, 576)
 
 
 @pytest.mark.parametrize("flip", ["-display_hflip", "-display_vflip"])
@@ -304,6 +344,16 @@ def test_a_span_of_one_frame_that_never_ends(folder: Path) -> None:
     pixels, times, info = read(path, start=50, end=60)
     assert (numbers(pixels), times.tolist()) == ([0], [0.0])
     assert info.duration_s == pytest.approx(100)
+
+
+@pytest.mark.parametrize("make", [even, uneven, still, ntsc, odd_size])
+def test_a_thumbnail_is_the_frame_of_its_time(folder: Path, make: Callable[[Path], Path]) -> None:
+    path = make(folder)
+    pixels, times, info = read(path, fps=0.7)
+    for frame, time in zip(pixels, times, strict=True):
+        with Image.open(BytesIO(thumbnail(str(path), float(time)))) as picture:
+            assert films.number_in(np.asarray(picture)) == films.number_in(frame)
+            assert picture.size == (320, round(info.height * 320 / info.width))
 
 
 def test_probe_reads_the_header_only(folder: Path) -> None:

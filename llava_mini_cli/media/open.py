@@ -26,7 +26,7 @@ from llava_mini_cli.media.image import (
     picture_bytes,
     upright_size,
 )
-from llava_mini_cli.media.probe import display_size, length
+from llava_mini_cli.media.probe import display_size, length, stored_size
 from llava_mini_cli.media.salvage import salvage
 from llava_mini_cli.media.scan import VideoScan, clean, header_of, scan
 from llava_mini_cli.media.timeline import Selection, Timeline, select_frames
@@ -201,7 +201,7 @@ def _open_video(
     timeline = found.timeline
     selection = _select(timeline, options)
     distinct, where = np.unique(selection.pts, return_index=True)
-    width, height = display_size(found.stream)
+    width, height = stored_size(found.stream)
     seekable = found.header.container in _INDEXED_CONTAINERS and not found.oddities
     plan = Plan(
         path=path,
@@ -227,7 +227,7 @@ def _open_video(
         suspicion=_suspicion(found),
         doubt=_doubt(found, options),
     )
-    info = _video_info(path, (width, height), timeline, selection, options, found.stream.codec)
+    info = _video_info(path, display_size(found.stream), timeline, selection, options, found.stream.codec)
     held = min(len(selection), _CHUNKS_HELD * chunk_frames) * frame_size**2 * 3
     of_decoder = _DECODER_FRAMES * 3 // 2 + (_TONE_BYTES if plan.filters else 0)  # bytes a pixel
     opening.reserve(held + _DECODER_BYTES + of_decoder * width * height)

@@ -6,17 +6,20 @@ Reads text only: runs nothing and knows nothing of frames.
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 
 from llava_mini_cli.errors import MediaError
 
 MAX_FRAME_PIXELS = 8192 * 8192  # a frame of 200 MB as RGB; beyond that a file is an attack or an accident
 
+_OBLONG = 20  # no pixel is so much wider than high, or higher than wide: whoever says so is wrong
 _MATROSKA = "matroska,webm"
 _INPUT = re.compile(r"Input #0, ([\w,]+), from")
 _DURATION = re.compile(r"Duration: (\d+):(\d+):(\d+(?:\.\d+)?)")
 _START = re.compile(r", start:? (-?\d+(?:\.\d+)?)")
 _STREAM = re.compile(r"Stream #0:(\d+)\S*: (Video|Audio|Subtitle|Data|Attachment)(?:: (\w+))?")
 _SIZE = re.compile(r", (\d+)x(\d+)[ ,\n]")
+_PIXEL = re.compile(r"SAR (\d+):(\d+)")  # width to height; the last one is the container's and counts
 _DEEP = re.compile(r", \w+?(?:9|1[0-6])(?:le|be)\b")  # a pixel format such as yuv420p10le
 _COLOURS = re.compile(r"[(, ]([\w-]+)/([\w-]+)/([\w-]+)[,)]")  # matrix, primaries, transfer function, where they differ
 _DOLBY_ONLY = re.compile(r"DOVI configuration record: .*profile: (?:5|10|20),.*compatibility id: 0\b")
@@ -34,6 +37,7 @@ class VideoStream:
     codec: str  # ffmpeg's name: h264, hevc, vp9, ...
     width: int  # pixels, as coded (before rotation); 0 when unknown
     height: int
+    pixel_aspect: Fraction = Fraction(1)  # width of a pixel as coded to its height
     rotation: float | None = None  # degrees of the display matrix (which may also mirror); None: no matrix
     is_deep: bool = False  # more than 8 bits a channel
     is_cover: bool = False  # a picture attached to a sound file
@@ -74,10 +78,19 @@ def length(header: Header, stream: VideoStream) -> float | None:
     return header.duration_s if header.duration_s is None or late < 0 else max(header.duration_s - late, 0.0)
 
 
+def stored_size(stream: VideoStream) -> tuple[int, int]:
+    """Width and height of the upright frame in the pixels that are stored."""
+    return (stream.height, stream.width) if _is_turned(stream) else (stream.width, stream.height)
+
+
 def display_size(stream: VideoStream) -> tuple[int, int]:
-    """Width and height of the upright frame, pixels."""
-    turned = stream.rotation is not None and 45 < abs(stream.rotation) % 180 < 135
-    return (stream.height, stream.width) if turned else (stream.width, stream.height)
+    """Width and height of the upright frame as players show it, in square pixels: the coded width is stretched."""
+    stretched = max(1, round(stream.width * stream.pixel_aspect)) if stream.width else 0
+    return stored_size(replace(stream, width=stretched))
+
+
+def _is_turned(stream: VideoStream) -> bool:
+    return stream.rotation is not None and 45 < abs(stream.rotation) % 180 < 135
 
 
 def read_header(lines: Iterable[str]) -> Header:
@@ -123,8 +136,15 @@ def _video(index: int, codec: str, line: str) -> VideoStream:
         codec,
         width,
         height,
+        _pixel_aspect(line),
         is_deep=deep,
         is_cover=cover,
         start_s=None if start is None else float(start[1]),
         **({} if colours is None else dict(zip(("matrix", "primaries", "transfer"), colours.groups(), strict=True))),
     )
+
+
+def _pixel_aspect(line: str) -> Fraction:
+    width, height = map(int, (_PIXEL.findall(line) or [(1, 1)])[-1])
+    aspect = Fraction(width, height) if width and height else Fraction(1)
+    return aspect if 1 / _OBLONG < aspect < _OBLONG else Fraction(1)
