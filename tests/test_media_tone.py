@@ -6,12 +6,12 @@ import media_films as films
 import numpy as np
 import pytest
 
-from llava_mini_cli.config import SamplingOptions
+from llava_mini_cli.config import DecoderName, SamplingOptions
 from llava_mini_cli.geometry import nearest_index
 from llava_mini_cli.media.decoders import decord_installed
 from llava_mini_cli.media.open import open_clip
 from llava_mini_cli.media.probe import VideoStream, read_header
-from llava_mini_cli.media.tone import doubt_of_colours, tone_mapping
+from llava_mini_cli.media.tone import doubt_of_colours, doubt_of_picture, tone_mapping
 
 # Squares of a white sheet's light, and what is to be seen of them: as SDR, but a little darker where it is bright.
 COLOURS = {
@@ -42,7 +42,7 @@ def in_hdr(transfer: str, pixels: str = "yuv420p10le") -> str:
     return f"format=gbrp,zscale=tin=iec61966-2-1:pin=bt709:{target},format=yuv444p10le,format={pixels}"
 
 
-def seen(path: Path, decoder: str = "auto") -> tuple[np.ndarray, list[str]]:
+def seen(path: Path, decoder: DecoderName = "auto") -> tuple[np.ndarray, list[str]]:
     """The colours in the middles of the squares, `[6, 3]`, and what was warned of."""
     with open_clip(path, SamplingOptions(decoder=decoder)) as clip:
         (chunk,) = clip
@@ -96,7 +96,7 @@ def test_an_ffmpeg_without_the_filters_says_that_colours_are_pale(
     monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(poor))
     colours, warnings = seen(path)
     assert warnings == [
-        "PQ shown as if it were of ordinary range: its colours are pale, since this ffmpeg has no zscale and tonemap "
+        "PQ shown as if it were of ordinary range: the colours are pale, since this ffmpeg has no zscale and tonemap "
         "filters"
     ]
     np.testing.assert_allclose(colours[0], (134, 82, 55), atol=6)
@@ -108,6 +108,41 @@ def test_decord_is_not_asked_unless_named(tmp_path: Path) -> None:
     _, warnings = seen(path, decoder="decord")
     assert [warning.split(",")[0] for warning in warnings] == [
         "decord may have given the wrong frames (high dynamic range"
+    ]
+
+
+AV1 = ("-frames:v", "1", "-c:v", "libaom-av1", "-cpu-used", "8", "-still-picture", "1")
+HDR_RGB = "format=gbrp,zscale=tin=iec61966-2-1:pin=bt709:t=arib-std-b67:p=bt2020:m=gbr:npl=203,format=rgb48be"
+
+
+@pytest.mark.parametrize(
+    ("name", "filters", "arguments", "curve"),
+    [
+        ("pq.avif", in_hdr("smpte2084"), AV1, "PQ"),
+        ("hlg.png", HDR_RGB, ("-frames:v", "1"), "HLG"),
+        ("sdr.avif", "format=yuv420p10le", (*AV1, "-color_trc", "bt709"), None),
+        ("sdr.png", "format=rgb48be", ("-frames:v", "1", "-color_trc", "iec61966-2-1"), None),
+    ],
+)
+def test_pictures_of_high_dynamic_range_have_a_warning(
+    tmp_path: Path, name: str, filters: str, arguments: tuple[str, ...], curve: str | None
+) -> None:
+    with open_clip(squares(tmp_path / name, filters, *arguments), SamplingOptions()) as clip:
+        assert clip.info.kind == "image"
+        expected = f"{curve} shown as if it were of ordinary range: the colours are pale"
+        assert clip.warnings == ([] if curve is None else [expected])
+
+
+def test_a_picture_with_a_gain_map_is_an_ordinary_one(tmp_path: Path) -> None:
+    box = b"colrnclx" + bytes([0, 9, 0, 16])
+    (tmp_path / "one").write_bytes(box)
+    (tmp_path / "both").write_bytes(box + b"colrnclx" + bytes([0, 1, 0, 13]))
+    (tmp_path / "mapped").write_bytes(b"tmap" + box)
+    assert [doubt_of_picture(tmp_path / name) is None for name in ("one", "both", "mapped", "gone")] == [
+        False,
+        True,
+        True,
+        True,
     ]
 
 

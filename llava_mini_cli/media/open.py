@@ -30,7 +30,7 @@ from llava_mini_cli.media.probe import display_size, length, stored_size
 from llava_mini_cli.media.salvage import salvage
 from llava_mini_cli.media.scan import VideoScan, clean, header_of, scan
 from llava_mini_cli.media.timeline import Selection, Timeline, select_frames
-from llava_mini_cli.media.tone import doubt_of_colours, is_hdr, tone_mapping
+from llava_mini_cli.media.tone import doubt_of_colours, doubt_of_picture, is_hdr, tone_mapping
 from llava_mini_cli.media.video import Decoding, VideoClip
 
 _IMAGES = "avif bmp gif ico jfif jp2 jpe jpeg jpg mpo pbm pgm png ppm tif tiff webp"
@@ -119,6 +119,20 @@ def open_clip(
         opening.guarded()
         return _open_video(path, options, frame_size, chunk_frames, opening, decoders)
     opening.alive()
+    clip = _open_picture(path, picture, options, frame_size, chunk_frames, opening)
+    if (doubt := doubt_of_picture(path)) is not None:
+        clip.warnings.append(doubt)
+    return clip
+
+
+def _open_picture(
+    path: Path,
+    picture: Image.Image,
+    options: SamplingOptions,
+    frame_size: int,
+    chunk_frames: int,
+    opening: Opening,
+) -> Clip:
     if is_animation(picture):
         return _open_animation(path, picture, options, frame_size, chunk_frames, opening)
 

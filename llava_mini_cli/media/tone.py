@@ -3,8 +3,10 @@
 Writes filters only: which streams need them, and what to say where they cannot be had. Knows nothing of frames.
 """
 
+import re
 from contextlib import closing
 from functools import cache
+from pathlib import Path
 
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.media.child import Child, Command, StalledError
@@ -12,6 +14,10 @@ from llava_mini_cli.media.probe import VideoStream
 from llava_mini_cli.media.scan import ffmpeg_binary
 
 _CURVES = {"smpte2084": "PQ", "arib-std-b67": "HLG"}  # ffmpeg's names of transfer functions
+_CURVE_NUMBERS = {16: "PQ", 18: "HLG"}  # the same in ITU-T H.273, which pictures use
+_COLOUR_BOX = re.compile(rb"colrnclx..(..)", re.DOTALL)  # of AVIF and HEIC: primaries, transfer function
+_COLOUR_CHUNK = re.compile(rb"\x00\x00\x00\x04cICP.(.)", re.DOTALL)  # of PNG
+_HEAD_BYTES = 1 << 16  # of a picture, in which these lie
 _FILTERS = frozenset({"zscale", "tonemap", "setparams"})
 # What zscale can take to linear light; what a file leaves open, or says beyond these, is taken as BT.2020.
 _MATRICES = frozenset({"bt2020nc", "bt709", "smpte170m", "bt470bg", "ictcp", "ycgco", "gbr"})
@@ -20,7 +26,7 @@ _WHITE = 203  # candela a square metre of a white sheet in HDR (ITU-R BT.2408): 
 _PEAK = 1000  # of the brightest that is told from white (the same report's display for HLG)
 _LINEAR_TO = 0.5  # of a white sheet; what is darker stays as it is, what is brighter is compressed
 _PATIENCE_S = 30.0  # with an ffmpeg that tells its filters
-_UNMAPPED = "shown as if it were of ordinary range: its colours are pale"
+_UNMAPPED = "shown as if it were of ordinary range: the colours are pale"
 
 
 def is_hdr(stream: VideoStream) -> bool:
@@ -53,6 +59,19 @@ def doubt_of_colours(stream: VideoStream) -> str | None:
     if is_hdr(stream) and not tone_mapping(stream):
         return f"{_CURVES[stream.transfer]} {_UNMAPPED}, since this ffmpeg has no zscale and tonemap filters"
     return None
+
+
+def doubt_of_picture(path: Path) -> str | None:
+    """As `doubt_of_colours`, of a picture or an animation: Pillow maps no tones."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError:  # whoever reads the pixels says so
+        return None
+    numbers = {int.from_bytes(match, "big") for match in _COLOUR_BOX.findall(head) + _COLOUR_CHUNK.findall(head)}
+    if b"tmap" in head or not numbers or not numbers <= _CURVE_NUMBERS.keys():
+        return None  # with "tmap" there is an ordinary picture, and what makes the other one of it
+    return f"{_CURVE_NUMBERS[min(numbers)]} {_UNMAPPED}"
 
 
 @cache
