@@ -1,6 +1,6 @@
 """High dynamic range (PQ, HLG) shown as the ordinary one, by ffmpeg's own filters.
 
-Writes filters only: which streams need them, and what to say where they cannot be had. Knows nothing of frames.
+Chooses filters and words only: knows which streams need them, and nothing of frames.
 """
 
 import re
@@ -35,7 +35,7 @@ def is_hdr(stream: VideoStream) -> bool:
 
 
 def tone_mapping(stream: VideoStream) -> tuple[str, ...]:
-    """Filters from the stream's frames to RGB of ordinary range (BT.709); none where it needs none or has none."""
+    """The filters that make RGB of ordinary range (BT.709) of a stream; none if it has that, or ffmpeg lacks them."""
     if not is_hdr(stream) or not _FILTERS.issubset(_filters(ffmpeg_binary())):
         return ()
     matrix = stream.matrix if stream.matrix in _MATRICES else "bt2020nc"
@@ -53,7 +53,7 @@ def tone_mapping(stream: VideoStream) -> tuple[str, ...]:
 
 
 def doubt_of_colours(stream: VideoStream) -> str | None:
-    """Why the colours of a stream's frames are not those that a display would show; None: no reason."""
+    """The reason why a stream's colours are not those that a display would show, None where there is none."""
     if stream.is_dolby_only:
         return "the colours are wrong: Dolby Vision without a layer that others can read"
     if is_hdr(stream) and not tone_mapping(stream):
@@ -62,7 +62,7 @@ def doubt_of_colours(stream: VideoStream) -> str | None:
 
 
 def doubt_of_picture(path: Path) -> str | None:
-    """As `doubt_of_colours`, of a picture or an animation: Pillow maps no tones."""
+    """The same for a picture or an animation in a file: Pillow maps no tones."""
     try:
         with path.open("rb") as file:
             head = file.read(_HEAD_BYTES)
