@@ -3,10 +3,15 @@
 import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import imageio_ffmpeg
 import numpy as np
 from numpy.typing import NDArray
+
+from llava_mini_cli.config import SamplingOptions
+from llava_mini_cli.media.clip import ClipInfo
+from llava_mini_cli.media.open import open_clip
 
 BITS = 10
 FFMPEG = imageio_ffmpeg.get_ffmpeg_exe()
@@ -75,3 +80,20 @@ def scramble(source: Path, target: Path, begin: float, end: float) -> Path:
     data[span.start : span.stop] = np.random.default_rng(0).integers(0, 256, len(span), np.uint8).tobytes()
     target.write_bytes(data)
     return target
+
+
+def read(path: Path, **options: Any) -> tuple[np.ndarray, np.ndarray, ClipInfo]:
+    """All frames, their times and what was said of them; no warning may be given."""
+    with open_clip(path, SamplingOptions(decode_timeout=20, **options), chunk_frames=4) as clip:
+        chunks = list(clip)
+        assert clip.warnings == []
+        assert all(1 <= len(chunk.pixels) <= 4 for chunk in chunks)
+    pixels, times = np.concatenate([c.pixels for c in chunks]), np.concatenate([c.times for c in chunks])
+    assert pixels.shape == (len(times), 336, 336, 3)
+    assert clip.info.frame_count == len(times)
+    return pixels, times, clip.info
+
+
+def numbers(pixels: np.ndarray) -> list[int]:
+    """The numbers that frames show."""
+    return [number_in(frame) for frame in pixels]

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import media_films
 import pyarrow.parquet as pq
 import pytest
 from archive_films import FILMS, rows, run
@@ -164,3 +165,15 @@ def test_damage_counts_in_the_summary(films: Path, archive: Path, tmp_path: Path
         part.write_bytes(b"nonsense")
     done = run("ask", "--index", folder, "What is shown?", "-q")
     assert (done.exit_code, "nothing can be read: media/part-" in done.stderr) == (1, True)
+
+
+def test_a_span_that_begins_inside_a_frame_is_answered_from_its_features(tmp_path: Path) -> None:
+    """Two colours, the first of which stays for 95 s."""
+    slow = ("-vf", "setpts='PTS+gte(N,1)*95/TB'", "-fps_mode", "passthrough")
+    film = media_films.film(tmp_path / "slow.mp4", 3, *media_films.H264, *slow, fps="1")
+    span = ("--start", "50", "--end", "98", "-q")
+    assert run("index", film, "-o", tmp_path / "a", "-m", "demo", "--features", *span).exit_code == 0
+    expected = answers(run("ask", film, *QUESTIONS[:1], "-m", "demo", *span))
+    done = run("ask", "--index", tmp_path / "a", *QUESTIONS[:1], "-q")
+    assert answers(done) == expected
+    assert [row["frame_count"] for row in rows(done)] == [3]

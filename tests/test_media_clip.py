@@ -24,12 +24,14 @@ Read = Callable[[Child, Plan], Iterator[tuple[int, np.ndarray]]]
 
 @pytest.fixture
 def opened(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Clip]:
-    """Opens a video of 8 seconds with decoders of the test's own; `options`: of sampling, or `promised`."""
+    """Opens a video with decoders of the test's own; `options`: of sampling."""
     (tmp_path / "film.mp4").write_bytes(b"no picture")
     monkeypatch.setattr(module, "decord_installed", lambda: True)
 
-    def make(decoders: Any, chunk_frames: int = 3, promised: float | None = None, **options: Any) -> Clip:
-        monkeypatch.setattr(module, "scan", lambda *_: found(promised=promised))
+    def make(
+        decoders: Any, chunk_frames: int = 3, promised: float | None = None, seconds: float = 8, **options: Any
+    ) -> Clip:
+        monkeypatch.setattr(module, "scan", lambda *_: found(seconds, promised))
         sampling = SamplingOptions(**{"decode_timeout": 9.0, **options})
         return open_clip(tmp_path / "film.mp4", sampling, frame_size=2, chunk_frames=chunk_frames, decoders=decoders)
 
@@ -89,7 +91,7 @@ def test_frames_in_chunks_with_their_times(opened: Callable[..., Clip]) -> None:
 
 
 def test_a_frame_that_is_sampled_twice_is_given_twice_across_chunks(opened: Callable[..., Clip]) -> None:
-    clip = opened({"decord": decoder(reading(0, 1))}, 2, decoder="decord", fps=40, start=0, end=0.3)
+    clip = opened({"decord": decoder(reading(0, 1))}, 2, decoder="decord", fps=40, seconds=0.3)
     with clip:
         assert [chunk.times.tolist() for chunk in clip] == [[0.0, 0.1], [0.1]]
 

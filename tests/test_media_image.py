@@ -204,6 +204,18 @@ def test_an_animation_is_a_video_with_its_own_timestamps(tmp_path: Path, suffix:
     assert probe(path).kind == "video"
 
 
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_a_span_of_an_animation_shows_the_frame_that_is_on_display(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.fromarray(films.numbered(n, 96, 64)) for n in range(3)]
+    path = tmp_path / f"slow.{suffix}"
+    lossless = {"webp": {"lossless": True}}.get(suffix, {})
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=[1000, 60_000, 2000], **lossless)
+    spans = {(None, None): [0, 1, 2], (20, 30): [1], (59.9, 62): [1, 2], (62, 63): [2]}
+    for (start, end), numbers in spans.items():
+        with open_clip(path, SamplingOptions(start=start, end=end)) as clip:
+            assert [films.number_in(frame) for chunk in clip for frame in chunk.pixels] == numbers
+
+
 def test_a_cut_animation_gives_its_beginning_and_a_warning(tmp_path: Path) -> None:
     frames = [Image.fromarray(films.numbered(n, 96, 64)) for n in range(20)]
     frames[0].save(tmp_path / "whole.gif", save_all=True, append_images=frames[1:], duration=500)

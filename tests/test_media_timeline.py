@@ -2,16 +2,17 @@
 
 import json
 from bisect import bisect_right
+from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from llava_mini_cli.config import SamplingOptions
-from llava_mini_cli.geometry import segment_middles
 from llava_mini_cli.media.timeline import Timeline, constant_rate, sample_count, select_frames
 
 GOLDEN = Path(__file__).parents[2] / "shared" / "golden" / "preprocess" / "manifest.json"
@@ -118,12 +119,12 @@ def test_how_many_frames_are_sampled(total: int, native: float, fps: float, coun
 
 def test_a_span_begins_with_its_first_frame_and_ends_before_its_end() -> None:
     timeline = evenly(10, Fraction(1))
-    assert indices(timeline, SamplingOptions(start=2, end=5)) == [2, 3, 3]
+    assert indices(timeline, SamplingOptions(start=2, end=5)) == [2, 3, 4]
     assert indices(timeline, SamplingOptions(start=9)) == [9]
     assert indices(timeline, SamplingOptions(end=1)) == [0]
     found = select_frames(timeline, SamplingOptions(start=2, end=5))
     assert found is not None
-    assert (len(found), found.pts.tolist(), found.times.tolist()) == (3, [180_000, 270_000, 270_000], [2.0, 3.0, 3.0])
+    assert (len(found), found.pts.tolist(), found.times.tolist()) == (3, [180_000, 270_000, 360_000], [2.0, 3.0, 4.0])
 
 
 def test_a_video_under_a_second_gives_one_frame() -> None:
@@ -181,67 +182,132 @@ def test_a_span_inside_an_evenly_shown_frame_is_that_frame() -> None:
     assert indices(Timeline(np.array([7]), Fraction(1, 10), 0)) == [0]
 
 
-def on_display(timeline: Timeline, options: SamplingOptions) -> list[int]:
-    """The plain definition: the frame on display in the middle of each segment of the span, each once."""
-    begin, end = Fraction(str(options.start or 0)), timeline.duration
-    if options.end is not None:
-        end = min(end, Fraction(str(options.end)))
-    if end <= begin:
-        return []
-    count = max(1, int((end - begin) * Fraction(str(options.fps))))
-    count = min(count, options.max_frames or count)
-    found: list[int] = []
-    for segment in range(count):
-        middle = begin + (end - begin) * Fraction(2 * segment + 1, 2 * count)
-        ticks = middle / timeline.time_base
-        shown = bisect_right((timeline.pts - timeline.pts[0]).tolist(), ticks) - 1
-        found += [shown] if found[-1:] != [shown] else []
-    return found
-
-
-GAPS = st.one_of(st.integers(1, 3), st.integers(20, 80), st.integers(300, 600))  # bursts, films, still stretches
-
-
-@settings(deadline=None)
-@given(
-    st.lists(GAPS, min_size=1, max_size=20),
-    st.integers(-500, 10**9),
-    st.integers(0, 3000),
-    st.sampled_from([10, 100, 1000]),
-    st.sampled_from([0.1, 0.5, 1.0, 2.0]),
-    st.one_of(st.none(), st.integers(1, 9)),
-    st.one_of(st.none(), st.decimals(0, 60, places=2).map(float)),
-    st.one_of(st.none(), st.decimals(1, 60, places=1).map(float)),
-)
-def test_the_frame_on_display_in_the_middle_of_each_segment_once(
-    gaps: list[int],
-    late: int,
-    last: int,
-    ticks: int,
-    fps: float,
-    most: int | None,
-    start: float | None,
-    length: float | None,
-) -> None:
-    """Gaps, bursts, late starts, one frame; evenly spaced frames go by the reference's rule where one begins."""
-    timeline = Timeline(late + np.cumsum(gaps), Fraction(1, ticks), last)
-    end = None if length is None else (start or 0) + length
-    options = SamplingOptions(fps=fps, max_frames=most, start=start, end=end)
-    found = select_frames(timeline, options)
-    chosen = [] if found is None else found.indices.tolist()
-    inside = (timeline.seconds >= (start or 0)) & (timeline.seconds < (np.inf if end is None else end))
-    if inside.any() and (constant_rate(timeline) is not None or len(timeline) == 1):
-        rate = constant_rate(timeline) or 1.0
-        count = sample_count(int(inside.sum()), rate, fps)
-        first, middles = int(inside.argmax()), segment_middles(int(inside.sum()), min(count, most or count))
-        assert chosen == (first + middles).tolist()
-    else:
-        assert chosen == on_display(timeline, options)
-
-
 def test_a_long_stretch_at_a_high_rate_takes_no_time() -> None:
     timeline = Timeline(np.array([0, 10, 10**12]), Fraction(1, 10), 1)
     assert indices(timeline, SamplingOptions(fps=1000)) == [0, 1, 2]
+
+
+def reference(total: int, native_fps: float) -> list[int]:
+    """The indices of the reference's script, in its own words: at least one, where it fails."""
+    count = max(1, min(total, int(total // native_fps)))
+    edges = [round((total - 1) / count * number) for number in range(count + 1)]
+    return [(one + other) // 2 for one, other in pairwise(edges)]
+
+
+@given(st.integers(2, 3000), st.sampled_from([1, 5, 10, 24, 25, 30, 60]), st.booleans(), st.integers(-(10**9), 10**9))
+def test_evenly_spaced_frames_keep_the_references_numbers(total: int, rate: int, ntsc: bool, first: int) -> None:
+    fps = Fraction(rate * 1000, 1001) if ntsc else Fraction(rate)
+    timeline = evenly(total, fps)
+    assert indices(replace(timeline, pts=timeline.pts + first)) == reference(total, float(fps))
+
+
+def by_definition(timeline: Timeline, options: SamplingOptions) -> list[int] | None:
+    """For each segment of the span the frame that is on display in its middle, each frame once.
+
+    And, as far as `max_frames` allows, those that are on display in the span for as long as a segment should be.
+    """
+    appears = [(pts - int(timeline.pts[0])) * timeline.time_base for pts in timeline.pts.tolist()]
+    start, fps = Fraction(str(options.start or 0)), Fraction(str(options.fps))
+    if start > appears[-1] and start >= timeline.duration:
+        return None
+    end = timeline.duration if options.end is None else min(Fraction(str(options.end)), timeline.duration)
+    most = options.max_frames or len(appears) + 100_000
+    count = min(max(1, int((end - start) * fps)), most)
+    middles = [start + (end - start) * (2 * number + 1) / (2 * count) for number in range(count)]
+    shown = {bisect_right(appears, middle) - 1 for middle in middles}
+    spans = [(max(one, start), min(other, end)) for one, other in pairwise([*appears, timeline.duration])]
+    stay = {index for index, (one, other) in enumerate(spans) if (other - one) * fps >= 1}
+    return sorted(shown | stay if len(shown | stay) <= most else shown)
+
+
+# A tie, a burst, a steady rate, frames that stay on display.
+GAPS = st.one_of(st.just(0), st.integers(1, 3), st.just(40), st.integers(1, 5000), st.integers(50_000, 200_000))
+FPS = st.one_of(st.just(1.0), st.just(0.5), st.just(2.0), st.floats(0.01, 5))
+SECONDS = st.one_of(st.none(), st.integers(0, 100), st.floats(0, 500).map(lambda seconds: round(seconds, 3)))
+
+
+@st.composite
+def timelines(draw: st.DrawFn) -> Timeline:
+    """What a scan makes of any presentation times in milliseconds."""
+    first = draw(st.sampled_from([0, -40, 7, 3_600_000, 2**40]))  # late, and early
+    pts = np.unique(first + np.cumsum([0, *draw(st.lists(GAPS, max_size=40))], dtype=np.int64))
+    return Timeline(pts, Fraction(1, 1000), draw(GAPS))
+
+
+@given(timelines(), FPS, SECONDS, SECONDS, st.one_of(st.none(), st.integers(1, 20)))
+def test_uneven_frames_are_those_on_display_in_the_middles_of_the_segments(
+    timeline: Timeline, fps: float, start: float | None, length: float | None, max_frames: int | None
+) -> None:
+    assume(constant_rate(timeline) is None)
+    end = None if not length else (start or 0) + length
+    options = SamplingOptions(fps=fps, start=start, end=end, max_frames=max_frames)
+    expected = by_definition(timeline, options)
+    found = select_frames(timeline, options)
+    assert (None if found is None else found.indices.tolist()) == expected
+
+
+def test_a_clock_of_picoseconds_is_as_exact() -> None:
+    """Products of its ticks with the number of segments are beyond 64 bits."""
+    milliseconds = np.cumsum(np.arange(200) ** 2 % 967 + 9_000_000 * (np.arange(200) == 100))
+    timeline = Timeline(milliseconds * 10**9 - 40, Fraction(1, 10**12), 10**12)
+    options = SamplingOptions(fps=2, start=6.9)
+    chosen = indices(timeline, options)
+    assert chosen == by_definition(timeline, options)
+    assert 100 < len(chosen) < 190
+
+
+@given(st.integers(2, 50), st.sampled_from([0.1, 0.5, 1.0]), st.integers(0, 400), st.integers(1, 400))
+def test_a_span_of_a_slow_video_begins_with_the_frame_on_display(
+    total: int, rate: float, start: int, length: int
+) -> None:
+    timeline = evenly(total, Fraction(str(rate)))
+    options = SamplingOptions(start=start / 10, end=(start + length) / 10)
+    assume(options.start != 0)
+    found = select_frames(timeline, options)
+    assert (None if found is None else found.indices.tolist()) == by_definition(timeline, options)
+
+
+def test_a_span_between_two_frames_of_a_quick_video_is_not_empty() -> None:
+    timeline = evenly(300, Fraction(30))
+    assert indices(timeline, SamplingOptions(start=1.001, end=1.002)) == [30]
+    assert indices(timeline, SamplingOptions(start=9.99)) == [299]
+    assert select_frames(timeline, SamplingOptions(start=10.0)) is None
+
+
+def test_a_last_frame_without_a_length_is_on_display_from_its_own_time() -> None:
+    timeline = Timeline(np.array([0, 300, 10_000]), Fraction(1, 1000), 0)
+    assert indices(timeline, SamplingOptions(start=10)) == [2]
+    assert select_frames(timeline, SamplingOptions(start=10.001)) is None
+
+
+# A screen recording of 300 s: pictures of about a second, some of which stay longer.
+RECORDINGS = {
+    "the first stays": [0, *range(10_000, 300_000, 1000)],
+    "the first stays for no whole number of seconds": [0, *range(10_900, 300_000, 1000)],
+    "one in ten stays": [ms for ms in range(0, 300_000, 1000) if ms % 10_000],
+    "by a clock that trembles": [1000 * number + (7 * number) % 5 for number in range(300)],
+}
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+@pytest.mark.parametrize("fps", [1.0, 2.0, 10.0])
+def test_no_picture_of_a_second_is_overlooked(name: str, fps: float) -> None:
+    pts = np.array(RECORDINGS[name], np.int64)
+    timeline = Timeline(pts, Fraction(1, 1000), 1010)
+    shown = np.diff(pts, append=pts[-1] + 1010)
+    chosen = indices(timeline, SamplingOptions(fps=fps))
+    assert set(np.flatnonzero(shown >= 1000).tolist()) <= set(chosen)
+    assert fps == 1.0 or chosen == list(range(len(pts)))
+
+
+def test_pictures_that_stay_are_looked_at_as_far_as_the_limit_allows() -> None:
+    """The second one lies between the two middles of a span of 2.9 s; of the fourth, 50 ms long, nothing is seen."""
+    timeline = Timeline(np.array([0, 740, 1850, 3200, 3250, 13_200]), Fraction(1, 1000), 10_000)
+    assert indices(timeline, SamplingOptions(end=2.9)) == [0, 1, 2]
+    assert indices(timeline, SamplingOptions(end=2.9, max_frames=2)) == [0, 2]
+    assert indices(timeline) == [0, 1, 2, 4, 5]
+    assert indices(timeline, SamplingOptions(max_frames=4)) == [1, 2, 4, 5]
+    assert indices(timeline, SamplingOptions(max_frames=3)) == [4, 5]
 
 
 @given(

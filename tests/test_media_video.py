@@ -2,38 +2,22 @@
 
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import media_films as films
 import numpy as np
 import pytest
-from media_films import B_FRAMES, H264
+from media_films import B_FRAMES, H264, numbers, read
+from PIL import Image
 
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.geometry import nearest_index
-from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.media.decoders import decord_installed
 from llava_mini_cli.media.open import open_clip, probe
+from llava_mini_cli.media.thumbnail import thumbnail
 
 EXACT = ["auto", "ffmpeg"] + (["decord"] if decord_installed() else [])
-Read = tuple[np.ndarray, np.ndarray, ClipInfo]
-
-
-def read(path: Path, **options: Any) -> Read:
-    """All frames, their times and what was said of them; no warning may be given."""
-    with open_clip(path, SamplingOptions(decode_timeout=20, **options), chunk_frames=4) as clip:
-        chunks = list(clip)
-        assert clip.warnings == []
-        assert all(1 <= len(chunk.pixels) <= 4 for chunk in chunks)
-    pixels, times = np.concatenate([c.pixels for c in chunks]), np.concatenate([c.times for c in chunks])
-    assert pixels.shape == (len(times), 336, 336, 3)
-    assert clip.info.frame_count == len(times)
-    return pixels, times, clip.info
-
-
-def numbers(pixels: np.ndarray) -> list[int]:
-    return [films.number_in(frame) for frame in pixels]
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +218,16 @@ def test_frames_far_apart_are_sought(folder: Path, decoder: str) -> None:
     late, times, _ = read(far, decoder=decoder, start=250, end=260)
     np.testing.assert_array_equal(late, unsought)
     assert 250 <= times[0] < times[-1] < 260
+
+
+@pytest.mark.parametrize("make", [even, uneven, ntsc, odd_size])
+def test_a_thumbnail_is_the_frame_of_its_time(folder: Path, make: Callable[[Path], Path]) -> None:
+    path = make(folder)
+    pixels, times, info = read(path, fps=0.7)
+    for frame, time in zip(pixels, times, strict=True):
+        with Image.open(BytesIO(thumbnail(str(path), float(time)))) as picture:
+            assert films.number_in(np.asarray(picture)) == films.number_in(frame)
+            assert picture.size == (320, round(info.height * 320 / info.width))
 
 
 def test_probe_reads_the_header_only(folder: Path) -> None:

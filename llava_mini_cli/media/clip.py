@@ -20,7 +20,7 @@ class ClipInfo:
 
     path: str
     kind: MediaKind
-    width: int  # pixels, as displayed (after rotation)
+    width: int  # as players show it: after rotation, in square pixels
     height: int
     duration_s: float | None  # None for an image, or when the container does not say
     frame_count: int | None  # frames that will be sampled; None when only decoding can tell

@@ -44,6 +44,7 @@ class Plan:
     total: int  # frames of the stream
     timeline: NDArray[np.int64]  # [total] ticks
     keys: NDArray[np.int64]  # [m] ticks of the frames at which decoding can begin; empty where seeking is not exact
+    filters: tuple[str, ...] = ()  # ffmpeg's, between choosing frames and making RGB of them
     seek: int = 0  # whole seconds after which decoding begins; ffmpeg counts time from there
 
     def rest(self, given: int) -> "Plan":
@@ -92,7 +93,7 @@ def _ffmpeg_decode(plan: Plan) -> Command:
     base = f"{plan.time_base.numerator}/{plan.time_base.denominator}"
     offset = _offset(plan)
     chosen = _choose([pts - offset for pts in _with_heartbeats(plan)])
-    chain = f"settb={base},select='{chosen}',scale={plan.width}:{plan.height}"
+    steps = [f"settb={base}", f"select='{chosen}'", *plan.filters, f"scale={plan.width}:{plan.height}"]
     options: dict[str, str | None] = {
         "map": f"0:{plan.stream}",
         "/filter:v": "/dev/stdin",
@@ -102,7 +103,7 @@ def _ffmpeg_decode(plan: Plan) -> Command:
         "flush_packets": "1",  # or the end of each frame would wait for the next one
         **timestamps_as_notes(plan.time_base),
     }
-    return ffmpeg_command(plan.path, options, seek=plan.seek, level="error", stdin=chain.encode())
+    return ffmpeg_command(plan.path, options, seek=plan.seek, level="error", stdin=",".join(steps).encode())
 
 
 def _offset(plan: Plan) -> int:

@@ -26,10 +26,11 @@ from llava_mini_cli.media.image import (
     picture_bytes,
     upright_size,
 )
-from llava_mini_cli.media.probe import display_size
+from llava_mini_cli.media.probe import display_size, length, stored_size
 from llava_mini_cli.media.salvage import salvage
 from llava_mini_cli.media.scan import VideoScan, clean, header_of, scan
 from llava_mini_cli.media.timeline import Selection, Timeline, select_frames
+from llava_mini_cli.media.tone import doubt_of_colours, doubt_of_picture, is_hdr, tone_mapping
 from llava_mini_cli.media.video import Decoding, VideoClip
 
 _IMAGES = "avif bmp gif ico jfif jp2 jpe jpeg jpg mpo pbm pgm png ppm tif tiff webp"
@@ -45,6 +46,7 @@ _INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 _DECORD_CODECS = frozenset({"h264", "hevc", "vp9"})
 
 _DECODER_BYTES = 64 << 20  # that the process of a decoder takes, about, without its frames
+_TONE_BYTES = 48  # that it takes for a pixel of a frame whose tones are mapped, in floats
 _DECODER_FRAMES = 24  # full-size frames that a decoder keeps for reference and in its threads, about
 _CHUNKS_HELD = 4  # chunks of a video: one being filled, two waiting, one in use
 
@@ -86,7 +88,7 @@ def probe(path: str | Path, timeout: float = 10.0) -> ClipInfo:
             return _picture_info(path, picture)
     header = header_of(path, timeout)
     stream = header.stream()
-    return ClipInfo(str(path), "video", *display_size(stream), header.duration_s, None, None, stream.codec)
+    return ClipInfo(str(path), "video", *display_size(stream), length(header, stream), None, None, stream.codec)
 
 
 def open_clip(
@@ -117,6 +119,20 @@ def open_clip(
         opening.guarded()
         return _open_video(path, options, frame_size, chunk_frames, opening, decoders)
     opening.alive()
+    clip = _open_picture(path, picture, options, frame_size, chunk_frames, opening)
+    if (doubt := doubt_of_picture(path)) is not None:
+        clip.warnings.append(doubt)
+    return clip
+
+
+def _open_picture(
+    path: Path,
+    picture: Image.Image,
+    options: SamplingOptions,
+    frame_size: int,
+    chunk_frames: int,
+    opening: Opening,
+) -> Clip:
     if is_animation(picture):
         return _open_animation(path, picture, options, frame_size, chunk_frames, opening)
 
@@ -199,7 +215,7 @@ def _open_video(
     timeline = found.timeline
     selection = _select(timeline, options)
     distinct, where = np.unique(selection.pts, return_index=True)
-    width, height = display_size(found.stream)
+    width, height = stored_size(found.stream)
     seekable = found.header.container in _INDEXED_CONTAINERS and not found.oddities
     plan = Plan(
         path=path,
@@ -213,6 +229,7 @@ def _open_video(
         total=len(timeline),
         timeline=timeline.pts,
         keys=found.keys if seekable else found.keys[:0],
+        filters=tone_mapping(found.stream),
     )
     decoding = Decoding(
         plan=plan,
@@ -224,9 +241,10 @@ def _open_video(
         suspicion=_suspicion(found),
         doubt=_doubt(found, options),
     )
-    info = _video_info(path, (width, height), timeline, selection, options, found.stream.codec)
+    info = _video_info(path, display_size(found.stream), timeline, selection, options, found.stream.codec)
     held = min(len(selection), _CHUNKS_HELD * chunk_frames) * frame_size**2 * 3
-    opening.reserve(held + _DECODER_BYTES + _DECODER_FRAMES * width * height * 3 // 2)
+    of_decoder = _DECODER_FRAMES * 3 // 2 + (_TONE_BYTES if plan.filters else 0)  # bytes a pixel
+    opening.reserve(held + _DECODER_BYTES + of_decoder * width * height)
     return VideoClip(info, decoding)
 
 
@@ -267,6 +285,8 @@ def _decord_doubt(found: VideoScan) -> str | None:
         return f"container {found.header.container}"
     if found.stream.codec not in _DECORD_CODECS:
         return f"codec {found.stream.codec}"
+    if is_hdr(found.stream):
+        return "high dynamic range, which it shows with pale colours"
     if found.stream.is_deep:
         return "more than 8 bits a channel"  # its older libraries convert 4:2:0 of 10 bits to RGB otherwise
     return found.oddities[0] if found.oddities else None
@@ -274,17 +294,19 @@ def _decord_doubt(found: VideoScan) -> str | None:
 
 def _doubt(found: VideoScan, options: SamplingOptions) -> str | None:
     doubt = _decord_doubt(found) if options.decoder == "decord" else None
-    return doubt and f"decord may have given the wrong frames ({doubt}); --decoder auto avoids it"
+    wrong = doubt and f"decord may have given the wrong frames ({doubt}); --decoder auto avoids it"
+    return "; ".join(filter(None, (wrong, doubt_of_colours(found.stream)))) or None
 
 
 def _suspicion(found: VideoScan) -> str | None:
-    """A warning that the packets hold less than the header promises, None where they do not."""
+    """A warning that the packets hold less than the header promises, else None; a late stream lacks nothing."""
     promised, seen = found.header.duration_s, float(found.timeline.duration)
-    if promised is None or seen > 0.98 * promised - 0.5:
+    end = max(found.end_s, seen + float(int(found.timeline.pts[0]) * found.timeline.time_base), seen)
+    if promised is None or end > 0.98 * promised - 0.5:
         return None
-    complaints = found.header.complaints
+    read, complaints = f"read {seen:.1f} of {seen + promised - end:.1f} s", found.header.complaints
     if complaints:
-        return f"read {seen:.1f} of {promised:.1f} s: the file is cut or damaged ({clean(complaints[0])})"
-    if found.header.stream_count == 1 and seen < 0.9 * promised - 1.0:
-        return f"read {seen:.1f} of {promised:.1f} s"
+        return f"{read}: the file is cut or damaged ({clean(complaints[0])})"
+    if found.header.stream_count == 1 and end < 0.9 * promised - 1.0:
+        return read
     return None

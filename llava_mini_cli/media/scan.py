@@ -37,6 +37,7 @@ class VideoScan:
     timeline: Timeline
     keys: NDArray[np.int64]  # [m] timestamps of the key frames, ticks; empty when not known
     oddities: tuple[str, ...]  # why frames cannot be found by counting packets; empty for a plain file
+    end_s: float = 0.0  # when the last packet ends, by its own word, from the file's first moment; 0: not told
 
 
 _FILE = "file:PATH"  # stands for the file that is read while the command is put together
@@ -101,7 +102,7 @@ def scan(path: Path, timeout: float) -> VideoScan:
         timeline = _decoded_timeline(path, stream, packets.time_base, timeout)
     if timeline is None:
         raise _no_frames(header, bool(packets.pts))
-    return VideoScan(header, stream, timeline, packets.keys(), oddities)
+    return VideoScan(header, stream, timeline, packets.keys(), oddities, packets.end_s())
 
 
 class _Packets:
@@ -142,6 +143,12 @@ class _Packets:
         """Timestamps of the key frames that are shown, ascending."""
         keys = self._pts[self._shown & (self._flags & _KEY != 0)]
         return np.sort(keys[keys != _UNSET])
+
+    def end_s(self) -> float:
+        """When the last packet ends, seconds; 0 where packets do not tell."""
+        timed = self._pts != _UNSET
+        ends = self._pts[timed] + np.frombuffer(self.durations, np.int64)[timed]
+        return float(int(ends.max(initial=0)) * self.time_base)
 
     def oddities(self, codec: str) -> tuple[str, ...]:
         """The reasons why a decoder that counts packets, or seeks by them, may give another frame than it should."""

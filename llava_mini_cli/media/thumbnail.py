@@ -14,6 +14,7 @@ INSTANT = 1e-3  # seconds, of which no video shows two frames in four
 
 def thumbnail(path: str, time: float | None) -> bytes:
     """The frame of a video at a time in seconds, or an image (`time` is None), as JPEG. Raises `MediaError`."""
+    # The middle lies behind the time, which may be rounded, so that the frame that appears then is on display.
     span = (None, None) if time is None else (max(0.0, time - INSTANT), time + 3 * INSTANT)
     with open_clip(path, SamplingOptions(start=span[0], end=span[1], max_frames=1), frame_size=EDGE) as clip:
         pixels = next(iter(clip)).pixels[0]

@@ -5,16 +5,13 @@ Arithmetic on timestamps only: knows neither decoders nor files.
 
 from dataclasses import dataclass
 from fractions import Fraction
-from math import lcm
-from typing import Any
+from math import ceil, floor, lcm
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.geometry import segment_middles
-
-_LARGEST = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -81,43 +78,59 @@ def sample_count(total: int, native_fps: float, fps: float) -> int:
 
 
 def select_frames(timeline: Timeline, options: SamplingOptions) -> Selection | None:
-    """The frames to look at, or None where the video has ended before `options.start`.
+    """The frames to look at, or None where the video is over before `options.start`.
 
-    Evenly spaced frames are chosen by index, by the reference's rule; others, and a span in which no frame begins,
-    by time: for the middle of each of equal segments the frame that is on display then, once.
+    Evenly spaced frames are chosen by index, by the reference's rule; others by time: for the middle of each of
+    equal segments the frame that is on display then, once, and whatever stays on display for `1 / fps` seconds. Frames
+    of which each stays so long are chosen by time, too, unless the whole of a regular video is asked for, where the
+    reference has its say.
     """
     seconds = timeline.seconds
     first = int(np.searchsorted(seconds, options.start or 0.0, side="left"))
     last = len(seconds) if options.end is None else int(np.searchsorted(seconds, options.end, side="left"))
     total = last - first
     rate = constant_rate(timeline)
-    if total > 0 and (rate is not None or len(timeline) == 1):
-        count = sample_count(total, rate or 1.0, options.fps)
-        indices = first + segment_middles(total, _capped(count, options))
+    if rate is not None and total > 0 and (rate > options.fps or (total == len(timeline) and _is_regular(timeline))):
+        indices = first + segment_middles(total, _capped(sample_count(total, rate, options.fps), options))
     else:
         indices = _by_time(timeline, options)
-    return Selection(indices, timeline.pts[indices], seconds[indices]) if len(indices) else None
+    if indices is None:
+        return None
+    return Selection(indices, timeline.pts[indices], seconds[indices])
 
 
-def _by_time(timeline: Timeline, options: SamplingOptions) -> NDArray[np.int64]:
-    """The positions of the frames that are on display in the middle of a segment; none behind the video's end.
+def _is_regular(timeline: Timeline) -> bool:
+    """True if frames are evenly spaced but for the rounding of their timestamps to ticks."""
+    return bool(np.ptp(np.diff(timeline.pts)) <= 2)
 
-    In whole numbers, so that a middle that falls on a frame's beginning is that frame's.
+
+def _by_time(timeline: Timeline, options: SamplingOptions) -> NDArray[np.int64] | None:
+    """The frames on display in the middles of equal segments of the span, `[k]`; None where the video is over before.
+
+    And those that stay on display as long as `1 / fps` seconds but lie between two middles, since segments may be a
+    little longer; where they are too many for `max_frames`, they are left out.
     """
-    begin, end = options.start or 0.0, timeline.duration
-    if not begin < end:
-        return np.empty(0, np.int64)
-    begin = Fraction(str(begin))
-    span = (end if options.end is None or options.end >= end else Fraction(str(options.end))) - begin
-    count = _capped(max(1, int(span * Fraction(str(options.fps)))), options)
-    scale = lcm(begin.denominator, span.denominator, timeline.time_base.denominator)
-    tick, offset, whole = (int(scale * part) for part in (timeline.time_base, begin, span))
-    ticks: NDArray[Any] = timeline.pts - timeline.pts[0]
-    if 2 * count * (int(ticks[-1]) * tick + offset) + whole > _LARGEST:
-        ticks = ticks.astype(object)  # Python's own numbers, which are slower
-    # The number of middles before each frame begins; the first one is on display before that, too.
-    before = np.clip(-((whole - 2 * count * (ticks * tick - offset)) // (2 * whole)), 0, count)
-    return np.flatnonzero(np.diff([0, *before[1:], count]))
+    shown = timeline.pts - timeline.pts[0]
+    duration = int(shown[-1]) + timeline.last_duration
+    # In ticks, and exact: a middle may be the very moment in which a frame appears.
+    start = Fraction(str(options.start or 0.0)) / timeline.time_base
+    if start > int(shown[-1]) and start >= duration:
+        return None
+    is_open = options.end is None or options.end >= timeline.duration
+    end = max(start, Fraction(duration) if is_open else Fraction(str(options.end)) / timeline.time_base)
+    segment = 1 / (Fraction(str(options.fps)) * timeline.time_base)  # as long as is asked for; it may get longer
+    count = _capped(max(1, int((end - start) / segment)), options)
+    first = int(np.searchsorted(shown, floor(start), side="right")) - 1
+    last = int(np.searchsorted(shown, ceil(end), side="left"))
+    unit = lcm(start.denominator, end.denominator)  # parts of a tick, in which all that follows is whole
+    begin, span = int(start * unit), int((end - start) * unit)
+    whole = np.int64 if 2 * count * (begin + span) < 2**62 else object
+    appear = shown[first + 1 : last].astype(whole) * unit - begin  # within the span
+    middles_before = np.clip(-((span - 2 * count * appear) // (2 * span)), 0, count)
+    in_middles = np.flatnonzero(np.diff(middles_before, prepend=0, append=count))
+    stay = np.flatnonzero(np.diff(appear, prepend=0, append=span) >= segment * unit)
+    chosen = np.union1d(in_middles, stay)
+    return first + (chosen if _capped(len(chosen), options) == len(chosen) else in_middles)
 
 
 def _capped(count: int, options: SamplingOptions) -> int:

@@ -36,7 +36,7 @@ class Decoding:
     timeout: float  # seconds without a frame
     chunk_frames: int
     suspicion: str | None  # what is known to be missing from the file; None: nothing
-    doubt: str | None  # why the asked decoder may be wrong about this file; None: no reason
+    doubt: str | None  # why frames may be wrong, or look otherwise than they should; None: no reason
 
 
 class VideoClip(Clip):

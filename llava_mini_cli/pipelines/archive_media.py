@@ -144,6 +144,9 @@ class StoredMedia:
             return self.open_file(path, options, frame_size=frame_size, chunk_frames=chunk_frames, opening=opening)
         medium = self._by_path[printable(path)]
         opening.guarded()
+        settings = self.archive.header.settings
+        if (options.start, options.end) == (settings.get("start"), settings.get("end")):
+            options = replace(options, start=None, end=None)  # all that is stored, also what is on display at the start
         parts, patches, width = self.archive.header.shapes.features
         opening.reserve(min(medium.frames, FEATURE_FRAMES) * parts * patches * width * 4)
         return cast(Clip, StoredClip(self.archive, medium, options, self._notes()))
