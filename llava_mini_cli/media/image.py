@@ -21,6 +21,7 @@ from PIL.ImageFile import ImageFile
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.geometry import nearest_index
 from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
+from llava_mini_cli.media.png_text import without_bulk
 from llava_mini_cli.media.timeline import Selection, Timeline
 
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # with a signature
@@ -75,7 +76,7 @@ def open_picture(path: Path) -> Image.Image | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
-            picture = Image.open(path, formats=FORMATS)
+            picture = Image.open(without_bulk(path) or path, formats=FORMATS)
     except UnidentifiedImageError:
         return None
     except _BROKEN as error:

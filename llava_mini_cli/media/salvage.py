@@ -15,6 +15,7 @@ from PIL import Image, ImageFile
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.media.child import Child, StalledError, python_command
 from llava_mini_cli.media.image import FORMATS, to_rgb
+from llava_mini_cli.media.png_text import without_bulk
 
 _SIZE = struct.Struct("<II")
 
@@ -41,7 +42,8 @@ def salvage(path: Path, broken: MediaError, timeout: float) -> NDArray[np.uint8]
 
 def main() -> None:
     ImageFile.LOAD_TRUNCATED_IMAGES = True
-    with Image.open(sys.argv[1], formats=FORMATS) as picture:
+    path = Path(sys.argv[1])
+    with Image.open(without_bulk(path) or path, formats=FORMATS) as picture:
         pixels = to_rgb(picture)
     sys.stdout.buffer.write(_SIZE.pack(*pixels.shape[:2]))
     sys.stdout.buffer.write(pixels.data)
