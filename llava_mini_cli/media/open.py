@@ -3,6 +3,7 @@
 Knows nothing of models. Whether a file is a picture or a video is told by its bytes, not by its name.
 """
 
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,13 +33,12 @@ from llava_mini_cli.media.scan import VideoScan, clean, header_of, scan
 from llava_mini_cli.media.timeline import Selection, Timeline, select_frames
 from llava_mini_cli.media.video import Decoding, VideoClip
 
-_IMAGES = "avif bmp gif ico jfif jp2 jpe jpeg jpg mpo pbm pgm png ppm tif tiff webp"
+_IMAGES = "apng avif bmp gif ico j2c j2k jfif jp2 jpe jpeg jpf jpg jpx mpo pbm pgm png pnm ppm tif tiff webp"
 _VIDEOS = (
-    "3g2 3gp asf avi divx flv h264 h265 hevc ivf m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf nut ogv rm rmvb ts vob webm "
-    "wmv y4m"
+    "264 265 3g2 3gp 3gpp asf avi divx dv f4v flv h264 h265 hevc insv ivf lrv m1v m2t m2ts m2v m4v mkv mov mp4 "
+    "mpe mpeg mpg mts mxf nut ogv qt rm rmvb ts vob webm wmv y4m"
 )
-IMAGE_SUFFIXES = frozenset(f".{name}" for name in _IMAGES.split())
-VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEOS.split())
+_SUFFIXES = frozenset(f".{name}" for name in f"{_IMAGES} {_VIDEOS}".split())
 
 DECORD_SECONDS = 300.0  # beyond this length `auto` begins with ffmpeg: see docs/decoding.md
 _INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
@@ -74,7 +74,7 @@ UNWATCHED = Unwatched()
 
 def is_media_path(path: str | Path) -> bool:
     """True if a name ends as those of pictures and videos do. For folders; a file that is named is always tried."""
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    return os.path.splitext(path)[1].lower() in _SUFFIXES  # noqa: PTH122 - a tenth of Path's time
 
 
 def probe(path: str | Path, timeout: float = 10.0) -> ClipInfo:
