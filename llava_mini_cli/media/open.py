@@ -15,6 +15,7 @@ from PIL import Image
 
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import MediaError
+from llava_mini_cli.media import camera_raw
 from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.media.decoders import DECODERS, Decoder, Name, Plan, decord_installed
 from llava_mini_cli.media.image import (
@@ -33,12 +34,15 @@ from llava_mini_cli.media.scan import VideoScan, clean, header_of, scan
 from llava_mini_cli.media.timeline import Selection, Timeline, select_frames
 from llava_mini_cli.media.video import Decoding, VideoClip
 
-_IMAGES = "apng avif bmp gif ico j2c j2k jfif jp2 jpe jpeg jpf jpg jpx mpo pbm pgm png pnm ppm tif tiff webp"
+_IMAGES = (
+    "apng avif avifs bmp gif heic heics heif heifs hif ico j2c j2k jfif jp2 jpe jpeg jpf jpg jpx jxl mpo pbm pgm png "
+    "pnm ppm tif tiff webp"
+)
 _VIDEOS = (
     "264 265 3g2 3gp 3gpp asf avi divx dv f4v flv h264 h265 hevc insv ivf lrv m1v m2t m2ts m2v m4v mkv mov mp4 "
     "mpe mpeg mpg mts mxf nut ogv qt rm rmvb ts vob webm wmv y4m"
 )
-_SUFFIXES = frozenset(f".{name}" for name in f"{_IMAGES} {_VIDEOS}".split())
+_SUFFIXES = frozenset(f".{name}" for name in f"{_IMAGES} {_VIDEOS} {camera_raw.SUFFIXES}".split())
 
 DECORD_SECONDS = 300.0  # beyond this length `auto` begins with ffmpeg: see docs/decoding.md
 _INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
