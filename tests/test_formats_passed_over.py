@@ -61,6 +61,13 @@ def test_folders_of_the_users_own_count(tmp_path: Path) -> None:
     assert str(passed_over) == ""
 
 
+def test_a_bin_behind_a_link_is_not_entered(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.jpg", "elsewhere/b.jpg")
+    (tmp_path / "in/#recycle").symlink_to(tmp_path / "elsewhere")
+    names, passed_over = found(tmp_path / "in")
+    assert (names, str(passed_over)) == (["a.jpg"], "")
+
+
 def test_snapshots_are_not_entered(tmp_path: Path) -> None:
     touch(tmp_path, "a.jpg", "#snapshot/1/a.jpg", "#snapshot/2/a.jpg")
     names, passed_over = found(tmp_path)
