@@ -183,10 +183,46 @@ def test_the_size_of_jpeg_xl_is_read_from_its_first_bytes(tmp_path: Path, width:
         assert read_jxl_header(file) == (width, height, False)
 
 
+def codestream(*numbers: tuple[int, int]) -> io.BytesIO:
+    """The beginning of a codestream that holds these numbers, each in so many bits."""
+    value = at = 0
+    for number, bits in numbers:
+        value, at = value | number << at, at + bits
+    return io.BytesIO(b"\xff\x0a" + value.to_bytes(40, "little"))
+
+
+HALF = ((1, 1), (4, 5), (0, 3), (9, 5))  # 40 high, 80 wide, in eighths
+SQUARE = ((0, 1), (3, 2), (99_999, 30), (1, 3))
+
+
+@pytest.mark.parametrize(
+    ("numbers", "header"),
+    [
+        ((*HALF, (1, 1)), (80, 40, False)),
+        ((*HALF, (0, 1), (0, 1), (1, 1)), (80, 40, False)),  # no more fields
+        ((*HALF, (0, 1), (1, 1), (0, 3), (0, 2), (1, 1)), (80, 40, True)),
+        ((*HALF, (0, 1), (1, 1), (3, 3), (0, 2), (0, 1)), (80, 40, False)),
+        ((*HALF, (0, 1), (1, 1), (4, 3), (0, 2), (1, 1)), (40, 80, True)),
+        ((*SQUARE, (0, 1), (1, 1), (7, 3), (1, 1), *HALF, (0, 1), (1, 1)), (100_000, 100_000, True)),
+        ((*HALF, (0, 1), (1, 1), (0, 3), (0, 1), (1, 1), (1, 1), (0, 2), (1, 3), (1, 1)), (80, 40, True)),
+        ((*HALF, (0, 1), (1, 1), (0, 3), (0, 1), (1, 1), (1, 1), (2, 2), (31, 5), (1, 3), (1, 1)), (80, 40, True)),
+        ((*HALF, (0, 1), (1, 1), (0, 3), (0, 1), (1, 1), (1, 1), (3, 2), (0, 9), (1, 3), (1, 1)), (80, 40, True)),
+        ((*HALF, (0, 1), (1, 1), (0, 3), (0, 1), (1, 1), (1, 1), (1, 2), (0, 3), (0, 2), (1, 1)), (80, 40, True)),
+        ((*HALF, (0, 1), (1, 1), (0, 3), (0, 1), (1, 1), (0, 1), (0, 2), (0, 6), (1, 3), (1, 1)), (80, 40, True)),
+        ((*HALF, (0, 1), (1, 1), (0, 3), (0, 1), (1, 1), (0, 1), (1, 2), (0, 8), (1, 3), (1, 1)), (80, 40, True)),
+        ((*HALF, (0, 1), (1, 1), (0, 3), (0, 1), (1, 1), (0, 1), (2, 2), (0, 10), (1, 3), (1, 1)), (80, 40, True)),
+        ((*HALF, (0, 1), (1, 1), (0, 3), (0, 1), (1, 1), (0, 1), (3, 2), (0, 12), (1, 3), (1, 1)), (80, 40, True)),
+    ],
+)
+def test_orientation_previews_and_animation_are_read_bit_by_bit(
+    numbers: Sequence[tuple[int, int]], header: tuple[int, int, bool]
+) -> None:
+    assert read_jxl_header(codestream(*numbers)) == header
+
+
 def test_a_large_jpeg_xl_picture_is_refused_before_it_is_decoded(tmp_path: Path) -> None:
     path = tmp_path / "bomb.jxl"
-    bits = [0, 1, 1, *[int(bit) for bit in f"{100_000 - 1:030b}"[::-1]], 1, 0, 0]  # 2**30 at most, square
-    path.write_bytes(b"\xff\x0a" + int("".join(map(str, bits[::-1])) or "0", 2).to_bytes(8, "little") + bytes(100))
+    path.write_bytes(codestream(*SQUARE, (1, 1)).getvalue())
     for look in (probe, lambda path: open_clip(path, SamplingOptions())):
         with pytest.raises(MediaError) as caught:
             look(path)
@@ -209,14 +245,15 @@ def test_jpeg_xl_that_ends_in_its_header(tmp_path: Path, data: bytes, kind: str)
 
 
 def test_the_codestream_may_come_in_parts(tmp_path: Path) -> None:
-    codestream = jxl(tmp_path / "a.jxl").read_bytes()
+    data = jxl(tmp_path / "a.jxl").read_bytes()
     box = struct.Struct(">I4s")
     large = struct.pack(">I4sQ", 1, b"Exif", 16 + 8) + bytes(8)
-    parts = [codestream[:3], codestream[3:5], codestream[5:]]
+    parts = [data[:3], data[3:5], data[5:]]
     boxes = [box.pack(12 + len(part), b"jxlp") + struct.pack(">I", at) + part for at, part in enumerate(parts)]
     container = b"\0\0\0\x0cJXL \r\n\x87\n" + box.pack(20, b"ftyp") + b"jxl \0\0\0\0jxl " + large
+    container += box.pack(8, b"free")
     assert read_jxl_header(io.BytesIO(container + b"".join(boxes))) == (120, 80, False)
-    whole = box.pack(0, b"jxlc") + codestream
+    whole = box.pack(0, b"jxlc") + data
     assert read_jxl_header(io.BytesIO(container + whole)) == (120, 80, False)
 
 

@@ -1,5 +1,6 @@
 """PNGs are sound whatever their texts and colour profiles are; those that are large are not unpacked."""
 
+import os
 import struct
 import tracemalloc
 import zlib
@@ -15,7 +16,7 @@ from PIL.PngImagePlugin import PngInfo
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.media.open import open_clip, probe
-from llava_mini_cli.media.png_text import MAX_TEXT_BYTES, MAX_TEXTS_BYTES, without_bulk
+from llava_mini_cli.media.png_text import MAX_TEXT_BYTES, MAX_TEXTS_BYTES, Excerpt, without_bulk
 
 PICTURE = films.numbered(341, 60, 40)
 LARGE = 1_200_000
@@ -146,6 +147,11 @@ def test_what_is_left_can_be_read_from_anywhere(tmp_path: Path) -> None:
             assert rest.read(10) == plain[at:][:10]
             assert rest.tell() == at % len(plain) + 10
         assert rest.fileno() > 2
+        assert isinstance(rest.raw, Excerpt)
+        assert rest.raw.seek(10) == 10
+        assert rest.raw.read(60) == plain[10:33]  # the text came here
+        assert rest.raw.read(60) == plain[33:93]
+        assert rest.raw.seek(-3, os.SEEK_CUR) == 90
 
 
 def test_a_picture_that_is_cut_short_is_still_one(tmp_path: Path) -> None:
