@@ -93,12 +93,17 @@ def test_the_first_picture_is_the_one_that_the_file_says(tmp_path: Path) -> None
     assert films.number_in(seen(tmp_path / "a.heic")) == 341
 
 
-@pytest.mark.parametrize("brand", [b"mif1", b"heic"])
-def test_other_names_of_heif(tmp_path: Path, brand: bytes) -> None:
+@pytest.mark.parametrize(
+    ("brand", "compatible"),
+    [(b"mif1", b"mif1heix"), (b"heic", b"mif1heic"), (b"mif1", b"mif1miaf"), (b"heix", b"avifheix")],
+)
+def test_other_names_of_heif(tmp_path: Path, brand: bytes, compatible: bytes) -> None:
     path = heif(tmp_path / "a.hif")
     data = path.read_bytes()
     assert data[4:12] == b"ftypheix"
-    path.write_bytes(data[:8] + brand + data[12:])
+    length = int.from_bytes(data[:4], "big")
+    others = (compatible * 9)[: length - 16]
+    path.write_bytes(data[:8] + brand + data[12:16] + others + data[length:])
     assert apart(seen(path), PICTURE) < 1
 
 
@@ -320,7 +325,7 @@ for name in ("a.png", "a.heic", "a.jxl"):
 # Camera raw
 
 
-def tiff(path: Path, interpretation: int, order: str = "<", main: Sequence[int] = (2,)) -> Path:
+def tiff(path: Path, interpretation: int, order: str = "<", kind: int = 4) -> Path:
     """A TIFF of a small RGB picture with `interpretation` in its second sub-image, far behind."""
     Image.fromarray(PICTURE).save(path, "TIFF")
     size = path.stat().st_size
@@ -338,7 +343,7 @@ def tiff(path: Path, interpretation: int, order: str = "<", main: Sequence[int] 
         file.write(first + second + subs)
         place = file.tell()
         width, height = (v if order == "<" else v << 16 for v in (40, 20))
-        file.write(directory((256, 3, 1, width), (257, 3, 1, height), (330, 4, 2, place - 8)))
+        file.write(directory((256, 3, 1, width), (257, 3, 1, height), (330, kind, 2, place - 8)))
         file.seek(0)
         file.write((b"II*\0" if order == "<" else b"MM\0*") + struct.pack(f"{order}I", place))
     return path
@@ -353,6 +358,7 @@ def test_a_tiff_with_a_mosaic_inside_is_raw_whatever_its_name(tmp_path: Path, in
     assert caught.value.kind == "unsupported_codec"
     assert str(caught.value).startswith("a camera raw file (DNG): it is not developed here, and the preview that is")
     assert raw_kind(tiff(tmp_path / "b.tif", 2, order), path.read_bytes()[:64]) is None
+    assert raw_kind(tiff(tmp_path / "c.tif", interpretation, order, 13), path.read_bytes()[:64]) == "DNG"
 
 
 @pytest.mark.parametrize("suffix", ["DNG", "CR2", "NEF", "ARW", "PEF", "SRW", "3FR", "NRW", "SR2", "RWL", "IIQ"])

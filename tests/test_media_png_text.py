@@ -135,6 +135,19 @@ def test_small_texts_stay_where_they_are(tmp_path: Path) -> None:
     assert without_bulk(path) is None
 
 
+@pytest.mark.parametrize("more", [0, 1])
+def test_all_texts_together_have_a_bound(tmp_path: Path, more: int) -> None:
+    path = saved(tmp_path)
+    data = path.read_bytes()
+    halves = [chunk(b"tEXt", b"w\0".ljust(MAX_TEXTS_BYTES // 2 + extra, b"x")) for extra in (0, more)]
+    path.write_bytes(data[:33] + b"".join(halves) + data[33:])
+    rest = without_bulk(path)
+    assert (rest is None) == (more == 0)
+    if rest is not None:
+        with rest:
+            assert rest.read() == data[:33] + halves[0] + data[33:]
+
+
 def test_what_is_left_can_be_read_from_anywhere(tmp_path: Path) -> None:
     plain = saved(tmp_path).read_bytes()
     path = packed_text(tmp_path)
