@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import fsspec
 import media_films as films
 import pytest
 from input_doubles import WHAT, touch
@@ -117,7 +118,16 @@ def test_a_bin_that_cannot_be_read_is_no_row(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("name", ["a.ts", "a.mts", "a.TS", "a.nut", "syslog.264"])
-@pytest.mark.parametrize("source", [SOURCE, b"G" * 100, "\ufeffGrüße();".encode("utf-16"), "Grüße".encode("latin-1")])
+@pytest.mark.parametrize(
+    "source",
+    [
+        SOURCE,
+        b"G" * 100,
+        b"G".ljust(188, b"x"),
+        "\ufeffGrüße();".encode("utf-16"),
+        "Grüße".encode("latin-1"),
+    ],
+)
 def test_texts_with_the_suffix_of_a_stream_are_passed_over(tmp_path: Path, name: str, source: bytes) -> None:
     touch(tmp_path, "b.jpg")
     (tmp_path / name).write_bytes(source)
@@ -198,6 +208,23 @@ def test_globs_take_thumbnails_that_they_name(tmp_path: Path, pattern: str, name
 def test_a_folder_of_thumbnails_that_is_named_is_read(tmp_path: Path) -> None:
     touch(tmp_path, "@eaDir/c.jpg", "@eaDir/d/e.jpg")
     assert found(tmp_path / "@eaDir")[0] == ["c.jpg", "d/e.jpg"]
+
+
+def test_files_on_a_server_are_told_by_their_names_alone() -> None:
+    memory = fsspec.filesystem("memory")  # pyright: ignore[reportUnknownMemberType]
+    for name in ("a.jpg", "b.ts", "c.psd", "@eaDir/d.jpg", "x/@eaDir/e.jpg", "x/f.txt"):
+        memory.pipe_file(f"/passed/{name}", SOURCE)
+    try:
+        names, passed_over = found("memory://passed/")
+        assert (names, passed_over.counts) == (["a.jpg", "b.ts"], {".jpg in @eaDir": 2, ".psd": 1})
+        assert found("memory://passed/**/@eaDir/*.jpg")[0] == ["@eaDir/d.jpg", "x/@eaDir/e.jpg"]
+        assert found("memory://passed/**/*.jpg")[0] == ["a.jpg"]
+        options = InputOptions(include=("@eaDir",))
+        assert found("memory://passed/", options=options)[0] == ["@eaDir/d.jpg", "x/@eaDir/e.jpg"]
+        with pytest.raises(UsageError, match="no images or videos match"):
+            found("memory://passed/*.psd")
+    finally:
+        memory.rm("/passed", recursive=True)
 
 
 def test_files_are_listed_while_they_are_found(tmp_path: Path) -> None:
