@@ -204,6 +204,10 @@ SQUARE = ((0, 1), (3, 2), (99_999, 30), (1, 3))
     ("numbers", "header"),
     [
         ((*HALF, (1, 1)), (80, 40, False)),
+        (((0, 1), (0, 2), (511, 9), (1, 3), (1, 1)), (512, 512, False)),
+        (((0, 1), (1, 2), (8191, 13), (3, 3), (1, 1)), (10922, 8192, False)),
+        (((0, 1), (2, 2), (262_143, 18), (1, 3), (1, 1)), (262_144, 262_144, False)),
+        (((0, 1), (0, 2), (6, 9), (0, 3), (1, 2), (4095, 13), (0, 1), (1, 1), (4, 3), (0, 2), (1, 1)), (7, 4096, True)),
         ((*HALF, (0, 1), (0, 1), (1, 1)), (80, 40, False)),  # no more fields
         ((*HALF, (0, 1), (1, 1), (0, 3), (0, 2), (1, 1)), (80, 40, True)),
         ((*HALF, (0, 1), (1, 1), (3, 3), (0, 2), (0, 1)), (80, 40, False)),
@@ -222,7 +226,15 @@ SQUARE = ((0, 1), (3, 2), (99_999, 30), (1, 3))
 def test_orientation_previews_and_animation_are_read_bit_by_bit(
     numbers: Sequence[tuple[int, int]], header: tuple[int, int, bool]
 ) -> None:
-    assert read_jxl_header(codestream(*numbers)) == header
+    file = codestream(*numbers)
+    assert read_jxl_header(file) == read_jxl_header(file) == header
+
+
+def test_a_header_may_be_all_there_is() -> None:
+    whole = codestream(*HALF, (0, 1), (0, 1)).getvalue()[:4]  # to the last bit
+    assert read_jxl_header(io.BytesIO(whole)) == (80, 40, False)
+    with pytest.raises(EOFError):
+        read_jxl_header(io.BytesIO(whole[:3]))
 
 
 def test_a_large_jpeg_xl_picture_is_refused_before_it_is_decoded(tmp_path: Path) -> None:

@@ -85,7 +85,7 @@ def without_bulk(path: Path) -> io.BufferedReader | None:
     if not bulk:
         return None
     edges = [0, *(edge for chunk in bulk for edge in (chunk.begin, chunk.end)), size]
-    return io.BufferedReader(Excerpt(path, [part for part in list(pairwise(edges))[::2] if part[0] < part[1]]))
+    return io.BufferedReader(Excerpt(path, list(pairwise(edges))[::2]))
 
 
 def _chunks(file: int) -> Iterator[Chunk]:
