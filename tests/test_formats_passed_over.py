@@ -99,7 +99,15 @@ def test_what_was_not_asked_for_is_not_counted(tmp_path: Path) -> None:
     options = InputOptions(exclude=("*.psd", "*.ts", "@eaDir"))
     assert not found(tmp_path, options=options)[1].counts
     options = InputOptions(recursive=False)
-    assert found(tmp_path, options=options)[1].counts == {".psd": 1, ".ts that are text": 1}
+    assert found(tmp_path, options=options)[1].counts == {".psd": 1, ".ts that are text": 1, "hidden .psd": 1}
+
+
+def test_hidden_files_are_counted_and_brought_back_by_their_own_names(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", ".b.jpg", "x/._c.JPG", ".d.txt", ".git/e.jpg")
+    names, passed_over = found(tmp_path)
+    assert (names, str(passed_over)) == (["a.jpg"], "2 hidden .jpg")
+    for include, brought in (("*.jpg", ["a.jpg"]), (".*.jpg", [".b.jpg"]), (".[_b]*", [".b.jpg", "x/._c.JPG"])):
+        assert found(tmp_path, options=InputOptions(include=(include,)))[0] == brought
 
 
 def test_a_hidden_folder_is_brought_back_by_its_own_name_alone(tmp_path: Path) -> None:

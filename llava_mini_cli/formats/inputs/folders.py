@@ -53,10 +53,10 @@ def walk(folder: str, options: InputOptions, is_wanted: IsMedia, tell: Tell = ig
         entered, clutter = _sorted_out(folders, inner, options)
         for name in sorted(files):
             relative, path = inner + name, os.path.join(parent, name)  # noqa: PTH118 - keeps the user's own spelling
-            is_meant = not name.startswith(".") and (is_wanted(name) or is_like_media(name))
-            if not is_meant or not is_chosen(relative, options):
+            if not (is_wanted(name) or is_like_media(name)) or not is_chosen(relative, options):
                 continue
-            what = _what_it_is(name, options, is_wanted, path)
+            is_hidden = name.startswith(".") and not is_named(name, options.include, _matches_part)
+            what = f"hidden {suffix_of(name)}" if is_hidden else _what_it_is(name, options, is_wanted, path)
             if what is None:
                 yield Found(path, relative)
             else:
