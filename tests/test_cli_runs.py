@@ -237,3 +237,22 @@ def test_a_run_ends_though_its_input_does_not(tmp_path: Path) -> None:
     ]
     assert done.returncode == 3
     assert time.monotonic() - began < 30
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_what_folders_hold_and_is_passed_over_is_said_once(more: tuple[str, ...]) -> None:
+    for name in ("in/@eaDir/x.jpg", "in/y.psd", "in/sub/z.psd"):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+    Path("a.mp4").rename("in/a.mp4")
+    said = "llava-mini: passed over in folders: 2 .psd, 1 .jpg in @eaDir"
+    result = llava_mini("ask", "in", "-p", "What?", *more)
+    assert result.exit_code == 0
+    assert result.stderr.splitlines()[-1] == f"{said} (-v lists them)"
+    assert result.stderr.count("passed over") == 1
+    assert "passed over" not in llava_mini("ask", "in", "-p", "What?", "-q", *more).stderr
+    verbose = [
+        line for line in llava_mini("ask", "in", "-p", "What?", "-v", *more).stderr.splitlines() if "over" in line
+    ]
+    files = ["in/y.psd (.psd)", "in/@eaDir/x.jpg (.jpg in @eaDir)", "in/sub/z.psd (.psd)"]
+    assert verbose == [*(f"passed over: {each}" for each in files), said]

@@ -10,6 +10,8 @@ from typing import Any
 
 import media_films as films
 import numpy as np
+import pillow_heif
+import pillow_jxl  # noqa: F401 - registers itself
 import pytest
 from PIL import Image
 
@@ -160,6 +162,11 @@ def heavy(mode: str) -> Image.Image:
         ("webp", "RGBA", {"lossless": True, "quality": 0, "method": 0}),
         ("avif", "RGBA", {"speed": 10, "quality": 90, "subsampling": "4:4:4"}),
         ("jp2", "RGBA", {}),
+        ("heic", "RGBA", {"quality": 50}),
+        ("heic", "RGB", {"quality": 90, "chroma": 444}),
+        ("jxl", "RGBA", {"lossless": True, "effort": 1}),
+        ("jxl", "RGB", {"quality": 90, "effort": 1}),
+        ("jxl", "F", {"lossless": True, "effort": 1}),
     ],
 )
 def test_the_room_kept_for_a_picture_is_what_decoding_takes(
@@ -168,7 +175,10 @@ def test_the_room_kept_for_a_picture_is_what_decoding_takes(
     path = tmp_path / f"heavy.{suffix}"
     exif = Image.Exif()
     exif[0x0112] = 6
-    heavy(mode).save(path, **settings, **({} if suffix == "jp2" else {"exif": exif}))
+    if suffix == "heic":
+        pillow_heif.from_pillow(heavy(mode)).save(path, **settings, exif=exif.tobytes())
+    else:
+        heavy(mode).save(path, **settings, **({} if suffix in ("jp2", "jxl") else {"exif": exif}))
     done = subprocess.run([sys.executable, "-c", PEAK, path], capture_output=True, text=True, check=True)
     peak, room = map(int, done.stdout.split())
     assert room / 2.5 < peak <= room

@@ -157,7 +157,9 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("error", "kind", "text"), ERRORS, ids=[repr(error) for error, _, _ in ERRORS])
-def test_pillows_errors(monkeypatch: pytest.MonkeyPatch, error: Exception, kind: str, text: str) -> None:
+def test_pillows_errors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: str, text: str
+) -> None:
     picture: Any = Broken(error)
     with pytest.raises(MediaError) as caught:
         PictureClip(Path("a.png"), picture)
@@ -168,13 +170,15 @@ def test_pillows_errors(monkeypatch: pytest.MonkeyPatch, error: Exception, kind:
     def refuse(*_: object, **__: object) -> None:
         raise error
 
+    (tmp_path / "a.png").write_bytes(b"?")
     monkeypatch.setattr(Image, "open", refuse)
     with pytest.raises(MediaError) as opened:
-        open_picture(Path("a.png"))
+        open_picture(tmp_path / "a.png")
     assert opened.value.kind == kind
 
 
-def test_what_is_no_picture_and_what_cannot_be_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_picture_and_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.png").write_bytes(b"?")
     for error in (UnidentifiedImageError("?"), OSError(5, "Input/output error", "a.png")):
 
         def refuse(*_: object, error: Exception = error, **__: object) -> None:
@@ -182,10 +186,10 @@ def test_what_is_no_picture_and_what_cannot_be_opened(monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(Image, "open", refuse)
         if isinstance(error, UnidentifiedImageError):
-            assert open_picture(Path("a.png")) is None
+            assert open_picture(tmp_path / "a.png") is None
         else:
             with pytest.raises(OSError, match="Input/output"):
-                open_picture(Path("a.png"))
+                open_picture(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(("width", "fits"), [(100, True), (101, False)])

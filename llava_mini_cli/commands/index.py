@@ -73,6 +73,7 @@ def index(
 def _index(
     media: list[str], archive: Path, options: "IndexOptions", inputs: InputFlags, talk: TalkFlags, tally: "Tally"
 ) -> None:
+    from llava_mini_cli.commands.left_out import left_out
     from llava_mini_cli.commands.reporter import Reporter
     from llava_mini_cli.formats.fetch.file_cache import FileCache
     from llava_mini_cli.formats.inputs import open_inputs
@@ -83,9 +84,9 @@ def _index(
     from llava_mini_cli.pipelines.load_engine import load_engine
     from llava_mini_cli.pipelines.run_parts import RunParts
 
-    with Interrupts() as interrupts, FileCache(inputs.fetch_options()) as cache:
+    with Interrupts() as interrupts, FileCache(inputs.fetch_options()) as cache, left_out(talk) as passed_over:
         with interrupts.allowed():  # tables give a job for each question, so there is one, of no meaning
-            found = open_inputs(media, (Prompt("index"),), is_media_path, cache, inputs.options())
+            found = open_inputs(media, (Prompt("index"),), is_media_path, cache, inputs.options(), passed_over)
         with Reporter(tally, found.total, quiet=talk.quiet, verbose=talk.verbose) as reporter:
             parts = RunParts(open_clip, progress=reporter, interrupts=interrupts, cache=cache, tally=tally)
             index_jobs(found.jobs, archive, partial(load_engine, collects=True), options, parts)

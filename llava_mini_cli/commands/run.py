@@ -33,6 +33,7 @@ EXIT_STOPPED = 101
 def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: QuestionFlags) -> int:
     """Answers every prompt about every medium; returns the exit code."""
     hush_libraries(verbose=flags.talk.verbose)
+    from llava_mini_cli.commands.left_out import left_out
     from llava_mini_cli.formats.inputs import open_inputs
     from llava_mini_cli.media.open import is_media_path, open_clip
     from llava_mini_cli.pipelines.load_engine import load_engine
@@ -41,10 +42,12 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
     output = output_options(flags)
     _refuse_own_input(media, flags.inputs.files_from, output.path)
 
-    def find(cache: "FileCache") -> "Inputs":
-        return open_inputs(media, prompts, is_media_path, cache, flags.inputs.options())
+    with left_out(flags.talk) as passed_over:
 
-    return run_inputs(find, len(prompts), load_engine, run_options(flags), RunParts(open_clip), output, flags)
+        def find(cache: "FileCache") -> "Inputs":
+            return open_inputs(media, prompts, is_media_path, cache, flags.inputs.options(), passed_over)
+
+        return run_inputs(find, len(prompts), load_engine, run_options(flags), RunParts(open_clip), output, flags)
 
 
 def output_options(flags: QuestionFlags) -> "OutputOptions":

@@ -17,10 +17,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.geometry import nearest_index
 from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
+from llava_mini_cli.media.phone_photos import HEAD, open_photo
+from llava_mini_cli.media.png_text import without_bulk
 from llava_mini_cli.media.timeline import Selection, Timeline
 
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # with a signature
@@ -30,6 +33,7 @@ _ANIMATED = frozenset({"GIF", "WEBP", "PNG", "AVIF"})  # TIFF and MPO have pages
 _MILLISECOND = Fraction(1, 1000)
 _DEFAULT_MS = 100  # on display for a frame that says 0, as browsers do
 _ORIENTATION_TAG = 0x0112
+_PAGE_TAG, _IS_SMALLER_COPY = 254, 1  # NewSubfileType of TIFF
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -44,10 +48,11 @@ _TURN = {
 # pictures of Pillow's (4 bytes a pixel), or two and an array, are there at once, and some codecs hold whole ones, too.
 _MOST_BYTES = 16
 _MOST_BYTES_DEEP = 20  # grey of more than 8 bits a channel, which passes through float64
-_MOST_BYTES_OF = {"AVIF": 24, "JPEG2000": 26, "WEBP": 24}
+_MOST_BYTES_OF = {"AVIF": 24, "HEIF": 24, "JPEG2000": 26, "JXL": 22, "WEBP": 24}
 _MOST_BYTES_MOVING = 28  # with the canvas and the frame before
+_NOT_IN_PART = frozenset({"HEIF"})  # what is cut short comes out black, all of it
 _CODEC_BYTES = 1 << 20  # whatever the size
-_READ_WHOLE = frozenset({"AVIF", "WEBP"})  # files that Pillow holds in memory, twice for a moment
+_READ_WHOLE = frozenset({"AVIF", "HEIF", "JXL", "WEBP"})  # files that Pillow holds in memory, twice for a moment
 _BROKEN = (  # what Pillow raises about pictures; `_broken` says what is meant
     OSError,
     SyntaxError,
@@ -70,22 +75,42 @@ def open_picture(path: Path) -> Image.Image | None:
     """The picture's header, or None where the content is no picture.
 
     Raises:
-        MediaError: the picture is damaged or too large. OSError: the file cannot be opened.
+        MediaError: the picture is damaged, too large, or of a kind that is not read.
+        OSError: the file cannot be opened.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
-            picture = Image.open(path, formats=FORMATS)
+            picture = open_photo(path, _head(path)) or Image.open(without_bulk(path) or path, formats=FORMATS)
     except UnidentifiedImageError:
         return None
     except _BROKEN as error:
         if isinstance(error, OSError) and error.filename is not None:
             raise  # of the file itself, not of what it holds
         raise _broken(error) from None
+    if isinstance(picture, TiffImageFile):
+        _seek_whole_page(picture)
     if picture.width * picture.height > MAX_PIXELS:
         picture.close()
         raise _too_large(f"a picture of {picture.width}x{picture.height} pixels")
     return picture
+
+
+def _seek_whole_page(picture: TiffImageFile) -> None:
+    """Leaves a first page that says it is a smaller copy of another one for the first that does not."""
+    try:
+        for index in count() if picture.tag_v2.get(_PAGE_TAG, 0) & _IS_SMALLER_COPY else ():
+            picture.seek(index)
+            if not picture.tag_v2.get(_PAGE_TAG, 0) & _IS_SMALLER_COPY:
+                return
+    except _BROKEN:
+        picture.seek(0)  # all are, or what follows cannot be read
+
+
+def _head(path: Path) -> bytes:
+    """The first bytes of a file."""
+    with path.open("rb", buffering=0) as file:
+        return file.read(HEAD)
 
 
 def is_animation(picture: Image.Image) -> bool:
@@ -183,7 +208,7 @@ class PictureClip(Clip):
                 pixels = to_rgb(picture)
             except _BROKEN as error:
                 broken = _broken(error)
-                if salvage is None or broken.kind != "truncated":
+                if salvage is None or broken.kind != "truncated" or picture.format in _NOT_IN_PART:
                     raise broken from None
                 pixels, warning = salvage(path, broken), f"{broken}; what is missing was made up"
         height, width = pixels.shape[:2]

@@ -3,6 +3,7 @@
 Knows nothing of models. Whether a file is a picture or a video is told by its bytes, not by its name.
 """
 
+import os
 import stat
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import MediaError
+from llava_mini_cli.media import camera_raw
 from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.media.decoders import DECODERS, Decoder, Name, Plan, decord_installed
 from llava_mini_cli.media.image import (
@@ -33,13 +35,15 @@ from llava_mini_cli.media.timeline import Selection, Timeline, select_frames
 from llava_mini_cli.media.tone import doubt_of_colours, doubt_of_picture, is_hdr, tone_mapping
 from llava_mini_cli.media.video import Decoding, VideoClip
 
-_IMAGES = "avif bmp gif ico jfif jp2 jpe jpeg jpg mpo pbm pgm png ppm tif tiff webp"
-_VIDEOS = (
-    "3g2 3gp asf avi divx flv h264 h265 hevc ivf m2ts m2v m4v mkv mov mp4 mpeg mpg mts mxf nut ogv rm rmvb ts vob webm "
-    "wmv y4m"
+_IMAGES = (
+    "apng avif avifs bmp gif heic heics heif heifs hif ico j2c j2k jfif jp2 jpe jpeg jpf jpg jpx jxl mpo pbm pgm png "
+    "pnm ppm tif tiff webp"
 )
-IMAGE_SUFFIXES = frozenset(f".{name}" for name in _IMAGES.split())
-VIDEO_SUFFIXES = frozenset(f".{name}" for name in _VIDEOS.split())
+_VIDEOS = (
+    "264 265 3g2 3gp 3gpp asf avi divx dv f4v flv h264 h265 hevc insv ivf lrv m1v m2t m2ts m2v m4v mkv mov mp4 "
+    "mpe mpeg mpg mts mxf nut ogv qt rm rmvb ts vob webm wmv y4m"
+)
+_SUFFIXES = frozenset(f".{name}" for name in f"{_IMAGES} {_VIDEOS} {camera_raw.SUFFIXES}".split())
 
 DECORD_SECONDS = 300.0  # beyond this length `auto` begins with ffmpeg: see docs/decoding.md
 _INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
@@ -76,7 +80,7 @@ UNWATCHED = Unwatched()
 
 def is_media_path(path: str | Path) -> bool:
     """True if a name ends as those of pictures and videos do. For folders; a file that is named is always tried."""
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES | VIDEO_SUFFIXES
+    return os.path.splitext(path)[1].lower() in _SUFFIXES  # noqa: PTH122 - a tenth of Path's time
 
 
 def probe(path: str | Path, timeout: float = 10.0) -> ClipInfo:

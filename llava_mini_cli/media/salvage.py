@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile
+from PIL import ImageFile
 
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.media.child import Child, StalledError, python_command
-from llava_mini_cli.media.image import FORMATS, to_rgb
+from llava_mini_cli.media.image import open_picture, to_rgb
 
 _SIZE = struct.Struct("<II")
 
@@ -41,7 +41,9 @@ def salvage(path: Path, broken: MediaError, timeout: float) -> NDArray[np.uint8]
 
 def main() -> None:
     ImageFile.LOAD_TRUNCATED_IMAGES = True
-    with Image.open(sys.argv[1], formats=FORMATS) as picture:
+    picture = open_picture(Path(sys.argv[1]))
+    assert picture is not None
+    with picture:
         pixels = to_rgb(picture)
     sys.stdout.buffer.write(_SIZE.pack(*pixels.shape[:2]))
     sys.stdout.buffer.write(pixels.data)

@@ -25,7 +25,7 @@ from llava_mini_cli.media.timeline import Timeline
 _KEY, _DISCARD = 0x1, 0x4  # packet flags of libavcodec
 _UNSET = -(1 << 63)  # its "no timestamp"
 _NOT_VIDEO = frozenset({"tty", "concat", "hls", "lavfi"})  # formats that ffmpeg takes texts for
-_HIDDEN_FRAMES = frozenset({"vp8"})  # codecs whose packets need not be frames that are shown
+_HIDDEN_FRAMES = frozenset({"vp8", "jpegxl_anim"})  # codecs whose packets need not be single frames that are shown
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from llava_mini_cli.formats.inputs.folders import Found, IsMedia, find_glob, fin
 from llava_mini_cli.formats.inputs.listing import check_listing, read_listing
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.parts import Files, InputPart, Shards, TableRows
+from llava_mini_cli.formats.inputs.passed_over import PassedOver
 from llava_mini_cli.formats.inputs.questions import Template
 from llava_mini_cli.formats.inputs.shards import is_shard
 from llava_mini_cli.formats.inputs.tables import is_table, open_table
@@ -51,6 +52,7 @@ def open_inputs(
     is_media: IsMedia,
     cache: FileCache,
     options: InputOptions = InputOptions(),  # noqa: B008 - frozen
+    passed_over: PassedOver | None = None,
 ) -> Inputs:
     """The jobs of what the user named: the arguments in order, then --files-from.
 
@@ -59,11 +61,12 @@ def open_inputs(
     Args:
         is_media: tells from a file's name whether a folder's file is meant.
         cache: where remote tables and shards are fetched to.
+        passed_over: counts, while the jobs are read, what folders hold and is passed over.
 
     Raises:
         UsageError: a folder or glob without media, a table that cannot be read, a column that is not there.
     """
-    finder = _Finder(is_media, cache, options)
+    finder = _Finder(is_media, cache, options, passed_over or PassedOver())
     parts = [part for argument in arguments for part in finder.parts(local_path(argument))]
     if options.files_from is not None:
         parts.append(finder.listing(options.files_from))
@@ -109,31 +112,36 @@ def _without_columns(prompts: Sequence[Prompt]) -> list[Prompt]:
 class _Finder:
     """Tells files, folders, globs, tables, shards and URLs apart."""
 
-    def __init__(self, is_media: IsMedia, cache: FileCache, options: InputOptions) -> None:
+    def __init__(self, is_media: IsMedia, cache: FileCache, options: InputOptions, passed_over: PassedOver) -> None:
         self._is_media = is_media
         self._cache = cache
         self._options = options
+        self._passed_over = passed_over
 
     def parts(self, argument: str) -> Iterator[InputPart]:
         """The parts that one argument stands for: one, or those that a glob matches."""
         if is_remote(argument):
-            found = find_remote(argument, self._options, self._is_wanted) if has_listing(argument) else None
-            yield from self._files(found) if found is not None else [self._one(Found(argument, _name_of(argument)))]
+            if has_listing(argument):
+                yield from self._files(find_remote(argument, self._options, self._is_wanted, self._passed_over.add))
+            else:
+                yield self._one(Found(argument, _name_of(argument)))
         elif is_folder(argument):
             yield self._folder(argument)
         elif has_magic(argument) and "\0" not in argument and not os.path.lexists(argument):
-            yield from self._files(find_glob(argument, self._options, self._is_wanted))
+            yield from self._files(find_glob(argument, self._options, self._is_wanted, self._passed_over.add))
         else:
             yield self._one(Found(argument, PurePath(argument).name))
 
     def listing(self, name: str) -> InputPart:
         """The list of --files-from; folders and shards in it stand for what they hold."""
         check_listing(name)
+        telling = self._passed_over.once()
 
         def found() -> Iterator[Found]:
+            tell = telling()
             for entry in map(local_path, read_listing(name, null=self._options.null)):
                 if not is_remote(entry) and is_folder(entry):
-                    inside = walk(entry, self._options, self._is_media)
+                    inside = walk(entry, self._options, self._is_media, tell)
                     first = next(inside, Found(entry, _name_of(entry), self._nothing_in(entry)))
                     yield from chain([first], inside)
                 else:
@@ -166,8 +174,10 @@ class _Finder:
         """A folder of media, or where it holds none, of Parquet parts or of shards."""
         if not os.access(folder, os.R_OK | os.X_OK):
             raise UsageError(f"cannot read the folder '{folder}': permission denied")
-        if next(walk(folder, self._options, self._is_media), None) is not None:
-            return Files(lambda: walk(folder, self._options, self._is_media), None)
+        without_media = PassedOver()
+        if next(walk(folder, self._options, self._is_media, without_media.add), None) is not None:
+            telling = self._passed_over.once()
+            return Files(lambda: walk(folder, self._options, self._is_media, telling()), None)
         for suffix in (".parquet", ".tar"):
             paths = [each.path for each in walk(folder, self._options, partial(_ends_with, suffix))]
             if paths and suffix == ".tar":
@@ -176,7 +186,8 @@ class _Finder:
                 from llava_mini_cli.formats.inputs.parquet_table import ParquetTable
 
                 return TableRows(ParquetTable(paths, folder, _with_slash(folder)), self._options)
-        raise UsageError(self._nothing_in(folder).message)
+        passed_over = f" (passed over: {without_media})" if without_media.counts else ""
+        raise UsageError(self._nothing_in(folder).message + passed_over)
 
     def _nothing_in(self, folder: str) -> Fault:
         """The fault of a folder without media."""
