@@ -65,15 +65,15 @@ def test_pictures_without_compression_are_read_whole(mark: bytes) -> None:
 
 def test_a_content_says_its_size() -> None:
     assert content(b"x" * 7).startswith("7-")
-    assert (size_of("7-abc"), size_of("7-"), size_of("none")) == (7, 7, -1)
+    assert size_of("7-abc-def") == 7
 
 
-def test_what_cannot_be_read_has_a_size_and_what_is_no_file_has_nothing(tmp_path: Path) -> None:
+def test_what_cannot_be_read_and_what_is_no_file_has_no_content(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(b"12345")
     assert file_content(str(path), 5) == content(b"12345")
-    assert file_content(str(tmp_path / "gone"), 5) == "5-"
-    assert file_content("nul\0byte", 5) == "5-"
+    assert file_content(str(tmp_path / "gone"), 5) is None
+    assert file_content("nul\0byte", 5) is None
     assert file_content(str(tmp_path), 4096) is None
 
 
@@ -87,7 +87,7 @@ def test_media_inside_other_files_are_told_by_their_own_bytes(tmp_path: Path) ->
     assert content_of_job(job._replace(source=Embedded("a", ".mp4", data)), ("", 5000, 0)) == content(data)
     with pytest.raises(FetchError):
         Member("a", ".mp4", OpenTar(path), 9000, 5000).read_at(1, 0)
-    assert content_of_job(job._replace(source=Member("a", ".mp4", OpenTar(path), 9000, 5000)), ("", 5000, 0)) == "5000-"
+    assert content_of_job(job._replace(source=Member("a", ".mp4", OpenTar(path), 9000, 5000)), ("", 5000, 0)) is None
 
 
 def test_a_url_has_no_content_before_it_is_fetched_and_what_is_missing_has_none() -> None:
@@ -95,7 +95,9 @@ def test_a_url_has_no_content_before_it_is_fetched_and_what_is_missing_has_none(
     assert (
         content_of_job(Job(url, "a.mp4", (), item=(url, None, None), source=Download(url)), (url, None, None)) is None
     )
-    assert content_of_job(Job("gone", "gone", ()), ("/gone", None, None)) == "none"
+    member = Member("a", ".mp4", OpenTar(__file__), 0, -5)
+    assert content_of_job(Job("x.tar/a", "a", (), item=("/x.tar/a", -5, 0), source=member), ("/x.tar/a", -5, 0)) is None
+    assert content_of_job(Job("gone", "gone", ()), ("/gone", None, None)) is None
     assert content_of_job(Job("a", "a", (), content="5-abc"), ("/a", 5, 0)) == "5-abc"
     assert content_of_job(Job("a", "a", (), item=("/a", 5, 0)), ("/a", 5, 0)) is None  # of an archive of before
 
@@ -107,14 +109,14 @@ def test_rows_are_found_by_digest_and_size() -> None:
         (works[0], 5, "7-aa-bb"),
         (works[1], 6, "9-aa-bb"),
         (numbered, 2**48 - 1, "7-aa-bb"),
-        (works[2], 0, "none-b"),
+        (works[2], 0, "0-b-b"),
     ]
     known = KnownContents(rows)
     assert known.find("7-aa-bb") == [(works[0], 5), (numbered, 2**48 - 1)]
     assert known.find("9-aa-bb") == [(works[1], 6)]
-    assert known.find("none-b") == [(works[2], 0)]
+    assert known.find("0-b-b") == [(works[2], 0)]
     assert known.find("7-aa-bc") == []
-    assert [size for size in range(-2, 12) if known.has_size(size)] == [-1, 7, 9]
+    assert [size for size in range(12) if known.has_size(size)] == [0, 7, 9]
     assert not KnownContents([]).has_size(7)
     assert KnownContents([]).find("7-aa-bb") == []
 

@@ -17,7 +17,6 @@ from llava_mini_cli.formats.source import PartlyRead
 WHOLE = 1 << 20  # bytes; a file up to this is read whole
 PART = 1 << 16  # bytes of each of the three parts of a larger one
 PLAIN_WHOLE = 1 << 26  # bytes; a picture without compression up to this is read whole
-NOTHING = "none"  # the content of what is not there, and of rows about no file
 _CHUNK = 1 << 20
 _PLAIN = (b"BM", b"II*\0", b"MM\0*", *(b"P%d" % number for number in range(1, 8)))  # BMP, TIFF, Netpbm
 
@@ -43,7 +42,7 @@ def _chunks(read_at: ReadAt, begin: int, length: int) -> Iterator[bytes]:
 
 
 def file_content(path: str, size: int) -> str | None:
-    """The content of a file of that size; `SIZE-` alone where it cannot be read, None for what is no regular file.
+    """The content of a file of that size; None where it cannot be read, or is none.
 
     A pipe is never opened: what is read from it is gone.
     """
@@ -56,28 +55,25 @@ def file_content(path: str, size: int) -> str | None:
         finally:
             os.close(descriptor)
     except (OSError, ValueError):
-        return f"{size}-"
+        return None
 
 
 def content_of_job(job: Job, item: ItemIdentity) -> str | None:
-    """The content of a job's medium, read from where it lies; None where nothing but its name tells what it is.
+    """The content of a job's medium, read from where it lies; None where nothing but its place tells what it is.
 
-    A URL is such a name: what is behind it is known after a download only.
+    That is so for what is not there, and for a URL, behind which nobody has looked before it is downloaded.
     """
     size = item[1]
-    if job.content is not None:
+    if job.content is not None or size is None or size < 0:  # the header of a shard's member may say anything
         return job.content
-    if size is None:
-        return NOTHING if job.source is None else None
     if isinstance(job.source, PartlyRead):
         try:
             return content_of(size, job.source.read_at)
         except FetchError:
-            return f"{size}-"
+            return None
     return file_content(job.path, size) if job.item is None else None
 
 
 def size_of(content: str) -> int:
-    """The size that a content begins with; -1 for `NOTHING`."""
-    size = content.partition("-")[0]
-    return -1 if size == NOTHING else int(size)
+    """The size that a content begins with."""
+    return int(content.partition("-")[0])

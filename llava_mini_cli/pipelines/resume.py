@@ -75,7 +75,7 @@ class _Others:
 
     def _content(self, job: Job, item: ItemIdentity) -> str | None:
         """The content of a medium, if a row will say it or a row that is there may: one about a medium of that size."""
-        is_wanted = self.done.keeps_digests or self.done.has_size(-1 if item[1] is None else item[1])
+        is_wanted = self.done.keeps_digests or (item[1] is not None and self.done.has_size(item[1]))
         return content_of_job(job, item) if is_wanted else None
 
     def _sorted(self, job: Job, item: ItemIdentity, *, hold: bool) -> tuple[list[Question], list[Question]]:

@@ -12,7 +12,7 @@ import numpy as np
 
 from llava_mini_cli.formats.content import size_of
 
-DIGEST_PATTERN = r"(?:\d{1,18}|none)(?:-[0-9a-f]*){1,2}"
+DIGEST_PATTERN = r"\d{1,18}-[0-9a-f]{20}-[0-9a-f]{20}"
 _WORK_BYTES = 14  # of the work, with its occurrence
 
 
