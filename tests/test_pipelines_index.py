@@ -47,7 +47,7 @@ def test_a_medium_is_kept_with_all_that_is_known(tmp_path: Path) -> None:
         "path": str(medium), "file_name": "a.mp4", "size": 1, "media": "video",
         "duration_s": 3.0, "width": 64, "height": 48, "frames": 3, "frames_sampled": 3, "fps_sampled": 1.0,
         "model": "echo", "model_revision": "abc123", "status": "ok", "error": None, "error_type": None,
-        "error_stage": None, "warning": "read 3 frames",
+        "error_stage": None, "warning": "read 3 frames", "digest": "1-1b8751fe6881879544df", "frames_of": None,
     }  # fmt: skip
     assert json.loads(row["settings"])["fps"] == 1.0
     with open_archive(tmp_path / "x") as archive:
