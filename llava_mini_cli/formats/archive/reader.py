@@ -54,7 +54,6 @@ class StoredMedium:
     file_name: str
     size: int | None
     mtime_ns: int | None
-    digest: str | None  # of what the file held
     media: str  # image or video
     duration_s: float | None
     width: int
@@ -63,6 +62,7 @@ class StoredMedium:
     frames_sampled: int
     fps_sampled: float | None
     warning: str | None
+    digest: str | None = None  # of what the file held
 
 
 @dataclass(frozen=True)
@@ -73,10 +73,10 @@ class StoredFailure:
     file_name: str
     size: int | None
     mtime_ns: int | None
-    digest: str | None
     error_stage: str
     error_type: str
     error: str
+    digest: str | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -50,7 +50,7 @@ class Known:
     mtime_ns: int | None
     status: str  # ok or error
     digest: str | None = None  # of what the file holds
-    place: int | None = None  # of its row among those that were there when the archive was opened
+    place: int | None = field(default=None, compare=False)  # of its row, if it was there when the archive was opened
 
 
 class ArchiveWriter:
