@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import tarfile
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from archive_films import FILMS, rows, run
+from input_doubles import jobs_of
 from test_docs import ROOT
 from test_formats_archive import add, frames, header, media, paths
 
@@ -17,6 +19,7 @@ from llava_mini_cli.formats.archive.compact import Compacted, compact
 from llava_mini_cli.formats.archive.layout import LAST_NS, files_of, storable
 from llava_mini_cli.formats.archive.reader import open_archive
 from llava_mini_cli.formats.archive.writer import ArchiveWriter, open_for_writing
+from llava_mini_cli.pipelines.index_sink import identity
 
 
 def put(writer: ArchiveWriter, path: str, seed: int, digest: str | None = "5-abc") -> None:
@@ -190,11 +193,22 @@ def test_times_that_no_column_holds_are_brought_within(tmp_path: Path, time: int
     assert storable(("a", None, None)) == ("a", None, None)
 
 
+def test_a_member_of_a_shard_may_have_any_age(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "s.tar", "w", format=tarfile.PAX_FORMAT) as shard:
+        for name, time in (("a.mp4", 1 << 80), ("b.mp4", -(1 << 80)), ("c.mp4", 7)):
+            info = tarfile.TarInfo(name)
+            info.mtime = time
+            shard.addfile(info)
+    assert [identity(job)[2] for job in jobs_of(tmp_path / "s.tar")] == [LAST_NS, -LAST_NS, 7]
+
+
 def test_a_tree_that_moved_is_not_indexed_again(films: Path, tmp_path: Path) -> None:
     there, archive = tmp_path / "films", tmp_path / "a"
     shutil.copytree(films, there)
     run("index", there, "-o", archive, "-m", "demo", "-q")
     before = rows(run("search", archive, "a red circle", "-k", "9"))
+    ask = ("ask", "--index", archive, "Why?", "-o", tmp_path / "answers.jsonl")
+    assert "3 answers" in run(*ask).stderr
     there = there.rename(tmp_path / "elsewhere")
     (there / "new.mp4").write_bytes((films / "green.mp4").read_bytes())
     again = run("index", there, "-o", archive, "-m", "demo", "--prune")
@@ -202,6 +216,7 @@ def test_a_tree_that_moved_is_not_indexed_again(films: Path, tmp_path: Path) -> 
     assert "dropped" not in again.stderr
     moved = rows(run("search", archive, "a red circle", "-k", "9"))
     assert [moment["score"] for moment in moved if moment["file_name"] != "new.mp4"] == [row["score"] for row in before]
+    assert "1 answers, 0 failed, 3 were there (3 known by content)" in run(*ask).stderr
     assert {moment["path"] for moment in moved} == {str(there / name) for name in (*FILMS, "new.mp4")}
     assert "0 media indexed, 4 there already, 0 frames" in run("index", there, "-o", archive, "-m", "demo").stderr
     assert "dropped" not in run("index", "-o", archive, "-m", "demo", "--prune").stderr
