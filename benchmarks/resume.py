@@ -59,7 +59,7 @@ def write_output(table: Path, output: Path) -> None:
             for question in job.questions:
                 asked = {"id": question.id, "file_name": job.file_name, "prompt": question.prompt.text}
                 text = f"The answer to question {question.id}, in a sentence."
-                rows.write(replace(row, **asked, text=text, fingerprint=question.key))
+                rows.write(replace(row, **asked, text=text, fingerprint=question.key, digest=question.digest))
 
 
 def measure(table: Path, output: Path) -> dict[str, float]:

@@ -228,6 +228,23 @@ def test_kept_columns_and_their_types(tmp_path: Path) -> None:
     assert isinstance(second["f"], float)
 
 
+def test_kept_columns_that_differ_by_case_only(tmp_path: Path) -> None:
+    columns = {"path": "a.jpg", "Text": "t", "STATUS": "s", "Name": "1", "name": "2", "NAME": "3", "input_text": "4"}
+    table = write_csv(tmp_path / "t.csv", [columns])
+    other = write_jsonl(tmp_path / "t.jsonl", [{"path": "b.jpg", "PATH": "p", "Text": 5, "Digest": "d"}])
+    with inputs(table, other, options=InputOptions(keep_all=True)) as opened:
+        first, second = (dict(job.questions[0].kept) for job in opened.jobs)
+    nothing = dict.fromkeys(["input_PATH", "input_Digest"])
+    assert first == nothing | {
+        "path": "a.jpg", "input_Text": "t", "input_STATUS": "s", "Name": "1", "input_name": "2",
+        "input_input_NAME": "3", "input_input_text": "4",
+    }  # fmt: skip
+    assert {name: value for name, value in second.items() if value} == {
+        "path": "b.jpg", "input_PATH": "p", "input_Text": "5", "input_Digest": "d",
+    }  # fmt: skip
+    assert [column.name for column in opened.kept] == list(first)
+
+
 def test_types_of_parquet_are_kept_where_json_has_them(tmp_path: Path) -> None:
     from datetime import UTC, datetime
 

@@ -11,6 +11,7 @@ import pytest
 from output_rows import FAILED, NAMES, ROW, RUN, each_format, finished, key, opened, read, row, write
 
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.inputs.columns import merge_kinds
 from llava_mini_cli.formats.outputs.jsonl import JsonLines
 from llava_mini_cli.formats.outputs.stream import StreamOutput
 from llava_mini_cli.formats.row import KeptColumn, Row, printable
@@ -72,6 +73,18 @@ def test_duckdb_pandas_and_datasets_read_parquet(tmp_path: Path) -> None:
     assert list(pandas.read_parquet(tmp_path / "out.parquet")["status"]) == ["ok", "error"]
     files, cache = str(tmp_path / "out.parquet"), str(tmp_path / "cache")
     assert load_dataset("parquet", data_files=files, cache_dir=cache)["train"]["text"][:] == ["yes", None]
+
+
+@each_format
+def test_duckdb_reaches_every_column_of_the_input(output: str, tmp_path: Path) -> None:
+    import duckdb
+
+    kept = merge_kinds([dict.fromkeys(["Text", "STATUS", "Name", "name"], "string")])
+    values = {column.name: name for name, column in kept.items()}
+    write(output, replace(ROW, kept=values), run=replace(RUN, kept=tuple(kept.values())))
+    path = f"{output}*.parquet" if output.endswith("/") else output
+    names = ", ".join(f'"{name}"' for name in values)
+    assert duckdb.sql(f"SELECT {names}, status FROM '{path}'").fetchall() == [(*values.values(), "ok")]
 
 
 @each_format

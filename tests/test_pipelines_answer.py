@@ -136,6 +136,7 @@ def test_an_answered_row_says_all_that_is_known(tmp_path: Path) -> None:
     run(read_jobs(media, PROMPTS, is_media_path), writer)
     row = writer.rows[0].as_dict()
     assert len(row.pop("fingerprint")) == 32
+    assert re.fullmatch("1-[0-9a-f]{20}-[0-9a-f]{20}", row.pop("digest"))
     assert row.pop("created_at").tzinfo is not None
     known = {key: value for key, value in row.items() if value is not None}
     assert known == {

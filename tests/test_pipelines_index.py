@@ -16,8 +16,9 @@ from llava_mini_cli.engine.request import FrameShapes, Window
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.archive.layout import Shapes
 from llava_mini_cli.formats.archive.reader import open_archive
+from llava_mini_cli.formats.archive.writer import is_gone
 from llava_mini_cli.media.clip import ClipInfo
-from llava_mini_cli.pipelines.build_archive import _is_gone, _windows
+from llava_mini_cli.pipelines.build_archive import _windows
 from llava_mini_cli.pipelines.index_options import IndexOptions
 from llava_mini_cli.pipelines.run_parts import RunParts
 
@@ -46,7 +47,7 @@ def test_a_medium_is_kept_with_all_that_is_known(tmp_path: Path) -> None:
         "path": str(medium), "file_name": "a.mp4", "size": 1, "media": "video",
         "duration_s": 3.0, "width": 64, "height": 48, "frames": 3, "frames_sampled": 3, "fps_sampled": 1.0,
         "model": "echo", "model_revision": "abc123", "status": "ok", "error": None, "error_type": None,
-        "error_stage": None, "warning": "read 3 frames",
+        "error_stage": None, "warning": "read 3 frames", "digest": "1-1b8751fe6881879544df", "frames_of": None,
     }  # fmt: skip
     assert json.loads(row["settings"])["fps"] == 1.0
     with open_archive(tmp_path / "x") as archive:
@@ -216,12 +217,12 @@ def test_what_is_gone_is_dropped_on_request(tmp_path: Path) -> None:
 
 def test_what_is_gone_for_certain(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     there = write(tmp_path, "shard.tar", "1")
-    assert not _is_gone(str(there))
-    assert _is_gone(str(tmp_path / "none"))
-    assert _is_gone("a\0b")
-    assert not _is_gone(str(there / "member.mp4"))
+    assert not is_gone(str(there))
+    assert is_gone(str(tmp_path / "none"))
+    assert is_gone("a\0b")
+    assert not is_gone(str(there / "member.mp4"))
     (tmp_path / "dangling").symlink_to(tmp_path / "none")
-    assert not _is_gone(str(tmp_path / "dangling"))
+    assert not is_gone(str(tmp_path / "dangling"))
 
 
 def test_another_model_or_other_settings_are_refused_before_the_model_is_loaded(tmp_path: Path) -> None:

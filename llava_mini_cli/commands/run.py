@@ -137,6 +137,7 @@ def _dry_run(inputs: "Inputs", options: "RunOptions", output: "OutputOptions") -
     from llava_mini_cli.pipelines.tally import Tally
 
     done = done_at(output, options.run_info(inputs.kept))
+    done.keeps_digests = False  # no row is made, so media are read only where they tell which rows are done
     left = left_to_do(inputs.jobs, options.row_keys(), done, Tally())
     wanted = limited(left, options.limits.media, Tally())
     found = forecast(wanted, options, probe, footprint_of(options.model))

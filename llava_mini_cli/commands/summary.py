@@ -140,6 +140,7 @@ def summary(
         "rows_failed": tally.failed,
         "rows_skipped": tally.skipped,
         "errors_skipped": tally.errors_skipped,
+        "known_by_content": tally.known_by_content,
         "frames": tally.frames,
         "video_seconds": round(tally.video_s, 3),
         "failures": dict(tally.failures.most_common()),
@@ -156,9 +157,14 @@ def summary(
 
 def say_counts(tally: Tally, seconds: float, output: Path | None) -> None:
     """One line: what was done, how quickly, and where it went."""
-    there = f", {tally.skipped} were there{failed_before(tally)}" if tally.skipped else ""
+    there = f", {tally.skipped} were there{known_by_content(tally)}{failed_before(tally)}" if tally.skipped else ""
     target = "" if output is None else f", written to {rows_at(output)}"
     say(f"llava-mini: {counts(tally)}{there}, {seconds:.1f} s{stopped(tally)}{target}")
+
+
+def known_by_content(tally: Tally) -> str:
+    """How many of those that were there lie elsewhere now, or have another date, in brackets; nothing where none is."""
+    return f" ({tally.known_by_content} known by content)" if tally.known_by_content else ""
 
 
 def failed_before(tally: Tally) -> str:

@@ -31,6 +31,7 @@ class Question(NamedTuple):
     id: str  # what the row carries as its id: the medium as the user named it, or a value of --id-column
     kept: Mapping[str, object] = NOTHING_KEPT  # columns of the input that the row carries on
     key: str = ""  # what the row carries as its fingerprint; given by `pipelines.resume`
+    digest: str | None = None  # what the row carries as its digest; given there, too
 
 
 # The same as `Prompt(...)` and `Question(...)` in a third of the time, for the rows of tables.
@@ -39,7 +40,7 @@ def make_prompt(text: str, name: str | None) -> Prompt:
 
 
 def make_question(prompt: Prompt, row_id: str, kept: Mapping[str, object]) -> Question:
-    return tuple.__new__(Question, (prompt, row_id, kept, ""))  # pyright: ignore[reportUnknownMemberType]
+    return tuple.__new__(Question, (prompt, row_id, kept, "", None))  # pyright: ignore[reportUnknownMemberType]
 
 
 class Fault(NamedTuple):
@@ -70,6 +71,7 @@ class Job(NamedTuple):
     local: str | None = None  # the file that is opened, where it is not at `path`: a fetched copy
     source: Source | None = None  # how that copy is had, while it is not here
     span: TimeSpan | None = None  # None: the whole medium, or what --start and --end leave of it
+    content: str | None = None  # what it holds (`formats.content`), where that is known without reading it
 
     @property
     def file(self) -> str:
@@ -90,4 +92,4 @@ def make_job(
     item: ItemIdentity | None,
     source: Source | None,
 ) -> Job:
-    return tuple.__new__(Job, (path, file_name, questions, fault, item, None, source, None))  # pyright: ignore
+    return tuple.__new__(Job, (path, file_name, questions, fault, item, None, source, None, None))  # pyright: ignore

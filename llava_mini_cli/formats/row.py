@@ -49,6 +49,7 @@ class Row:
     model: str
     model_revision: str | None = None  # commit of a hub id
     fingerprint: str  # digest of the item, the prompt, the model and the settings
+    digest: str | None = None  # of what the file holds and of the question, by which the row is known when it moved
     created_at: datetime  # UTC
     kept: Mapping[str, object] = field(default_factory=lambda: NOTHING_KEPT)  # the input's own
     source: str = ""  # path or URL of the medium, for outputs that write beside it; no column

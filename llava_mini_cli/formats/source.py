@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import inf
 from pathlib import Path
 from threading import Event
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from llava_mini_cli.errors import UsageError
 
@@ -49,4 +49,13 @@ class Source(Protocol):
             FetchError: it cannot be had.
             OSError: the file cannot be written.
         """
+        ...
+
+
+@runtime_checkable
+class PartlyRead(Protocol):
+    """A source that lies within a file on this disk, or in memory."""
+
+    def read_at(self, size: int, offset: int) -> bytes:
+        """At most so many bytes of the medium, from an offset. Raises `FetchError`."""
         ...

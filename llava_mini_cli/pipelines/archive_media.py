@@ -16,8 +16,10 @@ from numpy.typing import NDArray
 from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import FeatureChunk
 from llava_mini_cli.errors import ArchiveError, MediaError, UsageError
+from llava_mini_cli.formats.archive.layout import storable
 from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.reader import FEATURE_FRAMES, Archive, StoredFailure, StoredMedium, local_name
+from llava_mini_cli.formats.content import file_content
 from llava_mini_cli.formats.fetch.download import Download
 from llava_mini_cli.formats.fetch.urls import is_remote
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question, TimeSpan
@@ -114,7 +116,7 @@ class StoredMedia:
 
     def _job(self, medium: StoredMedium | StoredFailure, questions: tuple[Question, ...]) -> Job:
         item = medium.path, medium.size, medium.mtime_ns
-        job = Job(local_name(medium.path), medium.file_name, questions, item=item)
+        job = Job(local_name(medium.path), medium.file_name, questions, item=item, content=medium.digest)
         if isinstance(medium, StoredFailure):
             return job._replace(fault=Fault(medium.error_stage, medium.error_type, medium.error))
         if is_remote(medium.path) and not self.answers_from_features:
@@ -132,7 +134,8 @@ class StoredMedia:
         if fault is not None or is_remote(job.path):
             return fault
         medium = self._by_path[printable(job.path)]
-        if file_identity(job.path)[1:] != (medium.size, medium.mtime_ns):
+        _, size, mtime = storable(file_identity(job.path))
+        if (size, mtime) != (medium.size, medium.mtime_ns) and not _holds(job.path, medium):
             return Fault("decode", "changed", "the file is not what was indexed; run llava-mini index again")
         return None
 
@@ -184,6 +187,11 @@ def sampling_of(archive: Archive, options: SamplingOptions, given: Collection[st
                 "out, or index again"
             )
     return replace(options, **stored)
+
+
+def _holds(path: str, medium: StoredMedium) -> bool:
+    """Whether a file holds what was indexed, though its date says otherwise."""
+    return medium.size is not None and medium.digest is not None and file_content(path, medium.size) == medium.digest
 
 
 def _lies_inside(path: str) -> bool:

@@ -18,9 +18,10 @@ from llava_mini_cli.engine.request import WHOLE, Answer, Failure, Window
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.archive.layout import ArchiveHeader, Shapes
 from llava_mini_cli.formats.archive.reader import local_name
-from llava_mini_cli.formats.archive.writer import ArchiveWriter, open_for_writing
+from llava_mini_cli.formats.archive.writer import ArchiveWriter, is_gone, open_for_writing
+from llava_mini_cli.formats.content import content_of_job
 from llava_mini_cli.formats.job import Fault, Job
-from llava_mini_cli.formats.row import one_line
+from llava_mini_cli.formats.row import one_line, printable
 from llava_mini_cli.hub import model_digest
 from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.pipelines.index_options import IndexOptions
@@ -76,6 +77,7 @@ def index_jobs(
                         _take_caption(event.flight.sink, event.result)
                     case MediumDone():
                         _finish(event.flight, parts)
+        archive.record_moved()
         if options.prune and archive.header is not None:
             _prune(archive, parts.tally)
         parts.interrupts.check()
@@ -89,11 +91,16 @@ def _wanted(jobs: Iterator[Job], archive: ArchiveWriter, tally: Tally, *, retry_
         if item[0] in seen:
             continue
         seen.add(item[0])
-        if archive.holds(item, retry_errors=retry_errors):
-            tally.skipped += 1
-            tally.errors_skipped += archive.known[item[0]].status == "error"
+        path, content = item[0], None
+        if not archive.holds(item, retry_errors=retry_errors):
+            content = content_of_job(job, item)
+            path = archive.recall(item, printable(job.file_name), content, retry_errors=retry_errors)
+            tally.known_by_content += path is not None
+        if path is None:
+            yield job._replace(item=item, content=content)
         else:
-            yield job._replace(item=item)
+            tally.skipped += 1
+            tally.errors_skipped += archive.known[path].status == "error"
 
 
 def _take_caption(sink: MediumSink, result: Answer | Failure) -> None:
@@ -123,20 +130,9 @@ def _fail(job: Job, fault: Fault, tally: Tally) -> None:
 def _prune(archive: ArchiveWriter, tally: Tally) -> None:
     """Drops local media that are not there any more."""
     for path in list(archive.known):
-        if "://" not in path and _is_gone(local_name(path)):
+        if "://" not in path and is_gone(local_name(path)):
             archive.drop(path)
             tally.dropped += 1
-
-
-def _is_gone(path: str) -> bool:
-    """True if it is certain that nothing has this name; a disk that does not answer may have it, a shard its member."""
-    try:
-        os.lstat(path)
-    except (FileNotFoundError, ValueError):  # ValueError: no file can have such a name
-        return True
-    except OSError:  # such as NotADirectoryError: it lies inside a shard or a table, and that is there
-        return False
-    return False
 
 
 def _shapes(options: IndexOptions, engine: CollectingEngine) -> Shapes:

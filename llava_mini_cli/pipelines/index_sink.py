@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_mini_cli.engine.request import Answer, EncodedFrames
+from llava_mini_cli.formats.archive.layout import storable
 from llava_mini_cli.formats.archive.part import FrameRows
 from llava_mini_cli.formats.archive.writer import ArchiveWriter
 from llava_mini_cli.formats.job import Fault, ItemIdentity, Job
@@ -22,7 +23,7 @@ from llava_mini_cli.pipelines.index_options import IndexOptions
 
 def identity(job: Job) -> ItemIdentity:
     """Path, size and time of change: they tell a medium of the archive from others and from its own earlier states."""
-    path, size, mtime = job.item or file_identity(job.path)
+    path, size, mtime = storable(job.item or file_identity(job.path))
     return printable(path), size, mtime
 
 
@@ -34,6 +35,7 @@ def medium_row(job: Job, fault: Fault | None) -> dict[str, Any]:
         "file_name": printable(job.file_name),
         "size": size,
         "mtime": mtime,
+        "digest": job.content,
         "status": "error" if fault else "ok",
         "error": one_line(fault.message) if fault else None,
         "error_type": fault.kind if fault else None,

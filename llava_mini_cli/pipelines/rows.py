@@ -44,7 +44,7 @@ class RowBuilder:
         )
 
     def _common(self, job: Job, prompt_index: int, info: ClipInfo | None) -> dict[str, Any]:
-        prompt, row_id, kept, key = job.questions[prompt_index]
+        prompt, row_id, kept, key, digest = job.questions[prompt_index]
         span = job.span
         return {
             "id": row_id,
@@ -57,6 +57,7 @@ class RowBuilder:
             "model": printable(self.options.model.model),
             "model_revision": self.model_revision,
             "fingerprint": key,
+            "digest": digest,
             "created_at": datetime.now(UTC),
             "kept": kept,
             "source": job.path,

@@ -33,6 +33,7 @@ class Tally:
     failed: int = 0
     skipped: int = 0  # rows that were there already
     errors_skipped: int = 0  # errors among them
+    known_by_content: int = 0  # of those that were there, rows whose files were moved or touched since
     frames: int = 0
     video_s: float = 0.0  # length of the finished videos
     failures: Counter[str] = field(default_factory=Counter[str])  # rows, by error type

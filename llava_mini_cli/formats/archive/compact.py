@@ -110,7 +110,8 @@ def _has_dead_rows(folder: Path, source: _Source) -> bool:
         there = pq.read_metadata(frames).num_rows if frames.exists() else 0
     except (OSError, pa.ArrowException):
         return True
-    return media != len(source.live) or there != _frames(source)
+    strangers = any(part != source.number for part in source.live["row_part"].to_pylist())
+    return strangers or media != len(source.live) or there != _frames(source)
 
 
 def _merge(folder: Path, header: ArchiveHeader, number: int, sources: list[_Source], lost: list[Damage]) -> bool:
@@ -137,8 +138,7 @@ def _write(folder: Path, header: ArchiveHeader, number: int, sources: list[_Sour
             for table in ("frames", "features", "captions"):
                 for rows in _live_rows(folder, source, table):
                     part.append(table, rows)
-            media = source.live.drop_columns(["part"]).cast(media_schema())
-            part.append("media", media)
+            part.append("media", _as_own(source.live))
         part.commit()
     except (OSError, pa.ArrowException) as error:
         part.discard()
@@ -159,8 +159,26 @@ def _live_rows(folder: Path, source: _Source, table: str) -> Iterator[pa.Table]:
             for batch in file.iter_batches(batch_size=BATCH_ROWS):
                 rows = pa.Table.from_batches([batch.filter(pa.array(np.isin(batch["medium"].to_numpy(), live)))])
                 if len(rows):
-                    yield rows
+                    yield _renumbered(rows, source.live)
     except (OSError, pa.ArrowException) as error:
         if may_pass(error):
             raise
         raise _UnreadableError(source, Damage(source.number, name, one_line(str(error)))) from error
+
+
+def _as_own(live: pa.Table) -> pa.Table:
+    """Rows of `media` for the part that their frames are in, under the numbers that they have themselves."""
+    numbers = live.schema.get_field_index("medium"), live.schema.get_field_index("frames_of")
+    live = live.set_column(numbers[0], "medium", live["row_medium"])
+    live = live.set_column(numbers[1], "frames_of", pa.nulls(len(live), pa.int64()))
+    return live.drop_columns(["part", "row_medium", "row_part"]).cast(media_schema())
+
+
+def _renumbered(rows: pa.Table, live: pa.Table) -> pa.Table:
+    """Rows of another table under the numbers that their media have now."""
+    old, new = live["medium"].to_numpy(), live["row_medium"].to_numpy()
+    if (old == new).all():
+        return rows
+    order = np.argsort(old)
+    places = order[np.searchsorted(old[order], rows["medium"].to_numpy())]
+    return rows.set_column(rows.schema.get_field_index("medium"), "medium", pa.array(new[places]))

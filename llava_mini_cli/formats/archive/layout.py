@@ -11,6 +11,7 @@ import pyarrow as pa
 from llava_mini_cli.config import FeatureKind
 from llava_mini_cli.errors import ArchiveError, UsageError
 from llava_mini_cli.formats.disk import write_file
+from llava_mini_cli.formats.job import ItemIdentity
 
 FORMAT = "llava-mini archive"
 FORMAT_VERSION = 1
@@ -19,6 +20,7 @@ LOCK = ".lock"  # held by whoever writes
 READERS = ".readers"  # shared by whoever reads; `--compact` alone wants it for itself
 TABLES = ("features", "captions", "frames", "media")  # in the order in which the files of a part appear
 VECTORS = "vectors"
+LAST_NS = (1 << 63) - 1  # nanoseconds from 1970 that 64 bits hold; file systems have times beyond
 CLIP_SUM = "llava_mini.clip_sum"  # metadata of a file of `frames`: the sum of its embeddings, base64 of float32
 
 Setting = str | int | float | bool | None
@@ -29,11 +31,13 @@ MEDIA_COLUMNS: dict[str, pa.DataType] = {
     "file_name": pa.string(),  # relative to the folder that was given
     "size": pa.int64(),  # bytes
     "mtime": pa.timestamp("ns", tz="UTC"),
+    "digest": pa.string(),  # size and digest of what the file holds (`formats.content`); null for a URL
     "media": pa.string(),  # image or video
     "duration_s": pa.float64(),
     "width": pa.int32(),  # pixels, as displayed
     "height": pa.int32(),
     "frames": pa.int64(),  # rows in `frames`
+    "frames_of": pa.int64(),  # the number they are under, where the medium was moved or touched after it was indexed
     "frames_sampled": pa.int64(),  # more than `frames` where near-identical ones were skipped
     "fps_sampled": pa.float64(),
     "model": pa.string(),
@@ -138,6 +142,12 @@ class ArchiveHeader:
 
 def _word(value: Setting) -> str:
     return "none" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def storable(item: ItemIdentity) -> ItemIdentity:
+    """An item with a time of change that the column `mtime` can hold: one before 1677 or after 2262 becomes its end."""
+    path, size, time = item
+    return path, size, None if time is None else max(-LAST_NS, min(time, LAST_NS))
 
 
 def media_schema() -> pa.Schema:

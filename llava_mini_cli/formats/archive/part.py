@@ -108,7 +108,7 @@ class ArchivePartWriter:
 
     def __init__(self, folder: Path, number: int, header: ArchiveHeader) -> None:
         self.number = number
-        self.rows = 0
+        self.rows = 0  # frames and media
         self.nbytes = 0
         self.began = time.monotonic()
         self._folder = folder
@@ -133,6 +133,7 @@ class ArchivePartWriter:
     def add_medium(self, row: Mapping[str, Any], captions: Sequence[Mapping[str, Any]]) -> None:
         """A medium whose frames are all there."""
         self._media.append(row)
+        self.rows += 1
         self._captions += captions
 
     def commit(self) -> None:

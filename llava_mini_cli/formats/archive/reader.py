@@ -62,6 +62,7 @@ class StoredMedium:
     frames_sampled: int
     fps_sampled: float | None
     warning: str | None
+    digest: str | None = None  # of what the file held
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class StoredFailure:
     error_stage: str
     error_type: str
     error: str
+    digest: str | None = None
 
 
 @dataclass(frozen=True)
@@ -260,7 +262,11 @@ def open_archive(folder: Path) -> Generator[Archive]:
 
 
 def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
-    """The newest row of each path, whatever its status, with its `part`; and what could not be read."""
+    """The newest row of each path, whatever its status; and what could not be read.
+
+    `medium` and `part` say under which number and where the medium's frames are. A row that was written because the
+    medium had moved or was touched lies elsewhere: `row_medium` and `row_part` are its own.
+    """
     tables: list[pa.Table] = []
     damage: list[Damage] = []
     for part in part_numbers(folder, "media"):
@@ -275,9 +281,9 @@ def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
             damage.append(Damage(part, part_name(part, "frames"), str(error), may_pass(error.__cause__)))
             continue
         tables.append(table.append_column("part", pa.array(np.full(len(table), part, np.int64))))
-    if not tables:
-        tables.append(media_schema().append(pa.field("part", pa.int64())).empty_table())
-    newest = _newest(pa.concat_tables(tables))
+    empty = media_schema().append(pa.field("part", pa.int64())).empty_table()  # with columns that older parts lack
+    rows = pa.concat_tables([empty, *tables], promote_options="default")
+    newest = _with_frames(_newest(rows), rows)
     # As nanoseconds: Python's own datetime has none, and pandas is not always there.
     place = newest.schema.get_field_index("mtime")
     return newest.set_column(place, "mtime", newest["mtime"].cast(pa.int64())), damage
@@ -301,7 +307,8 @@ def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 def _check_frames(folder: Path, part: int, media: pa.Table) -> None:
     """Raises `ArchiveError` where the frames of a part's media are not there; reads the footer alone."""
-    wanted = pc.sum(pc.filter(media["frames"], equal(media["status"], "ok"))).as_py() or 0
+    own = media if "frames_of" not in media.column_names else media.filter(media["frames_of"].is_null())
+    wanted = pc.sum(pc.filter(own["frames"], equal(own["status"], "ok"))).as_py() or 0
     if not wanted:
         return
     try:
@@ -320,6 +327,25 @@ def _newest(media: pa.Table) -> pa.Table:
     order = np.lexsort((media["part"].to_numpy(), media["medium"].to_numpy(), codes))
     last = np.append(codes[order][1:] != codes[order][:-1], True)
     return media.take(np.sort(order[last]))
+
+
+def _with_frames(newest: pa.Table, rows: pa.Table) -> pa.Table:
+    """The rows with `medium` and `part` of their frames; one whose frames are not there any more is left out."""
+    places = {name: newest.schema.get_field_index(name) for name in ("medium", "part")}
+    for name in places:
+        newest = newest.append_column(f"row_{name}", newest[name])
+    moved = newest["frames_of"].is_valid().to_numpy()
+    if not moved.any():
+        return newest
+    own = rows.filter(rows["frames_of"].is_null())
+    number, part = own["medium"].to_numpy(), own["part"].to_numpy()
+    order = np.lexsort((part, number))
+    wanted = pc.coalesce(newest["frames_of"], newest["medium"]).to_numpy()
+    last = np.searchsorted(number[order], wanted, "right") - 1  # in the highest part that has it
+    found = np.isin(wanted, number)
+    there = np.where(moved & found, part[order][np.maximum(last, 0)] if len(part) else -1, newest["part"].to_numpy())
+    newest = newest.set_column(places["medium"], "medium", pa.array(wanted))
+    return newest.set_column(places["part"], "part", pa.array(there)).filter(pa.array(~moved | found))
 
 
 def _medium(row: dict[str, Any]) -> StoredMedium:

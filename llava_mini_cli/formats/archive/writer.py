@@ -4,11 +4,13 @@ A medium is in the archive once its part is; until then a run that is killed lea
 place is ever rewritten here: a changed or dropped file gets a new row that stands for its path from then on.
 """
 
+import os
 import time
 from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from llava_mini_cli.formats.archive.layout import (
 )
 from llava_mini_cli.formats.archive.locks import writing
 from llava_mini_cli.formats.archive.part import ArchivePartWriter, FrameRows
-from llava_mini_cli.formats.archive.reader import newest_media, not_dropped
+from llava_mini_cli.formats.archive.reader import local_name, newest_media
 from llava_mini_cli.formats.disk import errors_of
 from llava_mini_cli.formats.job import ItemIdentity
 from llava_mini_cli.paths import is_folder, is_there
@@ -48,6 +50,8 @@ class Known:
     size: int | None
     mtime_ns: int | None
     status: str  # ok or error
+    digest: str | None = None  # of what the file holds
+    place: int | None = field(default=None, compare=False)  # of its row, if it was there when the archive was opened
 
 
 class ArchiveWriter:
@@ -59,9 +63,11 @@ class ArchiveWriter:
         newest, damage = newest_media(folder)
         self.damage = damage  # media in these parts are not known, so they are indexed again
         self.known = _known(newest)
+        self._newest = newest
+        self._moved: dict[str, ItemIdentity] = {}  # paths of media that are known again, and what they are now
         self._next_part = last_part(folder) + 1
         # What a damaged part holds is not known, and it may be read again one day: its numbers are left free.
-        self._next_medium = (pc.max(newest["medium"]).as_py() or 0) + 1 + len(damage) * MOST_MEDIA
+        self._next_medium = (pc.max(newest["row_medium"]).as_py() or 0) + 1 + len(damage) * MOST_MEDIA
         self._open: list[ArchivePartWriter] = []  # the last one takes new media
         self._places: dict[int, ArchivePartWriter] = {}  # of media in flight
 
@@ -85,6 +91,51 @@ class ArchiveWriter:
             return False
         return known.status == "ok" or not retry_errors
 
+    def recall(self, item: ItemIdentity, file_name: str, content: str | None, *, retry_errors: bool) -> str | None:
+        """The path under which a medium is there that was moved or touched since, each once; None where there is none.
+
+        It was moved if nothing is at its old path any more. `record_moved` then writes where it is.
+        """
+        for path in () if content is None else (item[0], *self._alike.get((file_name, content), ())):
+            known = self.known.get(path)
+            if known is None or known.place is None or known.digest != content or path in self._moved:
+                continue
+            if known.status == "error" and retry_errors:
+                continue
+            if path == item[0] or is_gone(local_name(path)):
+                self._moved[path] = item
+                return path
+        return None
+
+    @cached_property
+    def _alike(self) -> dict[tuple[str, str], list[str]]:
+        """Paths by the name below the folder that was given, and the digest."""
+        found: dict[tuple[str, str], list[str]] = {}
+        columns = (self._newest[name].to_pylist() for name in ("path", "file_name", "digest"))
+        for path, file_name, digest in zip(*columns, strict=True):
+            if digest is not None:
+                found.setdefault((file_name, digest), []).append(path)
+        return found
+
+    def record_moved(self) -> None:
+        """Writes where the media are that `recall` gave, and how old; their frames stay where they are."""
+        for path, item in self._moved.items():
+            self._move(path, item)
+        self._moved.clear()
+
+    def _move(self, path: str, item: ItemIdentity) -> None:
+        place = self.known[path].place
+        assert place is not None
+        row = self._newest.slice(place, 1).drop_columns(["part", "row_medium", "row_part"]).to_pylist()[0]
+        frames_of = row["medium"] if row["status"] == "ok" else None
+        number, gone = self.begin(), self.begin()  # both, so that they are in one part
+        self.finish(number, row | {"path": item[0], "mtime": item[2], "frames_of": frames_of})
+        if path == item[0]:
+            del self._places[gone]
+        else:
+            self.finish(gone, {"path": path, "status": "dropped"})
+            del self.known[path]
+
     def begin(self) -> int:
         """The number of a new medium."""
         assert self.header is not None
@@ -103,11 +154,11 @@ class ArchiveWriter:
     def finish(self, medium: int, row: Mapping[str, Any], captions: Sequence[Mapping[str, Any]] = ()) -> None:
         """A medium is complete, or failed: `row` holds the columns of `media` that are known."""
         part = self._places.pop(medium)
-        stamped = dict.fromkeys(MEDIA_COLUMNS) | dict(row) | {"medium": medium, "indexed_at": datetime.now(UTC)}
+        stamped = dict.fromkeys(MEDIA_COLUMNS) | {"indexed_at": datetime.now(UTC)} | dict(row) | {"medium": medium}
         part.add_medium(
             stamped, [dict.fromkeys(CAPTION_COLUMNS) | dict(caption) | {"medium": medium} for caption in captions]
         )
-        self.known[row["path"]] = Known(row.get("size"), row.get("mtime"), row["status"])
+        self.known[row["path"]] = Known(row.get("size"), row.get("mtime"), row["status"], row.get("digest"))
         for open_part in list(self._open):
             if _is_full(open_part) and open_part not in self._places.values():
                 self._open.remove(open_part)
@@ -182,8 +233,23 @@ def _is_full(part: ArchivePartWriter) -> bool:
     return part.rows >= PART_ROWS or part.nbytes >= PART_BYTES or old
 
 
+def is_gone(path: str) -> bool:
+    """True if it is certain that nothing has this name; a disk that does not answer may have it, a shard its member."""
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, ValueError):  # ValueError: no file can have such a name
+        return True
+    except OSError:  # such as NotADirectoryError: it lies inside a shard or a table, and that is there
+        return False
+    return False
+
+
 def _known(newest: pa.Table) -> dict[str, Known]:
     """The newest row of each path that is part of the archive, or failed."""
-    live = not_dropped(newest)
-    columns = (live[name].to_pylist() for name in ("path", "size", "mtime", "status"))
-    return {path: Known(size, mtime, status) for path, size, mtime, status in zip(*columns, strict=True)}
+    columns = (newest[name].to_pylist() for name in ("path", "size", "mtime", "status", "digest"))
+    rows = enumerate(zip(*columns, strict=True))
+    return {
+        path: Known(size, mtime, status, digest, place)
+        for place, (path, size, mtime, status, digest) in rows
+        if status != "dropped"
+    }

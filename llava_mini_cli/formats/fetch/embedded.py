@@ -20,6 +20,10 @@ class Embedded:
     suffix: str
     data: bytes
 
+    def read_at(self, size: int, offset: int) -> bytes:
+        """So many bytes from an offset; fewer at the end."""
+        return self.data[offset : offset + size]
+
     def write_to(self, path: Path, options: FetchOptions, stopped: Event) -> None:
         """Writes the bytes to a new file."""
         path.write_bytes(self.data)
@@ -48,12 +52,13 @@ class Member:
         done = 0
         with path.open("wb") as target:
             while done < self.size:
-                chunk = self._read(min(self.size - done, _CHUNK), self.offset + done)
+                chunk = self.read_at(min(self.size - done, _CHUNK), done)
                 done += target.write(chunk)
 
-    def _read(self, size: int, offset: int) -> bytes:
+    def read_at(self, size: int, offset: int) -> bytes:
+        """At most so many bytes from an offset in the member. Raises `FetchError` where the archive ends before it."""
         try:
-            chunk = os.pread(self.archive.descriptor, size, offset)
+            chunk = os.pread(self.archive.descriptor, size, self.offset + offset)
         except OSError as error:
             raise FetchError("unreadable", (error.strerror or str(error)).lower()) from None
         if not chunk:

@@ -14,31 +14,45 @@ from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.row import COLUMNS, KeptColumn, printable
 
 _OURS = frozenset(column.name for column in COLUMNS)
-PREFIX = "input_"  # of a kept column whose name is one of ours
+PREFIX = "input_"  # of a kept column whose name, but for its case, is one of ours or of another kept one
 
 
 def output_name(column: str) -> str:
-    """The name of a kept column in the output, as valid UTF-8; one of our own names gets a prefix."""
-    return f"{PREFIX}{column}" if column in _OURS else printable(column)
+    """The name of a kept column in the output, as valid UTF-8; one of our own names gets a prefix, in any case.
+
+    SQL knows no case: of `text` and `Text` DuckDB reaches the first alone, whichever is asked for.
+    """
+    return f"{PREFIX}{column}" if column.lower() in _OURS else printable(column)
 
 
 def merge_kinds(tables: Iterable[Mapping[str, str]]) -> dict[str, KeptColumn]:
     """The kept columns of several tables by their name in the table; one whose types differ becomes text.
 
+    Of columns whose names differ by case only, all but the first get a prefix.
+
     Raises:
         UsageError: two columns get the same name in the output.
     """
     merged: dict[str, KeptColumn] = {}
+    taken: dict[str, str] = {}  # names in the output by their lower case
     for kinds in tables:
         for column, kind in kinds.items():
             known = merged.get(column)
             is_same = known is None or known.kind == kind
-            merged[column] = KeptColumn(output_name(column), kind if is_same else "string")
+            name = _free_name(output_name(column), taken) if known is None else known.name
+            merged[column] = KeptColumn(name, kind if is_same else "string")
     names = [kept.name for kept in merged.values()]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise UsageError(f"--keep-columns: two columns would be named '{twice[0]}' in the output; name those to keep")
     return merged
+
+
+def _free_name(name: str, taken: dict[str, str]) -> str:
+    """The name, or with a prefix where another one is the same but for case; notes it as taken."""
+    while taken.setdefault(name.lower(), name) != name:
+        name = f"{PREFIX}{name}"
+    return name
 
 
 def kind_of_types(types: set[type]) -> str:

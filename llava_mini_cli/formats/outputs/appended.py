@@ -9,12 +9,12 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from secrets import token_hex
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Protocol, Self
 
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.disk import errors_of, is_at, whole_file
 from llava_mini_cli.formats.outputs.companion import ANEW, Companion, RunInfo, check_same_settings
-from llava_mini_cli.formats.outputs.done import Done, RowMark, standing, standing_answers
+from llava_mini_cli.formats.outputs.done import Done, RowDigest, RowMark, standing, standing_answers
 from llava_mini_cli.formats.outputs.output import Store, released_on_failure
 from llava_mini_cli.formats.row import Row
 
@@ -27,6 +27,10 @@ class RecordFormat(Protocol):
         """The bytes that the file begins with."""
         ...
 
+    def like(self, first: bytes) -> Self:
+        """The format of a file with this first line: one that was begun before rows had digests goes on without."""
+        ...
+
     def encode(self, row: Row) -> bytes: ...
 
     def split(self, lines: Iterable[bytes]) -> Iterator[bytes]:
@@ -35,6 +39,10 @@ class RecordFormat(Protocol):
 
     def mark(self, record: bytes) -> RowMark:
         """Raises `ValueError` for what is no row of ours."""
+        ...
+
+    def digest(self, record: bytes) -> RowDigest | None:
+        """None for a row without one."""
         ...
 
 
@@ -57,10 +65,14 @@ class AppendedOutput(Store):
         if self._overwrite or not self._path.exists():
             return
         with errors_of(self._path), self._path.open("rb") as stream:
+            self._form = self._form.like(stream.readline())
+            stream.seek(0)
             self.done.add(self._marks(stream))
             if not len(self.done) and not self._companion.record and os.fstat(stream.fileno()).st_size > self._whole:
                 # Only a run of ours leaves a row half-written, and it has said so beside the file before.
                 raise UsageError(f"'{self._path}' was not written by llava-mini; {ANEW}")
+        there = self._whole
+        self.done.read_digests = lambda: self._read_digests(there)
         if len(self.done):
             check_same_settings(self._companion.record, self._run, self._path)
 
@@ -79,6 +91,18 @@ class AppendedOutput(Store):
                 raise UsageError(f"'{self._path}', record {number}: not written by llava-mini; {ANEW}") from error
             self._whole += len(record)
             yield mark
+
+    def _read_digests(self, end: int) -> Iterator[RowDigest]:
+        """Of the rows up to a place in the file, which may grow meanwhile."""
+        with errors_of(self._path), self._path.open("rb") as stream:
+            place = len(stream.read(len(self._form.header)))
+            for record in self._form.split(stream):
+                place += len(record)
+                if place > end:
+                    return
+                digest = self._form.digest(record)
+                if digest is not None:
+                    yield digest
 
     def write(self, row: Row) -> None:
         """Appends a row. Raises `OutputError` when it cannot be written; then nothing of it is in the file."""

@@ -9,28 +9,45 @@ import re
 import sys
 from collections.abc import Iterable, Iterator
 from io import StringIO
+from typing import Self
 
-from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowMark
+from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowDigest, RowMark
 from llava_mini_cli.formats.outputs.jsonl import as_json
+from llava_mini_cli.formats.outputs.known_contents import DIGEST_PATTERN
 from llava_mini_cli.formats.row import COLUMNS, KeptColumn, Row
 
-_KEY = [column.name for column in COLUMNS].index("fingerprint")
+_NAMES = [column.name for column in COLUMNS]
+_KEY = _NAMES.index("fingerprint")
+_DIGEST = _KEY + 1
+_BEFORE_DIGESTS = ",".join(name for name in _NAMES if name != "digest").encode()  # how a header began
 _WHOLE_KEY = re.compile(KEY_PATTERN)
-_STATUS = [column.name for column in COLUMNS].index("status")
+_WHOLE_DIGEST = re.compile(DIGEST_PATTERN)
+_STATUS = _NAMES.index("status")
 
 
 class CsvRecords:
     """The format of a CSV file; see `appended.RecordFormat`."""
 
-    def __init__(self, kept: tuple[KeptColumn, ...]) -> None:
+    def __init__(self, kept: tuple[KeptColumn, ...], *, digests: bool = True) -> None:
+        """`digests`: False leaves out that column."""
+        self._kept = kept
+        self._digests = digests
         self._buffer = StringIO()
         # With both characters in the end of a record, a field that holds either of them is quoted.
         self._writer = csv.writer(self._buffer, lineterminator="\r\n")
-        self.header = self._record([column.name for column in (*COLUMNS, *kept)])
+        self.header = self._record(self._some([*_NAMES, *(column.name for column in kept)]))
+
+    def like(self, first: bytes) -> Self:
+        """The format of a file with this first line."""
+        return type(self)(self._kept, digests=not first.startswith(_BEFORE_DIGESTS))
 
     def encode(self, row: Row) -> bytes:
         """One record, ending in a line feed."""
-        return self._record([_field(value) for value in row.as_dict().values()])
+        return self._record([_field(value) for value in self._some([*row.as_dict().values()])])
+
+    def _some(self, fields: list[object]) -> list[object]:
+        """The fields that the file has columns for."""
+        return fields if self._digests else fields[:_DIGEST] + fields[_DIGEST + 1 :]
 
     def _record(self, fields: list[object]) -> bytes:
         self._buffer.seek(0)
@@ -52,10 +69,15 @@ class CsvRecords:
     def mark(self, record: bytes) -> RowMark:
         """The key of a row and whether it is an error. Raises `ValueError` for another kind of record."""
         fields = _fields(record.decode())
-        is_row = len(fields) >= len(COLUMNS) and fields[_STATUS] in ("ok", "error")
+        is_row = len(fields) >= len(COLUMNS) - (not self._digests) and fields[_STATUS] in ("ok", "error")
         if not is_row or not _WHOLE_KEY.fullmatch(fields[_KEY]):
             raise ValueError("no row")
         return fields[_KEY], fields[_STATUS] == "error"
+
+    def digest(self, record: bytes) -> RowDigest | None:
+        """The key and the digest of a row; None where it has no digest."""
+        fields = _fields(record.decode()) if self._digests else []
+        return (fields[_KEY], fields[_DIGEST]) if fields and _WHOLE_DIGEST.fullmatch(fields[_DIGEST]) else None
 
 
 def _fields(record: str) -> list[str]:

@@ -2,14 +2,18 @@
 
 A key is made by `row_keys.RowKeys`: the work in its first digits, and in the rest the state of the file and the
 settings that the work was done with. An input may ask the same about the same file twice; each time wants its row,
-so the second carries the key with `.1` behind it. Knows no file format, and keeps 110 bytes a row.
+so the second carries the key with `.1` behind it. A file that was moved, or written again with the same bytes, has
+another key and is looked up by content. Knows no file format, and keeps 110 bytes a row, and 36 more once something
+was looked up.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cached_property
 from itertools import islice
 from struct import Struct
 
 from llava_mini_cli.formats.job import Job, Question
+from llava_mini_cli.formats.outputs.known_contents import KnownContents
 
 WORK_DIGITS = 20  # hexadecimal digits of a key that name the work; the rest tell in which state it was done
 STATE_DIGITS = 12
@@ -20,6 +24,7 @@ _PARSED_AT_ONCE = 4096
 
 IsThere = Callable[[Job, Question], bool]
 RowMark = tuple[str, bool]  # the key of a row that is there, and whether it is an error
+RowDigest = tuple[str, str]  # its key, and its digest where it has one
 
 _ASKED, _ERROR = 1, 2  # flags of an entry: claimed by this run; the row that is there is an error
 
@@ -29,6 +34,8 @@ class Done:
 
     def __init__(self, *, retry_errors: bool = False, is_there: IsThere | None = None) -> None:
         self.is_there = is_there  # asked before any key is made, by outputs that tell by something else than a key
+        self.read_digests: Callable[[], Iterable[RowDigest]] | None = None  # of rows that are there; read when wanted
+        self.keeps_digests = True  # False if nobody reads the digests of the rows to come
         self.errors_left = 0  # claimed error rows that stay as they are
         self.rows_left = 0  # claimed rows that stay as they are, errors among them
         self.replaced = 0  # rows of which there is, or will be, a newer one
@@ -56,26 +63,68 @@ class Done:
         """Lets the memory go; the counts stay. Nothing can be claimed after it."""
         self._entries.clear()
         self._asked_again.clear()
+        self.__dict__.pop("_contents", None)
 
     def claim(self, work: bytes, state: int) -> str | None:
         """None if the row of this work is there; otherwise the key that it is to carry."""
+        left = self.find(work, state)
+        return None if left is None else self.take(left, state)
+
+    def find(self, work: bytes, state: int) -> bytes | None:
+        """None if the row of this work is there, which is claimed thereby; otherwise the work that `take` wants."""
         entry = self._entries.get(work)
         if entry is not None and entry & _ASKED:
-            occurrence = self._asked_again.get(work, 0) + 1
-            self._asked_again[work] = occurrence
-            work = numbered(work, occurrence)
+            work = numbered(work, self._asked_again.get(work, 0) + 1)
             entry = self._entries.get(work)
-        if entry is None:
-            self._entries[work] = state << 2 | _ASKED
-        elif entry >> 2 == state and not (entry & _ERROR and self._retry_errors):
-            self._entries[work] = entry | _ASKED
-            self.rows_left += 1
-            self.errors_left += bool(entry & _ERROR)
-            return None
-        else:
-            self._entries[work] = state << 2 | _ASKED
-            self.replaced += 1
+        if entry is None or entry >> 2 != state or (entry & _ERROR and self._retry_errors):
+            return work
+        self._leave(work, entry)
+        return None
+
+    def take(self, work: bytes, state: int) -> str:
+        """Claims work that is to be done; returns the key that its row will carry."""
+        self.replaced += work in self._entries
+        self._ask(work, state << 2)
         return written_key(work, state)
+
+    def has_size(self, size: int) -> bool:
+        """True if a row that was there when the run began is about a medium of this size."""
+        return self._contents.has_size(size)
+
+    def alike(self, work: bytes, digest: str) -> bytes | None:
+        """The work of a row that is there, not claimed yet, and has this digest; None if there is none.
+
+        Where there is a row of `work` itself, the file at its path was written or touched, and no other row is meant.
+        """
+        rows = self._contents.find(digest)
+        for other, state in rows if work not in self._entries else [row for row in rows if row[0] == work]:
+            entry = self._entries.get(other, _ASKED)
+            if not entry & _ASKED and entry >> 2 == state:
+                return other
+        return None
+
+    def leave(self, work: bytes) -> bool:
+        """Claims a row that `alike` gave: it stays as it is. False if it is an error that is to be tried again."""
+        entry = self._entries[work]
+        if entry & _ERROR and self._retry_errors:
+            return False
+        self._leave(work, entry)
+        return True
+
+    def _leave(self, work: bytes, entry: int) -> None:
+        self._ask(work, entry)
+        self.rows_left += 1
+        self.errors_left += bool(entry & _ERROR)
+
+    def _ask(self, work: bytes, entry: int) -> None:
+        self._entries[work] = entry | _ASKED
+        if len(work) > WORK_DIGITS // 2:
+            self._asked_again[work[: WORK_DIGITS // 2]] = int.from_bytes(work[WORK_DIGITS // 2 :], "big")
+
+    @cached_property
+    def _contents(self) -> KnownContents:
+        rows = self.read_digests() if self.read_digests is not None else ()
+        return KnownContents((*parse_key(key), digest) for key, digest in rows)
 
 
 def _parsed(rows: Iterable[RowMark]) -> Iterator[tuple[bytes, int, bool]]:

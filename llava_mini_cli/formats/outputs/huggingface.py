@@ -2,18 +2,20 @@
 
 `datasets.load_dataset("imagefolder", data_dir=...)` reads such a folder as it is. It wants a file behind every row, so
 the metadata hold answers alone. All rows, failures among them, are in a hidden file beside them, which is what a run
-goes on with; the metadata are written from it, whole, whenever a run ends.
+goes on with; the metadata are written from it, whole, whenever a run ends, as JSON lines with no type left to guess.
 """
 
 import os
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.disk import errors_of, whole_file
 from llava_mini_cli.formats.job import Job, Question
 from llava_mini_cli.formats.outputs.companion import ANEW
 from llava_mini_cli.formats.outputs.output import Output, Store
+from llava_mini_cli.formats.outputs.shown_types import write_with_types_first
 from llava_mini_cli.formats.row import Row, printable
 
 
@@ -84,7 +86,13 @@ class HuggingFaceOutput(Output):
 
     def _publish(self) -> None:
         with errors_of(self._path), whole_file(self._path) as stream:
-            self._store.copy_answers(stream)
+            if self._path.suffix == ".jsonl":
+                with TemporaryFile(dir=self._folder) as answers:
+                    self._store.copy_answers(answers)
+                    answers.seek(0)
+                    write_with_types_first(answers, stream)
+            else:
+                self._store.copy_answers(stream)
             stream.flush()
             rows = store_path(self._path)
             if rows.exists():  # Parquet that was interrupted is still in parts, and newer than the metadata

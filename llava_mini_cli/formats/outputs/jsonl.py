@@ -7,13 +7,16 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime
+from typing import Self
 
-from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowMark
+from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowDigest, RowMark
+from llava_mini_cli.formats.outputs.known_contents import DIGEST_PATTERN
 from llava_mini_cli.formats.row import Row
 
 # Inside a string a quotation mark is written with a backslash before it, so that these find columns and no text; and
 # they find those of the row, which come before what was kept of the input. Twenty times as quick as parsing a line.
 _KEY = re.compile(rf'[{{,]\s*"fingerprint":\s*"({KEY_PATTERN})"'.encode())
+_DIGEST = re.compile(_KEY.pattern + rf',\s*"digest":\s*(?:null|"({DIGEST_PATTERN})")'.encode())
 _STATUS = re.compile(rb'[{,]\s*"status":\s*"(ok|error)"')
 
 
@@ -22,9 +25,20 @@ class JsonLines:
 
     header = b""
 
+    def __init__(self, *, digests: bool = True) -> None:
+        """`digests`: False leaves out that column."""
+        self._digests = digests
+
+    def like(self, first: bytes) -> Self:
+        """The format of a file with this first line."""
+        return type(self)(digests=_KEY.search(first) is None or _DIGEST.search(first) is not None)
+
     def encode(self, row: Row) -> bytes:
         """One row as one UTF-8 line, newline included."""
-        return json.dumps(row.as_dict(), ensure_ascii=False, allow_nan=False, default=as_json).encode() + b"\n"
+        columns = row.as_dict()
+        if not self._digests:
+            del columns["digest"]
+        return json.dumps(columns, ensure_ascii=False, allow_nan=False, default=as_json).encode() + b"\n"
 
     def split(self, lines: Iterable[bytes]) -> Iterator[bytes]:
         """The lines that have an end."""
@@ -36,6 +50,11 @@ class JsonLines:
         if key is None or status is None:
             raise ValueError("no fingerprint or status")
         return key[1].decode(), status[1] == b"error"
+
+    def digest(self, record: bytes) -> RowDigest | None:
+        """The key and the digest of a row; None where it has no digest."""
+        found = _DIGEST.search(record)
+        return (found[1].decode(), found[3].decode()) if found is not None and found[3] else None
 
 
 def as_json(value: object) -> object:

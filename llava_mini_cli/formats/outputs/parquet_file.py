@@ -19,7 +19,14 @@ from llava_mini_cli.formats.outputs.companion import Companion, RunInfo, check_s
 from llava_mini_cli.formats.outputs.done import Done, standing, standing_answers
 from llava_mini_cli.formats.outputs.output import Store, released_on_failure
 from llava_mini_cli.formats.outputs.parquet_parts import ParquetPartWriter, parts_in, remove_unfinished, write_standing
-from llava_mini_cli.formats.outputs.parquet_schema import arrow_schema, check_columns, marks_of, read_file, record_of
+from llava_mini_cli.formats.outputs.parquet_schema import (
+    arrow_schema,
+    check_columns,
+    digests_of,
+    marks_of,
+    read_file,
+    record_of,
+)
 from llava_mini_cli.formats.row import Row
 
 
@@ -36,6 +43,7 @@ class ParquetFileOutput(Store):
         self._folder = path.with_name(f"{path.name}.parts")
         self._writer = ParquetPartWriter(self._folder, path, self._begin)
         self._sources: list[Path] = []  # files whose rows are there already, the oldest first
+        self.done.read_digests = lambda: chain.from_iterable(digests_of(read_file(path)) for path in self._sources)
         with released_on_failure(self._companion):
             self._generation = token_hex(8) if overwrite else self._look_at_what_is_there()
             self._identity = _identity(path)

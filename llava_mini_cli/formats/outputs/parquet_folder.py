@@ -8,6 +8,7 @@ which generations are `leaving`, so that a later run without the flag takes thei
 another generation may also have been brought here from another folder.
 """
 
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -20,11 +21,18 @@ from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.disk import errors_of, whole_file
 from llava_mini_cli.formats.lock import FileLock
 from llava_mini_cli.formats.outputs.companion import RunInfo, check_same_settings
-from llava_mini_cli.formats.outputs.done import Done, standing
+from llava_mini_cli.formats.outputs.done import Done, RowDigest, standing
 from llava_mini_cli.formats.outputs.folder_lock import FolderLock
 from llava_mini_cli.formats.outputs.output import Output, released_on_failure
 from llava_mini_cli.formats.outputs.parquet_parts import ParquetPartWriter, parts_in, remove_unfinished, write_standing
-from llava_mini_cli.formats.outputs.parquet_schema import arrow_schema, check_columns, marks_of, read_file, record_of
+from llava_mini_cli.formats.outputs.parquet_schema import (
+    arrow_schema,
+    check_columns,
+    digests_of,
+    marks_of,
+    read_file,
+    record_of,
+)
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.formats.shard import Shard
 
@@ -39,6 +47,8 @@ class ParquetFolderOutput(Output):
         self._folder = folder
         self._run = run
         self._overwrite = overwrite
+        self._taken_in: list[Path] = []  # parts whose rows are known
+        self.done.read_digests = self._read_digests
         self._leaving: set[str] = set()  # generations that one with --overwrite replaces
         self._old: list[Path] = []  # parts that go when this run has come to its end
         self._tag = f"{shard.tag}-" if shard else ""
@@ -94,6 +104,18 @@ class ParquetFolderOutput(Output):
         check_same_settings(record_of(file), self._run, path)
         check_columns(file, self._run, path)
         self.done.add(marks_of(file, path))
+        self._taken_in.append(path)
+
+    def _read_digests(self) -> Iterator[RowDigest]:
+        """Of the rows that were there; other shards may have taken parts away meanwhile."""
+        for path in self._taken_in:
+            try:
+                file = read_file(path)
+            except OutputError:
+                if path.exists():
+                    raise
+                continue
+            yield from digests_of(file)
 
     def _parts(self) -> list[Path]:
         """The parts of this generation, with those that name none."""

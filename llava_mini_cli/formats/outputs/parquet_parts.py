@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from llava_mini_cli.errors import OutputError
 from llava_mini_cli.formats.disk import errors_of, whole_file
-from llava_mini_cli.formats.outputs.parquet_schema import batches_of, read_file, table_of
+from llava_mini_cli.formats.outputs.parquet_schema import batches_of, read_file, table_of, with_digests
 from llava_mini_cli.formats.row import Row
 
 FLUSH_ROWS = 1000  # rows held in memory before they are written
@@ -106,4 +106,4 @@ def _standing(sources: Sequence[Path], marks: bytearray, schema: pa.Schema) -> I
             for batch in batches_of(file, GROUP_ROWS):
                 own = np.frombuffer(marks, np.bool_, batch.num_rows, offset)
                 offset += batch.num_rows
-                yield pa.Table.from_batches([batch]).filter(pa.array(own)).cast(schema)
+                yield with_digests(pa.Table.from_batches([batch]).filter(pa.array(own)), schema).cast(schema)

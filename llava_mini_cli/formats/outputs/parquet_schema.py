@@ -1,6 +1,7 @@
 """The row's columns as Arrow has them, and the record of a run in the Parquet files that it wrote."""
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -12,10 +13,12 @@ import pyarrow.parquet as pq
 
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.outputs.companion import ANEW, RunInfo
-from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowMark
+from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowDigest, RowMark
+from llava_mini_cli.formats.outputs.known_contents import DIGEST_PATTERN
 from llava_mini_cli.formats.row import COLUMNS, ColumnKind, KeptColumn, Row
 
 RECORD = b"llava-mini"  # key of the record, as JSON, in a file's metadata
+_DIGEST = re.compile(DIGEST_PATTERN)
 MARK_ROWS = 1 << 16  # rows of which the keys are read at once
 
 _ARROW_TYPES: dict[ColumnKind, pa.DataType] = {
@@ -80,14 +83,34 @@ def record_of(file: pq.ParquetFile) -> dict[str, Any]:
 def check_columns(file: pq.ParquetFile, run: RunInfo, path: Path) -> None:
     """Raises `UsageError` where the file does not have the columns of this run's rows."""
     schema = arrow_schema(run, "")
-    if file.schema_arrow.names == schema.names:
+    there = with_digests(file.schema_arrow.empty_table(), schema)
+    if there.column_names == schema.names:
         try:
-            file.schema_arrow.empty_table().cast(schema)
+            there.cast(schema)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
             pass
         else:
             return
     raise UsageError(f"'{path}' holds other columns: {ANEW}")
+
+
+def with_digests(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows with the column `digest`, null where a file was written before there was one."""
+    place = schema.get_field_index("digest")
+    if "digest" in rows.column_names or place > rows.num_columns:
+        return rows
+    return rows.add_column(place, "digest", pa.nulls(len(rows), pa.string()))
+
+
+def digests_of(file: pq.ParquetFile) -> Iterator[RowDigest]:
+    """The key and the digest of each row that has one."""
+    if "digest" not in file.schema_arrow.names:
+        return
+    for batch in batches_of(file, MARK_ROWS, ["fingerprint", "digest"]):
+        columns: list[Any] = [batch.column(name) for name in ("fingerprint", "digest")]
+        for key, digest in zip(*(column.to_pylist() for column in columns), strict=True):
+            if digest is not None and _DIGEST.fullmatch(digest):
+                yield key, digest
 
 
 def batches_of(file: pq.ParquetFile, rows: int, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:

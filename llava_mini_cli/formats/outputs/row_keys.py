@@ -6,8 +6,8 @@ one another. What does not change the answer (device, batch size, decoder, deadl
 A key has two parts. The first 20 hexadecimal digits (80 bits) name the work: the item by its absolute path or URL, the
 id if the input gave one of its own, the prompt and the model. The other 12 name the state it was done in: the file's
 size and time of change, and the settings. Rows that differ in the second part alone are older and newer rows of the
-same work, and the newer one stands. (Rows that share all of it, such as those of several windows, would need a number
-of their own in the first part.)
+same work, and the newer one stands. A file that was moved has another key; its row's digest tells it: `known_contents`.
+(Rows that share all of it, such as those of several windows, would need a number of their own in the first part.)
 """
 
 import json
@@ -17,6 +17,7 @@ from hashlib import blake2b
 
 from llava_mini_cli.formats.job import ItemIdentity, Job, Question
 from llava_mini_cli.formats.outputs.done import STATE_DIGITS, WORK_DIGITS
+from llava_mini_cli.formats.row import printable
 
 Settings = Mapping[str, str | int | float | None]
 
@@ -58,6 +59,18 @@ class RowKeys:
         # ascii() puts quotes around each part and escapes those within, so no two works give the same text.
         digest.update(ascii((item[0], None if row_id == path else row_id, prompt.name, prompt.text)).encode())
         return digest.digest()
+
+    def asked(self, job: Job, question: Question) -> str:
+        """What is asked about a medium wherever it lies, for its rows' digests: all but the content.
+
+        In place of the path there is the one below the folder, list or table that was given.
+        """
+        prompt, path = question.prompt, job.path if job.path.isascii() else printable(job.path)
+        own_id = question.id.removeprefix(path)  # none, one of the user's, or the place in a table or a video
+        digest = self._model.copy()
+        digest.update(self._settings.digest())
+        digest.update(ascii((job.file_name, own_id, prompt.name, prompt.text)).encode())
+        return digest.hexdigest()
 
     def state(self, item: ItemIdentity) -> int:
         """The second part of a key: the state of the file, and the settings."""

@@ -33,6 +33,7 @@ class SidecarOutput(Output):
         """`folder`: None writes beside the media, where no run locks another one out."""
         lock = None if folder is None else FolderLock(folder)
         super().__init__(Done(is_there=self._is_there), lock)
+        self.done.keeps_digests = False
         self._folder = folder
         self._existing = existing
         self._targets: dict[_Work, Path] = {}

@@ -1,0 +1,49 @@
+"""JSON lines for readers that take the type of a column from the first rows alone, such as Hugging Face `datasets`.
+
+A column that is null in all of these and text further down cannot be read by them. Knows nothing of what the rows are.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any, BinaryIO
+
+
+def write_with_types_first(lines: BinaryIO, stream: BinaryIO) -> None:
+    """Writes rows in such an order that the first ones have a value in every column; `lines` is read three times.
+
+    These are one row a column at most, and the others follow in their order. A column without any value is left out.
+    """
+    showing = _rows_that_show(lines)
+    first = set(showing.values())
+    for is_first in (True, False):
+        lines.seek(0)
+        stream.writelines(
+            _with_columns(line, showing) for number, line in enumerate(lines) if (number in first) is is_first
+        )
+
+
+def _rows_that_show(lines: Iterable[bytes]) -> dict[str, int]:
+    """The columns that have a value, and the first row where its type is plain."""
+    showing: dict[str, int] = {}
+    plain: set[str] = set()
+    for number, line in enumerate(lines):
+        record: dict[str, Any] = json.loads(line)
+        for name, value in record.items():
+            if value is None or name in plain:
+                continue
+            if not _may_be_a_date(value):
+                plain.add(name)
+                showing[name] = number
+            else:
+                showing.setdefault(name, number)
+    return showing
+
+
+def _may_be_a_date(value: object) -> bool:
+    """True for text that readers may take for a time: an answer may be one, and the next one not."""
+    return isinstance(value, str) and value[:1].isdigit()
+
+
+def _with_columns(line: bytes, names: Iterable[str]) -> bytes:
+    record: dict[str, Any] = json.loads(line)
+    return json.dumps({name: record[name] for name in record if name in names}, ensure_ascii=False).encode() + b"\n"
