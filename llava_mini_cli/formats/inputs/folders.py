@@ -115,7 +115,7 @@ def _tell_of(folder: str, relative: str, options: InputOptions, is_wanted: IsMed
     kind = relative.rpartition("/")[2]
     if is_snapshots(kind):
         tell(folder, f"{kind} folders")
-    if is_snapshots(kind) or Path(folder).is_symlink():
+    if is_snapshots(kind) or os.path.islink(folder):  # noqa: PTH114 - of any name
         return
     for each in walk(folder, InputOptions(), lambda name: is_wanted(name) or is_like_media(name)):
         if suffix_of(each.path) and is_chosen(f"{relative}/{each.file_name}", options):
