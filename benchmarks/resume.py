@@ -24,7 +24,8 @@ from typing import Any
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
 from llava_mini_cli.formats.fetch.file_cache import FetchOptions, FileCache
-from llava_mini_cli.formats.inputs import InputOptions, open_inputs
+from llava_mini_cli.formats.inputs.options import InputOptions
+from llava_mini_cli.formats.inputs.read import open_inputs
 from llava_mini_cli.formats.outputs import parquet_parts
 from llava_mini_cli.formats.outputs.open_output import OutputOptions, open_output
 from llava_mini_cli.formats.row import Row

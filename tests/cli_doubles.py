@@ -19,7 +19,8 @@ from llava_mini_cli.config import ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.formats.fetch.file_cache import FileCache
-from llava_mini_cli.formats.inputs import IsMedia, open_inputs
+from llava_mini_cli.formats.inputs.folders import IsMedia
+from llava_mini_cli.formats.inputs.read import open_inputs
 from llava_mini_cli.formats.job import Job, Prompt
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.formats.source import FetchOptions

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from llava_mini_cli.formats.fetch.file_cache import FileCache
-from llava_mini_cli.formats.inputs import InputOptions, Inputs, open_inputs
+from llava_mini_cli.formats.inputs.options import InputOptions
+from llava_mini_cli.formats.inputs.read import Inputs, open_inputs
 from llava_mini_cli.formats.job import Job, Prompt
 from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.media.open import is_media_path

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from input_doubles import WHAT, inputs, jobs_of, touch
 
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.inputs import InputOptions
 from llava_mini_cli.formats.inputs.listing import read_listing
+from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.prompts import parse_prompt, parse_prompts, read_prompt_file
 from llava_mini_cli.formats.job import Prompt
 

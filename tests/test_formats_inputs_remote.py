@@ -20,7 +20,7 @@ from llava_mini_cli.errors import FetchError, OutputError, UsageError
 from llava_mini_cli.formats.fetch.download import Download
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.fetch.urls import is_remote, local_path, shown, without_signature
-from llava_mini_cli.formats.inputs import InputOptions
+from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.job import Job, Prompt
 from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.pipelines.fetch import FETCHING, MOST_AHEAD, FetchAhead

@@ -14,7 +14,7 @@ from input_doubles import asked, faults, inputs, jobs_of
 
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.fetch.file_cache import FileCache
-from llava_mini_cli.formats.inputs import InputOptions
+from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.job import Prompt
 from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.pipelines.fetch import FetchAhead

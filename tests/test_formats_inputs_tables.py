@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from input_doubles import WHAT, asked, faults, inputs, jobs_of, touch
 
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.inputs import InputOptions
+from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.tables import MOST_ROWS
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question, make_job, make_prompt, make_question
 from llava_mini_cli.formats.row import KeptColumn

@@ -10,8 +10,9 @@ from input_doubles import WHAT, touch
 
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.fetch.file_cache import FileCache
-from llava_mini_cli.formats.inputs import InputOptions, PassedOver, open_inputs
-from llava_mini_cli.formats.inputs.passed_over import is_text
+from llava_mini_cli.formats.inputs.options import InputOptions
+from llava_mini_cli.formats.inputs.passed_over import PassedOver, is_text
+from llava_mini_cli.formats.inputs.read import open_inputs
 from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.media.open import is_media_path
 

@@ -113,7 +113,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
         "from llava_mini_cli.__main__ import main\n"
         "try:\n    main()\n"
         "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        "heavy = {'torch', 'transformers', 'pyarrow', 'numpy', 'PIL', 'huggingface_hub', 'decord', 'tqdm'}\n"
+        "heavy = {'torch', 'transformers', 'pyarrow', 'numpy', 'PIL', 'huggingface_hub', 'decord', 'tqdm', 'fsspec'}\n"
         "loaded = sorted(heavy & set(sys.modules))\n"
         "assert not loaded, loaded\n"
     )

@@ -28,9 +28,10 @@ from llava_mini_cli.formats.fetch.embedded import Embedded
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.fetch.piped import Piped
 from llava_mini_cli.formats.fetch.urls import is_remote, local_path, shown, without_signature
-from llava_mini_cli.formats.inputs import InputOptions, open_inputs
 from llava_mini_cli.formats.inputs.columns import as_kind, as_text
 from llava_mini_cli.formats.inputs.listing import check_listing, read_listing
+from llava_mini_cli.formats.inputs.options import InputOptions
+from llava_mini_cli.formats.inputs.read import open_inputs
 from llava_mini_cli.formats.job import Job, Prompt
 from llava_mini_cli.formats.outputs.open_output import OutputOptions
 from llava_mini_cli.formats.outputs.row_keys import RowKeys, file_identity

@@ -13,7 +13,7 @@ from llava_mini_cli.errors import ArchiveError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.formats.archive.reader import Archive
-    from llava_mini_cli.formats.inputs import Inputs
+    from llava_mini_cli.formats.inputs.read import Inputs
     from llava_mini_cli.formats.job import Job, Prompt
     from llava_mini_cli.pipelines.archive_media import StoredMedia
     from llava_mini_cli.pipelines.settings import RunOptions
@@ -90,7 +90,7 @@ def _inputs(
     media: "StoredMedia", prompts: tuple["Prompt", ...], options: "RunOptions", flags: ArchiveFlags
 ) -> "Inputs":
     """The questions, and of how many media or moments they are asked."""
-    from llava_mini_cli.formats.inputs import Inputs
+    from llava_mini_cli.formats.inputs.read import Inputs
     from llava_mini_cli.pipelines.find import find
     from llava_mini_cli.pipelines.search_archive import SearchOptions
 

@@ -76,7 +76,7 @@ def _index(
     from llava_mini_cli.commands.left_out import left_out
     from llava_mini_cli.commands.reporter import Reporter
     from llava_mini_cli.formats.fetch.file_cache import FileCache
-    from llava_mini_cli.formats.inputs import open_inputs
+    from llava_mini_cli.formats.inputs.read import open_inputs
     from llava_mini_cli.formats.job import Prompt
     from llava_mini_cli.media.open import is_media_path, open_clip
     from llava_mini_cli.pipelines.build_archive import index_jobs

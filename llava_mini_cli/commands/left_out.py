@@ -9,13 +9,13 @@ from llava_mini_cli.commands.flags import TalkFlags
 from llava_mini_cli.commands.stderr import say
 
 if TYPE_CHECKING:  # imported where it is used, so that --help is quick
-    from llava_mini_cli.formats.inputs import PassedOver
+    from llava_mini_cli.formats.inputs.passed_over import PassedOver
 
 
 @contextmanager
 def left_out(talk: TalkFlags) -> Generator["PassedOver"]:
     """Counts them while inputs are read, and says so at the end; with -v each is listed when it is found."""
-    from llava_mini_cli.formats.inputs import PassedOver
+    from llava_mini_cli.formats.inputs.passed_over import PassedOver
 
     passed_over = PassedOver(_list if talk.verbose else None)
     try:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.commands.reporter import Reporter
     from llava_mini_cli.config import ModelOptions
     from llava_mini_cli.formats.fetch.file_cache import FileCache
-    from llava_mini_cli.formats.inputs import Inputs
+    from llava_mini_cli.formats.inputs.read import Inputs
     from llava_mini_cli.formats.job import Prompt
     from llava_mini_cli.formats.outputs.open_output import Output, OutputOptions, RunInfo
     from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
@@ -34,7 +34,7 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
     """Answers every prompt about every medium; returns the exit code."""
     hush_libraries(verbose=flags.talk.verbose)
     from llava_mini_cli.commands.left_out import left_out
-    from llava_mini_cli.formats.inputs import open_inputs
+    from llava_mini_cli.formats.inputs.read import open_inputs
     from llava_mini_cli.media.open import is_media_path, open_clip
     from llava_mini_cli.pipelines.load_engine import load_engine
     from llava_mini_cli.pipelines.run_parts import RunParts
