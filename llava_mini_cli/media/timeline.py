@@ -128,7 +128,7 @@ def _by_time(timeline: Timeline, options: SamplingOptions) -> NDArray[np.int64] 
     appear = shown[first + 1 : last].astype(whole) * unit - begin  # within the span
     middles_before = np.clip(-((span - 2 * count * appear) // (2 * span)), 0, count)
     in_middles = np.flatnonzero(np.diff(middles_before, prepend=0, append=count))
-    stay = np.flatnonzero(np.diff(appear, prepend=0, append=span) >= segment * unit)
+    stay = np.flatnonzero(np.diff(appear, prepend=0, append=span) >= ceil(segment * unit))
     chosen = np.union1d(in_middles, stay)
     return first + (chosen if _capped(len(chosen), options) == len(chosen) else in_middles)
 
