@@ -28,6 +28,7 @@ from llava_mini_cli.formats.archive.layout import (
     part_numbers,
 )
 from llava_mini_cli.formats.archive.locks import reading
+from llava_mini_cli.formats.archive.newest import newest_rows, with_frames
 from llava_mini_cli.formats.archive.quantized import from_int8
 from llava_mini_cli.formats.row import one_line
 
@@ -283,7 +284,7 @@ def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
         tables.append(table.append_column("part", pa.array(np.full(len(table), part, np.int64))))
     empty = media_schema().append(pa.field("part", pa.int64())).empty_table()  # with columns that older parts lack
     rows = pa.concat_tables([empty, *tables], promote_options="default")
-    newest = _with_frames(_newest(rows), rows)
+    newest = with_frames(newest_rows(rows), rows)
     # As nanoseconds: Python's own datetime has none, and pandas is not always there.
     place = newest.schema.get_field_index("mtime")
     return newest.set_column(place, "mtime", newest["mtime"].cast(pa.int64())), damage
@@ -317,35 +318,6 @@ def _check_frames(folder: Path, part: int, media: pa.Table) -> None:
         raise ArchiveError(one_line(str(error))) from error
     if there < wanted:
         raise ArchiveError(f"{there} of {wanted} frames are there")
-
-
-def _newest(media: pa.Table) -> pa.Table:
-    """The row with the highest number for each path; of rows with the same number, that of the highest part."""
-    if not len(media):
-        return media
-    codes = media["path"].combine_chunks().dictionary_encode().indices.to_numpy()
-    order = np.lexsort((media["part"].to_numpy(), media["medium"].to_numpy(), codes))
-    last = np.append(codes[order][1:] != codes[order][:-1], True)
-    return media.take(np.sort(order[last]))
-
-
-def _with_frames(newest: pa.Table, rows: pa.Table) -> pa.Table:
-    """The rows with `medium` and `part` of their frames; one whose frames are not there any more is left out."""
-    places = {name: newest.schema.get_field_index(name) for name in ("medium", "part")}
-    for name in places:
-        newest = newest.append_column(f"row_{name}", newest[name])
-    moved = newest["frames_of"].is_valid().to_numpy()
-    if not moved.any():
-        return newest
-    own = rows.filter(rows["frames_of"].is_null())
-    number, part = own["medium"].to_numpy(), own["part"].to_numpy()
-    order = np.lexsort((part, number))
-    wanted = pc.coalesce(newest["frames_of"], newest["medium"]).to_numpy()
-    last = np.searchsorted(number[order], wanted, "right") - 1  # in the highest part that has it
-    found = np.isin(wanted, number)
-    there = np.where(moved & found, part[order][np.maximum(last, 0)] if len(part) else -1, newest["part"].to_numpy())
-    newest = newest.set_column(places["medium"], "medium", pa.array(wanted))
-    return newest.set_column(places["part"], "part", pa.array(there)).filter(pa.array(~moved | found))
 
 
 def _medium(row: dict[str, Any]) -> StoredMedium:
