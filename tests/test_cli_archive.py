@@ -15,8 +15,8 @@ from test_cli_words import Screen
 from typer.testing import CliRunner, Result
 
 from llava_mini_cli.commands.main import app
-from llava_mini_cli.formats.archive.live_media import Damage
 from llava_mini_cli.formats.archive.moments import Moment
+from llava_mini_cli.formats.archive.reader import Damage
 from llava_mini_cli.pipelines.search_archive import SearchOptions
 
 RED = Moment(

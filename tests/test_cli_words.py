@@ -22,7 +22,7 @@ from llava_mini_cli.commands.summary import SummaryFile
 from llava_mini_cli.commands.terminal import BlockWriter, PlainWriter
 from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
 from llava_mini_cli.errors import OutputError, UsageError
-from llava_mini_cli.formats.archive.live_media import Damage
+from llava_mini_cli.formats.archive.reader import Damage
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.forecast import Forecast, Longest
 from llava_mini_cli.pipelines.settings import RunOptions
@@ -113,7 +113,7 @@ OPTIONS = RunOptions(ModelOptions("m"), SamplingOptions(), GenerationOptions(), 
 
 def test_the_summary_of_a_run() -> None:
     counts = {"media": 1, "media_failed": 2, "media_skipped": 3, "answered": 4, "failed": 5, "skipped": 6}
-    counts |= {"errors_skipped": 7, "frames": 8, "known_by_content": 9}
+    counts |= {"errors_skipped": 7, "known_by_content": 9, "frames": 8}
     failed = [FailedMedium("a", "timeout", "slow")]
     tally = Tally(**counts, video_s=1.23456, failures=Counter(corrupt=1, timeout=4), listed=failed, stopped_by="limit")
     began = datetime.now(UTC) - timedelta(seconds=5)
@@ -124,7 +124,7 @@ def test_the_summary_of_a_run() -> None:
         "version": __version__, "exit_code": 101, "error": "two lines", "stopped_by": "limit",
         "began_at": began.isoformat(timespec="seconds"), "media": 1, "media_failed": 2, "media_skipped": 3,
         "rows_answered": 4, "rows_failed": 5, "rows_skipped": 6, "errors_skipped": 7, "known_by_content": 9,
-        "frames": 8,         "video_seconds": 1.235, "failures": {"timeout": 4, "corrupt": 1},
+        "frames": 8, "video_seconds": 1.235, "failures": {"timeout": 4, "corrupt": 1},
         "failed": [{"id": "a", "error_type": "timeout", "error": "slow"}], "output": "out",
     }  # fmt: skip
     assert list(told["failures"]) == ["timeout", "corrupt"]

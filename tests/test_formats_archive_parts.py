@@ -15,8 +15,8 @@ from test_formats_archive import SHAPES, add, frames, header, make, paths
 
 from llava_mini_cli.errors import ArchiveError, OutputError, UsageError
 from llava_mini_cli.formats.archive import compact as compact_module
-from llava_mini_cli.formats.archive import live_media
 from llava_mini_cli.formats.archive import part as part_module
+from llava_mini_cli.formats.archive import reader
 from llava_mini_cli.formats.archive import writer as writer_module
 from llava_mini_cli.formats.archive.compact import Compacted, compact
 from llava_mini_cli.formats.archive.layout import (
@@ -29,9 +29,8 @@ from llava_mini_cli.formats.archive.layout import (
     part_name,
     part_numbers,
 )
-from llava_mini_cli.formats.archive.live_media import Damage
 from llava_mini_cli.formats.archive.part import ArchivePartWriter, FrameRows
-from llava_mini_cli.formats.archive.reader import StoredFailure, StoredMedium, local_name, open_archive
+from llava_mini_cli.formats.archive.reader import Damage, StoredFailure, StoredMedium, local_name, open_archive
 from llava_mini_cli.formats.archive.writer import MOST_MEDIA, open_for_writing
 
 PART = Path("part-000001.parquet")
@@ -336,7 +335,7 @@ def test_what_the_system_refuses_may_pass() -> None:
         (pa.ArrowInvalid("damaged"), False),
         (None, False),
     ]:
-        assert live_media.may_pass(error) is passes
+        assert reader.may_pass(error) is passes
 
 
 def test_names_as_the_disk_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

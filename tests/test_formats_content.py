@@ -48,6 +48,7 @@ def test_of_a_large_file_three_parts_are_read() -> None:
     read: list[tuple[int, int]] = []
     found = content(data, read)
     middle, end = (LARGE - PART) // 2, LARGE - PART
+    assert (WHOLE, PART) == (1024 * 1024, 64 * 1024)  # other parts are other digests, and rows are forgotten
     assert read == [(0, 4), (0, PART), (middle, PART), (end, PART)]
     for place in (0, PART - 1, middle, middle + PART - 1, end, LARGE - 1):
         assert content(spoilt(data, place)) != found

@@ -190,7 +190,7 @@ def sampling_of(archive: Archive, options: SamplingOptions, given: Collection[st
 
 
 def _holds(path: str, medium: StoredMedium) -> bool:
-    """Whether a file holds what was indexed, though its date says otherwise."""
+    """True if a file holds what was indexed, though its date is another."""
     return medium.size is not None and medium.digest is not None and file_content(path, medium.size) == medium.digest
 
 

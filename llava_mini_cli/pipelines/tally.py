@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from llava_mini_cli.formats.row import Row
 
 if TYPE_CHECKING:  # pyarrow comes with it, and most runs need none
-    from llava_mini_cli.formats.archive.live_media import Damage
+    from llava_mini_cli.formats.archive.reader import Damage
 
 LISTED = 20  # failed media that are remembered by name
 

@@ -21,10 +21,10 @@ from llava_mini_cli.formats.archive.layout import (
     part_name,
     part_numbers,
 )
-from llava_mini_cli.formats.archive.live_media import Damage, equal, may_pass, newest_media, not_dropped
 from llava_mini_cli.formats.archive.locks import alone, writing
 from llava_mini_cli.formats.archive.near import forget
 from llava_mini_cli.formats.archive.part import ArchivePartWriter
+from llava_mini_cli.formats.archive.reader import Damage, equal, may_pass, newest_media, not_dropped
 from llava_mini_cli.formats.row import one_line
 
 SMALL_ROWS = 8_192  # frames; parts with fewer are merged

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -22,14 +23,26 @@ from llava_mini_cli.formats.archive.layout import (
     CLIP_SUM,
     VECTORS,
     ArchiveHeader,
+    media_schema,
     part_name,
+    part_numbers,
 )
-from llava_mini_cli.formats.archive.live_media import Damage, equal, newest_media, read_table
 from llava_mini_cli.formats.archive.locks import reading
+from llava_mini_cli.formats.archive.newest import newest_rows, with_frames
 from llava_mini_cli.formats.archive.quantized import from_int8
 from llava_mini_cli.formats.row import one_line
 
 FEATURE_FRAMES = 32  # read at once
+
+
+@dataclass(frozen=True)
+class Damage:
+    """A part of an archive that cannot be read."""
+
+    part: int
+    file: str  # relative to the archive
+    message: str
+    may_pass: bool = False  # the system refused to read it, such as for want of a permission; the file may be whole
 
 
 @dataclass(frozen=True)
@@ -227,7 +240,7 @@ class Archive:
 
     def _read(self, part: int, table: str, columns: list[str]) -> pa.Table:
         try:
-            return read_table(self.folder / part_name(part, table), columns)
+            return _table(self.folder / part_name(part, table), columns)
         except (OSError, pa.ArrowException) as error:
             raise self._damaged(part, table, error) from error
 
@@ -249,6 +262,64 @@ def open_archive(folder: Path) -> Generator[Archive]:
         yield Archive(folder, header, good, bad, damage)
 
 
+def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
+    """The newest row of each path, whatever its status; and what could not be read.
+
+    `medium` and `part` say under which number and where the medium's frames are. A row that was written because the
+    medium had moved or was touched lies elsewhere: `row_medium` and `row_part` are its own.
+    """
+    tables: list[pa.Table] = []
+    damage: list[Damage] = []
+    for part in part_numbers(folder, "media"):
+        name = part_name(part, "media")
+        try:
+            table = _table(folder / name)
+            _check_frames(folder, part, table)
+        except (OSError, pa.ArrowException) as error:
+            damage.append(Damage(part, name, one_line(str(error)), may_pass(error)))
+            continue
+        except ArchiveError as error:
+            damage.append(Damage(part, part_name(part, "frames"), str(error), may_pass(error.__cause__)))
+            continue
+        tables.append(table.append_column("part", pa.array(np.full(len(table), part, np.int64))))
+    empty = media_schema().append(pa.field("part", pa.int64())).empty_table()  # with columns that older parts lack
+    rows = pa.concat_tables([empty, *tables], promote_options="default")
+    newest = with_frames(newest_rows(rows), rows)
+    # As nanoseconds: Python's own datetime has none, and pandas is not always there.
+    place = newest.schema.get_field_index("mtime")
+    return newest.set_column(place, "mtime", newest["mtime"].cast(pa.int64())), damage
+
+
+def not_dropped(newest: pa.Table) -> pa.Table:
+    """The rows of media that are part of the archive, or that failed."""
+    return newest.filter(pc.invert(equal(newest["status"], "dropped")))
+
+
+def may_pass(error: BaseException | None) -> bool:
+    """True if the system refused to read a file, rather than the file being damaged or gone."""
+    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError)
+
+
+def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
+    """A small file, in this thread: there are many, and starting threads for each costs more than reading it."""
+    with pq.ParquetFile(path, page_checksum_verification=True) as file:
+        return file.read(columns=columns, use_threads=False)
+
+
+def _check_frames(folder: Path, part: int, media: pa.Table) -> None:
+    """Raises `ArchiveError` where the frames of a part's media are not there; reads the footer alone."""
+    own = media if "frames_of" not in media.column_names else media.filter(media["frames_of"].is_null())
+    wanted = pc.sum(pc.filter(own["frames"], equal(own["status"], "ok"))).as_py() or 0
+    if not wanted:
+        return
+    try:
+        there = pq.read_metadata(folder / part_name(part, "frames")).num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise ArchiveError(one_line(str(error))) from error
+    if there < wanted:
+        raise ArchiveError(f"{there} of {wanted} frames are there")
+
+
 def _medium(row: dict[str, Any]) -> StoredMedium:
     names = {"number": "medium", "mtime_ns": "mtime"}
     return StoredMedium(**{name: row[names.get(name, name)] for name in StoredMedium.__dataclass_fields__})
@@ -259,6 +330,11 @@ def _numbers(column: Any, kind: Any) -> NDArray[Any]:
     data = column.buffers()[1]
     width = column.type.byte_width
     return np.frombuffer(data, kind, len(column) * width // np.dtype(kind).itemsize, column.offset * width)
+
+
+def equal(column: Any, value: Any) -> Any:
+    """Which rows of a column hold a value."""
+    return pc.equal(column, pa.scalar(value, column.type))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def local_name(text: str) -> str:

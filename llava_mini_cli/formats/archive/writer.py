@@ -30,10 +30,9 @@ from llava_mini_cli.formats.archive.layout import (
     part_name,
     part_numbers,
 )
-from llava_mini_cli.formats.archive.live_media import newest_media
 from llava_mini_cli.formats.archive.locks import writing
 from llava_mini_cli.formats.archive.part import ArchivePartWriter, FrameRows
-from llava_mini_cli.formats.archive.reader import local_name
+from llava_mini_cli.formats.archive.reader import local_name, newest_media
 from llava_mini_cli.formats.disk import errors_of
 from llava_mini_cli.formats.job import ItemIdentity
 from llava_mini_cli.paths import is_folder, is_there

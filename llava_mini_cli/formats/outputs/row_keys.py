@@ -61,7 +61,7 @@ class RowKeys:
         return digest.digest()
 
     def asked(self, job: Job, question: Question) -> str:
-        """What is asked about a medium wherever it lies, for its rows' digests: all but the content.
+        """The question about a medium, wherever that lies, as its row's digest has it: all but the content.
 
         In place of the path there is the one below the folder, list or table that was given.
         """
