@@ -286,3 +286,16 @@ def test_a_dry_run_reads_only_what_may_be_known_again(monkeypatch: pytest.Monkey
     told = json.loads(result.stdout)
     assert (told["media"], told["rows"], told["rows_done"]) == (1, 2, 6)
     assert sorted(read_files) == [f"elsewhere/{number}/{number}.mp4" for number in range(3)]
+
+
+def test_a_medium_is_counted_once_where_some_of_its_questions_are_new() -> None:
+    there = tree("in", 2)
+    run(there, ask=("-p", "What?"))
+    moved(there)
+    told: list[tuple[int, int, int]] = []
+    for questions in (["What?", "Who?"], ["What?"]):
+        asked = [word for question in questions for word in ("-p", question)]
+        run("elsewhere", ask=(*asked, "--summary-json", "summary.json"))
+        summary = json.loads(Path("summary.json").read_text())
+        told.append((summary["media"], summary["media_skipped"], summary["known_by_content"]))
+    assert told == [(2, 0, 2), (0, 2, 2)]
