@@ -35,6 +35,7 @@ class ArchiveDouble:
     folder: Path = Path("a")
     damage: list[Damage] = field(default_factory=list[Damage])
     recall: float | None = None
+    header: Any = field(default_factory=lambda: SimpleNamespace(model="m"))
     moments: list[Moment] = field(default_factory=lambda: [RED, STILL, AGAIN])
     asked: list[object] = field(default_factory=list[object])
 
