@@ -62,13 +62,13 @@ class Reporter(Progress):
 
     def loading(self, model: str) -> None:
         self._start_counting()
-        if model == "demo" and not self._quiet:
-            self._say(KNOWN_TO_DEMO)
         text = f"loading {model}"
         if self._bar is not None:
             self._bar.set_description_str(shortened(text))
         elif self._verbose:
             say(f"llava-mini: {text}")
+        if model == "demo" and not self._quiet:
+            self._say(KNOWN_TO_DEMO)
 
     def opened(self, info: ClipInfo) -> None:
         if self._bar is not None:
