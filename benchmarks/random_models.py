@@ -10,6 +10,7 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from llava_mini_cli.engine.engine import Engine
+from llava_mini_cli.engine.products import choose_products
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.model import LlavaMiniConfig, LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini_cli.model.preprocess import Preprocessor
@@ -96,6 +97,7 @@ def build_engine(
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     limits = Limits(chunk_frames=chunk, generations=generations, media=64, cache_bytes=8 << 30)
+    choose_products(model)
     return Engine(model, processor, prompts, limits)  # pyright: ignore[reportArgumentType]
 
 

@@ -5,6 +5,7 @@ import torch
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.dense import EAGER, compile_dense
 from llava_mini_cli.engine.engine import Engine
+from llava_mini_cli.engine.products import choose_products
 from llava_mini_cli.engine.quantize import quantize
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.errors import ModelNotFound, UsageError
@@ -69,7 +70,11 @@ def make_engine(
         cache_bytes=int(torch.cuda.mem_get_info(model.device)[0] * CUDA_CACHE_SHARE) if on_cuda else CPU_CACHE_BYTES,
     )
     prompts = processor.prompts(options.prompt_layout)
-    dense = compile_dense(model) if options.compile else EAGER
+    if options.compile:
+        dense = compile_dense(model)
+    else:
+        choose_products(model)
+        dense = EAGER
     return Engine(model, processor, prompts, limits, revision, dense, image_projection)
 
 
