@@ -90,6 +90,20 @@ def test_a_fault_of_ours_is_one_line_and_a_traceback_with_v(media: Path, monkeyp
     assert isinstance(CliRunner().invoke(app, ["ask", "a.mp4", "What?", "-v"]).exception, LookupError)
 
 
+def test_an_error_of_the_system_is_not_blamed_on_standard_output(media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(engine: EchoEngine) -> list[object]:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr("llava_mini_cli.pipelines.load_engine.load_engine", EchoEngine)
+    monkeypatch.setattr("llava_mini_cli.media.open.open_clip", open_made_clip)
+    monkeypatch.setattr(EchoEngine, "step", refuse)
+    monkeypatch.chdir(media)
+    result = CliRunner().invoke(app, ["ask", "a.mp4", "What?"])
+    assert result.exit_code == 1
+    assert "Too many open files; this is a fault of llava-mini" in result.stderr
+    assert "standard output" not in result.stderr
+
+
 @pytest.mark.parametrize(("more", "said"), [((), [KNOWN_TO_DEMO]), (("-q",), [])])
 def test_the_demo_model_says_what_it_knows(
     media: Path, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...], said: list[str]

@@ -1,5 +1,6 @@
 """The root command: the one place that turns errors into one line on stderr and an exit code."""
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,9 @@ from typer.core import TyperGroup
 from llava_mini_cli.commands.stderr import say_error
 from llava_mini_cli.errors import LlavaMiniError
 from llava_mini_cli.pipelines.interrupt import Interrupted
+
+# Errors of writing. Whatever a command opens by name has errors of its own, so they are those of standard output.
+_OF_WRITING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF})
 
 
 class Cli(TyperGroup):
@@ -54,12 +58,10 @@ class Cli(TyperGroup):
             return stop.exit_code
         except typer.Abort:
             return 1
-        except OSError as error:
-            # Whatever a command opens by name has an error of its own; what is left is standard output.
-            where = "cannot write standard output" if error.filename is None else f"'{error.filename}'"
-            say_error(f"{where}: {(error.strerror or str(error)).lower()}")
-            return 1
         except Exception as error:
+            if isinstance(error, OSError) and error.filename is None and error.errno in _OF_WRITING:
+                say_error(f"cannot write standard output: {(error.strerror or str(error)).lower()}")
+                return 1
             if {"-v", "--verbose"} & set(sys.argv if args is None else args):
                 raise
             say_error(f"{type(error).__name__}: {error}; this is a fault of llava-mini, -v shows where")
