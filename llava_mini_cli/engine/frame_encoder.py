@@ -114,7 +114,7 @@ class FrameEncoder:
             return
         self.frames_encoded += len(packs) if number == 0 else 0
         again: Chunk = []
-        start = 0
+        start, part = 0, encoded
         for track, frames in chunk:
             stop = start + len(frames.times)
             if track in self.tracks:
@@ -122,7 +122,7 @@ class FrameEncoder:
                 yield from self._keep(track, frames, part, number)
                 again.append((track, SeenFrames(part.features, frames.times)))
             start = stop
-        del encoded  # before the next pass needs as much again
+        del encoded, part  # before the next pass needs as much again
         yield from self._encode_pass(again, number + 1)
 
     def _encode_halves(self, chunk: Chunk, number: int, size: int) -> Iterator[Failure]:
