@@ -26,8 +26,14 @@ MediaErrorKind = Literal[
     "empty",  # zero bytes, or a stream without a frame
     "too_large",  # absurd dimensions or a decompression bomb
     "timeout",  # no frame within the decode deadline
+    "refused",  # the user's own bounds exclude it, such as --media-root or --hosts
+    "decoder_killed",  # its decoder was ended from outside, twice
+    "out_of_memory",  # the machine or the card had no memory left
+    "no_resources",  # the system gave no more file handles, processes or threads, or its disk was full
+    "unreachable",  # the server, or the mounted disk, did not answer
 ]
 MEDIA_ERROR_KINDS: tuple[str, ...] = get_args(MediaErrorKind)
+PASSING_KINDS = frozenset({"decoder_killed", "out_of_memory", "no_resources", "unreachable"})  # of the moment
 
 
 class LlavaMiniError(Exception):
