@@ -210,8 +210,8 @@ def test_a_module_of_the_package_is_found_wherever_the_user_is(tmp_path: Path, m
 
 @linux
 def test_one_whose_parent_is_gone_does_not_begin() -> None:
-    run = [sys.executable, "-I", "-S", str(LAUNCH)]
-    orphan = subprocess.run([*run, str(os.getpid() + 1), "/bin/echo", "begun"], capture_output=True, check=False)
+    run, echo = [sys.executable, "-I", "-S", str(LAUNCH)], ["0", "--", "/bin/echo", "begun"]
+    orphan = subprocess.run([*run, str(os.getpid() + 1), *echo], capture_output=True, check=False)
     assert (orphan.returncode, orphan.stdout) == (1, b"")
-    ours = subprocess.run([*run, str(os.getpid()), "/bin/echo", "begun"], capture_output=True, check=False)
+    ours = subprocess.run([*run, str(os.getpid()), *echo], capture_output=True, check=False)
     assert (ours.returncode, ours.stdout) == (0, b"begun\n")

@@ -1,7 +1,8 @@
-"""One decoder process: started in its own session, read with a deadline, killed with all it started.
+"""One decoder process: started in its own session, confined, read with a deadline, killed with all it started.
 
 A `Child` belongs to the thread that made it: that thread alone reads, and the kernel kills the process when the
-thread ends. `kill` may be called from any thread. Knows nothing of what the bytes mean.
+thread ends, so a child that shall last is started by a thread that does. `kill` may be called from any thread.
+`launch.py` says how a child is confined. Knows nothing of what the bytes mean.
 """
 
 import contextlib
@@ -17,6 +18,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
+
+from llava_mini_cli.media.libraries import library_rules, program_rules
 
 NOTES = "pipe:{notes}"
 
@@ -36,20 +39,31 @@ class KilledError(Exception):
 
 @dataclass(frozen=True)
 class Command:
-    """A program to run: an argument vector with its absolute path, and the bytes that it finds on stdin.
+    """A program to run: an argument vector with its absolute path, the bytes that it finds on stdin, what it may do.
 
-    The child may write to a second pipe, its "notes"; the argument `NOTES` becomes the address of that.
+    The child may write to a second pipe, its "notes"; the argument `NOTES` becomes the address of that. It can write
+    to its pipes and descriptors, but not make a file longer: shared memory is given its size before it is handed on.
     """
 
     argv: Sequence[str]
     stdin: bytes = b""
     pythonpath: str | None = None  # put before the child's own PYTHONPATH
+    reads: tuple[Path, ...] = ()  # files that it may open beside libraries, links followed; missing ones are no error
+    memory: int | None = None  # bytes of private memory that it may take; None: no bound
+    pass_fds: tuple[int, ...] = ()  # descriptors that it inherits under their numbers
 
 
-def python_command(module: str, *arguments: str, stdin: bytes = b"") -> Command:
+def python_command(
+    module: str,
+    *arguments: str,
+    stdin: bytes = b"",
+    reads: tuple[Path, ...] = (),
+    memory: int | None = None,
+    pass_fds: tuple[int, ...] = (),
+) -> Command:
     """A command that runs a module of the package in this Python, and imports nothing from the current directory."""
-    package = Path(__file__).parents[1]
-    return Command((sys.executable, "-P", "-m", module, *arguments), stdin, pythonpath=str(package.parent))
+    argv = (sys.executable, "-P", "-m", module, *arguments)
+    return Command(argv, stdin, str(Path(__file__).parents[2]), reads, memory, pass_fds)
 
 
 class Child:
@@ -177,7 +191,9 @@ class Child:
 
 def _start(command: Command, notes: int) -> "subprocess.Popen[bytes]":
     argv = [f"pipe:{notes}" if word == NOTES else word for word in command.argv]
-    launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), str(os.getpid())]
+    rules = [*library_rules(), *program_rules(argv[0]), *(f"r{path.absolute()}" for path in command.reads)]
+    limits = (str(os.getpid()), str(command.memory or 0))
+    launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), *limits, *rules, "--"]
     environment = dict(os.environ)
     if command.pythonpath is not None:
         inherited = environment.get("PYTHONPATH")
@@ -190,7 +206,7 @@ def _start(command: Command, notes: int) -> "subprocess.Popen[bytes]":
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=(notes,),
+            pass_fds=(notes, *command.pass_fds),
             env=environment,
             start_new_session=True,
             bufsize=0,

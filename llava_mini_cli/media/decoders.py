@@ -162,7 +162,8 @@ def _decord_decode(plan: Plan) -> Command:
         "pts": plan.pts,
         "indices": plan.indices,
     }
-    return python_command("llava_mini_cli.media.decord_child", stdin=json.dumps(asked).encode())
+    module = "llava_mini_cli.media.decord_child"
+    return python_command(module, stdin=json.dumps(asked).encode(), reads=(plan.path,))
 
 
 def _decord_read(child: Child, plan: Plan) -> Iterator[tuple[int, Pixels]]:

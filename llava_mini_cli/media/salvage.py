@@ -26,7 +26,7 @@ def salvage(path: Path, broken: MediaError, timeout: float) -> NDArray[np.uint8]
         MediaError: `broken`, where nothing can be read; or of kind timeout, after `timeout` seconds.
     """
     size = bytearray(_SIZE.size)
-    with closing(Child(python_command(__name__, str(path.absolute())), timeout)) as child:
+    with closing(Child(python_command(__name__, str(path.absolute()), reads=(path,)), timeout)) as child:
         try:
             if child.read_into(memoryview(size)) < len(size):
                 raise broken

@@ -65,7 +65,7 @@ def ffmpeg_command(
     run = run.global_args("-hide_banner", "-nostdin", "-nostats", "-loglevel", f"repeat+level+{level}")  # pyright: ignore
     argv = cast("list[str]", run.compile(cmd=ffmpeg_binary()))  # pyright: ignore
     # Put in here, since ffmpeg-python takes no name that is not UTF-8.
-    return Command([f"file:{path.absolute()}" if word == _FILE else word for word in argv], stdin)
+    return Command([f"file:{path.absolute()}" if word == _FILE else word for word in argv], stdin, reads=(path,))
 
 
 def ffmpeg_binary() -> str:
