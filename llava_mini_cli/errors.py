@@ -14,11 +14,12 @@ LlavaMiniError                  exit 1
     `-- OutputLocked            exit 75   another run holds it
 """
 
+import errno
 from typing import ClassVar, Literal, get_args
 
 MediaErrorKind = Literal[
     "not_found",  # no such path
-    "unreadable",  # permissions, I/O error, or a format that no reader knows
+    "unreadable",  # permissions, or a format that no reader knows
     "no_video",  # readable, but holds neither picture nor video stream
     "unsupported_codec",
     "truncated",  # cut short, and nothing or too little of it could be read
@@ -30,10 +31,25 @@ MediaErrorKind = Literal[
     "decoder_killed",  # its decoder was ended from outside, twice
     "out_of_memory",  # the machine or the card had no memory left
     "no_resources",  # the system gave no more file handles, processes or threads, or its disk was full
-    "unreachable",  # the server, or the mounted disk, did not answer
+    "unreachable",  # the server, the mounted disk or the drive did not answer
 ]
 MEDIA_ERROR_KINDS: tuple[str, ...] = get_args(MediaErrorKind)
 PASSING_KINDS = frozenset({"decoder_killed", "out_of_memory", "no_resources", "unreachable"})  # of the moment
+
+_KINDS_OF_ERRNO: tuple[tuple[MediaErrorKind, str], ...] = (
+    ("out_of_memory", "ENOMEM"),
+    ("no_resources", "EMFILE ENFILE EAGAIN ENOSPC EDQUOT ENOLCK ENOBUFS"),
+    (
+        "unreachable",
+        "ESTALE EIO EREMOTEIO ETIMEDOUT EHOSTDOWN EHOSTUNREACH ENETDOWN ENETUNREACH ENOTCONN ECONNREFUSED ECONNRESET "
+        "ECONNABORTED ENODEV ENXIO ENOMEDIUM",
+    ),
+    ("not_found", "ENOENT ENOTDIR ENAMETOOLONG"),
+)
+# Not every system knows every name.
+_KIND_OF_ERRNO = {
+    getattr(errno, name): kind for kind, names in _KINDS_OF_ERRNO for name in names.split() if hasattr(errno, name)
+}
 
 
 class LlavaMiniError(Exception):
@@ -111,3 +127,11 @@ class OutputLocked(OutputError):
 def first_line(error: BaseException) -> str:
     """The first line of a library's message; the name of the exception where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def kind_of(error: OSError) -> MediaErrorKind:
+    """The kind of what the system answered when a medium was opened, read or fetched.
+
+    What lies in the machine and in the moment is of `PASSING_KINDS`; `unreadable` where nothing better is known.
+    """
+    return _KIND_OF_ERRNO.get(error.errno or 0, "unreachable" if isinstance(error, TimeoutError) else "unreadable")

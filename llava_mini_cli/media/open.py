@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from llava_mini_cli.config import SamplingOptions
-from llava_mini_cli.errors import MediaError
+from llava_mini_cli.errors import MediaError, kind_of
 from llava_mini_cli.media import camera_raw
 from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.media.decoders import DECODERS, Decoder, Name, Plan, decord_installed
@@ -173,7 +173,7 @@ def _picture(path: Path) -> Image.Image | None:
     except ValueError:  # such as one with a NUL byte
         raise MediaError("not_found", "no file can have this name") from None
     except OSError as error:
-        raise MediaError("unreadable", (error.strerror or str(error)).lower()) from None
+        raise MediaError(kind_of(error), (error.strerror or str(error)).lower()) from None
 
 
 def _picture_info(path: Path, picture: Image.Image) -> ClipInfo:

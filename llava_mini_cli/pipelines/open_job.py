@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from llava_mini_cli.config import SamplingOptions
-from llava_mini_cli.errors import MediaError, UsageError
+from llava_mini_cli.errors import MediaError, UsageError, kind_of
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
 from llava_mini_cli.media.open import Opening
@@ -33,7 +33,7 @@ def fault_of(job: Job) -> Fault | None:
     except FileNotFoundError:
         return Fault("decode", "not_found", "no such file")
     except OSError as error:
-        return Fault("decode", "unreadable", (error.strerror or str(error)).lower())
+        return Fault("decode", kind_of(error), (error.strerror or str(error)).lower())
     except ValueError:  # such as one with a NUL byte
         return Fault("decode", "not_found", "no file can have this name")
     if not os.access(job.file, os.R_OK):
