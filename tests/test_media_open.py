@@ -269,7 +269,7 @@ def test_what_a_header_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fi
         (FileNotFoundError(), "not_found", "no such file"),
         (PermissionError(), "unreadable", "permission denied"),
         (ValueError("embedded null byte"), "not_found", "no file can have this name"),
-        (OSError(5, "Input/output error"), "unreadable", "input/output error"),
+        (OSError(5, "Input/output error"), "unreachable", "input/output error"),
         (OSError("Odd"), "unreadable", "odd"),
         (SimpleNamespace(st_mode=stat.S_IFDIR, st_size=9), "unreadable", "is a directory"),
         (SimpleNamespace(st_mode=stat.S_IFREG, st_size=0), "empty", "the file is empty"),
