@@ -14,12 +14,12 @@ import ctypes
 import errno
 import os
 import resource
-import signal
 import stat
 import struct
 import sys
 
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
+_SIGKILL = 9  # on Linux; importing `signal` would take half as long as all the rest
 STACK_BYTES = 2 << 20  # of each thread: what is set aside counts as taken, and 64 threads of 8 MiB are half a GiB
 
 # Landlock (landlock(7)): numbers of system calls, which are the same on every machine, and bits of rights.
@@ -67,7 +67,7 @@ def die_with_parent(parent: int) -> None:
     Survives `exec`. Exits at once if the parent is gone already.
     """
     if sys.platform == "linux":
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        _libc.prctl(_PR_SET_PDEATHSIG, _SIGKILL)
     if os.getppid() != parent:
         sys.exit(1)
 
