@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 
 from llava_mini_cli.errors import OutputError, OutputLocked
-from llava_mini_cli.formats.disk import check_target, errors_of, is_at, sync_folder, whole_file, write_file
+from llava_mini_cli.formats.disk import check_target, errors_of, sync_folder, whole_file, write_file
 from llava_mini_cli.formats.lock import FileLock
 from llava_mini_cli.formats.outputs.folder_lock import FolderLock
 from llava_mini_cli.formats.outputs.output import Output, released_on_failure
+from llava_mini_cli.formats.safe_files import is_at
 from llava_mini_cli.formats.shard import Shard
 
 PID, HOST = os.getpid(), socket.gethostname()
@@ -36,19 +37,19 @@ def synced(monkeypatch: pytest.MonkeyPatch) -> list[tuple[bool, int]]:
 
 
 def test_a_file_is_synced_before_its_name_and_its_folder_after(tmp_path: Path, synced: list[tuple[bool, int]]) -> None:
-    target, temporary = tmp_path / "a.txt", tmp_path / ".a.txt.tmp"
+    target = tmp_path / "a.txt"
     target.write_bytes(b"old")
     with whole_file(target) as stream:
         stream.write(b"new one")
-        assert (target.read_bytes(), temporary.exists()) == (b"old", True)
-    assert (target.read_bytes(), temporary.exists()) == (b"new one", False)
+        assert (target.read_bytes(), len(list(tmp_path.glob(".*.tmp")))) == (b"old", 1)
+    assert (target.read_bytes(), len(list(tmp_path.iterdir()))) == (b"new one", 1)
     assert synced == [(False, 7), (True, 0)]
 
 
 def test_a_file_that_was_not_finished_leaves_the_old_one(tmp_path: Path) -> None:
     target = tmp_path / "a.txt"
     target.write_bytes(b"old")
-    with suppress(KeyboardInterrupt), whole_file(target, tmp_path / ".a.tmp") as stream:
+    with suppress(KeyboardInterrupt), whole_file(target) as stream:
         stream.write(b"new")
         raise KeyboardInterrupt
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("a.txt", b"old")]

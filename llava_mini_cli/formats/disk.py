@@ -3,11 +3,11 @@
 import os
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from hashlib import blake2b
 from pathlib import Path
 from typing import BinaryIO
 
 from llava_mini_cli.errors import OutputError
+from llava_mini_cli.formats.safe_files import Temporary, sweep
 from llava_mini_cli.paths import is_folder
 
 
@@ -21,38 +21,36 @@ def errors_of(output: Path) -> Generator[None]:
 
 
 @contextmanager
-def whole_file(path: Path, temporary: Path | None = None) -> Generator[BinaryIO]:
+def whole_file(path: Path) -> Generator[BinaryIO]:
     """A stream to a file that is put in place, synced, when the block ends well; otherwise nothing stays.
 
-    The temporary file is in the same folder. By default it is `.NAME.tmp`, for files that one run at a time writes.
+    Raises `NotRegularError` where a link or anything else that is no regular file has the name.
     """
-    temporary = temporary or path.with_name(f".{path.name}.tmp")
+    temporary = Temporary(path)
     try:
-        with temporary.open("wb") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
+        yield temporary.stream
+        temporary.put()
         sync_folder(path.parent)
     finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
+        temporary.discard()
+
+
+def write_own_file(path: Path, data: bytes) -> None:
+    """A small file with a name that the program chose, there whole or not at all. Raises `OutputError`."""
+    with errors_of(path), whole_file(path) as stream:
+        stream.write(data)
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """A small file that is there whole or not at all; a device or a pipe is written to. Raises `OutputError`."""
+    """The same at a path that the user typed: a link to it is followed, a device or a pipe is written to."""
     with errors_of(path):
         if path.exists() and not path.is_file():
             path.write_bytes(data)
             return
-        with whole_file(path, _temporary(path)) as stream:
+        target = path.resolve()
+        sweep(target.parent)
+        with whole_file(target) as stream:
             stream.write(data)
-
-
-def _temporary(path: Path) -> Path:
-    """A name of this process beside a file; short, however long the file's own is, since 255 bytes are the most."""
-    digest = blake2b(os.fsencode(path.name), digest_size=8).hexdigest()
-    return path.with_name(f".{digest}.{os.getpid()}.tmp")
 
 
 def check_target(path: Path) -> None:
@@ -73,11 +71,3 @@ def sync_folder(folder: Path) -> None:
             os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def is_at(path: Path, descriptor: int) -> bool:
-    """True if the open file is still the one at `path`."""
-    try:
-        return os.path.samestat(path.stat(), os.fstat(descriptor))
-    except FileNotFoundError:
-        return False

@@ -46,7 +46,7 @@ def make_question(prompt: Prompt, row_id: str, kept: Mapping[str, object]) -> Qu
 class Fault(NamedTuple):
     """Why there is no answer: the stage that failed, the kind of error and one line."""
 
-    stage: str  # input, fetch, decode, prompt or generate
+    stage: str  # input, fetch, decode, prompt, generate or output
     kind: str
     message: str
 

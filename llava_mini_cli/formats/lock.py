@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from llava_mini_cli.errors import OutputError, OutputLocked
-from llava_mini_cli.formats.disk import is_at
+from llava_mini_cli.formats.safe_files import is_at, open_regular
 
 _UNLOCKABLE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _MOST = 1 << 20  # bytes of a lock file that are read
@@ -39,10 +39,10 @@ class FileLock:
             self.write(self.read())
 
     def _take(self, mode: int) -> int:
-        access = os.O_RDONLY if self._shared else os.O_RDWR  # whoever shares the lock writes nothing into its file
+        alone = not self._shared  # whoever shares the lock writes nothing into its file
         while True:
             try:
-                descriptor = os.open(self.path, access | os.O_CREAT | os.O_CLOEXEC, 0o666)
+                descriptor = open_regular(self.path, writing=alone, create=True, alone=alone)
             except OSError as error:
                 raise OutputError(f"cannot write '{self._output}': no lock '{self.path}': {error.strerror}") from error
             try:

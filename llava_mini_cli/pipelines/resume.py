@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from llava_mini_cli.formats.content import content_of_job, size_of
-from llava_mini_cli.formats.job import ItemIdentity, Job, Question
+from llava_mini_cli.formats.job import Fault, ItemIdentity, Job, Question
 from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.outputs.row_keys import RowKeys
 from llava_mini_cli.pipelines.tally import Tally
@@ -32,10 +32,23 @@ def left_to_do(jobs: Iterator[Job], keys: RowKeys, done: Done, tally: Tally) -> 
             elif find(work(item, path, question), state) is not None:
                 unknown.append(question)
         if unknown:
-            yield from others.look_closer(job._replace(questions=tuple(unknown)), item)
+            for part in _by_obstacle(job._replace(questions=tuple(unknown)), done):
+                yield from others.look_closer(part, item)
         else:
             tally.media_skipped += 1
     yield from others.settle()
+
+
+def _by_obstacle(job: Job, done: Done) -> Iterator[Job]:
+    """The job; the questions whose answers could not be written as jobs of their own, which say why."""
+    if done.obstacle is None or job.fault is not None:
+        yield job
+        return
+    sorted_out: dict[Fault | None, list[Question]] = {}
+    for question in job.questions:
+        sorted_out.setdefault(done.obstacle(job, question), []).append(question)
+    for fault, questions in sorted_out.items():
+        yield job._replace(questions=tuple(questions), fault=fault)
 
 
 @dataclass

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from llava_mini_cli.config import FeatureKind
 from llava_mini_cli.errors import ArchiveError, UsageError
-from llava_mini_cli.formats.disk import write_file
+from llava_mini_cli.formats.disk import write_own_file
 from llava_mini_cli.formats.job import ItemIdentity
 
 FORMAT = "llava-mini archive"
@@ -85,7 +85,7 @@ class ArchiveHeader:
     def write(self, folder: Path) -> None:
         """Puts it into an archive's folder, whole. Raises `OutputError`."""
         text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
-        write_file(folder / HEADER, text.encode())
+        write_own_file(folder / HEADER, text.encode())
 
     @classmethod
     def read(cls, folder: Path) -> Self:

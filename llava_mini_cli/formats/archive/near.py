@@ -8,6 +8,7 @@ medium, that spares a search the Parquet files.
 import importlib
 import json
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from math import sqrt
 from pathlib import Path
@@ -19,7 +20,8 @@ from numpy.typing import NDArray
 from llava_mini_cli.errors import ArchiveError, OutputError, UsageError, first_line
 from llava_mini_cli.formats.archive.locks import writing
 from llava_mini_cli.formats.archive.reader import Archive
-from llava_mini_cli.formats.disk import write_file
+from llava_mini_cli.formats.disk import write_own_file
+from llava_mini_cli.formats.safe_files import Temporary, make_own_folder, sweep
 
 FOLDER = "near"
 INDEX, FRAMES, FACTS = "vectors.faiss", "frames.npy", "near.json"
@@ -195,12 +197,17 @@ def _least_of_nearest(archive: Archive, queries: NDArray[np.float32]) -> NDArray
 def _write(library: Any, folder: Path, index: Any, table: NDArray[Any], facts: NearFacts) -> None:
     place = folder / FOLDER
     try:
-        place.mkdir(exist_ok=True)
-        library.write_index(index, str(place / f".{INDEX}.tmp"))
-        np.save(place / f".{FRAMES}", table)
-        (place / FACTS).unlink(missing_ok=True)  # without it there is no index, while its files are being changed
-        (place / f".{INDEX}.tmp").replace(place / INDEX)
-        (place / f".{FRAMES}").replace(place / FRAMES)
+        make_own_folder(place)
+        sweep(place, alone=True)
+        with ExitStack() as stack:
+            vectors, frames = Temporary(place / INDEX), Temporary(place / FRAMES)
+            stack.callback(vectors.discard)
+            stack.callback(frames.discard)
+            library.write_index(index, str(vectors.path))
+            np.save(frames.stream, table)
+            (place / FACTS).unlink(missing_ok=True)  # without it there is no index, while its files are being changed
+            vectors.put()
+            frames.put()
     except (OSError, RuntimeError) as error:
         raise OutputError(f"cannot write '{place}': {first_line(error)}") from error
-    write_file(place / FACTS, json.dumps(asdict(facts)).encode() + b"\n")
+    write_own_file(place / FACTS, json.dumps(asdict(facts)).encode() + b"\n")

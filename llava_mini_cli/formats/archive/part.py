@@ -32,6 +32,7 @@ from llava_mini_cli.formats.archive.layout import (
 )
 from llava_mini_cli.formats.archive.quantized import to_int8
 from llava_mini_cli.formats.disk import errors_of, sync_folder
+from llava_mini_cli.formats.safe_files import Temporary, make_own_folder
 
 GROUP_BYTES = 16 << 20  # of vectors held in memory before they are written as a row group
 
@@ -54,9 +55,9 @@ class TableFile:
 
     def __init__(self, path: Path, schema: pa.Schema | None, **options: Any) -> None:
         self.path = path
-        self._temporary = path.with_name(f".{path.name}.tmp")
-        path.parent.mkdir(exist_ok=True)
-        self._stream = self._temporary.open("wb")
+        make_own_folder(path.parent)
+        self._temporary = Temporary(path)
+        self._stream = self._temporary.stream
         self._schema = schema
         self._parquet = None
         if schema is not None:
@@ -87,20 +88,17 @@ class TableFile:
             self._parquet.close()
         self._stream.flush()
         os.fsync(self._stream.fileno())
-        self._stream.close()
 
     def publish(self) -> None:
         """Puts the file in place."""
-        self._temporary.replace(self.path)
+        self._temporary.put()
 
     def discard(self) -> None:
         """Takes away what was written."""
-        for close in (self._parquet.close if self._parquet else None, self._stream.close):
-            if close is not None:
-                with suppress(OSError):
-                    close()
-        with suppress(OSError):
-            self._temporary.unlink(missing_ok=True)
+        if self._parquet is not None:
+            with suppress(OSError):
+                self._parquet.close()
+        self._temporary.discard()
 
 
 class ArchivePartWriter:

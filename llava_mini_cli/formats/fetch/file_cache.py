@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Self
 
 from llava_mini_cli.errors import OutputError
-from llava_mini_cli.formats.disk import is_at
+from llava_mini_cli.formats.safe_files import is_at, open_regular
 from llava_mini_cli.formats.source import FetchOptions, Source
 
 _LOCK = "lock"
@@ -189,7 +189,7 @@ def _remove_dead(parent: Path) -> None:
     """Removes the folders of runs that ended without doing so: nobody holds their lock."""
     for folder in parent.glob("run-*"):
         with suppress(OSError):  # being made or removed by another run at this moment, or not ours
-            descriptor = os.open(folder / _LOCK, os.O_RDWR)
+            descriptor = open_regular(folder / _LOCK, writing=True)
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder, ignore_errors=True)

@@ -12,11 +12,12 @@ from secrets import token_hex
 from typing import BinaryIO, Protocol, Self
 
 from llava_mini_cli.errors import OutputError, UsageError
-from llava_mini_cli.formats.disk import errors_of, is_at, whole_file
+from llava_mini_cli.formats.disk import errors_of, whole_file
 from llava_mini_cli.formats.outputs.companion import ANEW, Companion, RunInfo, check_same_settings
 from llava_mini_cli.formats.outputs.done import Done, RowDigest, RowMark, standing, standing_answers
 from llava_mini_cli.formats.outputs.output import Store, released_on_failure
 from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.safe_files import is_at, open_regular, sweep
 
 
 class RecordFormat(Protocol):
@@ -64,7 +65,7 @@ class AppendedOutput(Store):
     def _look_at_what_is_there(self) -> None:
         if self._overwrite or not self._path.exists():
             return
-        with errors_of(self._path), self._path.open("rb") as stream:
+        with errors_of(self._path), self._reading() as stream:
             self._form = self._form.like(stream.readline())
             stream.seek(0)
             self.done.add(self._marks(stream))
@@ -92,9 +93,12 @@ class AppendedOutput(Store):
             self._whole += len(record)
             yield mark
 
+    def _reading(self) -> BinaryIO:
+        return open(open_regular(self._path), "rb")  # noqa: PTH123
+
     def _read_digests(self, end: int) -> Iterator[RowDigest]:
         """Of the rows up to a place in the file, which may grow meanwhile."""
-        with errors_of(self._path), self._path.open("rb") as stream:
+        with errors_of(self._path), self._reading() as stream:
             place = len(stream.read(len(self._form.header)))
             for record in self._form.split(stream):
                 place += len(record)
@@ -114,7 +118,8 @@ class AppendedOutput(Store):
     def _begin(self) -> BinaryIO:
         """Opens the file for the first row: what is there stays, or goes if it is to be overwritten."""
         with errors_of(self._path):
-            stream = open(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)  # noqa: SIM115, PTH123
+            descriptor = open_regular(self._path, writing=True, create=True)
+            stream = open(descriptor, "r+b", buffering=0)  # noqa: SIM115, PTH123
             self._stream = stream
             stream.truncate(self._whole)
             stream.seek(self._whole)
@@ -150,6 +155,7 @@ class AppendedOutput(Store):
                 self._cut_torn_record()
                 if self.done.replaced:
                     self._take_out_replaced()
+                sweep(self._path.parent)
         finally:
             if self._stream is not None:
                 self._stream.close()
@@ -157,13 +163,13 @@ class AppendedOutput(Store):
     def _cut_torn_record(self) -> None:
         """Cuts off a record that a killed run left unfinished, where this run had no row to write behind it."""
         if self._stream is None and not self._overwrite and self._path.exists():
-            with errors_of(self._path):
-                if self._path.stat().st_size > self._whole:
-                    os.truncate(self._path, self._whole)
+            with errors_of(self._path), open(open_regular(self._path, writing=True), "r+b") as stream:  # noqa: PTH123
+                if os.fstat(stream.fileno()).st_size > self._whole:
+                    stream.truncate(self._whole)
 
     def copy_answers(self, stream: BinaryIO) -> None:
         """Writes the rows that stand and are no errors."""
-        with self._path.open("rb") as rows:
+        with self._reading() as rows:
             marks = standing_answers(self._marks(rows))
             rows.seek(len(self._form.header))
             stream.writelines(record for record, mark in zip(self._form.split(rows), marks, strict=True) if mark)
@@ -171,7 +177,7 @@ class AppendedOutput(Store):
     def _take_out_replaced(self) -> None:
         """Writes the rows that stand into a new file, which takes the place of the old one."""
         self.done.forget()  # its memory is needed now
-        with errors_of(self._path), self._path.open("rb") as old, whole_file(self._path) as new:
+        with errors_of(self._path), self._reading() as old, whole_file(self._path) as new:
             marks = standing(self._marks(old))
             old.seek(0)
             new.write(old.read(len(self._form.header)))

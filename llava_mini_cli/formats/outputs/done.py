@@ -12,7 +12,7 @@ from functools import cached_property
 from itertools import islice
 from struct import Struct
 
-from llava_mini_cli.formats.job import Job, Question
+from llava_mini_cli.formats.job import Fault, Job, Question
 from llava_mini_cli.formats.outputs.known_contents import KnownContents
 
 WORK_DIGITS = 20  # hexadecimal digits of a key that name the work; the rest tell in which state it was done
@@ -23,6 +23,7 @@ _KEY = Struct(">10sHI")  # a key in bytes: the work, and the state in two number
 _PARSED_AT_ONCE = 4096
 
 IsThere = Callable[[Job, Question], bool]
+Obstacle = Callable[[Job, Question], Fault | None]  # why an answer could not be written
 RowMark = tuple[str, bool]  # the key of a row that is there, and whether it is an error
 RowDigest = tuple[str, str]  # its key, and its digest where it has one
 
@@ -34,6 +35,7 @@ class Done:
 
     def __init__(self, *, retry_errors: bool = False, is_there: IsThere | None = None) -> None:
         self.is_there = is_there  # asked before any key is made, by outputs that tell by something else than a key
+        self.obstacle: Obstacle | None = None  # told of work that is left, before a medium is opened
         self.read_digests: Callable[[], Iterable[RowDigest]] | None = None  # of rows that are there; read when wanted
         self.keeps_digests = True  # False if nobody reads the digests of the rows to come
         self.errors_left = 0  # claimed error rows that stay as they are

@@ -10,6 +10,7 @@ from pathlib import Path
 from llava_mini_cli.errors import OutputLocked
 from llava_mini_cli.formats.disk import errors_of
 from llava_mini_cli.formats.lock import FileLock
+from llava_mini_cli.formats.safe_files import make_own_folder
 from llava_mini_cli.formats.shard import Shard
 
 HIDDEN = ".llava-mini"  # readers of a folder pass over names that begin with a dot
@@ -23,7 +24,8 @@ class FolderLock:
         self._hidden = folder / HIDDEN
         self._made = not folder.exists()
         with errors_of(folder):
-            self._hidden.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(parents=True, exist_ok=True)
+            make_own_folder(self._hidden)
         self._held: list[FileLock] = []
         self.alone = True  # whether no other shard was there when this run began
 

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Self
 
 from llava_mini_cli.config import Existing, Format
 from llava_mini_cli.errors import OutputError, UsageError
-from llava_mini_cli.formats.disk import check_target
+from llava_mini_cli.formats.disk import check_target, errors_of
 from llava_mini_cli.formats.outputs.companion import RunInfo
 from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.outputs.output import Output, Store
+from llava_mini_cli.formats.safe_files import check_regular
 from llava_mini_cli.formats.shard import Shard
 from llava_mini_cli.paths import is_file, is_folder, is_there
 
@@ -138,8 +139,8 @@ def open_output(options: OutputOptions, run: RunInfo) -> Output:
         UsageError: it holds rows of other settings, or was not written by llava-mini.
     """
     path, anew, retry = options.path, options.overwrite, options.retry_errors
-    if path is not None and path.is_symlink():
-        path = path.resolve()  # the link stays; what it leads to is replaced
+    if path is not None and path.is_symlink() and options.format != "hf":
+        path = path.resolve()  # what the user typed may be a link: it stays, and what it leads to is replaced
     if options.format == "txt":
         from llava_mini_cli.formats.outputs.text_files import SidecarOutput
 
@@ -148,6 +149,10 @@ def open_output(options: OutputOptions, run: RunInfo) -> Output:
         from llava_mini_cli.formats.outputs.huggingface import HuggingFaceOutput, store_path
 
         form: Format = "parquet" if path.suffix == ".parquet" else "jsonl"
+        with errors_of(path):
+            check_regular(path)
+        with errors_of(store_path(path)):
+            check_regular(store_path(path), alone=True)
         store = open_output(replace(options, path=store_path(path), format=form), run)
         assert isinstance(store, Store)
         return HuggingFaceOutput(path, store, overwrite=anew)

@@ -28,6 +28,7 @@ from llava_mini_cli.formats.outputs.parquet_schema import (
     record_of,
 )
 from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.safe_files import make_own_folder, sweep
 
 
 class ParquetFileOutput(Store):
@@ -45,8 +46,15 @@ class ParquetFileOutput(Store):
         self._sources: list[Path] = []  # files whose rows are there already, the oldest first
         self.done.read_digests = lambda: chain.from_iterable(digests_of(read_file(path)) for path in self._sources)
         with released_on_failure(self._companion):
+            self._check_folder()
             self._generation = token_hex(8) if overwrite else self._look_at_what_is_there()
             self._identity = _identity(path)
+
+    def _check_folder(self) -> None:
+        """Raises `OutputError` where the folder of parts is a link or a file: its parts are to be removed one day."""
+        with errors_of(self._folder):
+            if os.path.lexists(self._folder):
+                make_own_folder(self._folder)
 
     def _look_at_what_is_there(self) -> str:
         """Takes in the rows of the file and of the parts; returns their generation.
@@ -77,11 +85,11 @@ class ParquetFileOutput(Store):
     def _begin(self) -> pa.Schema:
         """Before the first part: records what the run is, and clears the way if the output is to be overwritten."""
         with errors_of(self._path):
-            self._folder.mkdir(exist_ok=True)
+            make_own_folder(self._folder)
             if self._overwrite:
                 for part in parts_in(self._folder):
                     part.unlink()
-            remove_unfinished(self._folder)
+            remove_unfinished(self._folder, alone=True)
         self._companion.save(self._run.record(self._generation))
         return arrow_schema(self._run, self._generation)
 
@@ -91,6 +99,7 @@ class ParquetFileOutput(Store):
             self._writer.flush()
         if error is None:
             self._become_one()
+            sweep(self._path.parent)
 
     def copy_answers(self, stream: BinaryIO) -> None:
         """Writes the rows that stand and are no errors as one file."""
@@ -121,7 +130,7 @@ class ParquetFileOutput(Store):
         with errors_of(self._folder):
             for part in parts_in(self._folder):
                 part.unlink()
-            remove_unfinished(self._folder)
+            remove_unfinished(self._folder, alone=True)
             self._folder.rmdir()
 
 

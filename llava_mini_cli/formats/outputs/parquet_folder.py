@@ -71,7 +71,7 @@ class ParquetFolderOutput(Output):
             check_same_settings(record, self._run, self._folder)
         if self._lock.alone:
             with errors_of(self._folder):
-                remove_unfinished(self._folder)
+                remove_unfinished(self._folder, alone=True)
         generation: str = record.get("generation") or self._generation_of_parts()
         self._note(notes, generation)
         return generation

@@ -19,6 +19,7 @@ from llava_mini_cli.errors import OutputError
 from llava_mini_cli.formats.disk import errors_of, whole_file
 from llava_mini_cli.formats.outputs.parquet_schema import batches_of, read_file, table_of, with_digests
 from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.safe_files import sweep
 
 FLUSH_ROWS = 1000  # rows held in memory before they are written
 FLUSH_SECONDS = 15.0  # the most work that a killed run loses
@@ -80,9 +81,10 @@ class ParquetPartWriter:
         self._flushed = time.monotonic()
 
 
-def remove_unfinished(folder: Path, tag: str = "") -> None:
-    """Takes away what killed runs were about to write as parts."""
-    for path in folder.glob(f".part-*-{tag}*.parquet.tmp"):
+def remove_unfinished(folder: Path, tag: str = "", *, alone: bool = False) -> None:
+    """Takes away what killed runs were about to write as parts; `alone`: nobody else writes into the folder."""
+    sweep(folder, alone=alone)
+    for path in folder.glob(f".part-*-{tag}*.parquet.tmp"):  # of older versions, which named them so
         path.unlink(missing_ok=True)
 
 

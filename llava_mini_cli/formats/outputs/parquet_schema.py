@@ -16,6 +16,7 @@ from llava_mini_cli.formats.outputs.companion import ANEW, RunInfo
 from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowDigest, RowMark
 from llava_mini_cli.formats.outputs.known_contents import DIGEST_PATTERN
 from llava_mini_cli.formats.row import COLUMNS, ColumnKind, KeptColumn, Row
+from llava_mini_cli.formats.safe_files import check_regular
 
 RECORD = b"llava-mini"  # key of the record, as JSON, in a file's metadata
 _DIGEST = re.compile(DIGEST_PATTERN)
@@ -67,6 +68,7 @@ def _with_lists(row: Row) -> dict[str, Any]:
 def read_file(path: Path) -> pq.ParquetFile:
     """An open Parquet file. Raises `UsageError` for what is none, `OutputError` where it cannot be read."""
     try:
+        check_regular(path)
         return pq.ParquetFile(path)
     except OSError as error:
         raise OutputError(f"cannot read '{path}': {error.strerror or error}") from error

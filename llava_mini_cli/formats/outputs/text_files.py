@@ -9,19 +9,22 @@ change, the others get names with a digest of where they are, by which the next 
 
 import os
 import re
+import stat
 from hashlib import blake2b
 from pathlib import Path
 
 from llava_mini_cli.config import Existing
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.disk import errors_of, write_file
-from llava_mini_cli.formats.job import Job, Prompt, Question
+from llava_mini_cli.formats.disk import errors_of, write_own_file
+from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
 from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.outputs.folder_lock import FolderLock
 from llava_mini_cli.formats.outputs.output import Output, released_on_failure
 from llava_mini_cli.formats.row import Row, printable
+from llava_mini_cli.formats.safe_files import make_own_folder, obstacle_at, open_regular, sweep
 
 _Work = tuple[str, str | None, str]  # the medium, the name and the text of the prompt
+_LONGEST_CAPTION = 16 << 20  # bytes that something is added to
 _LONGEST_NAME = 255  # bytes, of a file on the disks there are
 _NEVER_IN_NAMES = re.compile(r"[/\0]")
 
@@ -33,6 +36,7 @@ class SidecarOutput(Output):
         """`folder`: None writes beside the media, where no run locks another one out."""
         lock = None if folder is None else FolderLock(folder)
         super().__init__(Done(is_there=self._is_there), lock)
+        self.done.obstacle = self._obstacle
         self.done.keeps_digests = False
         self._folder = folder
         self._existing = existing
@@ -54,7 +58,33 @@ class SidecarOutput(Output):
         target = self._target(job, question)
         self._taken.add(str(target))
         self._targets[work] = target
-        return self._existing == "skip" and os.path.lexists(target)
+        return self._existing == "skip" and _is_caption(target)
+
+    def _obstacle(self, job: Job, question: Question) -> Fault | None:
+        """Why a caption cannot be written, or cannot be added to what is there."""
+        target = self._targets[_work(job.path, question.prompt)]
+        try:
+            reason = self._obstacle_above(target) or obstacle_at(target)
+            if reason is None and self._existing in ("append", "prepend") and target.exists():
+                os.close(open_regular(target))
+                reason = "it is too long for a caption" if target.stat().st_size > _LONGEST_CAPTION else None
+        except OSError as error:
+            reason = (error.strerror or str(error)).lower()
+        return None if reason is None else Fault("output", "not_writable", f"cannot write '{target}': {reason}")
+
+    def _obstacle_above(self, target: Path) -> str | None:
+        """What is in the way of the folders below our own that lead to a caption."""
+        for folder in self._folders_above(target):
+            if os.path.lexists(folder) and not stat.S_ISDIR(folder.lstat().st_mode):
+                return f"'{folder}' is a link, or no folder"
+        return None
+
+    def _folders_above(self, target: Path) -> list[Path]:
+        """The folders below our own that a caption is in, the outermost first; beside media there are none."""
+        if self._folder is None:
+            return []
+        inner = target.parent.relative_to(self._folder).parts
+        return [self._folder.joinpath(*inner[: depth + 1]) for depth in range(len(inner))]
 
     def _target(self, job: Job, question: Question) -> Path:
         """The best name for a caption that is not taken; all but the first are for media that would share one."""
@@ -96,20 +126,36 @@ class SidecarOutput(Output):
             return
         target = self._targets[_work(row.source, Prompt(row.prompt, row.prompt_name))]
         with errors_of(target):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            for folder in self._folders_above(target):
+                make_own_folder(folder)
             text = self._joined(target, row.text) + "\n"
-        write_file(target, text.encode("utf-8", "surrogateescape"))  # what was there may not be UTF-8
+        write_own_file(target, text.encode("utf-8", "surrogateescape"))  # what was there may not be UTF-8
+
+    def finish(self, error: BaseException | None) -> None:
+        """Takes away what killed runs left in the folders that captions of this run belong to."""
+        for folder in {target.parent for target in self._targets.values()}:
+            sweep(folder)
 
     def _joined(self, target: Path, text: str) -> str:
         """The caption with what was there; the same text is not put to the same place twice."""
         if self._existing in ("skip", "overwrite") or not target.exists():
             return text
-        before = target.read_text("utf-8", errors="surrogateescape").strip()
+        with open(open_regular(target), encoding="utf-8", errors="surrogateescape") as stream:  # noqa: PTH123
+            before = stream.read(_LONGEST_CAPTION).strip()
         first, second = (before, text) if self._existing == "append" else (text, before)
         is_there = before.endswith(text) if self._existing == "append" else before.startswith(text)
         if is_there or not before:
             return before or text
         return f"{first}{'' if second.startswith((',', '.', ';')) else ' '}{second}"
+
+
+def _is_caption(target: Path) -> bool:
+    """True for a file, and for a link, which somebody may keep captions behind; a folder or a pipe holds none."""
+    try:
+        mode = target.lstat().st_mode
+    except OSError:  # whoever writes there says what is wrong
+        return False
+    return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
 
 
 def _work(path: str, prompt: Prompt) -> _Work:
