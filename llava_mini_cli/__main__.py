@@ -6,7 +6,7 @@ import threading
 from contextlib import suppress
 
 from llava_mini_cli.commands.main import app
-from llava_mini_cli.commands.stderr import say_error, to_nowhere
+from llava_mini_cli.commands.stderr import say_error, say_trace, to_nowhere
 
 
 def main() -> None:
@@ -18,9 +18,15 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        code = _flushed(end.code)
-        _end_without_waiting(code)
-        sys.exit(code)
+        code = end.code
+    except Exception as error:  # noqa: BLE001 - a fault of ours, with -v
+        say_trace(error)
+        code = 1
+    else:
+        return
+    code = _flushed(code)
+    _end_without_waiting(code)
+    sys.exit(code)
 
 
 def _open_closed_streams() -> None:

@@ -58,8 +58,8 @@ LIMITS = {"limit": None, "max-failures": None, "fail-on": "any"}
 QUESTIONS = {
     **TALK, **INPUT, **FRAMES, **ANSWER, **MODEL, **LIMITS,
     "prompt": None, "prompt-file": None, "prefix": "", "suffix": "", "yes-no": False, "output": None, "format": None,
-    "overwrite": False, "retry-errors": False, "shard": None, "existing": "skip", "summary-json": None,
-    "dry-run": False, "fit": False,
+    "overwrite": False, "retry-errors": False, "shard": None, "existing": "skip", "csv-safe": False,
+    "summary-json": None, "dry-run": False, "fit": False,
 }  # fmt: skip
 DEFAULTS: dict[str, dict[str, object]] = {
     "ask": {**QUESTIONS, "index": None, "path": None, "top": None, "find": None},
@@ -73,7 +73,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
     "search": {
         **TALK, "model": None, "image": None, "most": 10, "min-score": None, "path": None, "after": None,
         "before": None, "approximate": False, "check": None, "min-yes": None, "check-margin": None, "output": None,
-        "format": None, "paths-only": False, "null": False, "thumbnails": None, "html": None,
+        "format": None, "csv-safe": False, "paths-only": False, "null": False, "thumbnails": None, "html": None,
     },
     "train": {
         **TALK, "output": None, "preset": None, "model": None, "data": None, "media-root": None, "skip-bad": False,

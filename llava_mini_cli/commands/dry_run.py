@@ -6,6 +6,7 @@ from dataclasses import asdict
 from typing import Any
 
 from llava_mini_cli.commands.stderr import terminal_line
+from llava_mini_cli.formats.shown_text import for_json
 from llava_mini_cli.pipelines.forecast import Forecast
 
 
@@ -14,7 +15,7 @@ def show(found: Forecast) -> None:
     if sys.stdout.isatty():
         _show_table(found)
     else:
-        print(json.dumps(as_json(found), ensure_ascii=False))
+        print(for_json(json.dumps(as_json(found), ensure_ascii=False)))
 
 
 def as_json(found: Forecast) -> dict[str, Any]:

@@ -104,11 +104,13 @@ def _write(moments: "Sequence[Moment]", found: FoundFlags, target: Path | None, 
     if found.paths_only:
         end = "\0" if found.null else "\n"
         paths = dict.fromkeys(local_name(moment.path) for moment in moments)
+        if sys.stdout.isatty():  # a person reads them; whatever else reads them gets them as they are
+            paths = map(terminal_line, paths)
         sys.stdout.buffer.write(b"".join(os.fsencode(path + end) for path in paths))
     elif found.output is None and found.format is None and sys.stdout.isatty():
         _show(moments)
     else:
-        write_moments(moments, target, format)
+        write_moments(moments, target, format, csv_safe=found.csv_safe)
 
 
 def _show(moments: "Sequence[Moment]") -> None:
@@ -146,7 +148,7 @@ def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str) -> boo
     if found.thumbnails is None and found.html is None:
         return False
     from llava_mini_cli.formats.archive.web_page import page
-    from llava_mini_cli.formats.disk import write_file
+    from llava_mini_cli.formats.disk import write_file, write_own_file
     from llava_mini_cli.pipelines.pictures import picture_name, pictures
 
     made: list[bytes | None] = []
@@ -155,7 +157,7 @@ def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str) -> boo
         if isinstance(picture, str):
             say_warning(f"{moment.path}: no picture: {picture}")
         elif found.thumbnails is not None:
-            write_file(_folder(found.thumbnails) / picture_name(moment), picture)
+            write_own_file(_folder(found.thumbnails) / picture_name(moment), picture)
     if found.html is not None:
         write_file(Path(found.html), page(moments, made, query))
     return None in made

@@ -10,6 +10,7 @@ from llava_mini_cli.commands.config_files import LOCAL_FILE, config_files, user_
 from llava_mini_cli.commands.configured import Origin, configured_commands, origins, unknown_variables
 from llava_mini_cli.commands.flags.talk_flags import ConfigFile
 from llava_mini_cli.commands.stderr import say, say_warning, terminal_line
+from llava_mini_cli.formats.shown_text import for_json
 
 
 def config(context: typer.Context, config: ConfigFile = None) -> int:
@@ -31,7 +32,7 @@ def config(context: typer.Context, config: ConfigFile = None) -> int:
         say_warning(f"{name} is set, but no option has this name")
     if not sys.stdout.isatty():
         for key, commands, origin in rows:
-            print(json.dumps(_record(key, commands, origin), ensure_ascii=False, default=str))
+            print(for_json(json.dumps(_record(key, commands, origin), ensure_ascii=False, default=str)))
         return 0
     _show(rows)
     read = [str(file) for file in config_files(config)]

@@ -3,7 +3,11 @@
 import logging
 import os
 import sys
+import traceback
 import warnings
+from contextlib import suppress
+
+from llava_mini_cli.formats.shown_text import for_terminal
 
 KNOWN_TO_DEMO = (
     "llava-mini: the demo model knows rendered shapes on plain backgrounds and nothing else; "
@@ -50,11 +54,25 @@ def terminal_line(text: str) -> str:
     return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in words)
 
 
+def say_trace(error: BaseException) -> None:
+    """The traceback of an error on stderr, whatever the texts in it hold."""
+    with suppress(OSError):
+        print(for_terminal("".join(traceback.format_exception(error))), end="", file=sys.stderr, flush=True)
+
+
+class _PlainRecord(logging.LogRecord):
+    """A library's message, which may quote a name or a text of a stranger."""
+
+    def getMessage(self) -> str:  # noqa: N802 - logging calls it so
+        return for_terminal(super().getMessage())
+
+
 def hush_libraries(*, verbose: bool) -> None:
     """Keeps warnings, logs and progress bars of the libraries off stderr. Call before they are imported.
 
     With `verbose` they say what they say by default. A variable that the user has set stays as it is.
     """
+    logging.setLogRecordFactory(_PlainRecord)
     if verbose:
         return
     if not sys.warnoptions:

@@ -19,6 +19,7 @@ from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.disk import errors_of, write_file
 from llava_mini_cli.formats.outputs.open_output import rows_at
 from llava_mini_cli.formats.row import printable
+from llava_mini_cli.formats.shown_text import for_json
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import FailedMedium, Tally
 
@@ -118,7 +119,7 @@ def _is_descriptor(path: Path) -> bool:
 def _as_json(summary: dict[str, Any]) -> str:
     """The text of a summary as valid UTF-8, whatever its paths hold."""
     text = json.dumps(summary, ensure_ascii=False, indent=2) + "\n"
-    return _BROKEN.sub(lambda found: json.dumps(printable(found[0]), ensure_ascii=False)[1:-1], text)
+    return for_json(_BROKEN.sub(lambda found: json.dumps(printable(found[0]), ensure_ascii=False)[1:-1], text))
 
 
 def summary(

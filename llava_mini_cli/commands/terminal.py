@@ -7,9 +7,11 @@ from rich.console import Console
 from rich.text import Text
 
 from llava_mini_cli.commands.reporter import Reporter
+from llava_mini_cli.commands.stderr import terminal_line
 from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.outputs.output import Output
 from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.shown_text import for_terminal
 
 
 class _TerminalWriter(Output):
@@ -27,7 +29,7 @@ class PlainWriter(_TerminalWriter):
         """Prints the text of an answer; a failure was said on stderr."""
         if row.status == "ok":
             with self._reporter.aside():
-                print(_said(row), flush=True)
+                print(for_terminal(_said(row)), flush=True)
 
 
 class BlockWriter(_TerminalWriter):
@@ -47,12 +49,12 @@ class BlockWriter(_TerminalWriter):
             if row.id != self._last:
                 if self._last is not None:
                     self._console.print()
-                self._console.print(Text(row.id, style="bold"))
+                self._console.print(Text(terminal_line(row.id), style="bold"))
             self._last = row.id
             if self._prompt_count > 1:
-                self._console.print(Text(f"  {row.prompt_name or row.prompt}", style="cyan"))
+                self._console.print(Text(f"  {terminal_line(row.prompt_name or row.prompt)}", style="cyan"))
             indent = "    " if self._prompt_count > 1 else "  "
-            for line in _said(row).splitlines() or [""]:
+            for line in for_terminal(_said(row)).splitlines() or [""]:
                 self._console.print(Text(indent + line))
 
 

@@ -47,3 +47,6 @@ class OutputFlags:
     existing: Annotated[
         Existing, _option(help="Treatment of text files that are there already; only with --format txt.")
     ] = "skip"
+    csv_safe: Annotated[
+        bool, _option(help="Cells of CSV that a spreadsheet takes for formulas get an apostrophe in front.")
+    ] = False

@@ -79,6 +79,9 @@ class FoundFlags:
     format: Annotated[
         MomentFormat | None, _output("-f", "--format", help="Format of the output, if its suffix does not say it.")
     ] = None
+    csv_safe: Annotated[
+        bool, _output(help="Cells of CSV that a spreadsheet takes for formulas get an apostrophe in front.")
+    ] = False
     paths_only: Annotated[bool, _output(help="Paths of the media are printed, each once, and nothing else.")] = False
     null: Annotated[
         bool, _output("-0", "--null/--no-null", help="NUL ends each path that --paths-only prints, for xargs -0.")

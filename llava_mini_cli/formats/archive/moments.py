@@ -11,6 +11,7 @@ from pathlib import Path
 from llava_mini_cli.config import MomentFormat
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.disk import write_file
+from llava_mini_cli.formats.shown_text import for_json, safe_cell, without_controls
 
 _SUFFIXES: dict[str, MomentFormat] = {
     ".jsonl": "jsonl",
@@ -54,9 +55,15 @@ def format_of(path: Path | None, format: MomentFormat | None) -> MomentFormat:
     return format or known or "jsonl"
 
 
-def write_moments(moments: Sequence[Moment], path: Path | None, format: MomentFormat) -> None:
-    """Writes all of them to a file, which appears whole, or to standard output. Raises `OutputError`."""
-    data = _ENCODERS[format](moments)
+def write_moments(
+    moments: Sequence[Moment], path: Path | None, format: MomentFormat, *, csv_safe: bool = False
+) -> None:
+    """Writes all of them to a file, which appears whole, or to standard output. Raises `OutputError`.
+
+    Args:
+        csv_safe: no cell of CSV is a formula for a spreadsheet.
+    """
+    data = _csv(moments, safe=csv_safe) if format == "csv" else _ENCODERS[format](moments)
     if path is None:
         sys.stdout.buffer.write(data)
         sys.stdout.buffer.flush()
@@ -65,14 +72,19 @@ def write_moments(moments: Sequence[Moment], path: Path | None, format: MomentFo
 
 
 def _jsonl(moments: Sequence[Moment]) -> bytes:
-    return b"".join(json.dumps(asdict(moment), ensure_ascii=False).encode() + b"\n" for moment in moments)
+    return b"".join(for_json(json.dumps(asdict(moment), ensure_ascii=False)).encode() + b"\n" for moment in moments)
 
 
-def _csv(moments: Sequence[Moment]) -> bytes:
+def _csv(moments: Sequence[Moment], *, safe: bool) -> bytes:
+    def cell(value: object) -> object:
+        if not isinstance(value, str):
+            return value
+        return safe_cell(without_controls(value)) if safe else without_controls(value)
+
     text = io.StringIO(newline="")
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(asdict(moment) for moment in moments)
+    writer.writerows({name: cell(value) for name, value in asdict(moment).items()} for moment in moments)
     return text.getvalue().encode()
 
 
@@ -91,6 +103,5 @@ def _parquet(moments: Sequence[Moment]) -> bytes:
 
 _ENCODERS: dict[MomentFormat, Callable[[Sequence[Moment]], bytes]] = {
     "jsonl": _jsonl,
-    "csv": _csv,
     "parquet": _parquet,
 }

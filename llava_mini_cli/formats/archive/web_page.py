@@ -1,6 +1,7 @@
 """Found moments as one self-contained web page: thumbnails inside, links that open each video at its moment."""
 
 import os
+import re
 from base64 import b64encode
 from collections.abc import Sequence
 from html import escape
@@ -8,11 +9,19 @@ from urllib.parse import quote
 
 from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.reader import local_name
+from llava_mini_cli.formats.shown_text import for_terminal
+
+# No script runs in the page, and it loads nothing: pictures and styles are inside it.
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+_FOLLOWED = re.compile(r"(?:https?|file)://", re.IGNORECASE)
+_IN_URLS = "%/:?#[]@!$&'()*+,;=~"  # characters with a meaning there
 
 _HEAD = """<!doctype html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{policy}">
+<meta name="referrer" content="no-referrer">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
 <style>
@@ -36,7 +45,7 @@ small {{ opacity: .7; }}
 def page(moments: Sequence[Moment], thumbnails: Sequence[bytes | None], query: str) -> bytes:
     """The page, UTF-8; a moment without a thumbnail has an empty frame."""
     items = "".join(_item(moment, picture) for moment, picture in zip(moments, thumbnails, strict=True))
-    text = _HEAD.format(title=escape(query), count=len(moments)) + items + "</ol>\n</body>\n</html>\n"
+    text = _HEAD.format(title=_escaped(query), policy=_POLICY, count=len(moments)) + items + "</ol>\n</body>\n</html>\n"
     return text.encode("utf-8", "replace")
 
 
@@ -48,21 +57,31 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{tail}" if hours else f"{minutes}:{tail}"
 
 
-def link(moment: Moment) -> str:
-    """The URL at which a browser opens the medium at the moment."""
-    url = moment.path if "://" in moment.path else "file://" + quote(os.fsencode(local_name(moment.path)))
+def link(moment: Moment) -> str | None:
+    """The URL at which a browser opens the medium at the moment; None for other schemes than file, http and https."""
+    if _FOLLOWED.match(moment.path):
+        url = quote(moment.path.encode("utf-8", "surrogateescape"), safe=_IN_URLS)
+    elif "://" in moment.path:
+        return None
+    else:
+        url = "file://" + quote(os.fsencode(os.path.abspath(local_name(moment.path))))  # noqa: PTH100 - any name
     return url if moment.start is None else f"{url}#t={moment.start:.1f}"
 
 
 def _item(moment: Moment, picture: bytes | None) -> str:
-    where = escape(link(moment), quote=True)
+    where = link(moment)
+    begin, end = ("", "") if where is None else (f'<a href="{escape(where, quote=True)}">', "</a>")
     shown = '<span class="none">no picture</span>'
     if picture is not None:
         shown = f'<img alt="" src="data:image/jpeg;base64,{b64encode(picture).decode()}">'
     time = "" if moment.start is None or moment.end is None else f"{clock(moment.start)} to {clock(moment.end)}, "
     yes = "" if moment.p_yes is None else f", yes {moment.p_yes:.2f}"
-    caption = f"<p>{escape(moment.caption)}</p>" if moment.caption else ""
+    caption = f"<p>{_escaped(moment.caption)}</p>" if moment.caption else ""
     return (
-        f'<li><a href="{where}">{shown}</a><p><a href="{where}">{escape(moment.file_name)}</a></p>'
+        f"<li>{begin}{shown}{end}<p>{begin}{_escaped(moment.file_name)}{end}</p>"
         f"<p><small>{time}score {moment.score:.3f}{yes}</small></p>{caption}</li>\n"
     )
+
+
+def _escaped(text: str) -> str:
+    return escape(for_terminal(text), quote=True)

@@ -15,6 +15,7 @@ from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowDigest, RowMark
 from llava_mini_cli.formats.outputs.jsonl import as_json
 from llava_mini_cli.formats.outputs.known_contents import DIGEST_PATTERN
 from llava_mini_cli.formats.row import COLUMNS, KeptColumn, Row
+from llava_mini_cli.formats.shown_text import for_json, safe_cell, without_controls
 
 _NAMES = [column.name for column in COLUMNS]
 _KEY = _NAMES.index("fingerprint")
@@ -28,9 +29,10 @@ _STATUS = _NAMES.index("status")
 class CsvRecords:
     """The format of a CSV file; see `appended.RecordFormat`."""
 
-    def __init__(self, kept: tuple[KeptColumn, ...], *, digests: bool = True) -> None:
-        """`digests`: False leaves out that column."""
+    def __init__(self, kept: tuple[KeptColumn, ...], *, digests: bool = True, safe: bool = False) -> None:
+        """`digests`: False leaves out that column; `safe`: no cell is a formula for a spreadsheet."""
         self._kept = kept
+        self._safe = safe
         self._digests = digests
         self._buffer = StringIO()
         # With both characters in the end of a record, a field that holds either of them is quoted.
@@ -39,11 +41,11 @@ class CsvRecords:
 
     def like(self, first: bytes) -> Self:
         """The format of a file with this first line."""
-        return type(self)(self._kept, digests=not first.startswith(_BEFORE_DIGESTS))
+        return type(self)(self._kept, digests=not first.startswith(_BEFORE_DIGESTS), safe=self._safe)
 
     def encode(self, row: Row) -> bytes:
         """One record, ending in a line feed."""
-        return self._record([_field(value) for value in self._some([*row.as_dict().values()])])
+        return self._record(self._some([_field(value) for value in row.as_dict().values()]))
 
     def _some(self, fields: list[object]) -> list[object]:
         """The fields that the file has columns for."""
@@ -52,8 +54,12 @@ class CsvRecords:
     def _record(self, fields: list[object]) -> bytes:
         self._buffer.seek(0)
         self._buffer.truncate()
-        self._writer.writerow(fields)
+        self._writer.writerow([self._shown(one) if isinstance(one, str) else one for one in fields])
         return self._buffer.getvalue().removesuffix("\r\n").encode() + b"\n"
+
+    def _shown(self, text: str) -> str:
+        text = without_controls(text)
+        return safe_cell(text) if self._safe else text
 
     def split(self, lines: Iterable[bytes]) -> Iterator[bytes]:
         """The whole records; one is whole where every quotation mark is closed at the end of a line."""
@@ -96,5 +102,5 @@ def _field(value: object) -> object:
     if value is None or isinstance(value, str | int | float):
         return value
     if isinstance(value, dict | list):
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, default=as_json)
+        return for_json(json.dumps(value, ensure_ascii=False, allow_nan=False, default=as_json))
     return as_json(value)

@@ -12,6 +12,7 @@ from typing import Self
 from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowDigest, RowMark
 from llava_mini_cli.formats.outputs.known_contents import DIGEST_PATTERN
 from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.shown_text import for_json
 
 # Inside a string a quotation mark is written with a backslash before it, so that these find columns and no text; and
 # they find those of the row, which come before what was kept of the input. Twenty times as quick as parsing a line.
@@ -38,7 +39,7 @@ class JsonLines:
         columns = row.as_dict()
         if not self._digests:
             del columns["digest"]
-        return json.dumps(columns, ensure_ascii=False, allow_nan=False, default=as_json).encode() + b"\n"
+        return for_json(json.dumps(columns, ensure_ascii=False, allow_nan=False, default=as_json)).encode() + b"\n"
 
     def split(self, lines: Iterable[bytes]) -> Iterator[bytes]:
         """The lines that have an end."""

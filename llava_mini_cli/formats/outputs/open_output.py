@@ -38,6 +38,7 @@ class OutputOptions:
     shard: Shard | None = None  # the share of the input that this run does
     folder: bool = False  # `path` is a folder of parts or of captions
     existing: Existing = "skip"  # what becomes of captions that are there
+    csv_safe: bool = False  # no cell of a CSV file is a formula for a spreadsheet
 
     def __post_init__(self) -> None:
         if self.existing != "skip" and self.format != "txt":
@@ -61,11 +62,12 @@ class OutputOptions:
         retry_errors: bool = False,
         shard: str | None = None,
         existing: Existing = "skip",
+        csv_safe: bool = False,
     ) -> Self:
         """From the flags of the same names. Raises `UsageError` where they do not go together."""
         share = Shard.parse(shard) if shard is not None else None
         form, path, folder = _target(output, format, is_shard=share is not None)
-        return cls(path, form, overwrite, retry_errors, share, folder, existing)
+        return cls(path, form, overwrite, retry_errors, share, folder, existing, csv_safe)
 
     @property
     def is_stream(self) -> bool:
@@ -163,7 +165,7 @@ def open_output(options: OutputOptions, run: RunInfo) -> Output:
         if options.folder:
             return ParquetFolderOutput(path, run, options.shard, overwrite=anew, retry_errors=retry)
         return ParquetFileOutput(path, run, overwrite=anew, retry_errors=retry)
-    records = _record_format(options.format, run)
+    records = _record_format(options, run)
     if path is None or options.is_stream:
         from llava_mini_cli.formats.outputs.stream import StreamOutput
 
@@ -192,11 +194,11 @@ def done_at(options: OutputOptions, run: RunInfo) -> Done:
     return output.done
 
 
-def _record_format(format: Format, run: RunInfo) -> "RecordFormat":
-    if format == "csv":
+def _record_format(options: OutputOptions, run: RunInfo) -> "RecordFormat":
+    if options.format == "csv":
         from llava_mini_cli.formats.outputs.csv import CsvRecords
 
-        return CsvRecords(run.kept)
+        return CsvRecords(run.kept, safe=options.csv_safe)
     from llava_mini_cli.formats.outputs.jsonl import JsonLines
 
     return JsonLines()

@@ -22,6 +22,7 @@ from llava_mini_cli.formats.outputs.folder_lock import FolderLock
 from llava_mini_cli.formats.outputs.output import Output, released_on_failure
 from llava_mini_cli.formats.row import Row, printable
 from llava_mini_cli.formats.safe_files import make_own_folder, obstacle_at, open_regular, sweep
+from llava_mini_cli.formats.shown_text import without_controls
 
 _Work = tuple[str, str | None, str]  # the medium, the name and the text of the prompt
 _LONGEST_CAPTION = 16 << 20  # bytes that something is added to
@@ -128,7 +129,7 @@ class SidecarOutput(Output):
         with errors_of(target):
             for folder in self._folders_above(target):
                 make_own_folder(folder)
-            text = self._joined(target, row.text) + "\n"
+            text = self._joined(target, without_controls(row.text)) + "\n"
         write_own_file(target, text.encode("utf-8", "surrogateescape"))  # what was there may not be UTF-8
 
     def finish(self, error: BaseException | None) -> None:
