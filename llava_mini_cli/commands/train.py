@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.flags.train_flags import TrainFlags
 from llava_mini_cli.commands.stderr import hush_libraries, say
-from llava_mini_cli.errors import UsageError
+from llava_mini_cli.errors import OutputError, UsageError
 
 
 def train(flags: TrainFlags, talk: TalkFlags) -> int:
@@ -19,6 +19,12 @@ def train(flags: TrainFlags, talk: TalkFlags) -> int:
     missing = [name for name in ("accelerate", "matplotlib", "peft") if find_spec(name) is None]
     if missing:
         raise UsageError(f"train needs {', '.join(missing)}: pip install 'llava-mini-cli[train]'")
+    from llava_mini_cli.formats.safe_files import NotRegularError, check_tree
+
+    try:
+        check_tree(flags.output)
+    except NotRegularError as error:
+        raise OutputError(f"cannot write into '{flags.output}': '{error.filename}': {error.strerror}") from error
     tell = _quiet if talk.quiet else say
     if flags.preset is not None:
         from llava_mini_cli.train.demo_preset.stages import train_demo_model

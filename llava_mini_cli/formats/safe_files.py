@@ -109,6 +109,20 @@ def make_own_folder(path: Path) -> None:
             raise NotRegularError(path, _obstacle(mode) or "it is a file, not a folder") from None
 
 
+def check_tree(folder: Path) -> None:
+    """Raises `NotRegularError` for a link, a pipe or a device below a folder that a library writes into by name.
+
+    Hidden folders are passed over: no library writes there.
+    """
+    for parent, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            mode = path.lstat().st_mode
+            reason = None if stat.S_ISDIR(mode) else _obstacle(mode)
+            if reason is not None:
+                raise NotRegularError(path, reason)
+
+
 class Temporary:
     """A new file beside `target`, which takes its place in the end: `put`, or `discard`."""
 

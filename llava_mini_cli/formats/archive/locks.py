@@ -1,15 +1,26 @@
 """The locks of an archive: one writer at a time, any number of readers beside it, and `--compact` alone."""
 
+import os
 from contextlib import ExitStack
 from pathlib import Path
 
 from llava_mini_cli.errors import OutputError, OutputLocked
-from llava_mini_cli.formats.archive.layout import LOCK, READERS
+from llava_mini_cli.formats.archive.layout import LOCK, READERS, TABLES, VECTORS
+from llava_mini_cli.formats.disk import errors_of
 from llava_mini_cli.formats.lock import FileLock
+from llava_mini_cli.formats.safe_files import make_own_folder
 
 
 def writing(folder: Path) -> FileLock:
-    """The writer's lock. Raises `OutputLocked` where another run holds it."""
+    """The writer's lock.
+
+    Raises:
+        OutputLocked: another run holds it. OutputError: a folder of the archive is a link to one of somebody else.
+    """
+    for table in (*TABLES, VECTORS):
+        with errors_of(folder / table):
+            if os.path.lexists(folder / table):
+                make_own_folder(folder / table)
     return FileLock(folder / LOCK, folder)
 
 

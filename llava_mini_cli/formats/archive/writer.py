@@ -35,7 +35,7 @@ from llava_mini_cli.formats.archive.part import ArchivePartWriter, FrameRows
 from llava_mini_cli.formats.archive.reader import local_name, newest_media
 from llava_mini_cli.formats.disk import errors_of
 from llava_mini_cli.formats.job import ItemIdentity
-from llava_mini_cli.formats.safe_files import make_own_folder, open_regular, sweep
+from llava_mini_cli.formats.safe_files import open_regular, sweep
 from llava_mini_cli.paths import is_folder, is_there
 
 PART_ROWS = 16_384  # frames
@@ -214,15 +214,12 @@ def make_folder(folder: Path) -> None:
         others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
         if others and not (folder / HEADER).exists():
             raise UsageError(f"-o '{folder}' holds other things ('{others[0]}'); an archive is a folder of its own")
+    with errors_of(folder / READERS):
         os.close(open_regular(folder / READERS, create=True))
 
 
 def _sweep(folder: Path) -> None:
     """Takes away what a killed run left: temporary files, and files of parts that never came to be."""
-    with errors_of(folder):
-        for table in (*TABLES, VECTORS):
-            if os.path.lexists(folder / table):
-                make_own_folder(folder / table)
     sweep(folder)
     there = set(part_numbers(folder, "media"))
     for table in (*TABLES, VECTORS):

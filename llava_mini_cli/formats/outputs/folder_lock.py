@@ -25,6 +25,7 @@ class FolderLock:
         self._made = not folder.exists()
         with errors_of(folder):
             folder.mkdir(parents=True, exist_ok=True)
+        with errors_of(self._hidden):
             make_own_folder(self._hidden)
         self._held: list[FileLock] = []
         self.alone = True  # whether no other shard was there when this run began
