@@ -1,6 +1,7 @@
 """ffmpeg's own words become a header, packets a timeline, and what it refuses the right error: no film is decoded."""
 
 import math
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 
 from llava_mini_cli.errors import LlavaMiniError, MediaError
 from llava_mini_cli.media.child import NOTES, Child
+from llava_mini_cli.media.containers import WHITELIST
 from llava_mini_cli.media.probe import Header, VideoStream, display_size, read_header
 from llava_mini_cli.media.scan import (
+    _found_ffmpeg,  # pyright: ignore[reportPrivateUsage]
     because,
     clean,
     ffmpeg_binary,
@@ -127,7 +130,8 @@ def test_a_quarter_turn_swaps_width_and_height(rotation: float | None, turned: b
 def test_the_command_of_a_run() -> None:
     command = ffmpeg_command(Path("/films/a.mp4"), {"an": None, "f": "null"}, seek=7, level="error", stdin=b"words")
     quiet = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", "repeat+level+error"]
-    opened = ["-protocol_whitelist", "file", "-ss", "7", "-i", "file:/films/a.mp4"]
+    alone = ["-format_whitelist", WHITELIST, "-protocol_whitelist", "file"]
+    opened = [*alone, "-ss", "7", "-i", "file:/films/a.mp4"]
     assert command.argv == [ffmpeg_binary(), *opened, "-f", "null", "-an", "pipe:1", *quiet]
     assert command.stdin == b"words"
     plain = ffmpeg_command(Path("a.mp4"), {})
@@ -136,13 +140,26 @@ def test_the_command_of_a_run() -> None:
     assert plain.argv[-1] == "repeat+level+info"
 
 
-def test_no_ffmpeg_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing() -> str:
-        raise RuntimeError("nowhere")
-
-    monkeypatch.setattr(imageio_ffmpeg, "get_ffmpeg_exe", missing)
-    with pytest.raises(LlavaMiniError, match=r"^there is no ffmpeg to decode videos with: nowhere$"):
+def test_where_ffmpeg_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing of it is run: the programs here could not be."""
+    monkeypatch.delenv("IMAGEIO_FFMPEG_EXE", raising=False)
+    monkeypatch.setattr(imageio_ffmpeg, "__file__", str(tmp_path / "package" / "__init__.py"))
+    monkeypatch.setattr(sys, "prefix", str(tmp_path / "prefix"))
+    monkeypatch.setenv("PATH", str(tmp_path / "path"))
+    with pytest.raises(LlavaMiniError, match=r"^there is no ffmpeg to decode videos with: python -m pip install"):
         ffmpeg_binary()
+    for name in ("path/ffmpeg", "prefix/bin/ffmpeg", "package/binaries/ffmpeg-linux-v9"):  # the last one first
+        program = tmp_path / name
+        program.parent.mkdir(parents=True)
+        program.touch(0o644)
+        _found_ffmpeg.cache_clear()
+        if name != "path/ffmpeg":
+            assert ffmpeg_binary() != str(program)  # it cannot be executed
+        program.chmod(0o755)
+        _found_ffmpeg.cache_clear()
+        assert ffmpeg_binary() == str(program)
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", "/my/ffmpeg")
+    assert ffmpeg_binary() == "/my/ffmpeg"
 
 
 def test_timestamps_are_noted_in_ticks() -> None:
@@ -297,8 +314,7 @@ def test_a_guess_from_the_name_alone_is_no_cut_video(ffmpeg: ScriptedFfmpeg) -> 
 @pytest.mark.parametrize(
     ("said", "kind", "text"),
     [
-        ([INPUT.replace(MP4, "tty"), VIDEO], "unreadable", "neither a picture nor a video in any known format"),
-        ([INPUT.replace(MP4, "hls"), VIDEO], "unreadable", "neither a picture nor a video in any known format"),
+        (["[error] Format not on whitelist 'mov'"], "unreadable", "not a picture or video of a kind that is opened"),
         ([INPUT, VIDEO.replace("256x144", "256x0")], "unreadable", "neither a picture nor a video in any known format"),
         (
             [INPUT, VIDEO.replace("h264 (High)", "none")],

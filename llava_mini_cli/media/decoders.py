@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from llava_mini_cli.geometry import nearest_index
 from llava_mini_cli.media.child import Child, Command, python_command
+from llava_mini_cli.media.endings import ended
 from llava_mini_cli.media.scan import clean, ffmpeg_command, timestamps_as_notes
 
 Name = Literal["decord", "ffmpeg"]
@@ -66,7 +67,8 @@ class Decoder:
 
     parts: Callable[[Plan], list[Plan]]  # each is one run of the command
     command: Callable[[Plan], Command]
-    read: Callable[[Child, Plan], Iterator[tuple[int, Pixels]]]  # (pts, [frame_size, frame_size, 3]) in time order
+    # Gives (pts, [frame_size, frame_size, 3]) in time order; raises `DecoderError`, or `SignalledError` of the child.
+    read: Callable[[Child, Plan], Iterator[tuple[int, Pixels]]]
 
 
 def _ffmpeg_parts(plan: Plan) -> list[Plan]:
@@ -140,7 +142,7 @@ def _ffmpeg_read(child: Child, plan: Plan) -> Iterator[tuple[int, Pixels]]:
             if pts == plan.pts[-1]:
                 return  # what follows is not asked for
         child.expect()
-    status = child.finish()
+    status = ended(child)
     if status != 0:
         raise DecoderError(clean(child.said[0]) if child.said else f"ffmpeg ended with status {status}")
 
@@ -172,7 +174,7 @@ def _decord_read(child: Child, plan: Plan) -> Iterator[tuple[int, Pixels]]:
         pixels = np.empty((plan.frame_size, plan.frame_size, 3), np.uint8)
         buffer = pixels.data.cast("B")
         if child.read_into(buffer) < len(buffer):
-            status = child.finish()
+            status = ended(child)
             raise DecoderError(child.said[-1] if child.said else f"decord ended with status {status}")
         yield pts, pixels
         child.expect()

@@ -306,6 +306,8 @@ def _suspicion(found: VideoScan) -> str | None:
     """A warning that the packets hold less than the header promises, else None; a late stream lacks nothing."""
     promised, seen = found.header.duration_s, float(found.timeline.duration)
     end = max(found.end_s, seen + float(int(found.timeline.pts[0]) * found.timeline.time_base), seen)
+    if found.failure is not None:
+        return f"read {seen:.1f} s of it: {found.failure}"
     if promised is None or end > 0.98 * promised - 0.5:
         return None
     read, complaints = f"read {seen:.1f} of {seen + promised - end:.1f} s", found.header.complaints

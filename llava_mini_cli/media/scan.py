@@ -4,28 +4,32 @@ Demultiplexing alone costs about a second for an hour of video. Where the packet
 (AVI, raw streams, VP8 with its hidden frames) the stream is decoded once for its timestamps. Knows nothing of pixels.
 """
 
-from array import array
-from collections.abc import Generator, Iterator
-from contextlib import closing, contextmanager
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import ffmpeg  # pyright: ignore[reportMissingTypeStubs]
 import imageio_ffmpeg  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_mini_cli.errors import LlavaMiniError, MediaError
+from llava_mini_cli.errors import LlavaMiniError, MediaError, MediaErrorKind
 from llava_mini_cli.media.child import NOTES, Child, Command, StalledError
+from llava_mini_cli.media.containers import WHITELIST
+from llava_mini_cli.media.endings import ended, started, twice
+from llava_mini_cli.media.first_look import FirstLook
+from llava_mini_cli.media.packets import Packets
 from llava_mini_cli.media.probe import Header, VideoStream, read_header
 from llava_mini_cli.media.timeline import Timeline
 
-_KEY, _DISCARD = 0x1, 0x4  # packet flags of libavcodec
-_UNSET = -(1 << 63)  # its "no timestamp"
-_NOT_VIDEO = frozenset({"tty", "concat", "hls", "lavfi"})  # formats that ffmpeg takes texts for
-_HIDDEN_FRAMES = frozenset({"vp8", "jpegxl_anim"})  # codecs whose packets need not be single frames that are shown
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True)
@@ -38,8 +42,13 @@ class VideoScan:
     keys: NDArray[np.int64]  # [m] timestamps of the key frames, ticks; empty when not known
     oddities: tuple[str, ...]  # why frames cannot be found by counting packets; empty for a plain file
     end_s: float = 0.0  # when the last packet ends, by its own word, from the file's first moment; 0: not told
+    failure: str | None = None  # why the file was not read to its end; None: it was
 
 
+# A medium sees itself: no format that reads other files, no protocol but that of the file. The protocol is `file`, not
+# `fd` with a descriptor that is handed down: ffmpeg knows that since version 6 only, and some formats (raw streams) are
+# told by their names, which it would not see. The kernel keeps the child from all other files, besides.
+_ALONE = {"protocol_whitelist": "file", "format_whitelist": WHITELIST}
 _FILE = "file:PATH"  # stands for the file that is read while the command is put together
 
 
@@ -58,8 +67,7 @@ def ffmpeg_command(
         seek: Whole seconds from the beginning at which to begin.
         level: How much ffmpeg says on stderr; each line names its own level.
     """
-    # Other protocols are closed to the file, so that a playlist in disguise opens nothing else.
-    opening = {"protocol_whitelist": "file", **({"ss": str(seek)} if seek else {})}
+    opening = {**_ALONE, **({"ss": str(seek)} if seek else {})}
     run: Any = ffmpeg.input(_FILE, **opening)  # pyright: ignore
     run = ffmpeg.output(run, "pipe:1", **output)  # pyright: ignore
     run = run.global_args("-hide_banner", "-nostdin", "-nostats", "-loglevel", f"repeat+level+{level}")  # pyright: ignore
@@ -68,119 +76,65 @@ def ffmpeg_command(
     return Command([f"file:{path.absolute()}" if word == _FILE else word for word in argv], stdin, reads=(path,))
 
 
+@cache
+def _found_ffmpeg(prefix: Path, search: str | None) -> str:
+    """The ffmpeg that comes with imageio-ffmpeg, else one of this Python's environment, else one on the search path.
+
+    imageio-ffmpeg would run it to see that it is one: an `ffmpeg -version` that is killed makes another ffmpeg the one
+    that decodes, or ends the run because there is none.
+    """
+    bundled = sorted(Path(imageio_ffmpeg.__file__).with_name("binaries").glob("ffmpeg-*"))
+    for path in (*bundled, prefix / "bin" / "ffmpeg"):
+        if path.is_file() and os.access(path, os.X_OK):
+            return str(path)
+    named = shutil.which("ffmpeg", path=search)
+    if named is None:
+        raise LlavaMiniError("there is no ffmpeg to decode videos with: python -m pip install imageio-ffmpeg")
+    return named
+
+
 def ffmpeg_binary() -> str:
-    """Absolute path of ffmpeg: the one of imageio-ffmpeg, or what IMAGEIO_FFMPEG_EXE names."""
-    try:
-        return str(Path(imageio_ffmpeg.get_ffmpeg_exe()).absolute())
-    except RuntimeError as error:
-        raise LlavaMiniError(f"there is no ffmpeg to decode videos with: {error}") from None
+    """Absolute path of ffmpeg: what IMAGEIO_FFMPEG_EXE names, or else the one of imageio-ffmpeg, or of the system."""
+    named = os.environ.get("IMAGEIO_FFMPEG_EXE") or _found_ffmpeg(Path(sys.prefix), os.environ.get("PATH"))
+    return str(Path(named).absolute())
 
 
+# What ffmpeg says when the system does not let it read, and what that means.
+_OF_SYSTEM: dict[str, tuple[MediaErrorKind, str]] = {
+    "Permission denied": ("unreadable", "permission denied"),
+    "Input/output error": ("unreadable", "input/output error while reading"),
+    "Stale file handle": ("unreachable", "the disk on which the file lies is gone (stale file handle)"),
+    "Transport endpoint is not connected": ("unreachable", "the disk on which the file lies is not connected"),
+    "Host is down": ("unreachable", "the host of the disk on which the file lies is down"),
+    "Too many open files": ("no_resources", "too many open files"),
+}
 _VIDEO_ONLY: dict[str, str | None] = {"an": None, "sn": None, "dn": None}
 
 
 def header_of(path: Path, timeout: float) -> Header:
     """The file's header alone. Raises `MediaError`."""
-    with _running(ffmpeg_command(path, {**_VIDEO_ONLY, "c": "copy", "t": "0", "f": "null"}), timeout) as child:
-        pass
-    return _opened(child.said)
+    command = ffmpeg_command(path, {**_VIDEO_ONLY, "c": "copy", "t": "0", "f": "null"})
+    return _opened(_run(command, timeout, lambda _: None).said)
 
 
 def scan(path: Path, timeout: float) -> VideoScan:
     """Header and timestamps. Raises `MediaError`, of kind timeout if ffmpeg is silent for `timeout` seconds."""
-    with _running(ffmpeg_command(path, {**_VIDEO_ONLY, "c": "copy", "f": "framecrc"}), timeout) as child:
-        packets = _Packets.read(_lines(child))
-    header = _opened(child.said)
+    command = ffmpeg_command(path, {**_VIDEO_ONLY, "c": "copy", "f": "framecrc"})
+    listed = _run(command, timeout, lambda child: Packets.read(_lines(child, FirstLook(path))))
+    packets, header = listed.given, _opened(listed.said)
     stream = header.stream()
-    if not stream.width * stream.height:  # what a picture's name alone gives, too
+    if not stream.width * stream.height:
         raise _no_medium()
     if stream.codec == "none":
         raise MediaError("unsupported_codec", "the video's codec is not known to ffmpeg")
-    oddities = packets.oddities(stream.codec)
+    oddities, failure = packets.oddities(stream.codec), listed.failure
     timeline = packets.timeline() if packets.countable(stream.codec) else None
+    if timeline is None and packets.pts:
+        decoded = _decoded_timeline(path, stream, packets.time_base, timeout)
+        timeline, failure = decoded.given, failure or decoded.failure
     if timeline is None:
-        timeline = _decoded_timeline(path, stream, packets.time_base, timeout)
-    if timeline is None:
-        raise _no_frames(header, bool(packets.pts))
-    return VideoScan(header, stream, timeline, packets.keys(), oddities, packets.end_s())
-
-
-class _Packets:
-    """The packets of one stream, in decoding order."""
-
-    def __init__(self) -> None:
-        self.time_base = Fraction(1)
-        self.pts, self.durations, self.flags = array("q"), array("q"), array("q")
-
-    @classmethod
-    def read(cls, lines: Iterator[bytes]) -> "_Packets":
-        """Parses ffmpeg's framecrc format: `stream, dts, pts, duration, size, crc[, F=flags][, side data]`."""
-        packets = cls()
-        for line in lines:
-            if line.startswith(b"#tb 0:"):
-                packets.time_base = Fraction(line[6:].decode().strip())
-            elif line.startswith(b"0,"):
-                fields = line.split(b",", 7)
-                flag = fields[6].strip() if len(fields) > 6 else b""
-                packets.pts.append(int(fields[2]))
-                packets.durations.append(int(fields[3]))
-                packets.flags.append(int(flag[2:], 16) if flag.startswith(b"F=") else _KEY)
-        return packets
-
-    def countable(self, codec: str) -> bool:
-        """True if each packet that is not discarded is one shown frame with a timestamp of its own."""
-        shown = self._pts[self._shown]
-        own = len(shown) > 0 and shown.min() != _UNSET and len(np.unique(shown)) == len(shown)
-        return own and codec not in _HIDDEN_FRAMES
-
-    def timeline(self) -> Timeline:
-        """The shown frames; only where `countable`."""
-        pts, durations = self._pts[self._shown], np.frombuffer(self.durations, np.int64)[self._shown]
-        order = np.argsort(pts)
-        return Timeline(pts[order], self.time_base, max(int(durations[order[-1]]), 0))
-
-    def keys(self) -> NDArray[np.int64]:
-        """Timestamps of the key frames that are shown, ascending."""
-        keys = self._pts[self._shown & (self._flags & _KEY != 0)]
-        return np.sort(keys[keys != _UNSET])
-
-    def end_s(self) -> float:
-        """When the last packet ends, seconds; 0 where packets do not tell."""
-        timed = self._pts != _UNSET
-        ends = self._pts[timed] + np.frombuffer(self.durations, np.int64)[timed]
-        return float(int(ends.max(initial=0)) * self.time_base)
-
-    def oddities(self, codec: str) -> tuple[str, ...]:
-        """The reasons why a decoder that counts packets, or seeks by them, may give another frame than it should."""
-        signs = {
-            "packets without timestamps of their own": not self.countable(codec),
-            "edit list": not self._shown.all(),
-            "negative timestamps": bool((self._pts < 0).any()),
-            "open groups of pictures": self._open_groups(),
-        }
-        return tuple(name for name, found in signs.items() if found)
-
-    @property
-    def _pts(self) -> NDArray[np.int64]:
-        return np.frombuffer(self.pts, np.int64)
-
-    @property
-    def _flags(self) -> NDArray[np.int64]:
-        return np.frombuffer(self.flags, np.int64)
-
-    @property
-    def _shown(self) -> NDArray[np.bool_]:
-        return self._flags & _DISCARD == 0
-
-    def _open_groups(self) -> bool:
-        """True if a packet is shown before the key frame that it follows."""
-        key = None
-        for pts, flags in zip(self.pts, self.flags, strict=True):
-            if flags & _KEY:
-                key = pts
-            elif key is not None and pts < key:
-                return True
-        return False
+        raise _no_frames(header, bool(packets.pts), failure)
+    return VideoScan(header, stream, timeline, packets.keys(), oddities, packets.end_s(), failure)
 
 
 def timestamps_as_notes(time_base: Fraction) -> dict[str, str | None]:
@@ -193,50 +147,73 @@ def timestamps_as_notes(time_base: Fraction) -> dict[str, str | None]:
     }
 
 
-def _decoded_timeline(path: Path, stream: VideoStream, time_base: Fraction, timeout: float) -> Timeline | None:
+def _decoded_timeline(path: Path, stream: VideoStream, time_base: Fraction, timeout: float) -> "_Run[Timeline | None]":
     options: dict[str, str | None] = {
         "map": f"0:{stream.index}",
         "c:v": "wrapped_avframe",
         "f": "null",
         **timestamps_as_notes(time_base),
     }
-    times: list[int] = []
-    with _running(ffmpeg_command(path, options), timeout) as child:
+
+    def read(child: Child) -> Timeline | None:
+        times: list[int] = []
+        look = FirstLook(path)
         while (note := child.read_note()) is not None:
             child.expect()
+            look.goes_on(1)
             times.append(int(note))
-    if not times:
-        return None
-    pts = np.unique(np.array(times, np.int64))
-    step = int(np.median(np.diff(pts))) if len(pts) > 1 else 0
-    return Timeline(pts, time_base, step)
+        if not times:
+            return None
+        pts = np.unique(np.array(times, np.int64))
+        step = int(np.median(np.diff(pts))) if len(pts) > 1 else 0
+        return Timeline(pts, time_base, step)
+
+    return _run(ffmpeg_command(path, options), timeout, read)
 
 
-def _lines(child: Child) -> Iterator[bytes]:
+def _lines(child: Child, look: FirstLook) -> Iterator[bytes]:
     rest = b""
     while data := child.read_some():
         child.expect()
         *lines, rest = (rest + data).split(b"\n")
+        look.goes_on(len(lines))
         yield from lines
 
 
-@contextmanager
-def _running(command: Command, timeout: float) -> Generator[Child]:
-    """A run of ffmpeg, which has ended when the block is left. Raises `MediaError` where it stalls."""
-    with closing(Child(command, timeout)) as child:
-        try:
-            yield child
-            child.finish()
-        except StalledError:
-            reason = f"the file gave nothing for {timeout:g} s while its frames were being counted"
-            raise MediaError("timeout", reason) from None
+@dataclass(frozen=True)
+class _Run(Generic[Result]):
+    """A run of ffmpeg that has come to its own end."""
+
+    given: Result
+    said: list[str]
+    failure: str | None  # how it ended, where that was not well
 
 
-def _no_frames(header: Header, has_packets: bool) -> MediaError:
+def _run(command: Command, timeout: float, read: Callable[[Child], Result]) -> _Run[Result]:
+    """What `read` makes of a run of ffmpeg, of a second one if the first is killed. Raises `MediaError`."""
+
+    def once() -> _Run[Result]:
+        with closing(started(command, timeout)) as child:
+            given = read(child)
+            status = ended(child)
+        complaints = read_header(child.said).complaints
+        failure = f"ffmpeg gave up with status {status}{because(complaints[-1:])}" if status else None
+        return _Run(given, child.said, failure)
+
+    try:
+        return twice(once)
+    except StalledError:
+        reason = f"the file gave nothing for {timeout:g} s while its frames were being counted"
+        raise MediaError("timeout", reason) from None
+
+
+def _no_frames(header: Header, has_packets: bool, failure: str | None) -> MediaError:
     if has_packets:
         return MediaError("corrupt", f"no frame could be decoded{because(header.complaints)}")
     if header.complaints:
         return MediaError("truncated", f"the video ends before its first frame{because(header.complaints)}")
+    if failure is not None:
+        return MediaError("corrupt", failure)
     return MediaError("empty", "the video stream holds no frame")
 
 
@@ -245,8 +222,6 @@ def _opened(said: list[str]) -> Header:
     header = read_header(said)
     if not header.container:
         raise _open_error(header, said)
-    if header.container in _NOT_VIDEO:
-        raise _no_medium()
     return header
 
 
@@ -260,10 +235,11 @@ def _open_error(header: Header, said: list[str]) -> MediaError:
     guessed = "misdetection possible" in text  # nothing in the file but its name says what it is
     if "moov atom not found" in text and not guessed:
         return MediaError("truncated", "the file is cut short: its index (moov) is missing")
-    if "Permission denied" in text:
-        return MediaError("unreadable", "permission denied")
-    if "Input/output error" in text:
-        return MediaError("unreadable", "input/output error while reading")
+    for words, (kind, reason) in _OF_SYSTEM.items():
+        if words in text:
+            return MediaError(kind, reason)
+    if "Format not on whitelist" in text:
+        return MediaError("unreadable", "not a picture or video of a kind that is opened")
     if "Invalid data found" in text or guessed:
         return _no_medium()
     return MediaError("unreadable", f"cannot be opened{because(header.complaints)}")

@@ -9,7 +9,8 @@ from functools import cache
 from pathlib import Path
 
 from llava_mini_cli.errors import MediaError
-from llava_mini_cli.media.child import Child, Command, StalledError
+from llava_mini_cli.media.child import Command, StalledError
+from llava_mini_cli.media.endings import ended, started, twice
 from llava_mini_cli.media.probe import VideoStream
 from llava_mini_cli.media.scan import ffmpeg_binary
 
@@ -77,9 +78,17 @@ def doubt_of_picture(path: Path) -> str | None:
 @cache
 def _filters(ffmpeg: str) -> frozenset[str]:
     """The names of the filters that an ffmpeg has."""
-    with closing(Child(Command((ffmpeg, "-hide_banner", "-loglevel", "error", "-filters")), _PATIENCE_S)) as child:
+    return twice(lambda: _told_filters(ffmpeg))
+
+
+def _told_filters(ffmpeg: str) -> frozenset[str]:
+    command = Command((ffmpeg, "-hide_banner", "-loglevel", "error", "-filters"))
+    with closing(started(command, _PATIENCE_S)) as child:
         try:
             lines = b"".join(iter(child.read_some, b"")).decode("utf-8", "replace").splitlines()
+            status = ended(child)
         except StalledError:
             raise MediaError("timeout", "ffmpeg did not tell which filters it has") from None
+    if status != 0:
+        raise MediaError("unreadable", f"ffmpeg did not tell which filters it has: it ended with status {status}")
     return frozenset(words[1] for words in map(str.split, lines) if len(words) > 2)

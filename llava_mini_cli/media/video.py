@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from llava_mini_cli.errors import MediaError
+from llava_mini_cli.errors import PASSING_KINDS, MediaError
 from llava_mini_cli.handover import HandOver, StoppedError
 from llava_mini_cli.media.child import Child, KilledError, StalledError
 from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
 from llava_mini_cli.media.decoders import Decoder, DecoderError, Name, Pixels, Plan
+from llava_mini_cli.media.endings import SignalledError, started, twice
 from llava_mini_cli.media.scan import clean
 from llava_mini_cli.media.timeline import Selection
 
@@ -52,7 +53,11 @@ class VideoClip(Clip):
         self._chunks = HandOver(self._produce, CHUNKS_WAITING, "frames")
 
     def __iter__(self) -> Iterator[FrameChunk]:
-        """Chunks in time order. Raises `MediaError` where not a single frame can be had."""
+        """Chunks in time order.
+
+        Raises:
+            MediaError: not a single frame can be had; or some are missing, and the reason lies in the moment.
+        """
         try:
             yield from self._chunks
         finally:
@@ -74,10 +79,15 @@ class VideoClip(Clip):
     def _produce(self, chunks: HandOver[FrameChunk]) -> None:
         packer = _Packer(self._decoding.selection, self._decoding.chunk_frames, chunks)
         failure: MediaError | None = None
+        passing: MediaError | None = None  # a failure that lies in the moment
         for name in self._decoding.order:
             failure = self._decode(name, packer)
             if failure is None or packer.passed == len(self._decoding.plan.pts):
                 break
+            passing = failure if failure.kind in PASSING_KINDS else passing
+        else:
+            if passing is not None:  # a part of the frames would be an answer that another run would not give
+                raise passing
         if failure is not None and packer.given == 0:
             raise failure
         packer.flush()
@@ -86,9 +96,11 @@ class VideoClip(Clip):
     def _decode(self, name: Name, packer: "_Packer") -> MediaError | None:
         """Runs one decoder over the frames that are still missing; returns the failure that the next one may mend."""
         decoder = self._decoding.decoders[name]
+
         try:
-            for part in decoder.parts(self._decoding.plan.rest(packer.passed)):
-                self._read(decoder, part, packer)
+            twice(lambda: self._read_rest(decoder, packer))
+        except MediaError as error:
+            return error
         except StalledError:
             waited = f"{name} gave no frame for {self._decoding.timeout:g} s"
             self.warnings.append(f"{waited} and was stopped")
@@ -102,12 +114,21 @@ class VideoClip(Clip):
             return MediaError("corrupt", f"no frame could be decoded{reason}")
         return None
 
+    def _read_rest(self, decoder: Decoder, packer: "_Packer") -> None:
+        """Has one decoder read the frames that are still missing, if any."""
+        rest = self._decoding.plan.rest(packer.passed)
+        for part in decoder.parts(rest) if rest.pts else ():
+            self._read(decoder, part, packer)
+
     def _read(self, decoder: Decoder, part: Plan, packer: "_Packer") -> None:
         child = self._start(decoder, part)
         try:
             for pts, pixels in decoder.read(child, part):
                 packer.add(pts, pixels)
             packer.complaints.extend(child.said)
+        except SignalledError:
+            packer.complaints.extend(child.said)  # about frames that were given, and are not read again
+            raise
         finally:
             self._end(child)
 
@@ -115,7 +136,7 @@ class VideoClip(Clip):
         with self._lock:
             if self._closed:
                 raise StoppedError
-            self._child = Child(decoder.command(plan), self._decoding.timeout)
+            self._child = started(decoder.command(plan), self._decoding.timeout)
             return self._child
 
     def _end(self, child: Child) -> None:
@@ -150,10 +171,14 @@ class _Packer:
         self.complaints: list[str] = []
 
     def add(self, pts: int, pixels: Pixels) -> None:
+        """Takes a frame, unless it or one behind it was had: chunks are in time order, each frame once."""
+        passed = int(np.searchsorted(self._distinct, pts, side="right"))
+        if passed <= self.passed:
+            return
         first = int(np.searchsorted(self._selection.pts, pts, side="left"))
         last = int(np.searchsorted(self._selection.pts, pts, side="right"))
         self.given += 1
-        self.passed = int(np.searchsorted(self._distinct, pts, side="right"))
+        self.passed = passed
         for time in self._selection.times[first:last]:
             self._frames.append(pixels)
             self._times.append(float(time))
