@@ -291,7 +291,10 @@ def test_packets_without_any_time_are_decoded_for_theirs(ffmpeg: ScriptedFfmpeg)
     [
         ("[error] moov atom not found", "truncated", "the file is cut short: its index (moov) is missing"),
         ("[fatal] a.mp4: Permission denied", "unreadable", "permission denied"),
-        ("[fatal] a.mp4: Input/output error", "unreadable", "input/output error while reading"),
+        ("[fatal] a.mp4: Input/output error", "unreachable", "input/output error while reading"),
+        ("[fatal] a.mp4: Stale file handle", "unreachable", "stale file handle while reading"),
+        ("[fatal] a.mp4: Too many open files", "no_resources", "too many open files while reading"),
+        ("[fatal] a.mp4: Cannot allocate memory", "unreadable", "cannot be opened (a.mp4: Cannot allocate memory)"),
         ("[fatal] a.mp4: Invalid data found", "unreadable", "neither a picture nor a video in any known format"),
         ("[warning] misdetection possible!", "unreadable", "neither a picture nor a video in any known format"),
         ("[error] [x @ 0x1] odd.", "unreadable", "cannot be opened (odd)"),

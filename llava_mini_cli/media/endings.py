@@ -5,7 +5,6 @@ tried once more. If that ends in the same way, the signal says whose doing it wa
 (the kernel short of memory, an administrator) lies in the moment. Knows nothing of what the processes are asked.
 """
 
-import errno
 import os
 import re
 import signal
@@ -13,7 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
-from llava_mini_cli.errors import MediaError, MediaErrorKind
+from llava_mini_cli.errors import PASSING_KINDS, MediaError, kind_of
 from llava_mini_cli.media.child import Child, Command
 
 Result = TypeVar("Result")
@@ -24,13 +23,6 @@ _CRASHES = frozenset({"SIGSEGV", "SIGABRT", "SIGILL", "SIGFPE", "SIGBUS", "SIGSY
 _OF_SHELL = 128  # what a shell adds to the signal that ended the program it ran
 _OF_FFMPEG = 255  # its status when it was told to end by a signal that it heeds
 _HEEDED = re.compile(r"received signal (\d+)")
-_SHORT: dict[int, MediaErrorKind] = {
-    errno.EMFILE: "no_resources",
-    errno.ENFILE: "no_resources",
-    errno.EAGAIN: "no_resources",
-    errno.ENOSPC: "no_resources",
-    errno.ENOMEM: "out_of_memory",
-}
 
 
 class SignalledError(Exception):
@@ -52,10 +44,10 @@ def started(command: Command, timeout: float) -> Child:
     try:
         return Child(command, timeout)
     except OSError as error:
-        if error.errno not in _SHORT:
+        if (kind := kind_of(error)) not in PASSING_KINDS:
             raise
-        reason = f"no decoder could be started ({(error.strerror or str(error)).lower()})"
-        raise MediaError(_SHORT[error.errno], reason) from None
+        reason = (error.strerror or str(error)).lower()
+        raise MediaError(kind, f"no decoder could be started ({reason})") from None
 
 
 def ended(child: Child) -> int:

@@ -4,6 +4,7 @@ Demultiplexing alone costs about a second for an hour of video. Where the packet
 (AVI, raw streams, VP8 with its hidden frames) the stream is decoded once for its timestamps. Knows nothing of pixels.
 """
 
+import errno
 import os
 import shutil
 import sys
@@ -20,7 +21,7 @@ import imageio_ffmpeg  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_mini_cli.errors import LlavaMiniError, MediaError, MediaErrorKind
+from llava_mini_cli.errors import PASSING_KINDS, LlavaMiniError, MediaError, kind_of
 from llava_mini_cli.media.child import NOTES, Child, Command, StalledError
 from llava_mini_cli.media.containers import WHITELIST
 from llava_mini_cli.media.endings import ended, started, twice
@@ -99,15 +100,6 @@ def ffmpeg_binary() -> str:
     return str(Path(named).absolute())
 
 
-# What ffmpeg says when the system does not let it read, and what that means.
-_OF_SYSTEM: dict[str, tuple[MediaErrorKind, str]] = {
-    "Permission denied": ("unreadable", "permission denied"),
-    "Input/output error": ("unreadable", "input/output error while reading"),
-    "Stale file handle": ("unreachable", "the disk on which the file lies is gone (stale file handle)"),
-    "Transport endpoint is not connected": ("unreachable", "the disk on which the file lies is not connected"),
-    "Host is down": ("unreachable", "the host of the disk on which the file lies is down"),
-    "Too many open files": ("no_resources", "too many open files"),
-}
 _VIDEO_ONLY: dict[str, str | None] = {"an": None, "sn": None, "dn": None}
 
 
@@ -235,9 +227,13 @@ def _open_error(header: Header, said: list[str]) -> MediaError:
     guessed = "misdetection possible" in text  # nothing in the file but its name says what it is
     if "moov atom not found" in text and not guessed:
         return MediaError("truncated", "the file is cut short: its index (moov) is missing")
-    for words, (kind, reason) in _OF_SYSTEM.items():
-        if words in text:
-            return MediaError(kind, reason)
+    if "Permission denied" in text:
+        return MediaError("unreadable", "permission denied")
+    for number in errno.errorcode:
+        kind = kind_of(OSError(number, ""))
+        # Memory is left out: ffmpeg calls it that, too, when a file asks for absurdly much of it.
+        if kind in PASSING_KINDS and kind != "out_of_memory" and os.strerror(number) in text:
+            return MediaError(kind, f"{os.strerror(number).lower()} while reading")
     if "Format not on whitelist" in text:
         return MediaError("unreadable", "not a picture or video of a kind that is opened")
     if "Invalid data found" in text or guessed:
