@@ -16,8 +16,8 @@ Left out, each for its reason:
 # "mov" and "matroska" stand for all their names ("mov,mp4,m4a,3gp,3g2,mj2"). MOV may name other files, too, where
 # ffmpeg is told to follow (`enable_drefs`, `use_absolute_path`), which it is not: both are off unless they are set.
 _FILMS = (
-    "mov matroska avi asf asf_o flv live_flv kux mpeg mpegts mpegtsraw mpegvideo ogg mxf mxf_opatom nut rm ivr dv "
-    "yuv4mpegpipe ivf wtv ty gxf nsv nuv pva pmp swf lxf lvf viv vivo vividas film_cpk roq bink smk flic smush smjpeg "
+    "mov matroska avi asf asf_o flv live_flv kux mpeg mpegts mpegtsraw mpegvideo ogg mxf nut rm ivr dv "
+    "yuv4mpegpipe ivf wtv ty gxf nsv nuv pva pmp swf lxf lvf vivo vividas film_cpk roq bink smk flic smush smjpeg "
     "4xm anm bethsoftvid bfi bmv c93 cdxl cine dfa dhav dsicin dxa ea filmstrip frm gdv hnm hxvs idcin ifv iff "
     "ingenient ipmovie iv8 jv lmlm4 luodat mm moflex mods msnwctcp mtv mv mvi mxg mpjpeg nc paf pdv psxstr r3d rl2 rpl "
     "ser sga siff simbiosis_imx thp tiertexseq tmv usm vc1test vmd wc3movie wsvqa xmv yop"
@@ -32,6 +32,6 @@ _PICTURES = (  # those that Pillow does not read, or not all of; a "pipe" is one
     "png_pipe ppm_pipe psd_pipe qdraw_pipe qoi_pipe sgi_pipe sunrast_pipe tiff_pipe vbn_pipe webp_pipe xwd_pipe"
 )
 _SOUND = (  # so that a song is called one, and not an unknown format
-    "aac ac3 ac4 aiff amr ape au caf dsf dts eac3 flac mlp mp3 mpc mpc8 oma tak truehd tta voc w64 wav wv"
+    "aac ac3 ac4 aiff amr ape au caf dsf dts dtshd eac3 flac loas mlp mp3 mpc mpc8 oma tak truehd tta voc w64 wav wv"
 )
 WHITELIST = ",".join(f"{_FILMS} {_RAW_FILMS} {_MOVING_PICTURES} {_PICTURES} {_SOUND}".split())

@@ -121,11 +121,11 @@ def scan(path: Path, timeout: float) -> VideoScan:
         raise MediaError("unsupported_codec", "the video's codec is not known to ffmpeg")
     oddities, failure = packets.oddities(stream.codec), listed.failure
     timeline = packets.timeline() if packets.countable(stream.codec) else None
-    if timeline is None and packets.pts:
+    if timeline is None:  # also where no packet is listed: ffmpeg copies none before the first key frame
         decoded = _decoded_timeline(path, stream, packets.time_base, timeout)
         timeline, failure = decoded.given, failure or decoded.failure
     if timeline is None:
-        raise _no_frames(header, bool(packets.pts), failure)
+        raise _no_frames(header, bool(packets.pts), listed.failure)
     return VideoScan(header, stream, timeline, packets.keys(), oddities, packets.end_s(), failure)
 
 
