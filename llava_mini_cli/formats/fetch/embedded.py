@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Event
 
 from llava_mini_cli.errors import FetchError
+from llava_mini_cli.formats.regular_file import open_regular
 from llava_mini_cli.formats.source import FetchOptions
 
 _CHUNK = 1 << 20  # bytes
@@ -33,7 +34,7 @@ class OpenTar:
     """A file on this disk, open as long as somebody wants a stretch of it, also when its name has gone."""
 
     def __init__(self, path: str | Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
+        self.descriptor = open_regular(path)
         weakref.finalize(self, os.close, self.descriptor)
 
 
