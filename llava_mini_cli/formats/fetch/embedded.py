@@ -58,6 +58,9 @@ class Member:
 
     def read_at(self, size: int, offset: int) -> bytes:
         """At most so many bytes from an offset in the member. Raises `FetchError` where the archive ends before it."""
+        size = min(size, self.size - offset)
+        if size <= 0:
+            return b""
         try:
             chunk = os.pread(self.archive.descriptor, size, self.offset + offset)
         except OSError as error:

@@ -6,6 +6,7 @@ A type is the name that Arrow has for it. Knows nothing of where values come fro
 import json
 import math
 from base64 import b64encode
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, time
 from typing import cast
@@ -14,6 +15,7 @@ from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.row import COLUMNS, KeptColumn, printable
 
 _OURS = frozenset(column.name for column in COLUMNS)
+_MOST_LISTED = 100
 PREFIX = "input_"  # of a kept column whose name, but for its case, is one of ours or of another kept one
 
 
@@ -42,7 +44,7 @@ def merge_kinds(tables: Iterable[Mapping[str, str]]) -> dict[str, KeptColumn]:
             name = _free_name(output_name(column), taken) if known is None else known.name
             merged[column] = KeptColumn(name, kind if is_same else "string")
     names = [kept.name for kept in merged.values()]
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise UsageError(f"--keep-columns: two columns would be named '{twice[0]}' in the output; name those to keep")
     return merged
@@ -107,8 +109,13 @@ def check_columns(flag: str, names: Sequence[str], columns: Sequence[str], table
     """Raises `UsageError` naming the columns there are, where a table has not the ones a flag names."""
     for name in names:
         if name not in columns:
-            there = ", ".join(columns) or "none"
-            raise UsageError(f"{flag}: '{table}' has no column '{name}'; its columns are: {there}")
+            raise UsageError(f"{flag}: '{table}' has no column '{name}'; its columns are: {listed(columns)}")
+
+
+def listed(columns: Sequence[str]) -> str:
+    """The names of a table's columns for a message; of very many the first."""
+    rest = len(columns) - _MOST_LISTED
+    return (", ".join(columns[:_MOST_LISTED]) or "none") + (f" and {rest} more" if rest > 0 else "")
 
 
 def as_mapping(value: object) -> Mapping[str, object] | None:

@@ -8,6 +8,7 @@ LARGEST_RECORD = 1 << 24  # bytes; up to thirty times as many once they are list
 DEEPEST = 100  # lists and objects within each other; what handles them calls itself once for each
 _TEXTS = re.compile(rb'"(?:[^"\\]|\\.)*"')
 _ALL_BUT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_ALIKE = bytes.maketrans(b"{}", b"[]")
 
 
 def parse_json(data: bytes) -> Any:
@@ -31,7 +32,7 @@ _TOO_DEEP = f"nested deeper than {DEEPEST} levels"
 
 def _is_deep(data: bytes) -> bool:
     """True if a valid JSON text is nested too deep: brackets that hold nothing are taken away, level by level."""
-    brackets = _TEXTS.sub(b"", data).translate(None, _ALL_BUT_BRACKETS)
+    brackets = _TEXTS.sub(b"", data).translate(_ALIKE, _ALL_BUT_BRACKETS)
     for _ in range(DEEPEST):
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
+        brackets = brackets.replace(b"[]", b"")
     return bool(brackets)

@@ -13,7 +13,7 @@ from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.fetch.download import Download
 from llava_mini_cli.formats.fetch.embedded import Embedded
 from llava_mini_cli.formats.fetch.urls import is_remote, local_path, plain_name, without_signature
-from llava_mini_cli.formats.inputs.columns import as_mapping, check_columns, is_empty
+from llava_mini_cli.formats.inputs.columns import as_mapping, check_columns, is_empty, listed
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.questions import RowAsker
 from llava_mini_cli.formats.inputs.table import Table, reading_error
@@ -179,8 +179,9 @@ def media_column(table: Table, options: InputOptions) -> str:
             return name
     if not table.columns:  # no rows either
         return MEDIA_COLUMNS[0]
-    there = ", ".join(table.columns)
-    raise UsageError(f"which column of '{table.name}' holds the media? Name it with --column; there are: {there}")
+    raise UsageError(
+        f"which column of '{table.name}' holds the media? Name it with --column; there are: {listed(table.columns)}"
+    )
 
 
 def _is_path(text: str) -> bool:

@@ -89,8 +89,10 @@ def _past_sparse_map(descriptor: int, at: int) -> int:
     is_last = os.pread(descriptor, 1, at - BLOCK + 482) == b"\0"
     while not is_last:
         block = os.pread(descriptor, BLOCK, at)
+        if len(block) < BLOCK:
+            raise TarDamage("it ends within the map of a sparse file")
         at += BLOCK
-        is_last = len(block) < BLOCK or block[504] == 0
+        is_last = block[504] == 0
     return at
 
 
