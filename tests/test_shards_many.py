@@ -60,10 +60,14 @@ def test_rows_that_ask_nothing_count_as_well(tmp_path: Path) -> None:
 
 
 TOO_MUCH = {
-    "a text of 17 MB": (b"s.txt", b"x" * (17 << 20), "s.txt: more than 16777216 bytes of text in one sample"),
+    "a text of 17 MB": (b"s.txt", b"x" * (17 << 20), "s.txt: 17825792 bytes are too many for a text"),
     "a JSON of depth 100,000": (b"s.json", b'{"a":' + b"[" * 100_000, "s.json: nested deeper than 100 levels"),
     "a JSON of depth 101": (
         b"s.json", b'{"a":' + b"[" * 100 + b"]" * 100 + b"}", "s.json: nested deeper than 100 levels",
+    ),
+    "many texts": (
+        b"s.json", json.dumps({"a": "x" * ((16 << 20) - 119_999 - 9)}).encode(),
+        "s.text: 16777217 bytes are too many for a text",
     ),
     "a number of 200,000 digits": (
         b"s.json", b'{"a": ' + b"9" * 200_000 + b"}",

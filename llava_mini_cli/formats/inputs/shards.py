@@ -31,6 +31,7 @@ KEY = "__key__"  # the column of a sample's base name
 _MOST_MEDIA = 10_000  # of one sample
 _MOST_NOTES = 100  # text and JSON members of one sample
 _LARGEST_ROWS = 1 << 30  # bytes of text that all rows about one medium hold together
+_LARGEST_NOTE = LARGEST_RECORD  # bytes of a sample's text and JSON members together
 _MOST_COLUMNS = 10_000
 _TEXTS = frozenset({"txt", "text", "caption", "cls"})
 
@@ -230,8 +231,9 @@ def _split(name: str) -> tuple[str, str]:
 
 def _read_note(sample: Sample, member: TarMember, archive: OpenTar) -> bytes:
     """The bytes of a text or JSON member. Raises `ValueError` where all of a sample's are too many."""
-    if sum(sample.sizes) + member.size > LARGEST_RECORD:
-        raise ValueError(f"more than {LARGEST_RECORD} bytes of text in one sample")
+    size = sum(sample.sizes) + member.size
+    if size > _LARGEST_NOTE:
+        raise ValueError(f"{size} bytes are too many for a text")
     return os.pread(archive.descriptor, member.size, member.offset)
 
 

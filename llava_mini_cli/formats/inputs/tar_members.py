@@ -56,7 +56,7 @@ def tar_members(descriptor: int) -> Iterator[TarMember]:
         size = info.size if is_special else _size(info, records)
         if size < 0 or data + size > end:
             what = "a size below zero in" if size < 0 else "it ends within"
-            raise TarDamage(f"{what} {'the header' if is_special else _shown(info.name)} at byte {at}")
+            raise TarDamage(f"{what} {f'the header at byte {at}' if is_special else _shown(info.name)}")
         if is_special and size > LARGEST_HEADER:
             raise TarDamage(f"a header of {size} bytes at byte {at}")
         if info.type == tarfile.XGLTYPE:
@@ -80,8 +80,8 @@ def _header(descriptor: int, at: int) -> tarfile.TarInfo | None:
     except tarfile.HeaderError as error:
         if len(block) == BLOCK and not any(block):
             return None
-        why = str(error) if len(block) == BLOCK else "its end is missing"
-        raise TarDamage(f"{why} at byte {at}" if at else why) from None
+        whole = len(block) == BLOCK
+        raise TarDamage(f"{error} at byte {at}" if whole else "its end is missing") from None
 
 
 def _past_sparse_map(descriptor: int, at: int) -> int:
