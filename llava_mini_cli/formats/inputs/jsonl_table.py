@@ -1,13 +1,15 @@
 """JSONL tables: an object a line, read line by line. Blank lines are skipped, other lines are rows, good or bad."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO
 
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.columns import kind_of_types
-from llava_mini_cli.formats.inputs.table import TableRow, reading_error
+from llava_mini_cli.formats.inputs.json_record import LARGEST_RECORD, parse_json
+from llava_mini_cli.formats.inputs.table import TableRow, check_width, reading_error
+from llava_mini_cli.formats.regular_file import open_regular
 
 LOOKED_AT = 1000  # rows whose keys are the table's columns, unless all are looked at for --keep-columns
 
@@ -32,6 +34,7 @@ class JsonlTable:
                     continue
                 for column, value in record[1].items():
                     self._types.setdefault(column, set()).add(_type_of(value))
+                check_width(self._types, name)
         except OSError as error:
             raise UsageError(reading_error(name, error)) from None
         if problem and not self._types:
@@ -52,17 +55,24 @@ class JsonlTable:
 
     def _records(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
         """Number of the line, and its object or what is wrong with it."""
-        with open(self.path, "rb") as stream:  # noqa: PTH123
+        with open(open_regular(self.path), "rb") as stream:  # noqa: PTH123
             _skip_mark(stream)
-            for number, line in enumerate(stream, 1):
+            for number, line in enumerate(iter(partial(stream.readline, LARGEST_RECORD + 1), b""), 1):
                 if not line.strip():
                     continue
                 try:
-                    record = json.loads(line)
-                except (ValueError, RecursionError) as error:
+                    record = parse_json(line)
+                except ValueError as error:
+                    _skip_rest(line, stream)
                     yield number, f"not valid JSON: {error}"
                     continue
                 yield number, record if isinstance(record, dict) else "not an object"
+
+
+def _skip_rest(line: bytes, stream: BinaryIO) -> None:
+    """Passes over what is left of a line that is too long to be read."""
+    while line and not line.endswith(b"\n"):
+        line = stream.readline(LARGEST_RECORD)
 
 
 def _skip_mark(stream: BinaryIO) -> None:

@@ -1,5 +1,6 @@
 """Parquet tables, one file or a folder of parts, by batches of rows and only the columns that are asked for."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -7,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from llava_mini_cli.errors import UsageError, first_line
-from llava_mini_cli.formats.inputs.table import TableRow, reading_error
+from llava_mini_cli.formats.inputs.table import TableRow, check_width, reading_error
+from llava_mini_cli.formats.regular_file import open_regular
 
 BATCH_ROWS = 4096
 BATCH_ROWS_WITH_BYTES = 64  # of columns that hold pictures
@@ -31,9 +33,11 @@ class ParquetTable:
         self.path, self.name, self.folder = paths[0], name, folder
         self._paths = paths
         try:
+            os.close(open_regular(paths[0]))
             types = _types(pq.read_schema(paths[0]))  # pyright: ignore[reportUnknownMemberType]
         except (OSError, ValueError, pa.ArrowException) as error:
             raise UsageError(reading_error(name, error)) from None
+        check_width(types, name)
         self.columns = tuple(types)
         self._kinds = {name: _OWN_KINDS.get(kind, "string") for name, kind in types.items()}
 
@@ -50,6 +54,7 @@ class ParquetTable:
         for path in self._paths:
             begin = number
             try:
+                os.close(open_regular(path))
                 with pq.ParquetFile(path) as file:
                     for batch in _batches(file, columns):
                         for number, (values, problem) in enumerate(_rows(batch, columns), number + 1):  # noqa: B020
@@ -71,6 +76,10 @@ def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
 def _batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     types = _types(file.schema_arrow)
     there = [column for column in columns if column in types]
+    if not there:  # any other: what a file says of its number of rows alone may be any number
+        there = list(types)[:1]
+    if not there:
+        raise ValueError("it has no columns")
     size = BATCH_ROWS_WITH_BYTES if any(_holds_bytes(types[column]) for column in there) else BATCH_ROWS
     yield from file.iter_batches(size, columns=there, use_threads=False)  # pyright: ignore[reportUnknownMemberType]
 

@@ -14,6 +14,7 @@ from llava_mini_cli.formats.inputs.prompts import encodes
 from llava_mini_cli.formats.job import NOTHING_KEPT, Prompt, Question, make_prompt, make_question
 from llava_mini_cli.formats.row import KeptColumn, printable
 
+LONGEST_QUESTION = 1_000_000  # characters, where a table or a shard gives some of them; no model takes as many
 _PARTS = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 
 Values = Sequence[object]  # one row: the values of `RowAsker.columns`, in that order
@@ -109,7 +110,7 @@ class RowAsker:
             unasked.extend(self._fill(values, row_id, kept, asked))
         for name, place in self._cells:
             cell = values[place]
-            if cell.__class__ is str and cell.isascii() and not is_empty(cell):  # pyright: ignore
+            if cell.__class__ is str and cell.isascii() and len(cell) <= LONGEST_QUESTION and not is_empty(cell):  # pyright: ignore
                 asked.append(make_question(make_prompt(cell, name), row_id, kept))  # pyright: ignore
             elif not is_empty(cell):
                 unasked.extend(self._read(cell, name, row_id, kept, asked))
@@ -125,8 +126,10 @@ class RowAsker:
         for template, places in self._templates:
             given = [values[place] for place in places]
             why = next(filter(None, map(_trouble, given, template.columns)), None)
+            text = template.fill(given) if why is None else ""
+            why = why or _too_long(text)
             if why is None:
-                asked.append(Question(Prompt(template.fill(given), template.prompt.name), row_id, kept))
+                asked.append(Question(Prompt(text, template.prompt.name), row_id, kept))
             else:
                 yield Unasked(Question(template.prompt, row_id, kept), why)
 
@@ -134,12 +137,16 @@ class RowAsker:
         self, cell: object, name: str, row_id: str, kept: Mapping[str, object], asked: list[Question]
     ) -> Iterator[Unasked]:
         """A cell that holds a question in other letters than ASCII, or something else than text."""
-        question = Question(Prompt(as_text(cell), name), row_id, kept)
-        why = _trouble(cell, name)
+        text = as_text(cell)
+        why = _trouble(cell, name) or _too_long(text)
         if why is None:
-            asked.append(question)
+            asked.append(Question(Prompt(text, name), row_id, kept))
         else:
-            yield Unasked(question, why)
+            yield Unasked(Question(Prompt(text[:LONGEST_QUESTION], name), row_id, kept), why)
+
+
+def _too_long(text: str) -> str | None:
+    return f"a question of {len(text)} characters" if len(text) > LONGEST_QUESTION else None
 
 
 def _trouble(value: object, column: str) -> str | None:

@@ -14,7 +14,7 @@ from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.fetch.urls import has_listing, is_remote, local_path, shown
 from llava_mini_cli.formats.inputs.columns import check_columns, merge_kinds
 from llava_mini_cli.formats.inputs.folders import Found, IsMedia, find_glob, find_remote, walk
-from llava_mini_cli.formats.inputs.listing import check_listing, read_listing
+from llava_mini_cli.formats.inputs.listing import LONGEST_ENTRY, check_listing, read_listing
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.parts import Files, InputPart, Shards, TableRows
 from llava_mini_cli.formats.inputs.passed_over import PassedOver
@@ -25,6 +25,8 @@ from llava_mini_cli.formats.job import Fault, Job, Prompt
 from llava_mini_cli.formats.row import KeptColumn
 from llava_mini_cli.formats.shard import Shard
 from llava_mini_cli.paths import is_file, is_folder
+
+_TOO_LONG = Fault("input", "bad_row", f"an entry of more than {LONGEST_ENTRY} bytes, of which this is the beginning")
 
 
 @dataclass(frozen=True)
@@ -140,7 +142,9 @@ class _Finder:
         def found() -> Iterator[Found]:
             tell = telling()
             for entry in map(local_path, read_listing(name, null=self._options.null)):
-                if not is_remote(entry) and is_folder(entry):
+                if len(entry) > LONGEST_ENTRY:
+                    yield Found(entry[:100], entry[:100], _TOO_LONG)
+                elif not is_remote(entry) and is_folder(entry):
                     inside = walk(entry, self._options, self._is_media, tell)
                     first = next(inside, Found(entry, _name_of(entry), self._nothing_in(entry)))
                     yield from chain([first], inside)

@@ -20,6 +20,7 @@ from llava_mini_cli.formats.inputs.folders import IsMedia
 from llava_mini_cli.formats.inputs.json_record import LARGEST_RECORD, parse_json
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.questions import RowAsker
+from llava_mini_cli.formats.inputs.table import MOST_COLUMNS
 from llava_mini_cli.formats.inputs.tables import MOST_ROWS
 from llava_mini_cli.formats.inputs.tar_members import TarDamage, TarMember, tar_members
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
@@ -32,7 +33,6 @@ _MOST_MEDIA = 10_000  # of one sample
 _MOST_NOTES = 100  # text and JSON members of one sample
 _LARGEST_ROWS = 1 << 30  # bytes of text that all rows about one medium hold together
 _LARGEST_NOTE = LARGEST_RECORD  # bytes of a sample's text and JSON members together
-_MOST_COLUMNS = 10_000
 _TEXTS = frozenset({"txt", "text", "caption", "cls"})
 
 Record = dict[str, object]
@@ -84,9 +84,9 @@ def shard_columns(path: str) -> tuple[str, ...]:
         for sample in islice(_samples(OpenTar(path), lambda name: False), LOOKED_AT):
             for record in (record for note in sample.notes for record in note):
                 columns.update(dict.fromkeys(record))
-            if len(columns) > _MOST_COLUMNS:
+            if len(columns) > MOST_COLUMNS:
                 break
-    return tuple(columns)[:_MOST_COLUMNS]
+    return tuple(columns)[:MOST_COLUMNS]
 
 
 @dataclass(frozen=True)

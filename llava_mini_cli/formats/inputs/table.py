@@ -1,11 +1,12 @@
 """The protocol of every kind of table: its columns, and its rows one by one, good or bad."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
-from llava_mini_cli.errors import first_line
+from llava_mini_cli.errors import UsageError, first_line
 
 TableRow = tuple[int, Sequence[object], str | None]  # number of the row or line, values, why there are none
+MOST_COLUMNS = 10_000
 
 
 class Table(Protocol):
@@ -49,3 +50,9 @@ def reading_error(name: str, error: Exception) -> str:
     """One line about a table that cannot be read."""
     reason = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
     return f"cannot read the table '{name}': {reason[:1].lower()}{reason[1:]}"
+
+
+def check_width(columns: Collection[str], name: str) -> None:
+    """Raises `UsageError` where a table has more columns than anybody's."""
+    if len(columns) > MOST_COLUMNS:
+        raise UsageError(f"the table '{name}' has more than {MOST_COLUMNS} columns")
