@@ -76,11 +76,11 @@ def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
 def _batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     types = _types(file.schema_arrow)
     there = [column for column in columns if column in types]
+    size = BATCH_ROWS_WITH_BYTES if any(_holds_bytes(types[column]) for column in there) else BATCH_ROWS
     if not there:  # any other: what a file says of its number of rows alone may be any number
         there = list(types)[:1]
     if not there:
         raise ValueError("it has no columns")
-    size = BATCH_ROWS_WITH_BYTES if any(_holds_bytes(types[column]) for column in there) else BATCH_ROWS
     yield from file.iter_batches(size, columns=there, use_threads=False)  # pyright: ignore[reportUnknownMemberType]
 
 
