@@ -140,6 +140,7 @@ def test_train_takes_variables_and_config_files_as_the_others_do(
     Path("llava-mini.toml").write_text(
         "model = 'base'\nseed = 2\n[train]\nstage = 1\nbf16 = true\ndata = 'd.json'\nquiet = true"
     )
+    monkeypatch.setenv("LLAVA_MINI_CONFIG", "llava-mini.toml")  # named: found there, it could not choose a model
     monkeypatch.setenv("LLAVA_MINI_EPOCHS", "3")
     assert llava_mini("train", "-o", "run", "--seed", "4").stderr == ""
     assert llava_mini("train", "-o", "run", "--no-bf16").exit_code == 0

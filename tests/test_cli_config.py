@@ -91,6 +91,7 @@ def test_a_commands_table_is_for_it_alone(engines: list[EchoEngine]) -> None:
 
 def test_values_are_read_as_if_they_were_typed(engines: list[EchoEngine], monkeypatch: pytest.MonkeyPatch) -> None:
     Path("llava-mini.toml").write_text("end = '1m30s'\nstart = 80\ncompile = true\nprompt = 'x=Is it?'\nquiet = true")
+    monkeypatch.setenv("LLAVA_MINI_CONFIG", "llava-mini.toml")  # named: found there, it could not set all of these
     result = llava_mini("caption", "a.mp4")
     row = json.loads(result.stdout)
     assert (row["start"], row["end"], row["prompt_name"], row["prompt"]) == (80, 90, "x", "Is it?")
@@ -153,6 +154,7 @@ def test_doctor_reads_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
         "llava_mini_cli.pipelines.health.examine", lambda model: asked.append(model) or [Fact("model", model)]
     )
     Path("llava-mini.toml").write_text("model = 'demo'")
+    monkeypatch.setenv("LLAVA_MINI_CONFIG", "llava-mini.toml")  # named: found there, it could not set all of these
     assert llava_mini("doctor").exit_code == 0
     assert asked == ["demo"]
 
@@ -195,7 +197,8 @@ def test_config_reads_the_named_file_alone_and_refuses_a_bad_one(tmp_path: Path)
     assert result.stderr.startswith("llava-mini: error: own.toml: seed: ")
 
 
-def test_required_options_may_stand_in_a_file() -> None:
+def test_required_options_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAVA_MINI_CONFIG", "llava-mini.toml")  # named: found there, it could not set all of these
     Path("llava-mini.toml").write_text("[index]\noutput = 'archive'")
     value = shown(llava_mini("config"))["output", "index"]
     assert (value["value"], value["place"]) == ("archive", "llava-mini.toml: [index] output")
@@ -230,7 +233,7 @@ FLAGS = {"ask": {"fps": Kind(False, False), "prompt": Kind(False, True), "quiet"
 
 def settings(text: str, command: str = "ask") -> dict[str, object]:
     Path("f.toml").write_text(text)
-    return {key: setting.value for key, setting in read_settings((Path("f.toml"),), FLAGS, command).items()}
+    return {key: setting.value for key, setting in read_settings((Path("f.toml"),), FLAGS, command)[0].items()}
 
 
 def test_values_become_the_texts_that_would_be_typed() -> None:
@@ -245,7 +248,7 @@ def test_values_become_the_texts_that_would_be_typed() -> None:
 def test_later_files_win_and_say_where_a_value_stands() -> None:
     Path("a.toml").write_text("fps = 1\n[ask]\nprompt = 'a'")
     Path("b.toml").write_text("fps = 2")
-    found = read_settings((Path("a.toml"), Path("b.toml")), FLAGS, "ask")
+    found, _ = read_settings((Path("a.toml"), Path("b.toml")), FLAGS, "ask")
     assert {key: str(setting) for key, setting in found.items()} == {
         "fps": "b.toml: fps", "prompt": "a.toml: [ask] prompt",
     }  # fmt: skip

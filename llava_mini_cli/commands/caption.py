@@ -4,13 +4,14 @@ from typing import Annotated
 
 import typer
 
+from llava_mini_cli.commands.config_files import HARMLESS
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.input_flags import Media
 from llava_mini_cli.commands.run import run_questions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.prompts import CAPTION_PROMPT, STYLES, CaptionStyle, unique_prompts
 
-Style = Annotated[CaptionStyle | None, typer.Option(help="Built-in prompt to ask in place of the usual one.")]
+Style = Annotated[CaptionStyle | None, typer.Option(help="Built-in prompt to ask in place of the usual one."), HARMLESS]
 
 
 def caption(media: Media = None, style: Style = None, *, flags: QuestionFlags) -> int:

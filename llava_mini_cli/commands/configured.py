@@ -8,17 +8,21 @@ import os
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from inspect import signature
+from pathlib import Path
+from typing import Any, cast, get_args
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
 
-from llava_mini_cli.commands.config_files import Kind, Setting, config_files, read_settings
+from llava_mini_cli.commands.config_files import HARMLESS, LOCAL_FILE, Kind, Setting, config_files, read_settings
+from llava_mini_cli.commands.stderr import say_warning
 from llava_mini_cli.errors import UsageError
 
 PREFIX = "LLAVA_MINI_"
 
 _META = "llava_mini_cli.settings"  # where a context keeps what its files say
+_SAID = "llava_mini_cli.left_out"  # and the settings of which it was said that they are left out
 _UNSET = frozenset({"help", "version", "config"})  # flags that make no sense in a file
 
 
@@ -82,11 +86,25 @@ def load_config(context: typer.Context, named: str | None) -> str | None:
     command = cast(TyperCommand, context.command)
     settings: dict[str, Setting] = {}
     if isinstance(command, ConfiguredCommand) and not context.resilient_parsing:  # completion must not fail
-        settings = read_settings(config_files(named), _flags_of_all(context), command.name or "")
+        found = Path(LOCAL_FILE) if named is None else None
+        settings, left_out = read_settings(config_files(named), _flags_of_all(context), command.name or "", found)
+        _say_left_out(context, left_out)
     names = {key: option.name for key, option in options_of(command).items()}
     context.default_map = {names[key]: setting.value for key, setting in settings.items()}
     context.meta[_META] = {names[key]: setting for key, setting in settings.items()}
     return named
+
+
+def _say_left_out(context: typer.Context, settings: list[Setting]) -> None:
+    """One line that names the settings which do not count; each once, however many commands are looked at."""
+    said: set[str] = context.meta.setdefault(_SAID, set())
+    names = list(dict.fromkeys(setting.key for setting in settings if setting.key not in said))
+    said.update(names)
+    if names:
+        say_warning(
+            f"{LOCAL_FILE}: {', '.join(names)}: left out, as a config file that is only found in the working directory "
+            f"may neither write nor load; --config {LOCAL_FILE} makes it count"
+        )
 
 
 def origins(context: typer.Context) -> Iterator[tuple[str, Origin]]:
@@ -106,6 +124,14 @@ def options_of(command: Any) -> dict[str, TyperOption]:
     options = [param for param in command.params if isinstance(param, TyperOption)]
     keyed = {opt[2:]: option for option in options for opt in option.opts if opt.startswith("--")}
     return {key: option for key, option in keyed.items() if key not in _UNSET}
+
+
+def harmless_options(command: Any) -> frozenset[str]:
+    """Keys of the options whose annotation says that a file in the working directory may set them."""
+    parameters = signature(command.callback).parameters
+    return frozenset(
+        key for key, option in options_of(command).items() if HARMLESS in get_args(parameters[option.name].annotation)
+    )
 
 
 def configured_commands(context: typer.Context) -> Mapping[str, ConfiguredCommand]:
@@ -139,7 +165,10 @@ def _naming_the_place(context: Any) -> Generator[None]:
 
 def _flags_of_all(context: typer.Context) -> dict[str, dict[str, Kind]]:
     return {
-        name: {key: Kind(bool(option.is_flag), option.multiple) for key, option in options_of(command).items()}
+        name: {
+            key: Kind(bool(option.is_flag), option.multiple, key in harmless_options(command))
+            for key, option in options_of(command).items()
+        }
         for name, command in configured_commands(context).items()
     }
 

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llava_mini_cli.commands.config_files import HARMLESS
 from llava_mini_cli.errors import UsageError
 
 _option = partial(typer.Option, rich_help_panel="Archive")
@@ -13,6 +14,7 @@ _option = partial(typer.Option, rich_help_panel="Archive")
 PathGlob = Annotated[
     str | None,
     _option(metavar="GLOB", help="Pattern for the paths of the archive's media; media that do not match are left out."),
+    HARMLESS,
 ]
 
 
@@ -31,10 +33,12 @@ class ArchiveFlags:
             help="Number of moments to ask about, in place of whole media: those that llava-mini search finds first.",
             show_default="whole media",
         ),
+        HARMLESS,
     ] = None
     find: Annotated[
         str | None,
         _option(metavar="TEXT", help="Text that --top searches for.", show_default="the question"),
+        HARMLESS,
     ] = None
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llava_mini_cli.commands.config_files import HARMLESS
 from llava_mini_cli.commands.times import parse_time
 from llava_mini_cli.config import DecoderName, SamplingOptions
 
@@ -17,20 +18,26 @@ _time = partial(_option, parser=parse_time, metavar="TIME")
 class FrameFlags:
     """The fields of `SamplingOptions`, as options."""
 
-    fps: Annotated[float, _option(help="Number of frames to look at in each second of a video.")] = SamplingOptions.fps
+    fps: Annotated[float, _option(help="Number of frames to look at in each second of a video."), HARMLESS] = (
+        SamplingOptions.fps
+    )
     max_frames: Annotated[
         int | None,
         _option(help="Number of frames to look at in each video at most, spread over the video.", show_default="all"),
+        HARMLESS,
     ] = SamplingOptions.max_frames
     start: Annotated[
-        float | None, _time(help="Time in each video to start at, such as 90, 1:30 or 1m30s.", show_default="0")
+        float | None,
+        _time(help="Time in each video to start at, such as 90, 1:30 or 1m30s.", show_default="0"),
+        HARMLESS,
     ] = SamplingOptions.start
     end: Annotated[
         float | None,
         _time(help="Time in each video to stop at, such as 90, 1:30 or 1m30s.", show_default="the end"),
+        HARMLESS,
     ] = SamplingOptions.end
     decoder: Annotated[
-        DecoderName, _option(help="Decoder of videos; auto takes decord, and ffmpeg where decord fails.")
+        DecoderName, _option(help="Decoder of videos; auto takes decord, and ffmpeg where decord fails."), HARMLESS
     ] = SamplingOptions.decoder
     decode_timeout: Annotated[
         float,
@@ -42,6 +49,7 @@ class FrameFlags:
     allow_truncated: Annotated[
         bool,
         _option(help="Images whose files are cut short are used as far as they go, with a warning in their rows."),
+        HARMLESS,
     ] = SamplingOptions.allow_truncated
 
     def options(self) -> SamplingOptions:
@@ -59,4 +67,5 @@ class FitFlags:
             help="Frames of a video that exceed the model's context are thinned out evenly until they fit, with a "
             "warning in the row; without this option the video is an error row."
         ),
+        HARMLESS,
     ] = SamplingOptions.fit

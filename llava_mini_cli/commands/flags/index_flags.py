@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llava_mini_cli.commands.config_files import HARMLESS
 from llava_mini_cli.commands.times import parse_time
 from llava_mini_cli.config import FeatureKind
 from llava_mini_cli.errors import UsageError
@@ -43,6 +44,7 @@ class IndexFlags:
             "was kept, and is skipped.",
             show_default="off",
         ),
+        HARMLESS,
     ] = None
     caption_every: Annotated[
         float | None,
@@ -53,10 +55,12 @@ class IndexFlags:
             show_default="no captions",
         ),
     ] = None
-    caption_prompt: Annotated[str, _option(help="Prompt of the captions that --caption-every stores.")] = (
+    caption_prompt: Annotated[str, _option(help="Prompt of the captions that --caption-every stores."), HARMLESS] = (
         CAPTION_PROMPT.text
     )
-    retry_errors: Annotated[bool, _option(help="Media that failed in an earlier run are tried again.")] = False
+    retry_errors: Annotated[bool, _option(help="Media that failed in an earlier run are tried again."), HARMLESS] = (
+        False
+    )
     prune: Annotated[bool, _option(help="Media whose files no longer exist are taken out of the archive.")] = False
     ann: Annotated[
         bool,

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from llava_mini_cli.commands.config_files import HARMLESS
 from llava_mini_cli.commands.sizes import parse_size
 from llava_mini_cli.commands.times import parse_time
 from llava_mini_cli.formats.inputs.options import InputOptions
@@ -33,8 +34,9 @@ class InputFlags:
             "--null/--no-null",
             help="NUL separates the media in the --files-from list, as in find -print0.",
         ),
+        HARMLESS,
     ] = InputOptions.null
-    recursive: Annotated[bool, _option(help="Folders are searched with all folders inside them.")] = (
+    recursive: Annotated[bool, _option(help="Folders are searched with all folders inside them."), HARMLESS] = (
         InputOptions.recursive
     )
     include: Annotated[
@@ -42,6 +44,7 @@ class InputFlags:
         _option(
             metavar="GLOB", help="Pattern of the files to take from the folders and patterns in MEDIA; may be repeated."
         ),
+        HARMLESS,
     ] = None
     exclude: Annotated[
         list[str] | None,
@@ -49,6 +52,7 @@ class InputFlags:
             metavar="GLOB",
             help="Pattern of files and folders to skip in the folders and patterns in MEDIA; may be repeated.",
         ),
+        HARMLESS,
     ] = None
     column: Annotated[
         str | None,
@@ -65,12 +69,14 @@ class InputFlags:
             help="Column of the input tables that becomes the id of the rows.",
             show_default="the medium",
         ),
+        HARMLESS,
     ] = InputOptions.id_column
     prompt_column: Annotated[
         list[str] | None,
         _option(
             metavar="NAME", help="Column of the input tables that holds a question about the medium; may be repeated."
         ),
+        HARMLESS,
     ] = None
     keep_columns: Annotated[
         str | None,
@@ -79,6 +85,7 @@ class InputFlags:
             help="Columns of the input tables to copy to the output: names with commas, or all.",
             show_default="none",
         ),
+        HARMLESS,
     ] = None
     fetch_timeout: Annotated[
         float,

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llava_mini_cli.commands.config_files import HARMLESS
 from llava_mini_cli.config import DTypeName, ModelOptions, PromptLayout, Quantization
 
 DEFAULT_MODEL = "ICTNLP/llava-mini-llama-3.1-8b"
@@ -41,14 +42,19 @@ class ModelFlags:
         ModelOptions.revision
     )
     device: Annotated[
-        str, _option(metavar="NAME", help="Device that computes: cpu, cuda, cuda:N, or auto, the GPU if there is one.")
+        str,
+        _option(metavar="NAME", help="Device that computes: cpu, cuda, cuda:N, or auto, the GPU if there is one."),
+        HARMLESS,
     ] = ModelOptions.device
     dtype: Annotated[
-        DTypeName, _option(help="Number format of the computation; auto is bfloat16 on CUDA and float32 on the CPU.")
+        DTypeName,
+        _option(help="Number format of the computation; auto is bfloat16 on CUDA and float32 on the CPU."),
+        HARMLESS,
     ] = ModelOptions.dtype
     prompt_layout: Annotated[
         PromptLayout,
         _option(help="Text around each question: as in the model's training, or as in the authors' reference script."),
+        HARMLESS,
     ] = ModelOptions.prompt_layout
     batch_size: Annotated[
         int | None, _option(help="Number of frames to encode at once.", show_default="chosen automatically")

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llava_mini_cli.commands.config_files import HARMLESS
 from llava_mini_cli.config import Existing, Format
 
 _option = partial(typer.Option, rich_help_panel="Output")
@@ -36,7 +37,7 @@ class OutputFlags:
     overwrite: Annotated[
         bool, _option(help="Output that is there is replaced; otherwise a run goes on where the last one ended.")
     ] = False
-    retry_errors: Annotated[bool, _option(help="Failures of an earlier run are tried again.")] = False
+    retry_errors: Annotated[bool, _option(help="Failures of an earlier run are tried again."), HARMLESS] = False
     shard: Annotated[
         str | None,
         _option(

@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llava_mini_cli.commands.config_files import HARMLESS
 from llava_mini_cli.formats.inputs.prompts import parse_prompts, read_prompt_file, unique_prompts
 from llava_mini_cli.formats.job import Prompt
 
@@ -25,6 +26,7 @@ class PromptFlags:
             help="Question about every medium; may be repeated. NAME is told in the rows, and {column} stands for a "
             "column of the input table.",
         ),
+        HARMLESS,
     ] = None
     prompt_file: Annotated[
         str | None,
@@ -32,10 +34,14 @@ class PromptFlags:
             metavar="FILE", help="File of questions: one per line as for -p, or JSON lines with prompt and name."
         ),
     ] = None
-    prefix: Annotated[str, _option(metavar="TEXT", help="Text to write before each answer.", show_default=False)] = ""
-    suffix: Annotated[str, _option(metavar="TEXT", help="Text to write after each answer.", show_default=False)] = ""
+    prefix: Annotated[
+        str, _option(metavar="TEXT", help="Text to write before each answer.", show_default=False), HARMLESS
+    ] = ""
+    suffix: Annotated[
+        str, _option(metavar="TEXT", help="Text to write after each answer.", show_default=False), HARMLESS
+    ] = ""
     yes_no: Annotated[
-        bool, _option(help="Probability of yes against no is told for each answer, in the column p_yes.")
+        bool, _option(help="Probability of yes against no is told for each answer, in the column p_yes."), HARMLESS
     ] = False
 
     def prompts(self) -> tuple[Prompt, ...]:

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from llava_mini_cli.commands.config_files import HARMLESS
 from llava_mini_cli.config import RunLimits
 
 FailOn = Literal["any", "all", "never"]
@@ -17,12 +18,16 @@ _option = partial(typer.Option, rich_help_panel="Run")
 class LimitFlags:
     """Bounds of a run and its exit code, for every command that works on media."""
 
-    limit: Annotated[int | None, _option(metavar="N", help="Number of media after which the run stops.")] = None
+    limit: Annotated[int | None, _option(metavar="N", help="Number of media after which the run stops."), HARMLESS] = (
+        None
+    )
     max_failures: Annotated[
-        int | None, _option(metavar="N", help="Number of failed media after which the run stops.")
+        int | None, _option(metavar="N", help="Number of failed media after which the run stops."), HARMLESS
     ] = None
     fail_on: Annotated[
-        FailOn, _option(help="Failures for which the exit code is 3: any failure, only if all failed, or never.")
+        FailOn,
+        _option(help="Failures for which the exit code is 3: any failure, only if all failed, or never."),
+        HARMLESS,
     ] = "any"
 
     def limits(self) -> RunLimits:
@@ -43,5 +48,7 @@ class RunFlags(LimitFlags):
         ),
     ] = None
     dry_run: Annotated[
-        bool, _option(help="Work of the run is only counted, from the headers of the media; no question is asked.")
+        bool,
+        _option(help="Work of the run is only counted, from the headers of the media; no question is asked."),
+        HARMLESS,
     ] = False

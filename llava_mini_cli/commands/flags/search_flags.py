@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from llava_mini_cli.commands.config_files import HARMLESS
 from llava_mini_cli.commands.flags.archive_flags import PathGlob
 from llava_mini_cli.commands.times import parse_time
 from llava_mini_cli.config import MomentFormat
@@ -25,13 +26,13 @@ class SearchFlags:
     image: Annotated[
         str | None, _option(metavar="FILE", help="Image to search for, in place of TEXT or together with it.")
     ] = None
-    most: Annotated[int, _option("-k", "--most", help="Number of moments to find at most.")] = 10
-    min_score: Annotated[float | None, _option(help="Score below which moments are left out.")] = None
+    most: Annotated[int, _option("-k", "--most", help="Number of moments to find at most."), HARMLESS] = 10
+    min_score: Annotated[float | None, _option(help="Score below which moments are left out."), HARMLESS] = None
     path: PathGlob = None
-    after: Annotated[float | None, _time(help="Time in each video before which nothing is found.")] = None
-    before: Annotated[float | None, _time(help="Time in each video after which nothing is found.")] = None
+    after: Annotated[float | None, _time(help="Time in each video before which nothing is found."), HARMLESS] = None
+    before: Annotated[float | None, _time(help="Time in each video after which nothing is found."), HARMLESS] = None
     approximate: Annotated[
-        bool, _option(help="Search by what llava-mini index --ann stored: quicker, but it may miss moments.")
+        bool, _option(help="Search by what llava-mini index --ann stored: quicker, but it may miss moments."), HARMLESS
     ] = False
     check: Annotated[
         str | None,
@@ -43,6 +44,7 @@ class SearchFlags:
     min_yes: Annotated[
         float | None,
         _option(metavar="P", help="Probability of yes to --check, from 0 to 1, below which moments are left out."),
+        HARMLESS,
     ] = None
     check_margin: Annotated[
         float | None,
@@ -50,6 +52,7 @@ class SearchFlags:
             help="Time before and after each moment that the model sees for --check, too.",
             show_default=f"{MARGIN:g}s",
         ),
+        HARMLESS,
     ] = None
 
     def __post_init__(self) -> None:
@@ -80,11 +83,15 @@ class FoundFlags:
         MomentFormat | None, _output("-f", "--format", help="Format of the output, if its suffix does not say it.")
     ] = None
     csv_safe: Annotated[
-        bool, _output(help="Cells of CSV that a spreadsheet takes for formulas get an apostrophe in front.")
+        bool, _output(help="Cells of CSV that a spreadsheet takes for formulas get an apostrophe in front."), HARMLESS
     ] = False
-    paths_only: Annotated[bool, _output(help="Paths of the media are printed, each once, and nothing else.")] = False
+    paths_only: Annotated[
+        bool, _output(help="Paths of the media are printed, each once, and nothing else."), HARMLESS
+    ] = False
     null: Annotated[
-        bool, _output("-0", "--null/--no-null", help="NUL ends each path that --paths-only prints, for xargs -0.")
+        bool,
+        _output("-0", "--null/--no-null", help="NUL ends each path that --paths-only prints, for xargs -0."),
+        HARMLESS,
     ] = False
     thumbnails: Annotated[str | None, _output(metavar="FOLDER", help="Folder for a picture of each moment.")] = None
     html: Annotated[

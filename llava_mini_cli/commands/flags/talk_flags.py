@@ -6,13 +6,16 @@ from typing import Annotated
 
 import typer
 
+from llava_mini_cli.commands.config_files import HARMLESS
 from llava_mini_cli.commands.configured import load_config
 from llava_mini_cli.errors import UsageError
 
 _option = partial(typer.Option, rich_help_panel="Run")
 
 Verbose = Annotated[
-    bool, _option("-v", "--verbose/--no-verbose", help="More messages, with details and the warnings of libraries.")
+    bool,
+    _option("-v", "--verbose/--no-verbose", help="More messages, with details and the warnings of libraries."),
+    HARMLESS,
 ]
 ConfigFile = Annotated[
     str | None,
@@ -31,7 +34,7 @@ ConfigFile = Annotated[
 class TalkFlags:
     """The amount of messages, and the config file."""
 
-    quiet: Annotated[bool, _option("-q", "--quiet/--no-quiet", help="No messages except errors.")] = False
+    quiet: Annotated[bool, _option("-q", "--quiet/--no-quiet", help="No messages except errors."), HARMLESS] = False
     verbose: Verbose = False
     config: ConfigFile = None  # read by its callback, before the other options are looked up
 
