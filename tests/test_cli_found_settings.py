@@ -15,20 +15,21 @@ from llava_mini_cli.commands.main import app
 from llava_mini_cli.config import ModelOptions
 
 # Every option that is not here, nor in EXCLUDED, makes a test fail: whoever adds one says to which it belongs.
-HARMLESS = frozenset(
-    "after allow-truncated approximate average batch before bf16 caption-prompt check-margin decoder dedupe device dry-run "
-    "dtype end epochs exclude fail-on find fit fps gradient-checkpointing id-column include keep-columns learning-rate "
-    "limit max-failures max-frames max-new-tokens min-score min-yes most null path paths-only prefix prompt prompt-column "
-    "prompt-layout quiet recursive repetition-penalty retry-errors seed skip-bad stage start style suffix temperature top "
-    "top-p verbose yes-no".split()
-)
-EXCLUDED = frozenset(
-    "ann batch-size cache-dir cache-size caption-every check column compact compile csv-safe data decode-timeout "
-    "device-batch "
-    "existing features features-dtype fetch-timeout files-from format hosts html image index lora-rank "
-    "max-file-size media-root model netrc output "
-    "overwrite preset prompt-file prune quantize revision save-every shard summary-json thumbnails workers".split()
-)
+HARMLESS_WORDS = """
+after allow-truncated approximate average batch before bf16 caption-prompt check-margin decoder dedupe device
+dry-run dtype end epochs exclude fail-on find fit fps gradient-checkpointing id-column include keep-columns
+learning-rate limit max-failures max-frames max-new-tokens min-score min-yes most null path paths-only prefix
+prompt prompt-column prompt-layout quiet recursive repetition-penalty retry-errors seed skip-bad stage start
+style suffix temperature top top-p verbose yes-no
+"""
+HARMLESS = frozenset(HARMLESS_WORDS.split())
+EXCLUDED_WORDS = """
+ann batch-size cache-dir cache-size caption-every check column compact compile csv-safe data decode-timeout
+device-batch existing features features-dtype fetch-timeout files-from format hosts html image index lora-rank
+max-file-size media-root model netrc output overwrite preset prompt-file prune quantize revision save-every
+shard summary-json thumbnails workers
+"""
+EXCLUDED = frozenset(EXCLUDED_WORDS.split())
 FOUND = "a config file that is only found in the working directory may neither write nor load"
 
 
