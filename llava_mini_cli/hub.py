@@ -1,15 +1,18 @@
 """From the name of a model to a directory on this disk. Knows file names and the hub's cache, nothing of tensors."""
 
 import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from llava_mini_cli.errors import ModelNotFound, first_line
-from llava_mini_cli.paths import is_folder, is_there
+from llava_mini_cli.paths import is_file, is_folder, is_there
+from llava_mini_cli.small_files import read_object
 
+DEMO = "demo"
+PUBLISHED = "ICTNLP/llava-mini-llama-3.1-8b"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+REVISION = re.compile(r"[\w-][\w./-]*")
 LONGEST_HUB_ID = 96  # characters
 DIGEST_BYTES = 1 << 16  # read from each end of a weight file
 CHECK_TIMEOUT_S = 3.0  # for the one question whether the hub can be reached at all
@@ -25,11 +28,16 @@ def is_hub_id(name: str) -> bool:
 def find_model(name: str, revision: str | None = None, *, local_files_only: bool = False) -> Path:
     """The directory of a LLaVA-Mini checkpoint: a path, `demo`, or a hub id, downloaded when it can be.
 
+    `demo` and the published checkpoint, which commands take by themselves, are never a folder of the working directory;
+    such a folder is `./demo`.
+
     Raises:
         ModelNotFound: within seconds when the hub cannot be reached; the text says how to get the model.
     """
-    if name == "demo":
+    if name == DEMO:
         return _demo_directory()
+    if name == PUBLISHED:
+        return _snapshot(name, revision, CHECKPOINT_FILES, local_files_only)
     path = Path(name).expanduser()
     if is_folder(path):
         return path
@@ -40,18 +48,42 @@ def find_model(name: str, revision: str | None = None, *, local_files_only: bool
     return _snapshot(name, revision, CHECKPOINT_FILES, local_files_only)
 
 
+def check_name_from_archive(name: str) -> None:
+    """Makes sure that a model which only an archive names is the demo or one that the user has fetched from the hub.
+
+    The archive may be somebody else's, who would otherwise choose which files of this disk are read as a model.
+
+    Raises:
+        ModelNotFound: it is a path, or could be taken for one.
+    """
+    if name == DEMO:
+        return
+    if not is_hub_id(name) or ".." in name:
+        words = "is neither demo nor a hub id, and a path that only an archive names is not followed"
+        raise ModelNotFound(f"'{name}' {words}")
+    if name != PUBLISHED and is_there(name):
+        raise ModelNotFound(f"'./{name}' lies in the working directory, and an archive does not choose it")
+
+
+def check_revision(revision: str | None) -> None:
+    """Raises `ModelNotFound` where a revision names no branch, tag or commit, but a way out of the hub's cache."""
+    if revision is not None and (REVISION.fullmatch(revision) is None or ".." in revision):
+        raise ModelNotFound(f"'{revision}' is no revision of a model")
+
+
 def find_tower(name: str | None, checkpoint: Path, *, local_files_only: bool = False) -> Path:
     """The directory of the CLIP tower that a checkpoint's `mm_vision_tower` names.
 
-    A relative directory is looked for in the checkpoint, in the working directory, then beside the
-    checkpoint; anything else is a hub id.
+    A relative directory is looked for in the checkpoint, beside it, then in the working directory; what has the form of
+    a hub id is not looked for there, as the working directory may be somebody else's.
 
     Raises:
         ModelNotFound: it is nowhere.
     """
     if not name:
         raise ModelNotFound(f"model {checkpoint}: config.json names no mm_vision_tower")
-    for place in (checkpoint / name, Path(name).expanduser(), checkpoint.parent / name):
+    here = () if is_hub_id(name) else (Path(name).expanduser(),)
+    for place in (checkpoint / name, checkpoint.parent / name, *here):
         if is_folder(place):
             return place
     if not is_hub_id(name):
@@ -70,7 +102,7 @@ def weight_source(directory: Path) -> Path | None:
     return None
 
 
-def model_digest(name: str, revision: str | None = None) -> str:
+def model_digest(name: str, revision: str | None = None, *, local_files_only: bool = False) -> str:
     """16 hexadecimal digits that tell a model from others, whatever it is called and wherever it lies.
 
     Read from the configuration and from the size and both ends of every weight file, the vision tower's included, so
@@ -79,11 +111,11 @@ def model_digest(name: str, revision: str | None = None) -> str:
     Raises:
         ModelNotFound: the model is not there.
     """
-    checkpoint = find_model(name, revision)
+    checkpoint = find_model(name, revision, local_files_only=local_files_only)
     digest = hashlib.sha256()
     for directory in (checkpoint, *_tower_of(checkpoint)):
         for path in sorted(directory.glob("*")):
-            if path.name == "config.json" or path.suffix in (".safetensors", ".bin"):
+            if (path.name == "config.json" or path.suffix in (".safetensors", ".bin")) and is_file(path):
                 digest.update(_ends(path))
     return digest.hexdigest()[:16]
 
@@ -91,9 +123,8 @@ def model_digest(name: str, revision: str | None = None) -> str:
 def _tower_of(checkpoint: Path) -> tuple[Path, ...]:
     """The vision tower's directory, where the checkpoint names one that is there."""
     try:
-        tower = json.loads((checkpoint / "config.json").read_text()).get("mm_vision_tower")
-        return (find_tower(tower, checkpoint),)
-    except (OSError, ValueError, AttributeError, ModelNotFound):
+        return (find_tower(read_object(checkpoint / "config.json").get("mm_vision_tower"), checkpoint),)
+    except (OSError, ValueError, TypeError, ModelNotFound):
         return ()  # no tower of its own; a damaged configuration is told when the model is loaded
 
 
@@ -154,10 +185,10 @@ def _missing_file(snapshot: Path, weights: bool) -> str | None:
     if source.suffix != ".json":
         return None
     try:
-        names = set(json.loads(source.read_text(encoding="utf-8"))["weight_map"].values())
+        names = set(read_object(source)["weight_map"].values())
     except (OSError, ValueError, LookupError, AttributeError, TypeError):
         return source.name
-    return next((str(name) for name in sorted(names, key=str) if not (snapshot / str(name)).is_file()), None)
+    return next((str(name) for name in sorted(names, key=str) if not is_file(snapshot / str(name))), None)
 
 
 def _wanted_files(repo: str, revision: str | None, patterns: Sequence[str], unreached: str) -> list[str]:

@@ -90,7 +90,7 @@ def test_a_model_without_clips_text_half_indexes_and_says_what_searching_needs(f
     assert run("index", films / "green.mp4", "-o", tmp_path / "a", "-m", tiny, "-q").exit_code == 0
     with open_archive(tmp_path / "a") as opened:
         assert opened.header.shapes.clip is None
-    done = run("search", tmp_path / "a", "a circle")
+    done = run("search", tmp_path / "a", "a circle", "-m", tiny)  # an archive alone does not choose a folder
     assert (done.exit_code, done.stdout) == (1, "")
     assert "no text_model weights" in done.stderr
     assert done.stderr.count("\n") == 1

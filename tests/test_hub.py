@@ -211,7 +211,7 @@ def test_a_hub_that_refuses_or_fails_is_one_line(tmp_path: Path, monkeypatch: py
         assert str(error.value) == f"model {NAME}: {words}"
 
 
-def test_a_tower_is_looked_for_in_the_checkpoint_then_here_then_beside_it(
+def test_a_tower_is_looked_for_in_the_checkpoint_then_beside_it_then_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     here, models = tmp_path / "here", tmp_path / "models"
@@ -222,7 +222,7 @@ def test_a_tower_is_looked_for_in_the_checkpoint_then_here_then_beside_it(
     with pytest.raises(ModelNotFound) as error:
         find_tower("clip", checkpoint)
     assert str(error.value) == f"model {checkpoint}: its vision tower 'clip' is no directory here and no hub id"
-    for place, found in ((models, models / "clip"), (here, Path("clip")), (checkpoint, checkpoint / "clip")):
+    for place, found in ((here, Path("clip")), (models, models / "clip"), (checkpoint, checkpoint / "clip")):
         (place / "clip").mkdir()
         assert find_tower("clip", checkpoint) == found
     for nothing in (None, ""):

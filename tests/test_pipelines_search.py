@@ -402,7 +402,7 @@ def test_an_archives_sampling_holds_unless_a_named_option_says_otherwise(made: P
 def test_an_archives_model_is_found_again_or_said_to_be_another(monkeypatch: pytest.MonkeyPatch) -> None:
     header = ArchiveHeader("org/m", "rev", "d" * 64, Shapes((1, 8), 4, (1, 3, 2)), None, {})
 
-    def digest_of(name: str, revision: str | None) -> str:
+    def digest_of(name: str, revision: str | None, *, local_files_only: bool) -> str:
         if name == "none":
             raise ModelNotFound("no such model")
         return {("org/m", "rev"): "d" * 64, ("/here", None): "d" * 64, ("/here", "v2"): "d" * 64}.get(

@@ -12,7 +12,7 @@ from llava_mini_cli.errors import MediaError, ModelNotFound, UsageError
 from llava_mini_cli.formats.archive.layout import ArchiveHeader
 from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.reader import Archive
-from llava_mini_cli.hub import model_digest
+from llava_mini_cli.hub import check_name_from_archive, check_revision, model_digest
 from llava_mini_cli.pipelines.search_archive import Scanner, SearchOptions, Vector, combined, search
 
 
@@ -44,7 +44,8 @@ def the_model(header: ArchiveHeader, given: str | None, revision: str | None = N
     """Name and revision of the model that an archive was made with.
 
     Args:
-        given: where it is now, or another name of it; None: where it was. revision: as given; None: the archive's.
+        given: where it is now, or another name of it; None: as the archive says, which may name the demo or a model
+            that was fetched from the hub before. revision: as given; None: the archive's.
 
     Raises:
         UsageError: what is there, or was given, is another one. ModelNotFound: it is not where it was.
@@ -53,7 +54,10 @@ def the_model(header: ArchiveHeader, given: str | None, revision: str | None = N
     if revision is None and name == header.model:
         revision = header.model_revision
     try:
-        digest = model_digest(name, revision)
+        if given is None:
+            check_name_from_archive(name)
+        check_revision(revision)
+        digest = model_digest(name, revision, local_files_only=given is None)
     except ModelNotFound as error:
         raise ModelNotFound(f"the archive was made with {header.name}: {error}; -m says where it is now") from error
     if digest != header.model_digest:

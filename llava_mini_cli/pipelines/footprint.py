@@ -1,6 +1,5 @@
 """How much memory a model needs, from its config.json and the sizes of its files. Loads neither tensors nor torch."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.errors import ModelNotFound
 from llava_mini_cli.hub import find_model, find_tower
+from llava_mini_cli.small_files import read_object
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CUDA_DEVICE = Path("/dev/nvidiactl")  # there when the driver is
@@ -33,7 +33,7 @@ def footprint_of(options: ModelOptions) -> Footprint | None:
     """The sizes of a model that is on this disk, or None."""
     try:
         model = find_model(options.model, options.revision, local_files_only=True)
-        config: dict[str, Any] = json.loads((model / "config.json").read_text())
+        config: dict[str, Any] = read_object(model / "config.json")
         width = number_bytes(options)
         heads = config.get("num_key_value_heads") or config["num_attention_heads"]
         dim = config.get("head_dim") or config["hidden_size"] // config["num_attention_heads"]
@@ -44,7 +44,7 @@ def footprint_of(options: ModelOptions) -> Footprint | None:
             token_bytes=config["hidden_size"] * width,
             weights_bytes=_weights_bytes(model, config, width),
         )
-    except (ModelNotFound, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ModelNotFound, OSError, ValueError, LookupError, TypeError, ArithmeticError):
         return None  # a run says what is wrong with it; an estimate does without
 
 

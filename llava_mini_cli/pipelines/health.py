@@ -4,7 +4,6 @@ Every part may be missing, torch included; nothing here loads a model or asks th
 """
 
 import importlib.metadata
-import json
 import os
 import platform
 import subprocess
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 
 from llava_mini_cli import __version__
 from llava_mini_cli.errors import ModelNotFound
+from llava_mini_cli.small_files import read_object
 
 PACKAGES = ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy", "pillow", "pyarrow")
 DECODER_PACKAGES = ("decord", "ffmpeg-python", "imageio-ffmpeg")
@@ -106,12 +106,12 @@ def _model(model: str) -> list[Fact]:
 
         path = find_model(model, local_files_only=True)
         facts.append(Fact("model", f"{model} ({path})"))
-        config = json.loads((path / "config.json").read_text())
+        config = read_object(path / "config.json")
         facts.append(Fact("vision tower", str(find_tower(config.get("mm_vision_tower"), path, local_files_only=True))))
     except ImportError as error:
         return [Fact("model", f"{model} (unknown)", f"cannot look for the model: {error}")]
     except ModelNotFound as error:
         return [*facts, Fact("vision tower" if facts else "model", "missing", str(error))]
-    except (OSError, ValueError, AttributeError) as error:  # AttributeError: it holds no object
+    except (OSError, ValueError, TypeError) as error:  # TypeError: the tower's name is no text
         return [*facts, Fact("vision tower", "unknown", f"config.json of {model} cannot be read: {error}")]
     return facts

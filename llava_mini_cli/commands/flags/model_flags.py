@@ -8,8 +8,9 @@ import typer
 
 from llava_mini_cli.commands.config_files import HARMLESS
 from llava_mini_cli.config import DTypeName, ModelOptions, PromptLayout, Quantization
+from llava_mini_cli.hub import PUBLISHED
 
-DEFAULT_MODEL = "ICTNLP/llava-mini-llama-3.1-8b"
+DEFAULT_MODEL = PUBLISHED
 
 _option = partial(typer.Option, rich_help_panel="Model")
 _model = partial(_option, "-m", "--model", metavar="PATH|HUB_ID", envvar="LLAVA_MINI_MODEL")
