@@ -18,10 +18,11 @@ from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from llava_mini_cli.model.checkpoint import TOWER_FILE, TOWER_MODULE
+from llava_mini_cli.model.checkpoint import TOWER_FILE
 from llava_mini_cli.model.compressor import sincos_positions
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
+from llava_mini_cli.model.tensor_shapes import TOWER_MODULE
 
 CONTEXT = 16384
 SPECIAL_TOKENS = (

@@ -9,7 +9,16 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "llava_mini_cli"
-COMMON = {"errors", "config", "geometry", "handover", "hub", "paths", ""}  # "" is the package itself, for its version
+COMMON = {
+    "errors",
+    "config",
+    "geometry",
+    "handover",
+    "hub",
+    "paths",
+    "small_files",
+    "",
+}  # "" is the package itself, for its version
 
 MAY_IMPORT = {
     "commands": {"pipelines", "formats", "media.open", "media.clip", "train"},

@@ -14,8 +14,10 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from llava_mini_cli.errors import CheckpointError, LlavaMiniError, ModelNotFound
 from llava_mini_cli.model import LlavaMiniConfig, LlavaMiniForConditionalGeneration, LlavaMiniProcessor
-from llava_mini_cli.model.checkpoint import TOWER_FILE, TOWER_MODULE, load_tower, read_json, read_tensors, weight_files
+from llava_mini_cli.model.checkpoint import TOWER_FILE, load_tower, read_tensors
 from llava_mini_cli.model.pretrained import generation_config, pick_device, pick_dtype
+from llava_mini_cli.model.tensor_shapes import TOWER_MODULE
+from llava_mini_cli.model.weight_headers import read_json, weight_files
 
 Model = LlavaMiniForConditionalGeneration
 

@@ -186,7 +186,7 @@ def test_missing_tensors_of_the_text_half_are_named(tmp_path: Path) -> None:
 
 def test_the_projection_of_pictures_is_there_or_not(tmp_path: Path) -> None:
     write_clip(tmp_path / "whole")
-    projection = load_image_projection(tmp_path / "whole")
+    projection = load_image_projection(tmp_path / "whole", 12)
     assert projection is not None
     assert projection.shape == (8, 12)
     summary = torch.randn(3, 12)
@@ -194,4 +194,4 @@ def test_the_projection_of_pictures_is_there_or_not(tmp_path: Path) -> None:
         embed_images(summary, projection), nn.functional.normalize(summary @ projection.T, dim=-1)
     )
     write_clip(tmp_path / "half", visual_projection=True)
-    assert load_image_projection(tmp_path / "half") is None
+    assert load_image_projection(tmp_path / "half", 12) is None

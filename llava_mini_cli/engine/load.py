@@ -11,6 +11,7 @@ from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.errors import ModelNotFound, UsageError
 from llava_mini_cli.hub import find_model, find_tower
 from llava_mini_cli.model.clip_space import load_image_projection
+from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.pretrained import pick_device
 from llava_mini_cli.model.processor import LlavaMiniProcessor
@@ -34,23 +35,23 @@ def load_engine(options: ModelOptions, *, collects: bool = False) -> Engine:
         ModelNotFound, CheckpointError: the model cannot be had; one line says why.
     """
     device = _device(options.device)
+    processor = LlavaMiniProcessor.from_pretrained(options.model, revision=options.revision)
     model = LlavaMiniForConditionalGeneration.from_pretrained(
         options.model, revision=options.revision, dtype=options.dtype, device=device
     )
     if options.quantize is not None:
         quantize(model, options.quantize)
-    processor = LlavaMiniProcessor.from_pretrained(options.model, revision=options.revision)
-    projection = _projection(options, model.config.mm_vision_tower) if collects else None
+    projection = _projection(options, model.config) if collects else None
     return make_engine(model, processor, options, _revision(options), projection)
 
 
-def _projection(options: ModelOptions, tower: str | None) -> torch.Tensor | None:
+def _projection(options: ModelOptions, config: LlavaMiniConfig) -> torch.Tensor | None:
     """CLIP's image projection; None where the tower's directory is the vision half alone, or there is none."""
     try:
-        directory = find_tower(tower, find_model(options.model, options.revision))
+        directory = find_tower(config.mm_vision_tower, find_model(options.model, options.revision))
     except ModelNotFound:
         return None  # a checkpoint that stands alone holds the tower's own weights
-    return load_image_projection(directory)
+    return load_image_projection(directory, config.vision.hidden_size)
 
 
 def make_engine(

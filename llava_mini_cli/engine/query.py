@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from llava_mini_cli.errors import CheckpointError, UsageError
 from llava_mini_cli.hub import find_model, find_tower
-from llava_mini_cli.model.checkpoint import load_tower, read_json
+from llava_mini_cli.model.checkpoint import load_tower, tower_name
 from llava_mini_cli.model.clip_space import TextTower, embed_images, load_image_projection
 from llava_mini_cli.model.processor import load_preprocessor
+from llava_mini_cli.model.weight_headers import member, read_json
 
 
 class QueryEncoder:
@@ -23,8 +24,8 @@ class QueryEncoder:
     def __init__(self, model: str, revision: str | None = None) -> None:
         """Raises `ModelNotFound` where the model or its CLIP directory is not there."""
         self._checkpoint = find_model(model, revision)
-        fields = read_json(self._checkpoint / "config.json")
-        self._tower: Path = find_tower(fields.get("mm_vision_tower"), self._checkpoint)
+        file = member(self._checkpoint, "config.json")
+        self._tower: Path = find_tower(tower_name(read_json(file), file), self._checkpoint)
 
     def text(self, text: str) -> NDArray[np.float32]:
         """A text, `[shared]` of length 1.
@@ -44,10 +45,10 @@ class QueryEncoder:
         Raises:
             CheckpointError: CLIP's image projection is not there.
         """
-        projection = load_image_projection(self._tower)
+        tower = load_tower(self._checkpoint)
+        projection = load_image_projection(self._tower, tower.vision_tower.config.hidden_size)
         if projection is None:
             raise CheckpointError(f"{self._tower}: the CLIP checkpoint has no visual_projection, which searching needs")
-        tower = load_tower(self._checkpoint)
         pieces = load_preprocessor(self._checkpoint).image(torch.from_numpy(pixels))
         _, hidden = tower.see(pieces[-1:])
         return embed_images(tower.summary(hidden), projection)[0].numpy()

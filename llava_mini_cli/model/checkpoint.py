@@ -7,92 +7,68 @@ Which tower counts: with `unfreeze_mm_vision_tower` the tower tensors of the che
 otherwise those of `mm_vision_tower`, and any in the checkpoint are ignored.
 """
 
-import json
 import logging
-import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import nn
-from transformers import CLIPVisionConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from llava_mini_cli.errors import CheckpointError
-from llava_mini_cli.hub import find_tower, weight_source
+from llava_mini_cli.errors import CheckpointError, first_line
+from llava_mini_cli.hub import find_tower
+from llava_mini_cli.model.config_rules import model_config
 from llava_mini_cli.model.configuration import LlavaMiniConfig
+from llava_mini_cli.model.fields import CONFIG, checked_fields, shown
+from llava_mini_cli.model.tensor_shapes import TOWER_MODULE, model_shapes, vision_shapes
 from llava_mini_cli.model.vision import VisionTower
+from llava_mini_cli.model.weight_headers import (
+    Stored,
+    check_start,
+    check_zip,
+    compare,
+    member,
+    read_json,
+    stored_tensors,
+    weight_files,
+)
 
 logger = logging.getLogger(__name__)
 
-TOWER_MODULE = "model.vision_tower.vision_tower."  # where the tower sits in our module tree
-TOWER_FILE = TOWER_MODULE + "vision_model."  # and under which names a checkpoint holds it
+TOWER_FILE = TOWER_MODULE + "vision_model."  # the names under which a checkpoint holds the tower
 NOT_WEIGHTS = ("rotary_emb.inv_freq", "position_ids")  # buffers that old checkpoints carry along
 TEXT_HALF = ("text_", "visual_projection", "logit_scale")  # of a whole CLIP; the vision tower does not have them
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file of a checkpoint.
-
-    Raises:
-        CheckpointError: it is missing, or not a JSON object.
-    """
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path.parent}: no {path.name}") from error
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: cannot be read ({error})") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: not a JSON object")
-    return value
 
 
 def load_config(checkpoint: Path, *, local_files_only: bool = False) -> LlavaMiniConfig:
     """The configuration of a checkpoint, its `vision_config` filled in from the tower's directory.
 
     Raises:
-        CheckpointError: no LLaVA-Mini configuration, or a field of the wrong type.
+        CheckpointError: no LLaVA-Mini configuration, or a field that cannot be used; the text names file and field.
         ModelNotFound: the tower is nowhere.
     """
-    fields = read_json(checkpoint / "config.json")
+    file = member(checkpoint, "config.json")
+    fields = read_json(file)
     if fields.get("model_type") != LlavaMiniConfig.model_type:
-        raise CheckpointError(f"{checkpoint}: a {fields.get('model_type')!r} model, not {LlavaMiniConfig.model_type!r}")
-    if fields.get("vision_config") is None:
-        tower = find_tower(fields.get("mm_vision_tower"), checkpoint, local_files_only=local_files_only)
-        fields["vision_config"] = _tower_config(tower)
-    try:
-        return LlavaMiniConfig.from_fields(fields)
-    except (StrictDataclassError, TypeError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{checkpoint / 'config.json'}: {' '.join(str(error).split())}") from error
+        raise CheckpointError(
+            f"{checkpoint}: a {shown(fields.get('model_type'))} model, not {LlavaMiniConfig.model_type!r}"
+        )
+    vision, place = fields.get("vision_config"), file
+    if vision is None:
+        tower = find_tower(tower_name(fields, file), checkpoint, local_files_only=local_files_only)
+        place = member(tower, "config.json")
+        fields_of_tower = read_json(place)
+        vision = fields_of_tower.get("vision_config", fields_of_tower)
+    if not isinstance(vision, dict):
+        raise CheckpointError(f"{place}: vision_config {shown(vision)}: must be an object")
+    return model_config(fields, cast("dict[str, Any]", vision), file, place)
 
 
-def _tower_config(tower: Path) -> CLIPVisionConfig:
-    fields = read_json(tower / "config.json")
-    fields = fields.get("vision_config", fields)
-    return CLIPVisionConfig(**{key: value for key, value in fields.items() if key != "model_type"})
-
-
-def weight_files(directory: Path) -> list[Path]:
-    """The weight files of a directory, safetensors before torch pickles, sharded or not.
-
-    Raises:
-        CheckpointError: there are none, or a shard that the index names is missing.
-    """
-    source = weight_source(directory)
-    if source is None:
-        words = "no weights (model.safetensors or pytorch_model.bin, or shards with an index)"
-        raise CheckpointError(f"{directory}: {words}")
-    if source.suffix != ".json":
-        return [source]
-    names = sorted(set(read_json(source).get("weight_map", {}).values()))
-    missing = [name for name in names if not (directory / name).exists()]
-    if missing:
-        raise CheckpointError(f"{directory}: {len(missing)} of {len(names)} shards missing: {missing[0]}")
-    return [directory / name for name in names]
+def tower_name(fields: Mapping[str, Any], file: Path) -> str | None:
+    """The `mm_vision_tower` of a configuration. Raises `CheckpointError` where it is no text."""
+    return checked_fields(fields, {"mm_vision_tower": CONFIG["mm_vision_tower"]}, file).get("mm_vision_tower")
 
 
 def read_tensors(path: Path, prefix: str = "") -> Iterator[tuple[str, torch.Tensor]]:
@@ -102,22 +78,23 @@ def read_tensors(path: Path, prefix: str = "") -> Iterator[tuple[str, torch.Tens
         CheckpointError: the file is damaged, or a pickle that holds more than tensors.
     """
     try:
-        with path.open("rb") as file:
-            if file.read(24) == b"version https://git-lfs.":
-                raise CheckpointError(f"{path}: a git-lfs pointer, not the weights; run git lfs pull")
+        check_start(path)
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118  a safe_open handle is no mapping
                     if key.startswith(prefix):
                         yield key, tensors.get_tensor(key)
         else:
+            check_zip(path)
             state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             while state:
                 key, tensor = state.popitem()
                 if key.startswith(prefix):
                     yield key, tensor
-    except (SafetensorError, pickle.UnpicklingError, EOFError, OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(f"{path}: damaged or unreadable ({str(error).splitlines()[0]})") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged pickle can have the libraries raise anything
+        raise CheckpointError(f"{path}: damaged or unreadable ({first_line(error)})") from error
 
 
 class _Loader:
@@ -162,15 +139,54 @@ class _Loader:
             logger.warning("%s: %d tensors not used, among them %s", checkpoint, count, first)
 
 
+def look_at_weights(checkpoint: Path, config: LlavaMiniConfig, *, local_files_only: bool = False) -> dict[str, Stored]:
+    """What the weight files hold of a model, compared with its configuration before a module is made of it.
+
+    Returns:
+        The tensors of the model under our own names.
+
+    Raises:
+        CheckpointError: tensors are missing or have another shape. ModelNotFound: the tower is nowhere.
+    """
+    stored = stored_tensors(checkpoint)
+    found = {name: tensor for name, tensor in stored.items() if not name.startswith(TOWER_MODULE)}
+    for name, tensor in _tower_headers(stored, checkpoint, config, local_files_only).items():
+        found[TOWER_MODULE + name] = tensor
+    wanted = model_shapes(config)
+    compare(wanted, found, checkpoint)
+    return {name: found[name] for name in wanted}
+
+
+def _tower_headers(
+    stored: Mapping[str, Stored], checkpoint: Path, config: LlavaMiniConfig, local: bool
+) -> dict[str, Stored]:
+    """The vision tower's tensors under their names in CLIP's vision model, from the checkpoint or the tower."""
+    if config.unfreeze_mm_vision_tower:
+        own = {_tower_key(key): tensor for key, tensor in stored.items() if _is_towers(key)}
+        if own:
+            return own
+    tower = find_tower(config.mm_vision_tower, checkpoint, local_files_only=local)
+    return {key.removeprefix("vision_model."): tensor for key, tensor in stored_tensors(tower).items()}
+
+
+def _is_towers(key: str) -> bool:
+    """True for a tensor of the vision tower in a checkpoint that holds it."""
+    return key.startswith(TOWER_MODULE) and not key.endswith(NOT_WEIGHTS)
+
+
+def _tower_key(key: str) -> str:
+    return key.removeprefix(TOWER_FILE).removeprefix(TOWER_MODULE)
+
+
 def _tower_tensors(checkpoint: Path, config: LlavaMiniConfig, local: bool) -> Iterator[tuple[str, torch.Tensor, Path]]:
     """The vision tower's tensors under their names in CLIP's vision model, and the file that holds each."""
     if config.unfreeze_mm_vision_tower:
         found = False
         for path in weight_files(checkpoint):
             for key, tensor in read_tensors(path, TOWER_MODULE):
-                if not key.endswith(NOT_WEIGHTS):
+                if _is_towers(key):
                     found = True
-                    yield key.removeprefix(TOWER_FILE).removeprefix(TOWER_MODULE), tensor, path
+                    yield _tower_key(key), tensor, path
         if found:
             return
         logger.warning("%s: holds no vision tower of its own; taking %s", checkpoint, config.mm_vision_tower)
@@ -211,6 +227,8 @@ def load_tower(checkpoint: Path, *, local_files_only: bool = False) -> VisionTow
         CheckpointError, ModelNotFound
     """
     config = load_config(checkpoint, local_files_only=local_files_only)
+    stored = stored_tensors(checkpoint) if config.unfreeze_mm_vision_tower else {}
+    compare(vision_shapes(config.vision), _tower_headers(stored, checkpoint, config, local_files_only), checkpoint)
     with torch.device("meta"):
         tower = VisionTower(config)
     device = torch.device("cpu")

@@ -4,6 +4,7 @@ The projection of pictures and the whole text half come from the CLIP checkpoint
 holds them; a checkpoint of the vision half alone has neither. Knows nothing of archives or of the language model.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,10 +12,15 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers import AutoTokenizer, CLIPTextConfig, CLIPTextModel
+from transformers import CLIPConfig, CLIPTextConfig, CLIPTextModel
 
 from llava_mini_cli.errors import CheckpointError
-from llava_mini_cli.model.checkpoint import read_json, read_tensors, weight_files
+from llava_mini_cli.model.checkpoint import read_tensors
+from llava_mini_cli.model.config_rules import text_config
+from llava_mini_cli.model.fields import MOST_WIDTH
+from llava_mini_cli.model.tensor_shapes import text_shapes
+from llava_mini_cli.model.tokenizer_files import load_tokenizer
+from llava_mini_cli.model.weight_headers import Stored, compare, member, read_json, stored_tensors, weight_files
 
 IMAGE_PROJECTION = "visual_projection.weight"
 TEXT_PROJECTION = "text_projection.weight"
@@ -22,16 +28,26 @@ TEXT_PREFIX = "text_model."
 WORDINGS = ("{text}", "{text}.", "{capital}.")  # ways to write a query, averaged: captions are written in all of them
 
 
-def load_image_projection(tower: Path) -> torch.Tensor | None:
+def load_image_projection(tower: Path, width: int) -> torch.Tensor | None:
     """The matrix `[shared, width]` from CLIP's summary of a picture into the shared space; None where there is none.
 
     Raises:
-        CheckpointError: the tower's weights are missing or damaged.
+        CheckpointError: the tower's weights are missing or damaged, or the matrix is for another width.
     """
-    for path in weight_files(tower):
-        for _, tensor in read_tensors(path, IMAGE_PROJECTION):
-            return tensor.float()
+    stored = stored_tensors(tower).get(IMAGE_PROJECTION)
+    if stored is None:
+        return None
+    _check_projection(IMAGE_PROJECTION, stored, width)
+    for _, tensor in read_tensors(stored.file, IMAGE_PROJECTION):
+        return tensor.float()
     return None
+
+
+def _check_projection(name: str, stored: Stored, width: int) -> None:
+    if len(stored.shape) != 2 or stored.shape[1] != width or not 0 < stored.shape[0] <= MOST_WIDTH:
+        raise CheckpointError(
+            f"{stored.file}: {name} has shape {list(stored.shape)}, the configuration asks for [shared, {width}]"
+        )
 
 
 def embed_images(summary: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
@@ -55,25 +71,27 @@ class TextTower:
         Raises:
             CheckpointError: the directory holds the vision half alone (the text says what is missing), or is damaged.
         """
-        fields = read_json(tower / "config.json")
-        state = {key: tensor.float() for path in weight_files(tower) for key, tensor in read_tensors(path, "text_")}
-        projection = state.pop(TEXT_PROJECTION, None)
+        file = member(tower, "config.json")
+        fields, stored = read_json(file), stored_tensors(tower)
         parts = {
             "text_config in config.json": "text_config" in fields,
-            "text_model weights": bool(state),
-            "text_projection": projection is not None,
+            "text_model weights": any(key.startswith("text_") and key != TEXT_PROJECTION for key in stored),
+            "text_projection": TEXT_PROJECTION in stored,
             "tokenizer": any((tower / name).exists() for name in ("tokenizer.json", "vocab.json")),
         }
         missing = [name for name, there in parts.items() if not there]
-        if missing or projection is None:
+        if missing:
             raise CheckpointError(
                 f"{tower}: the CLIP checkpoint has no {', no '.join(missing)}; searching by text needs a whole CLIP "
                 f"(text half, projections and tokenizer) there, such as openai/clip-vit-large-patch14-336"
             )
-        config = CLIPTextConfig(**{key: value for key, value in fields["text_config"].items() if key != "model_type"})
+        config = text_config(fields["text_config"], file)
+        _check_text(config, stored, tower)
         model = CLIPTextModel(config)
+        state = {key: tensor.float() for path in weight_files(tower) for key, tensor in read_tensors(path, "text_")}
+        projection = state.pop(TEXT_PROJECTION)
         _fill(model, {key.removeprefix(TEXT_PREFIX): tensor for key, tensor in state.items()}, tower)
-        tokenizer = AutoTokenizer.from_pretrained(str(tower))
+        tokenizer = load_tokenizer(tower, CLIPConfig())
         return cls(model.eval(), projection, tokenizer, int(config.max_position_embeddings))
 
     @torch.inference_mode()
@@ -107,12 +125,21 @@ class TextTower:
         return ids if ids and ids[-1] == end else [*ids, end]
 
 
+def _check_text(config: CLIPTextConfig, stored: Mapping[str, Stored], tower: Path) -> None:
+    """Makes sure that the tower holds the whole text half, before a module is made of it. Raises `CheckpointError`."""
+    wanted = text_shapes(config)
+    found = {key.removeprefix(TEXT_PREFIX): tensor for key, tensor in stored.items()}
+    missing = [key for key in wanted if key not in found]
+    if missing:
+        raise CheckpointError(f"{tower}: {len(missing)} tensors of the text half are missing, among them {missing[0]}")
+    compare(wanted, found, tower)
+    _check_projection(TEXT_PROJECTION, stored[TEXT_PROJECTION], config.hidden_size)
+
+
 def _fill(model: nn.Module, state: dict[str, torch.Tensor], tower: Path) -> None:
     """Puts the tensors into the text model."""
     state = {key: value for key, value in state.items() if not key.endswith("position_ids")}
     try:
-        missing, _ = model.load_state_dict(state, strict=False)
+        model.load_state_dict(state, strict=False)
     except RuntimeError as error:
         raise CheckpointError(f"{tower}: {' '.join(str(error).split())}") from error
-    if missing:
-        raise CheckpointError(f"{tower}: {len(missing)} tensors of the text half are missing, among them {missing[0]}")

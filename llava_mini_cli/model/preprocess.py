@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from llava_mini_cli.errors import CheckpointError
 from llava_mini_cli.geometry import nearest_index
+from llava_mini_cli.model.fields import PICTURE_SIZE, PREPROCESSOR, checked_fields
 from llava_mini_cli.model.resize import resize_bicubic, resize_bicubic_padded, resize_bicubic_part
 
 PAD_COLOUR = (122, 116, 104)  # CLIP's mean, as the reference rounds it
@@ -107,6 +108,10 @@ class Preprocessor:
         Raises:
             CheckpointError: it asks for another resampling than bicubic, or lacks a field.
         """
+        fields = checked_fields(fields, PREPROCESSOR, source)
+        for key in ("size", "crop_size"):
+            if isinstance(fields.get(key), dict):
+                fields[key] = checked_fields(fields[key], PICTURE_SIZE, f"{source}: {key}")
         if fields.get("resample", BICUBIC) != BICUBIC:
             raise CheckpointError(f"{source}: resample {fields['resample']}; only bicubic ({BICUBIC}) is known")
         try:

@@ -3,6 +3,8 @@
 The layout itself is `checkpoint.py`'s.
 """
 
+from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from typing import Any, Self
 
@@ -10,9 +12,14 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from transformers import GenerationConfig
 
+from llava_mini_cli.errors import CheckpointError
 from llava_mini_cli.hub import find_model
-from llava_mini_cli.model.checkpoint import TOWER_FILE, TOWER_MODULE, load_config, load_weights, read_json
+from llava_mini_cli.model.checkpoint import TOWER_FILE, load_config, load_weights, look_at_weights
+from llava_mini_cli.model.config_rules import token_faults
 from llava_mini_cli.model.configuration import LlavaMiniConfig
+from llava_mini_cli.model.fields import GENERATION, checked_fields
+from llava_mini_cli.model.tensor_shapes import TOWER_MODULE
+from llava_mini_cli.model.weight_headers import Stored, member, read_json
 
 HF_ONLY = frozenset(  # keywords of transformers' from_pretrained that mean nothing here
     {"trust_remote_code", "adapter_kwargs", "low_cpu_mem_usage", "use_safetensors", "weights_only", "force_download"}
@@ -82,10 +89,13 @@ class CheckpointMixin:
         number = pick_dtype(dtype or torch_dtype or "auto", target)
         config._attn_implementation = attn_implementation or "sdpa"  # pyright: ignore[reportPrivateUsage]
         config.dtype = number
+        generation = generation_config(checkpoint, config)
+        stored = look_at_weights(checkpoint, config, local_files_only=local_files_only)
+        check_memory(stored, number, target, checkpoint)
         with torch.device("meta"):
             model: Any = cls(config)  # pyright: ignore[reportCallIssue]  the mixin's other base takes it
         load_weights(model, checkpoint, number, target, local_files_only=local_files_only)
-        model.generation_config = generation_config(checkpoint, config)
+        model.generation_config = generation
         model.name_or_path = str(pretrained_model_name_or_path)
         return model.eval()
 
@@ -110,6 +120,32 @@ class CheckpointMixin:
         save_torch_state_dict(state, directory, max_shard_size=max_shard_size)
 
 
+def check_memory(stored: Mapping[str, Stored], dtype: torch.dtype, device: torch.device, checkpoint: Path) -> None:
+    """Makes sure that the machine could hold a model's weights at all, before any of them is read.
+
+    Tensors that need not be converted stay in their file on a CPU, which then may be larger than memory.
+
+    Raises:
+        CheckpointError: they need more than the device has, whoever else uses it.
+    """
+    on_cpu = device.type == "cpu"
+    needed = sum(prod(one.shape) * dtype.itemsize for one in stored.values() if not on_cpu or one.dtype != dtype)
+    there = _host_memory() if on_cpu else torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
+    if there is not None and needed > there:
+        size = f"{needed / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}"
+        raise CheckpointError(f"{checkpoint}: the weights take {size}, and {device} has {there / 2**30:.1f} GiB")
+
+
+def _host_memory() -> int | None:
+    """Bytes of memory and swap; None where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    kibibytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
+    return 1024 * (kibibytes["MemTotal"] + kibibytes.get("SwapTotal", 0))
+
+
 def _device_name(place: Any) -> str:
     if isinstance(place, dict):
         place = next(iter(place.values()))
@@ -117,9 +153,15 @@ def _device_name(place: Any) -> str:
 
 
 def generation_config(checkpoint: Path, config: LlavaMiniConfig) -> GenerationConfig:
-    """End-of-sequence ids from the checkpoint; sampling settings reset, as greedy is the default here."""
-    path = checkpoint / "generation_config.json"
-    fields = read_json(path) if path.exists() else {}
+    """End-of-sequence ids from the checkpoint; sampling settings reset, as greedy is the default here.
+
+    Raises:
+        CheckpointError: an id that cannot be one; the text names the file and the field.
+    """
+    path = member(checkpoint, "generation_config.json")
+    fields = checked_fields(read_json(path), GENERATION, path) if path.exists() else {}
+    for fault in token_faults(fields, config.vocab_size):
+        raise CheckpointError(f"{path}: {fault}")
     end = fields.get("eos_token_id", config.eos_token_id)
     first = end[0] if isinstance(end, list) else end
     pad = fields.get("pad_token_id", config.pad_token_id)

@@ -11,15 +11,17 @@ from typing import Any, Self, cast
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoTokenizer, BatchFeature
+from transformers import BatchFeature
 
 from llava_mini_cli.config import PromptLayout
 from llava_mini_cli.errors import CheckpointError
 from llava_mini_cli.hub import find_model, find_tower
-from llava_mini_cli.model.checkpoint import load_config, read_json
+from llava_mini_cli.model.checkpoint import load_config
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.preprocess import Preprocessor
 from llava_mini_cli.model.prompt_layouts import IMAGE, PromptBuilder
+from llava_mini_cli.model.tokenizer_files import load_tokenizer
+from llava_mini_cli.model.weight_headers import member, read_json
 
 PREPROCESSOR_FILE = "preprocessor_config.json"
 Picture = Any  # a Pillow image, or a uint8 array or tensor [H, W, 3] (or [H, W], grey)
@@ -34,17 +36,21 @@ def load_preprocessor(
         ModelNotFound, CheckpointError
     """
     config = config or load_config(checkpoint, local_files_only=local_files_only)
-    source = checkpoint / PREPROCESSOR_FILE
+    source = member(checkpoint, PREPROCESSOR_FILE)
     if not source.exists():
         tower = find_tower(config.mm_vision_tower, checkpoint, local_files_only=local_files_only)
-        source = tower / PREPROCESSOR_FILE
-    return Preprocessor.from_fields(
+        source = member(tower, PREPROCESSOR_FILE)
+    found = Preprocessor.from_fields(
         read_json(source),
         source,
         splits=config.resolution_ratio,
         pad=config.image_aspect_ratio == "pad",
         frame_size=config.video_frame_size,
     )
+    if found.crop != (config.vision.image_size,) * 2:
+        crop, size = " x ".join(map(str, found.crop)), config.vision.image_size
+        raise CheckpointError(f"{source}: crop_size {crop}: must be image_size of the vision tower, {size}")
+    return found
 
 
 class LlavaMiniProcessor:
@@ -74,7 +80,10 @@ class LlavaMiniProcessor:
         checkpoint = find_model(str(pretrained_model_name_or_path), revision, local_files_only=local_files_only)
         config = load_config(checkpoint, local_files_only=local_files_only)
         preprocessor = load_preprocessor(checkpoint, config, local_files_only=local_files_only)
-        return cls(load_tokenizer(checkpoint), preprocessor, config)
+        tokenizer = load_tokenizer(checkpoint, config)
+        if PromptBuilder(tokenizer).family == "llama3" and not tokenizer.chat_template:
+            raise CheckpointError(f"{checkpoint / 'tokenizer_config.json'}: no chat_template")
+        return cls(tokenizer, preprocessor, config)
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Writes the tokenizer's files and `preprocessor_config.json`."""
@@ -170,21 +179,6 @@ class LlavaMiniProcessor:
     def _videos(self, videos: Any) -> list[torch.Tensor]:
         stacked = [_frames_of(video) for video in videos] if _is_list_of_videos(videos) else [_frames_of(videos)]
         return [self.preprocessor.frames(frames) for frames in stacked]
-
-
-def load_tokenizer(checkpoint: Path) -> Any:
-    """The tokenizer of a checkpoint directory.
-
-    Raises:
-        CheckpointError: its files are missing or damaged.
-    """
-    if not any((checkpoint / name).exists() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise CheckpointError(f"{checkpoint}: no tokenizer (tokenizer.json or tokenizer.model)")
-    try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(checkpoint, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, ImportError) as error:
-        raise CheckpointError(f"{checkpoint}: the tokenizer cannot be read ({str(error).splitlines()[0]})") from error
-    return tokenizer
 
 
 def pixels_of(picture: Picture) -> torch.Tensor:

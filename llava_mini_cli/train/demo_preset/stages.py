@@ -106,7 +106,7 @@ def load_tokenizer(directory: Path) -> Any:
     """The demo tokenizer, made in `directory` first if it is not there yet."""
     if not (directory / "tokenizer.json").is_file():
         write_tokenizer(directory)
-    return AutoTokenizer.from_pretrained(directory)
+    return AutoTokenizer.from_pretrained(directory, trust_remote_code=False)
 
 
 def _write_beside(work: Path, target: Path) -> None:

@@ -1,0 +1,153 @@
+"""The tokenizer of a checkpoint, looked at and tried before transformers loads it.
+
+A checkpoint may be somebody else's: no code of it runs, and what its tokenizer does is bounded.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import AutoTokenizer, PreTrainedConfig
+
+from llava_mini_cli.errors import CheckpointError, first_line
+from llava_mini_cli.hub import DEMO, find_model
+from llava_mini_cli.model import tokenizer_trial
+from llava_mini_cli.model.configuration import LlavaMiniConfig
+from llava_mini_cli.model.fields import NULL, OBJECT, SWITCH, TEXT, Rule, checked_fields, list_of, number, one_of, shown
+from llava_mini_cli.model.weight_headers import member, read_json
+from llava_mini_cli.small_files import MOST_JSON_BYTES
+
+TRIAL_SECONDS = 20.0
+MOST_TOKENIZER_BYTES = 256 << 20
+VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json")
+CLASSES = (  # of transformers, which run no code of a checkpoint's
+    "PreTrainedTokenizerFast", "PreTrainedTokenizer", "TokenizersBackend", "LlamaTokenizer", "LlamaTokenizerFast",
+    "CodeLlamaTokenizer", "CodeLlamaTokenizerFast", "CLIPTokenizer", "CLIPTokenizerFast",
+)  # fmt: skip
+_TOKEN = TEXT | OBJECT | NULL
+RULES: dict[str, Rule] = {
+    "tokenizer_class": one_of(*CLASSES) | NULL,
+    "chat_template": TEXT | OBJECT | list_of(OBJECT, 1, 64) | NULL,
+    "bos_token": _TOKEN,
+    "eos_token": _TOKEN,
+    "pad_token": _TOKEN,
+    "unk_token": _TOKEN,
+    "added_tokens_decoder": OBJECT,
+    "model_max_length": number(0) | NULL,
+    "padding_side": one_of("left", "right"),
+    "clean_up_tokenization_spaces": SWITCH | NULL,
+    "add_bos_token": SWITCH | NULL,
+    "add_eos_token": SWITCH | NULL,
+    "add_prefix_space": SWITCH | NULL,
+    "legacy": SWITCH | NULL,
+}
+_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
+
+
+def load_tokenizer(checkpoint: Path, config: PreTrainedConfig | None = None) -> Any:
+    """The tokenizer of a checkpoint directory.
+
+    Args:
+        config: of the model that the tokenizer is for, where it is no LLaVA-Mini; that in the directory is not asked.
+
+    Raises:
+        CheckpointError: its files are missing or damaged, or it needs code of the checkpoint's, which is not run.
+    """
+    if not any((checkpoint / name).exists() for name in VOCABULARIES):
+        raise CheckpointError(f"{checkpoint}: no tokenizer (tokenizer.json or tokenizer.model)")
+    fields = _look(checkpoint)
+    if not checkpoint.resolve().is_relative_to(find_model(DEMO).resolve()):  # which comes with the package
+        _try(checkpoint, fields)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(
+            checkpoint, config=config or LlavaMiniConfig(), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # transformers raises whatever it trips over
+        raise CheckpointError(f"{checkpoint}: the tokenizer cannot be read ({first_line(error)})") from error
+    return tokenizer
+
+
+def _look(checkpoint: Path) -> dict[str, Any]:
+    """The fields of `tokenizer_config.json`, once every file that transformers may open is one that it may read."""
+    for path in _files(checkpoint):
+        member(checkpoint, str(path.relative_to(checkpoint)))
+        bound = MOST_TOKENIZER_BYTES if path.name in (*VOCABULARIES, "merges.txt") else MOST_JSON_BYTES
+        if path.stat().st_size > bound:
+            raise CheckpointError(f"{path}: larger than {bound >> 20} MiB")
+    for name in ("special_tokens_map.json", "added_tokens.json"):
+        if (checkpoint / name).exists():
+            read_json(checkpoint / name)
+    file = checkpoint / "tokenizer_config.json"
+    fields = read_json(file) if file.exists() else {}
+    if "auto_map" in fields:
+        raise CheckpointError(f"{file}: auto_map: the tokenizer needs code of its own, which is not run")
+    checked_fields(fields, RULES, file)
+    return fields
+
+
+def _files(checkpoint: Path) -> Iterator[Path]:
+    """The files of a directory that belong to its tokenizer, those in the folder of further templates included."""
+    for folder in (checkpoint, checkpoint / "additional_chat_templates"):
+        for path in sorted(folder.glob("*")):
+            if path.suffix in (".json", ".jinja", ".model", ".txt") and not path.name.endswith(".index.json"):
+                yield path
+
+
+def _try(checkpoint: Path, fields: dict[str, Any]) -> None:
+    """Raises `CheckpointError` where the tokenizer or its chat template does not do its work in a bounded process."""
+    template, place = _template(checkpoint, fields)
+    asked = {
+        "directory": str(checkpoint.resolve()),
+        "template": template,
+        "place": str(place),
+        "tokens": {key: _token(fields[key]) for key in _SPECIAL if fields.get(key) is not None},
+    }
+    path = os.pathsep.join(filter(None, sys.path))
+    environment = os.environ | {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
+    try:
+        process = subprocess.run(
+            [sys.executable, "-P", tokenizer_trial.__file__],
+            input=json.dumps(asked).encode(),
+            capture_output=True,
+            timeout=TRIAL_SECONDS,
+            env=environment,
+            check=False,
+        )
+        printed, how = process.stdout, f"its process ended with {process.returncode}"
+    except subprocess.TimeoutExpired as error:
+        printed, how = error.stdout or b"", "it does not come to an end"
+    except OSError as error:
+        raise CheckpointError(f"{checkpoint}: no process to try the tokenizer in: {first_line(error)}") from error
+    said: list[list[str]] = [json.loads(line) for line in printed.decode(errors="replace").splitlines()]
+    begun = [words for what, words in said if what == "begins"]
+    failed = [words for what, words in said if what == "failed"]
+    if not said or said[-1][0] != "done":
+        place = begun[-1] if begun else str(checkpoint)
+        words = "cannot be used" if place.endswith("chat_template") else "the tokenizer cannot be read"
+        raise CheckpointError(f"{place}: {words} ({' '.join(failed[-1].split()) if failed else how})")
+
+
+def _template(checkpoint: Path, fields: dict[str, Any]) -> tuple[str | None, Path]:
+    """The chat template that transformers takes, and the file that it stands in."""
+    file = checkpoint / "chat_template.jinja"
+    if file.exists():
+        try:
+            return file.read_text(encoding="utf-8"), file
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file}: cannot be read ({first_line(error)})") from error
+    file, template = checkpoint / "tokenizer_config.json", fields.get("chat_template")
+    if isinstance(template, list):
+        template = {one.get("name"): one.get("template") for one in cast("list[dict[str, Any]]", template)}
+    if isinstance(template, dict):
+        template = cast("dict[str, Any]", template).get("default")
+    if template is not None and not isinstance(template, str):
+        raise CheckpointError(f"{file}: chat_template {shown(template)}: must be a text")
+    return template, file
+
+
+def _token(value: Any) -> str:
+    return str(cast("dict[str, Any]", value).get("content", "") if isinstance(value, dict) else value)

@@ -1,0 +1,107 @@
+"""A tokenizer and its chat template tried in a process of its own, with bounds on time and memory.
+
+A regular expression of a tokenizer may panic, a template may never end or fill the memory. Run as a script with JSON on
+standard input, it says on standard output what it begins, and what went wrong. Imports nothing else of the package.
+"""
+
+import json
+import re
+import sys
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NoReturn
+
+MEMORY_BYTES = 4 << 30
+CPU_SECONDS = 10
+MOST_TEXT = 1 << 20  # characters of a prompt
+SAMPLE = "What's in the 2 pictures?  Describe them\n\n'now', naïve ÄÖ 漢字 🙂 " + "a" * 60 + "!" * 60 + " 1234567890"
+HEADER = "<|start_header_id|>"  # Llama 3 has it; other families do not use the template
+GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")  # a tag of transformers that changes no text
+
+
+def bound() -> None:
+    """Takes away what the trial does not need, where the system can."""
+    try:
+        import resource
+    except ImportError:
+        return
+    for limit, value in (
+        (resource.RLIMIT_AS, MEMORY_BYTES),
+        (resource.RLIMIT_CPU, CPU_SECONDS),
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, 0),
+    ):
+        try:
+            resource.setrlimit(limit, (value, value))
+        except (ValueError, OSError):
+            continue
+
+
+def try_tokenizer(directory: Path) -> bool:
+    """Splits a sample. True if the prompts of this tokenizer are made by its template."""
+    if (directory / "tokenizer.json").exists():
+        say("begins", directory / "tokenizer.json")
+        from tokenizers import Tokenizer
+
+        tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
+        tokenizer.encode(SAMPLE)
+        return HEADER in tokenizer.get_vocab()
+    if (directory / "tokenizer.model").exists():
+        say("begins", directory / "tokenizer.model")
+        from sentencepiece import SentencePieceProcessor
+
+        make: Any = SentencePieceProcessor
+        make(model_file=str(directory / "tokenizer.model")).encode(SAMPLE)
+    return False
+
+
+def try_template(template: str, tokens: dict[str, str]) -> None:
+    """Renders a conversation as transformers does, with and without the assistant's header."""
+    from jinja2.ext import loopcontrols
+    from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+    environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _raise
+    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    compiled = environment.from_string(GENERATION.sub("", template))
+    turns = [{"role": "system", "content": SAMPLE}, {"role": "user", "content": SAMPLE}]
+    given: dict[str, Any] = {"messages": turns, "tools": None, "documents": None, **tokens}
+    for header in (True, False):
+        length = 0
+        for piece in compiled.generate(**given, add_generation_prompt=header):
+            length += len(piece)
+            if length > MOST_TEXT:
+                raise ValueError(f"it writes more than {MOST_TEXT} characters")
+
+
+def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def _raise(message: str) -> NoReturn:
+    raise ValueError(message)
+
+
+def say(what: str, words: object) -> None:
+    """One line for the process that waits."""
+    sys.stdout.write(json.dumps([what, str(words)]) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> None:
+    """Tries what standard input names; ends with 0 whatever was found."""
+    bound()
+    asked = json.loads(sys.stdin.read())
+    try:
+        takes_template = try_tokenizer(Path(asked["directory"]))
+        if takes_template and asked["template"] is not None:
+            say("begins", f"{asked['place']}: chat_template")
+            try_template(asked["template"], asked["tokens"])
+        say("done", "")
+    except BaseException as error:  # noqa: BLE001 - a panic of the tokenizer is no Exception
+        say("failed", f"{type(error).__name__}: {error}"[:300])
+
+
+if __name__ == "__main__":
+    main()
