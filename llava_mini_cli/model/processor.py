@@ -104,7 +104,7 @@ class LlavaMiniProcessor:
 
     def prompts(self, layout: PromptLayout = "trained") -> PromptBuilder:
         """The prompt builder for a layout."""
-        return PromptBuilder(self.tokenizer, layout, self.config.mm_use_im_start_end)
+        return PromptBuilder(self.tokenizer, layout, self.config.mm_use_im_start_end, self.config.vocab_size)
 
     def __call__(
         self,

@@ -7,11 +7,13 @@ Two families, told apart by the tokenizer: Llama 3.1's chat template, and Vicuna
   assistant header (the model has to write the header itself).
 """
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 from llava_mini_cli.config import PromptLayout
-from llava_mini_cli.errors import PromptError, UsageError
+from llava_mini_cli.errors import PromptError, UsageError, first_line
 
 Family = Literal["llama3", "vicuna"]
 
@@ -29,6 +31,19 @@ VICUNA_SYSTEM = (
 HEADER_START, HEADER_END = "<|start_header_id|>", "<|end_header_id|>"
 
 
+@contextmanager
+def _as_the_prompts_error(what: str) -> Generator[None]:
+    """Turns whatever a tokenizer's files make its library raise, panics included, into an error of the one prompt."""
+    try:
+        yield
+    except PromptError:
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise PromptError("bad_prompt", f"the model's {what} fails at it: {first_line(error)}") from error
+        raise
+
+
 @dataclass(frozen=True)
 class PromptBuilder:
     """Turns questions into ids and ids into answers, for one tokenizer."""
@@ -36,6 +51,7 @@ class PromptBuilder:
     tokenizer: Any  # a transformers tokenizer
     layout: PromptLayout = "trained"
     image_start_end: bool = False  # the checkpoint's mm_use_im_start_end
+    vocabulary: int | None = None  # tokens that the model has; None: all of the tokenizer's
 
     def __post_init__(self) -> None:
         if self.layout not in get_args(PromptLayout):
@@ -50,7 +66,7 @@ class PromptBuilder:
         """The whole prompt's ids for a user's question, `IMAGE_TOKEN_ID` where the frames go.
 
         Raises:
-            PromptError: the question is empty or holds the text `<image>`.
+            PromptError: the question is empty or holds the text `<image>`, or the tokenizer fails at it.
         """
         if not question.strip():
             raise PromptError("empty_prompt", "the prompt is empty")
@@ -59,7 +75,11 @@ class PromptBuilder:
         prompt = self.prompt_text(question)
         if prompt.count(IMAGE) != 1:
             raise PromptError("bad_prompt", f"the prompt holds {PLACEHOLDER} more than once")
-        return self.prompt_ids(prompt)
+        with _as_the_prompts_error("tokenizer"):
+            ids = self.prompt_ids(prompt)
+        if self.vocabulary is not None and max(ids) >= self.vocabulary:
+            raise PromptError("bad_prompt", f"the prompt holds token {max(ids)}, which the model does not have")
+        return ids
 
     def prompt_text(self, question: str) -> str:
         """The prompt as text, with `<image>` in it; Llama 3's begins with the template's own BOS."""
@@ -68,7 +88,10 @@ class PromptBuilder:
         if self.family == "vicuna":
             return f"{VICUNA_SYSTEM} USER: {message} ASSISTANT:"
         turns = [{"role": "system", "content": LLAMA_3_SYSTEM}, {"role": "user", "content": message}]
-        return self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=self.layout == "trained")
+        with _as_the_prompts_error("chat template"):
+            return self.tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=self.layout == "trained"
+            )
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Ids of a complete prompt text, the placeholder for each `<image>`.

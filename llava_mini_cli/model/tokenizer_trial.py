@@ -11,7 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-MEMORY_BYTES = 4 << 30
+MEMORY_BYTES = 2 << 30
 CPU_SECONDS = 10
 MOST_TEXT = 1 << 20  # characters of a prompt
 SAMPLE = "What's in the 2 pictures?  Describe them\n\n'now', naïve ÄÖ 漢字 🙂 " + "a" * 60 + "!" * 60 + " 1234567890"
