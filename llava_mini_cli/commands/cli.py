@@ -58,7 +58,9 @@ class Cli(TyperGroup):
             return stop.exit_code
         except typer.Abort:
             return 1
-        except Exception as error:
+        except BaseException as error:
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of a library in Rust
+                raise
             if isinstance(error, OSError) and error.filename is None and error.errno in _OF_WRITING:
                 say_error(f"cannot write standard output: {(error.strerror or str(error)).lower()}")
                 return 1
