@@ -83,7 +83,7 @@ class FoundFlags:
         MomentFormat | None, _output("-f", "--format", help="Format of the output, if its suffix does not say it.")
     ] = None
     csv_safe: Annotated[
-        bool, _output(help="Cells of CSV that a spreadsheet takes for formulas get an apostrophe in front."), HARMLESS
+        bool, _output(help="Cells of CSV that a spreadsheet takes for formulas get an apostrophe in front.")
     ] = False
     paths_only: Annotated[
         bool, _output(help="Paths of the media are printed, each once, and nothing else."), HARMLESS
