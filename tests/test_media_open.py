@@ -15,6 +15,7 @@ from PIL import Image
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.media import open as module
+from llava_mini_cli.media.bounds import most_bytes
 from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.media.decoders import Plan
 from llava_mini_cli.media.image import animation_bytes, open_picture, picture_bytes
@@ -160,6 +161,7 @@ def test_the_plan_of_a_video(monkeypatch: pytest.MonkeyPatch, film: Path) -> Non
         total=80,
         timeline=plan.timeline,
         keys=plan.keys,
+        memory=most_bytes(48 * 64, deep=False, toned=False),
     )
     assert plan.timeline is scanned.timeline.pts
     assert plan.keys.tolist() == scanned.keys.tolist()

@@ -71,6 +71,7 @@ class Child:
 
     def __init__(self, command: Command, timeout: float) -> None:
         self.timeout = timeout
+        self.memory = command.memory
         self.said: list[str] = []  # the first lines of stderr
         self.unsaid = 0  # lines of stderr beyond those
         self._killed = False
@@ -194,7 +195,8 @@ def _start(command: Command, notes: int) -> "subprocess.Popen[bytes]":
     rules = [*library_rules(), *program_rules(argv[0]), *(f"r{path.absolute()}" for path in command.reads)]
     limits = (str(os.getpid()), str(command.memory or 0))
     launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), *limits, *rules, "--"]
-    environment = dict(os.environ)
+    # With a thread for each processor, numpy would set aside 40 MiB for each; decoders multiply no matrices.
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
     if command.pythonpath is not None:
         inherited = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (command.pythonpath, inherited)))

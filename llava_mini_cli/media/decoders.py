@@ -47,6 +47,7 @@ class Plan:
     keys: NDArray[np.int64]  # [m] ticks of the frames at which decoding can begin; empty where seeking is not exact
     filters: tuple[str, ...] = ()  # ffmpeg's, between choosing frames and making RGB of them
     seek: int = 0  # whole seconds after which decoding begins; ffmpeg counts time from there
+    memory: int | None = None  # bytes that a decoder may take; None: any number
 
     def rest(self, given: int) -> "Plan":
         """The plan without its first `given` frames."""
@@ -105,7 +106,8 @@ def _ffmpeg_decode(plan: Plan) -> Command:
         "flush_packets": "1",  # or the end of each frame would wait for the next one
         **timestamps_as_notes(plan.time_base),
     }
-    return ffmpeg_command(plan.path, options, seek=plan.seek, level="error", stdin=",".join(steps).encode())
+    steps_file = ",".join(steps).encode()
+    return ffmpeg_command(plan.path, options, seek=plan.seek, level="error", stdin=steps_file, memory=plan.memory)
 
 
 def _offset(plan: Plan) -> int:
@@ -165,7 +167,16 @@ def _decord_decode(plan: Plan) -> Command:
         "indices": plan.indices,
     }
     module = "llava_mini_cli.media.decord_child"
-    return python_command(module, stdin=json.dumps(asked).encode(), reads=(plan.path,))
+    # decord keeps all packets that it read, and it reads the whole file to count them.
+    memory = None if plan.memory is None else plan.memory + _size(plan.path)
+    return python_command(module, stdin=json.dumps(asked).encode(), reads=(plan.path,), memory=memory)
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # decord says why
+        return 0
 
 
 def _decord_read(child: Child, plan: Plan) -> Iterator[tuple[int, Pixels]]:

@@ -16,6 +16,7 @@ from PIL import Image
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import MediaError, kind_of
 from llava_mini_cli.media import camera_raw
+from llava_mini_cli.media.bounds import most_bytes, usual_bytes
 from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.media.decoders import DECODERS, Decoder, Name, Plan, decord_installed
 from llava_mini_cli.media.image import (
@@ -49,9 +50,6 @@ DECORD_SECONDS = 300.0  # beyond this length `auto` begins with ffmpeg: see docs
 _INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 _DECORD_CODECS = frozenset({"h264", "hevc", "vp9"})
 
-_DECODER_BYTES = 64 << 20  # that the process of a decoder takes, about, without its frames
-_TONE_BYTES = 48  # that it takes for a pixel of a frame whose tones are mapped, in floats
-_DECODER_FRAMES = 24  # full-size frames that a decoder keeps for reference and in its threads, about
 _CHUNKS_HELD = 4  # chunks of a video: one being filled, two waiting, one in use
 
 
@@ -220,6 +218,7 @@ def _open_video(
     selection = _select(timeline, options)
     distinct, where = np.unique(selection.pts, return_index=True)
     width, height = stored_size(found.stream)
+    filters = tone_mapping(found.stream)
     seekable = found.header.container in _INDEXED_CONTAINERS and not found.oddities
     plan = Plan(
         path=path,
@@ -233,7 +232,8 @@ def _open_video(
         total=len(timeline),
         timeline=timeline.pts,
         keys=found.keys if seekable else found.keys[:0],
-        filters=tone_mapping(found.stream),
+        filters=filters,
+        memory=most_bytes(width * height, deep=found.stream.is_deep, toned=bool(filters)),
     )
     decoding = Decoding(
         plan=plan,
@@ -247,8 +247,7 @@ def _open_video(
     )
     info = _video_info(path, display_size(found.stream), timeline, selection, options, found.stream.codec)
     held = min(len(selection), _CHUNKS_HELD * chunk_frames) * frame_size**2 * 3
-    of_decoder = _DECODER_FRAMES * 3 // 2 + (_TONE_BYTES if plan.filters else 0)  # bytes a pixel
-    opening.reserve(held + _DECODER_BYTES + of_decoder * width * height)
+    opening.reserve(held + usual_bytes(width * height, toned=bool(filters)))
     return VideoClip(info, decoding)
 
 

@@ -22,9 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_mini_cli.errors import PASSING_KINDS, LlavaMiniError, MediaError, kind_of
+from llava_mini_cli.media.bounds import FIRST_LOOK_BYTES, most_bytes, shortage
 from llava_mini_cli.media.child import NOTES, Child, Command, StalledError
 from llava_mini_cli.media.containers import WHITELIST
-from llava_mini_cli.media.endings import ended, started, twice
+from llava_mini_cli.media.endings import SignalledError, ended, started, twice
 from llava_mini_cli.media.first_look import FirstLook
 from llava_mini_cli.media.packets import Packets
 from llava_mini_cli.media.probe import Header, VideoStream, read_header
@@ -60,6 +61,7 @@ def ffmpeg_command(
     seek: int = 0,
     level: str = "info",
     stdin: bytes = b"",
+    memory: int | None = FIRST_LOOK_BYTES,
 ) -> Command:
     """An ffmpeg run over one local file, writing to its stdout.
 
@@ -67,6 +69,7 @@ def ffmpeg_command(
         output: Options of the output; a value of None makes a bare flag.
         seek: Whole seconds from the beginning at which to begin.
         level: How much ffmpeg says on stderr; each line names its own level.
+        memory: Bytes that it may take; None: any number.
     """
     opening = {**_ALONE, **({"ss": str(seek)} if seek else {})}
     run: Any = ffmpeg.input(_FILE, **opening)  # pyright: ignore
@@ -74,7 +77,8 @@ def ffmpeg_command(
     run = run.global_args("-hide_banner", "-nostdin", "-nostats", "-loglevel", f"repeat+level+{level}")  # pyright: ignore
     argv = cast("list[str]", run.compile(cmd=ffmpeg_binary()))  # pyright: ignore
     # Put in here, since ffmpeg-python takes no name that is not UTF-8.
-    return Command([f"file:{path.absolute()}" if word == _FILE else word for word in argv], stdin, reads=(path,))
+    named = [f"file:{path.absolute()}" if word == _FILE else word for word in argv]
+    return Command(named, stdin, reads=(path,), memory=memory)
 
 
 @cache
@@ -146,6 +150,7 @@ def _decoded_timeline(path: Path, stream: VideoStream, time_base: Fraction, time
         "f": "null",
         **timestamps_as_notes(time_base),
     }
+    memory = most_bytes(stream.width * stream.height, deep=stream.is_deep, toned=False)
 
     def read(child: Child) -> Timeline | None:
         times: list[int] = []
@@ -160,7 +165,7 @@ def _decoded_timeline(path: Path, stream: VideoStream, time_base: Fraction, time
         step = int(np.median(np.diff(pts))) if len(pts) > 1 else 0
         return Timeline(pts, time_base, step)
 
-    return _run(ffmpeg_command(path, options), timeout, read)
+    return _run(ffmpeg_command(path, options, memory=memory), timeout, read)
 
 
 def _lines(child: Child, look: FirstLook) -> Iterator[bytes]:
@@ -186,8 +191,13 @@ def _run(command: Command, timeout: float, read: Callable[[Child], Result]) -> _
 
     def once() -> _Run[Result]:
         with closing(started(command, timeout)) as child:
-            given = read(child)
-            status = ended(child)
+            try:
+                given = read(child)
+                status = ended(child)
+            except (StalledError, SignalledError) as error:
+                raise shortage(child.said, child.memory) or error from None
+            if status != 0 and (short := shortage(child.said, child.memory)) is not None:
+                raise short
         complaints = read_header(child.said).complaints
         failure = f"ffmpeg gave up with status {status}{because(complaints[-1:])}" if status else None
         return _Run(given, child.said, failure)

@@ -12,6 +12,7 @@ import numpy as np
 
 from llava_mini_cli.errors import PASSING_KINDS, MediaError
 from llava_mini_cli.handover import HandOver, StoppedError
+from llava_mini_cli.media.bounds import shortage
 from llava_mini_cli.media.child import Child, KilledError, StalledError
 from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
 from llava_mini_cli.media.decoders import Decoder, DecoderError, Name, Pixels, Plan
@@ -126,9 +127,15 @@ class VideoClip(Clip):
             for pts, pixels in decoder.read(child, part):
                 packer.add(pts, pixels)
             packer.complaints.extend(child.said)
-        except SignalledError:
-            packer.complaints.extend(child.said)  # about frames that were given, and are not read again
+        except (DecoderError, StalledError, SignalledError) as error:
+            if (short := shortage(child.said, child.memory)) is not None:
+                raise short from None
+            if isinstance(error, SignalledError):
+                packer.complaints.extend(child.said)  # about frames that were given, and are not read again
             raise
+        else:
+            if (short := shortage(child.said, child.memory)) is not None:
+                raise short
         finally:
             self._end(child)
 

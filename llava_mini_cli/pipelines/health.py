@@ -9,6 +9,7 @@ import platform
 import subprocess
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 from llava_mini_cli import __version__
 from llava_mini_cli.errors import ModelNotFound
@@ -18,6 +19,11 @@ PACKAGES = ("torch", "transformers", "huggingface_hub", "tokenizers", "safetenso
 DECODER_PACKAGES = ("decord", "ffmpeg-python", "imageio-ffmpeg")
 COMMAND_PACKAGES = ("typer", "rich", "tqdm")
 FFMPEG_TIMEOUT = 20  # seconds
+_NEEDED = {
+    "files": "needs Linux 5.13 with Landlock",
+    "network": "needs Linux with seccomp, or 6.7 with Landlock",
+    "memory": "needs Linux 4.7",
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +45,7 @@ def examine(model: str) -> list[Fact]:
         *_devices(),
         *(_package(name) for name in DECODER_PACKAGES),
         _ffmpeg(),
+        _confinement(),
         *_model(model),
     ]
 
@@ -96,6 +103,24 @@ def _ffmpeg() -> Fact:
     except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         return Fact("ffmpeg", "broken", f"ffmpeg cannot be run: {error}")
     return Fact("ffmpeg", f"{banner.stdout.split()[2]} ({path})")
+
+
+def _confinement() -> Fact:
+    """What decoders are kept from, as a trial shows."""
+    try:
+        import imageio_ffmpeg
+
+        from llava_mini_cli.media.confinement import KINDS, kept_from, refusal_of
+
+        kept = kept_from()
+        refusal = refusal_of(str(Path(imageio_ffmpeg.get_ffmpeg_exe()).absolute()))
+    except (ImportError, RuntimeError, OSError) as error:  # whatever it is, another fact is about it
+        return Fact("confinement", f"unknown: {error}")
+    value = f"decoders are confined: {', '.join(kept)}" if kept else "decoders are not confined"
+    if lacking := [f"{kind} ({_NEEDED[kind]})" for kind in KINDS if kind not in kept]:
+        value += f"; missing here: {', '.join(lacking)}"
+    problem = refusal and f"ffmpeg cannot be run confined: {refusal}; LD_LIBRARY_PATH may name folders of its libraries"
+    return Fact("confinement", value, problem)
 
 
 def _model(model: str) -> list[Fact]:
