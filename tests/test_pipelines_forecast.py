@@ -188,10 +188,12 @@ def test_what_a_medium_holds_while_it_is_asked_about() -> None:
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
-    """A machine with every package in version 1, a GPU, ffmpeg and a model."""
+    """A machine with every package in version 1, a GPU, ffmpeg and a model, on which decoders are confined."""
     from llava_mini_cli import hub
+    from llava_mini_cli.media import confinement
 
     made = SimpleNamespace(missing=set(), ffmpeg="ffmpeg version 7.1 Copyright", tower=tmp_path / "tower", cuda=True)
+    made.kept, made.refusals = confinement.KINDS, {}
 
     def version(name: str) -> str:
         if name in made.missing:
@@ -231,6 +233,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     )
     monkeypatch.setattr(hub, "find_tower", find_tower)
     monkeypatch.setattr(hub, "find_model", find_model)
+    monkeypatch.setattr(confinement, "kept_from", lambda: made.kept)
+    monkeypatch.setattr(confinement, "refusal_of", made.refusals.get)
     made.torch, made.folder = torch, tmp_path
     return made
 
@@ -282,6 +286,28 @@ def test_what_is_missing_is_a_problem_with_a_way_out(machine: SimpleNamespace, m
     machine.cuda = True
     monkeypatch.setitem(sys.modules, "torch", machine.torch)
     assert facts()["cuda:0"].value.endswith(", no bfloat16")
+
+
+def test_what_decoders_are_kept_from(machine: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert facts()["confinement"] == Fact("confinement", "decoders are confined: files, network, memory")
+    machine.kept = ("memory",)
+    assert facts()["confinement"].value == (
+        "decoders are confined: memory; missing here: files (needs Linux 5.13 with Landlock), network (needs Linux with "
+        "seccomp, or 6.7 with Landlock)"
+    )
+    machine.kept = ()
+    assert facts()["confinement"].value.startswith("decoders are not confined; missing here: files (needs")
+    assert facts()["confinement"].value.endswith("memory (needs Linux 4.7)")
+    machine.refusals["/bin/ffmpeg"] = "no libav.so"
+    assert facts()["confinement"].problem == (
+        "ffmpeg cannot be run confined: no libav.so; LD_LIBRARY_PATH may name folders of its libraries"
+    )
+
+    def refuse() -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr("llava_mini_cli.media.confinement.kept_from", refuse)
+    assert facts()["confinement"] == Fact("confinement", "unknown: no more processes")
 
 
 # Loading
