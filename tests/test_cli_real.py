@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.formats.row import COLUMNS
 from llava_mini_cli.media.child import Command
+from llava_mini_cli.media.confinement import kept_from
 from llava_mini_cli.media.decoders import DECODERS
 
 LLAVA_MINI = str(Path(sys.executable).with_name("llava-mini"))
@@ -140,6 +141,21 @@ def test_a_decoder_that_never_returns_becomes_a_row(place: Path, monkeypatch: py
     assert (row["status"], row["error_stage"], row["error_type"]) == ("error", "decode", "timeout")
     assert len(said(result.stderr)) == 1
     assert not set(psutil.Process().children(recursive=True)) - set(others)
+
+
+def test_a_decoder_that_reads_what_is_not_its_own_becomes_a_row(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if "files" not in kept_from():
+        pytest.skip("this kernel has no Landlock")
+    (place / "secret.txt").write_text("a secret")
+    code = f"open('clip.mp4').close(); print(open({str(place / 'secret.txt')!r}).read())"
+    nosy = replace(DECODERS["decord"], command=lambda plan: Command((sys.executable, "-c", code), reads=(plan.path,)))
+    monkeypatch.setitem(DECODERS, "decord", nosy)  # pyright: ignore[reportArgumentType]
+    monkeypatch.chdir(place)
+    result = CliRunner().invoke(app, ["ask", "clip.mp4", "What?", "-m", "tiny", "--decoder", "decord"])
+    assert result.exit_code == 3
+    row = json.loads(result.stdout)
+    assert (row["status"], row["error_stage"], row["error_type"]) == ("error", "decode", "corrupt")
+    assert row["error"] == f"PermissionError: [Errno 13] Permission denied: '{place}/secret.txt'"
 
 
 def test_a_prompt_too_long_says_how_many_frames_would_fit(place: Path) -> None:

@@ -292,8 +292,8 @@ def test_what_decoders_are_kept_from(machine: SimpleNamespace, monkeypatch: pyte
     assert facts()["confinement"] == Fact("confinement", "decoders are confined: files, network, memory")
     machine.kept = ("memory",)
     assert facts()["confinement"].value == (
-        "decoders are confined: memory; missing here: files (needs Linux 5.13 with Landlock), network (needs Linux with "
-        "seccomp, or 6.7 with Landlock)"
+        "decoders are confined: memory; missing here: files (needs Linux 5.13 with Landlock), "
+        "network (needs Linux with seccomp, or 6.7 with Landlock)"
     )
     machine.kept = ()
     assert facts()["confinement"].value.startswith("decoders are not confined; missing here: files (needs")
