@@ -55,6 +55,11 @@ class HandOver(Generic[Item]):
         with self._changed:
             return bool(self._items) or self._ended
 
+    def has_items(self) -> bool:
+        """True if `next` returns without waiting."""
+        with self._changed:
+            return bool(self._items)
+
     def __iter__(self) -> Self:
         return self
 

@@ -1,7 +1,7 @@
 """The options of every command: names, defaults, help texts, what is refused, and how groups become options."""
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,7 +43,7 @@ TALK = {"quiet": False, "verbose": False}
 INPUT = {
     "files-from": None, "null": False, "recursive": True, "include": None, "exclude": None, "column": None,
     "id-column": None, "prompt-column": None, "keep-columns": None, "fetch-timeout": 600.0, "cache-dir": None,
-    "cache-size": 10737418240,
+    "cache-size": 10737418240, "max-file-size": None, "media-root": None, "hosts": None, "netrc": False,
 }  # fmt: skip
 FRAMES = {
     "fps": 1.0, "max-frames": None, "start": None, "end": None, "decoder": "auto", "decode-timeout": 60.0,
@@ -216,9 +216,30 @@ def test_options_do_not_change(group: Any) -> None:
 def test_inputs_are_split_and_cleaned() -> None:
     assert InputFlags().options() == InputOptions()
     assert InputFlags().fetch_options() == FetchOptions()
-    given = InputFlags("list", True, False, ["a"], ["b"], "c", "d", ["e"], " f, g ", 5.0, Path("h"), 6)
-    assert given.options() == InputOptions(False, ("a",), ("b",), "list", True, "c", "d", ("e",), ("f", "g"))
-    assert given.fetch_options() == FetchOptions(timeout=5.0, cache_dir=Path("h"), cache_bytes=6)
+    given = InputFlags(
+        "list",
+        True,
+        False,
+        ["a"],
+        ["b"],
+        "c",
+        "d",
+        ["e"],
+        " f, g ",
+        5.0,
+        Path("h"),
+        6,
+        4,
+        ".",
+        ["i, j", "s3://k"],
+        True,
+    )
+    assert given.options() == InputOptions(
+        False, ("a",), ("b",), "list", True, "c", "d", ("e",), ("f", "g"), media_root="."
+    )
+    assert given.fetch_options() == FetchOptions(
+        timeout=5.0, cache_dir=Path("h"), cache_bytes=6, max_file_bytes=4, hosts=("i", "j", "s3://k"), netrc=True
+    )
     assert InputFlags(keep_columns=" all ").options() == InputOptions(keep_all=True)
     assert InputFlags(keep_columns=" ").options() == InputOptions()
 

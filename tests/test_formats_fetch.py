@@ -105,13 +105,13 @@ def answering(status: int, *, inside: bool = False) -> Exception:
         (answering(401), "unreadable", "the server refuses it (401)", False),
         (answering(403, inside=True), "unreadable", "the server refuses it (403)", False),
         (ClientPayloadError(), "truncated", "the server sent less than it announced", True),
-        (TimeoutError(), "timeout", "the server does not answer", True),
+        (TimeoutError(), "unreachable", "the server does not answer", True),
         (answering(400), "unreadable", "the server answers 400", False),
         (answering(499), "unreadable", "the server answers 499", False),
-        (answering(408), "unreadable", "the server answers 408", True),
-        (answering(425), "unreadable", "the server answers 425", True),
-        (answering(429), "unreadable", "the server answers 429", True),
-        (answering(500), "unreadable", "the server answers 500", True),
+        (answering(408), "unreachable", "the server answers 408", True),
+        (answering(425), "unreachable", "the server answers 425", True),
+        (answering(429), "unreachable", "the server answers 429", True),
+        (answering(500), "unreachable", "the server answers 500", True),
         (Exception("of http://me:pw@a.b/c\nand more"), "unreadable", "of http://a.b/c", True),
         (Exception(), "unreadable", "Exception", True),
     ],
@@ -128,7 +128,7 @@ def test_what_a_servers_answer_means(
             attempts.append(remote)
             raise error
 
-    monkeypatch.setattr(download, "open_filesystem", lambda url, stall: (Failing(), "there"))
+    monkeypatch.setattr(download, "open_filesystem", lambda url, stall, client: (Failing(), "there"))
     with pytest.raises(FetchError) as raised:
         Download("x://a").write_to(tmp_path / "a", QUICK, threading.Event())
     assert (raised.value.kind, str(raised.value)) == (kind, words)
@@ -159,7 +159,7 @@ def download_from(
     """The attempts that it took."""
     attempts: list[float] = []
     monkeypatch.setattr(
-        download, "open_filesystem", lambda url, stall: (attempts.append(stall) or (store, "there"))
+        download, "open_filesystem", lambda url, stall, client: (attempts.append(stall) or (store, "there"))
     )  # fmt: skip
     Download(url).write_to(path, options, threading.Event())
     assert set(attempts) == {options.stall}
@@ -196,7 +196,7 @@ def test_pauses_grow_and_end_with_the_deadline_or_the_run(tmp_path: Path, monkey
             pauses.append(timeout or 0)
             return len(pauses) == 5
 
-    monkeypatch.setattr(download, "open_filesystem", lambda url, stall: (Store(0, 1), "there"))
+    monkeypatch.setattr(download, "open_filesystem", lambda url, stall, client: (Store(0, 1), "there"))
     options = FetchOptions(timeout=60.0, backoff=2.0, retries=3)
     with pytest.raises(FetchError):
         Download("x://a").write_to(tmp_path / "a", options, Stopped())
@@ -219,7 +219,7 @@ def test_a_download_that_is_over_its_time_ends_at_its_next_bytes(
     assert raised.value.kind == "timeout"
     stopped = threading.Event()
     stopped.set()
-    monkeypatch.setattr(download, "open_filesystem", lambda url, stall: (Store(1, 1), "there"))
+    monkeypatch.setattr(download, "open_filesystem", lambda url, stall, client: (Store(1, 1), "there"))
     with pytest.raises(FetchError, match="not here"):
         Download("x://a").write_to(tmp_path / "a", QUICK, stopped)
 
@@ -256,7 +256,7 @@ def test_a_slow_download_may_go_on_as_long_as_it_moves(tmp_path: Path, monkeypat
     def fetch(moves: int, apart: float, error: Exception | None = None, **options: float) -> None:
         nonlocal store
         store = Slow(moves, apart, error)
-        monkeypatch.setattr(download, "open_filesystem", lambda url, stall: (store, "there"))
+        monkeypatch.setattr(download, "open_filesystem", lambda url, stall, client: (store, "there"))
         bounds: Any = {"retries": 0, "stall": 0.3} | options
         Download("x://a").write_to(tmp_path / "a", FetchOptions(**bounds), threading.Event())
 
@@ -388,7 +388,7 @@ def test_files_within_the_bound_stay_and_the_oldest_go_first(tmp_path: Path) -> 
 def test_room_is_counted_in_media_that_are_in_use(tmp_path: Path) -> None:
     with cache_of(tmp_path) as cache:
         assert has_room(cache)
-        cache.get(Blob("table", 5000), pinned=True)
+        cache.get(Blob("table", 1000), pinned=True)
         assert has_room(cache)
         first = cache.get(Blob("a", 999))
         assert has_room(cache)
@@ -400,7 +400,7 @@ def test_room_is_counted_in_media_that_are_in_use(tmp_path: Path) -> None:
         assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("error", [FetchError("timeout", "late"), KeyError("odd"), OSError(28, "full")])
+@pytest.mark.parametrize("error", [FetchError("timeout", "late"), KeyError("odd"), OSError(30, "full")])
 def test_a_file_that_failed_is_let_go_and_asked_for_again(tmp_path: Path, error: Exception) -> None:
     blob = Blob("a", 600, error=error)
     with cache_of(tmp_path) as cache:
@@ -473,15 +473,15 @@ def test_where_the_cache_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_folders_of_the_cache_that_are_not_ours_stay(tmp_path: Path) -> None:
-    for name in ("run-new", "other"):
+    for name in ("run-new_1234", "other"):
         (tmp_path / "cache" / name).mkdir(parents=True)
-    (tmp_path / "cache" / "run-dead").mkdir()
-    (tmp_path / "cache" / "run-dead" / "lock").touch()
+    (tmp_path / "cache" / "run-dead1234").mkdir(0o700)
+    (tmp_path / "cache" / "run-dead1234" / "lock").touch()
     with cache_of(tmp_path) as cache:
         folder = cache.get(Blob("a")).parent
         names = {path.name for path in (tmp_path / "cache").iterdir()}
-        assert names == {"run-new", "other", folder.name}  # one without a lock is being made
-    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"run-new", "other"}
+        assert names == {"run-new_1234", "other", folder.name}  # one without a lock is being made
+    assert {path.name for path in (tmp_path / "cache").iterdir()} == {"run-new_1234", "other"}
 
 
 @pytest.mark.parametrize("bounds", [{"timeout": 0.0}, {"timeout": float("inf")}, {"timeout": -1}, {"cache_bytes": 0}])

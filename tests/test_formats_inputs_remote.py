@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from input_doubles import asked, inputs, jobs_of
 
-from llava_mini_cli.errors import FetchError, OutputError, UsageError
+from llava_mini_cli.errors import FetchError, UsageError
 from llava_mini_cli.formats.fetch.download import Download
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.fetch.urls import is_remote, local_path, shown, without_signature
@@ -58,7 +58,8 @@ def test_failures_that_pass_are_tried_again(server: Server, tmp_path: Path) -> N
         ("404/a.mp4", "not_found", "no such file on the server", 1),
         ("403/a.mp4", "unreadable", r"the server refuses it \(403\)", 1),
         ("418/a.mp4", "unreadable", "the server answers 418", 1),
-        ("500/a.mp4", "unreadable", "the server answers 500", 4),
+        ("500/a.mp4", "unreachable", "the server answers 500", 4),
+        ("429/a.mp4", "unreachable", "the server answers 429", 4),
         ("short/big", "truncated", "the server sent less than it announced", 4),
     ],
 )
@@ -74,7 +75,7 @@ def test_a_server_that_stalls_is_given_up(server: Server, tmp_path: Path) -> Non
     began = time.monotonic()
     with pytest.raises(FetchError, match=r"nothing for 0\.5 s|does not answer") as error:
         fetch(f"{server.url}/stall/big", quick(tmp_path, stall=0.5, retries=1))
-    assert error.value.kind == "timeout"
+    assert error.value.kind == "unreachable"
     assert time.monotonic() - began < 15
     assert len(server.asked) == 2
 
@@ -90,19 +91,20 @@ def test_a_server_that_drips_meets_the_deadline(server: Server, tmp_path: Path) 
 def test_no_server_at_all(tmp_path: Path) -> None:
     with pytest.raises(FetchError) as error:
         fetch("http://user:secret@127.0.0.1:9/a.mp4?token=secret", quick(tmp_path, retries=1))
-    assert error.value.kind == "unreadable"
+    assert error.value.kind == "unreachable"
     assert "secret" not in str(error.value)
     with pytest.raises(FetchError, match="nope:// is no protocol that fsspec knows"):
         fetch("nope://x/a.mp4", quick(tmp_path))
 
 
-def test_a_full_disk_ends_the_run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_of_the_moment(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(source: object, path: Path, options: FetchOptions, stopped: threading.Event) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Download, "write_to", full)
-    with pytest.raises(OutputError, match=r"cannot write the cache '.*': No space left on device"):
+    with pytest.raises(FetchError, match=r"cannot write the cache '.*': No space left on device") as error:
         fetch(f"{server.url}/a.mp4", quick(tmp_path))
+    assert error.value.kind == "no_resources"
 
 
 def test_without_the_extra_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

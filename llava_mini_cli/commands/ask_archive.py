@@ -46,7 +46,7 @@ def ask_archive(
     with open_archive(Path(archive_flags.index or "")) as whole:
         archive = by_path(whole, archive_flags.path)
         options = _options(archive, flags, given)
-        media = StoredMedia(archive, open_clip)
+        media = StoredMedia(archive, open_clip, flags.inputs.options().roots)
         parts = RunParts(media.open_clip, media.find_fault, tally=Tally(damage=whole.damage))
         load = media.loading(load_engine)
         code = run_inputs(

@@ -12,6 +12,7 @@ from hashlib import blake2b
 
 from llava_mini_cli.errors import FetchError
 from llava_mini_cli.formats.job import ItemIdentity, Job
+from llava_mini_cli.formats.media_root import file_of
 from llava_mini_cli.formats.source import PartlyRead
 
 WHOLE = 1 << 20  # bytes; a file up to this is read whole
@@ -71,7 +72,10 @@ def content_of_job(job: Job, item: ItemIdentity) -> str | None:
             return content_of(size, job.source.read_at)
         except FetchError:
             return None
-    return file_content(job.path, size) if job.item is None else None
+    if job.item is not None or job.fault is not None:
+        return None
+    file = file_of(job)
+    return file_content(file, size) if isinstance(file, str) else None
 
 
 def size_of(content: str) -> int:

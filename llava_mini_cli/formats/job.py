@@ -72,6 +72,7 @@ class Job(NamedTuple):
     source: Source | None = None  # how that copy is had, while it is not here
     span: TimeSpan | None = None  # None: the whole medium, or what --start and --end leave of it
     content: str | None = None  # what it holds (`formats.content`), where that is known without reading it
+    roots: tuple[str, ...] = ()  # folders, one of which the file at `path` must lie below; none: it may lie anywhere
 
     @property
     def file(self) -> str:
@@ -91,5 +92,6 @@ def make_job(
     fault: Fault | None,
     item: ItemIdentity | None,
     source: Source | None,
+    roots: tuple[str, ...] = (),
 ) -> Job:
-    return tuple.__new__(Job, (path, file_name, questions, fault, item, None, source, None, None))  # pyright: ignore
+    return tuple.__new__(Job, (path, file_name, questions, fault, item, None, source, None, None, roots))  # pyright: ignore

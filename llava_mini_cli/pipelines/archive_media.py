@@ -20,7 +20,7 @@ from llava_mini_cli.formats.archive.layout import storable
 from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.reader import FEATURE_FRAMES, Archive, StoredFailure, StoredMedium, local_name
 from llava_mini_cli.formats.content import file_content
-from llava_mini_cli.formats.fetch.download import Download
+from llava_mini_cli.formats.fetch.download import download_of
 from llava_mini_cli.formats.fetch.urls import is_remote
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question, TimeSpan
 from llava_mini_cli.formats.outputs.row_keys import file_identity
@@ -78,6 +78,7 @@ class StoredMedia:
 
     archive: Archive
     open_file: OpenClip  # opens media of which the archive has no features
+    roots: tuple[str, ...] = ()  # folders, one of which a file that is opened must lie below; none: it may lie anywhere
     dtype: str | None = None  # the number format that the engine computes in, once it is loaded
 
     def __post_init__(self) -> None:
@@ -116,11 +117,13 @@ class StoredMedia:
 
     def _job(self, medium: StoredMedium | StoredFailure, questions: tuple[Question, ...]) -> Job:
         item = medium.path, medium.size, medium.mtime_ns
-        job = Job(local_name(medium.path), medium.file_name, questions, item=item, content=medium.digest)
+        name = local_name(medium.path)
+        roots = () if self.answers_from_features else self.roots
+        job = Job(name, medium.file_name, questions, item=item, content=medium.digest, roots=roots)
         if isinstance(medium, StoredFailure):
             return job._replace(fault=Fault(medium.error_stage, medium.error_type, medium.error))
         if is_remote(medium.path) and not self.answers_from_features:
-            return job._replace(source=Download(medium.path))
+            return job._replace(source=download_of(medium.path, self.roots))
         return job
 
     def find_fault(self, job: Job) -> Fault | None:

@@ -1,11 +1,13 @@
 """Jobs a little ahead of the run, in order: read by a thread of their own, remote media fetched by a few others.
 
+One whose download waits for room in the cache is overtaken by those behind it, whose files take that room.
+
 So downloads overlap with computing, and what is here is not kept back by what is waited for, such as the next line of
 a pipe. Knows nothing of protocols, nor of what is done with the media.
 """
 
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from threading import Event, Semaphore
 from types import TracebackType
 from typing import Self
@@ -17,6 +19,7 @@ from llava_mini_cli.handover import HandOver, StoppedError
 
 MOST_AHEAD = 16  # media that are ready or on their way
 FETCHING = 4  # downloads at once
+POLL_S = 0.1  # seconds between looks at whether a download waits for room
 JOIN_S = 5.0  # seconds that the end of a run waits for downloads that were told to give up
 
 
@@ -34,6 +37,7 @@ class FetchAhead:
         self._stopped = Event()
         self._free = Semaphore(FETCHING)
         self._fetching: set[Future[Job]] = set()
+        self._awaited: list[Future[Job]] = []  # by whoever takes the jobs; all but the last are overtaken
         self._pool = ThreadPoolExecutor(FETCHING, "fetch")
         self._ahead = HandOver(self._read, most_ahead, "jobs")
 
@@ -41,8 +45,18 @@ class FetchAhead:
         return self
 
     def __next__(self) -> Job:
-        first = next(self._ahead)
-        return first if isinstance(first, Job) else first.result()
+        while True:
+            done = next((future for future in self._awaited if future.done()), None)
+            if done is not None:
+                self._awaited.remove(done)
+                return done.result()
+            if not self._awaited or (self._cache.lacks_room and self._ahead.has_items()):
+                first = next(self._ahead)
+                if isinstance(first, Job):
+                    return first
+                self._awaited.append(first)
+            else:
+                wait(self._awaited, POLL_S, FIRST_COMPLETED)
 
     def _read(self, ahead: HandOver[Job | Future[Job]]) -> None:
         """Reads the jobs until they end or the run does."""

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.formats.media_root import file_of
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.footprint import Footprint
 from llava_mini_cli.pipelines.settings import RunOptions
@@ -119,7 +120,8 @@ def _look(job: Job, probe: Probe) -> ClipInfo | Fault | None:
         return job.fault
     if job.source is not None:
         return None
+    file = file_of(job)
     try:
-        return probe(job.file, PROBE_S)
+        return probe(file, PROBE_S) if isinstance(file, str) else file
     except MediaError as error:
         return Fault(error.stage, error.kind, str(error))

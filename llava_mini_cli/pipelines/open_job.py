@@ -10,6 +10,7 @@ from typing import Protocol
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import MediaError, UsageError, kind_of
 from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.formats.media_root import file_of
 from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
 from llava_mini_cli.media.open import Opening
 
@@ -28,15 +29,18 @@ def fault_of(job: Job) -> Fault | None:
     """Why a medium cannot even be opened, told without a decoder; None when it looks as if it could."""
     if job.fault is not None:
         return job.fault
+    file = file_of(job)
+    if isinstance(file, Fault):
+        return file
     try:
-        status = Path(job.file).stat()
+        status = Path(file).stat()
     except FileNotFoundError:
         return Fault("decode", "not_found", "no such file")
     except OSError as error:
         return Fault("decode", kind_of(error), (error.strerror or str(error)).lower())
     except ValueError:  # such as one with a NUL byte
         return Fault("decode", "not_found", "no file can have this name")
-    if not os.access(job.file, os.R_OK):
+    if not os.access(file, os.R_OK):
         return Fault("decode", "unreadable", "permission denied")
     if stat.S_ISDIR(status.st_mode):
         return Fault("decode", "unreadable", "a folder, not a file")
@@ -58,13 +62,16 @@ def open_or_fault(
     Args:
         most: frames that fit the model; a video with more is thinned out, and its warnings say so. None: no bound.
     """
+    file = file_of(job)  # looked at once more, since links may have been changed
+    if isinstance(file, Fault):
+        return file
     try:
         if job.span is not None:
             sampling = replace(sampling, start=job.span.start, end=job.span.end)
         bounded = sampling
         if most is not None:
             bounded = replace(sampling, max_frames=min(most, sampling.max_frames or most))
-        clip = open_clip(job.file, bounded, frame_size=frame_size, chunk_frames=CHUNK_FRAMES, opening=opening)
+        clip = open_clip(file, bounded, frame_size=frame_size, chunk_frames=CHUNK_FRAMES, opening=opening)
         if most is not None and (thinned := _thinned(clip.info, most, sampling.fps)):
             clip.warnings.append(thinned)
         return clip

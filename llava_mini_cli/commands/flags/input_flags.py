@@ -113,6 +113,38 @@ class InputFlags:
             show_default=f"{FetchOptions.cache_bytes // GIB}GB",
         ),
     ] = FetchOptions.cache_bytes
+    max_file_size: Annotated[
+        int | None,
+        _option(
+            parser=parse_size,
+            metavar="SIZE",
+            help="Size of the largest file that is downloaded, unpacked or piped in.",
+            show_default="--cache-size",
+        ),
+    ] = FetchOptions.max_file_bytes
+    media_root: Annotated[
+        str | None,
+        _option(
+            metavar="FOLDER",
+            help="Folder that the local files must lie in which tables and lists name, links followed. What is typed "
+            "as MEDIA may lie anywhere.",
+            show_default="anywhere",
+        ),
+    ] = InputOptions.media_root
+    hosts: Annotated[
+        list[str] | None,
+        _option(
+            metavar="GLOB",
+            help="Pattern of the servers that URLs in tables and lists, and all redirects, may lead to: "
+            "'*.example.org', 'example.org:8080', a bucket as 's3://photos', the hub as 'huggingface.co'; may be "
+            "repeated. A URL that is typed as MEDIA may begin anywhere.",
+            show_default="anywhere",
+        ),
+    ] = None
+    netrc: Annotated[
+        bool,
+        _option(help="Passwords in ~/.netrc are sent to servers that tables and lists name, too."),
+    ] = FetchOptions.netrc
 
     def options(self) -> InputOptions:
         """The options of inputs, checked. Raises `UsageError`."""
@@ -128,8 +160,16 @@ class InputFlags:
             prompt_columns=tuple(self.prompt_column or ()),
             keep_columns=tuple(name.strip() for name in keep.split(",")) if keep and keep != _KEEP_ALL else (),
             keep_all=keep == _KEEP_ALL,
+            media_root=self.media_root,
         )
 
     def fetch_options(self) -> FetchOptions:
         """The options of downloads, checked. Raises `UsageError`."""
-        return FetchOptions(timeout=self.fetch_timeout, cache_dir=self.cache_dir, cache_bytes=self.cache_size)
+        return FetchOptions(
+            timeout=self.fetch_timeout,
+            cache_dir=self.cache_dir,
+            cache_bytes=self.cache_size,
+            max_file_bytes=self.max_file_size,
+            hosts=tuple(host.strip() for each in self.hosts or () for host in each.split(",")),
+            netrc=self.netrc,
+        )

@@ -5,24 +5,36 @@
 
 import asyncio
 import errno
+import socket
+import ssl
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as WaitTimeout
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from threading import Event
-from typing import Any
+from typing import Any, cast
 from urllib.parse import unquote
 
+from fsspec import filesystem as filesystem_of  # pyright: ignore[reportUnknownVariableType]
+from fsspec import get_filesystem_class  # pyright: ignore[reportUnknownVariableType]
 from fsspec.callbacks import Callback
 from fsspec.core import url_to_fs  # pyright: ignore[reportUnknownVariableType]
 
-from llava_mini_cli.errors import FetchError, MediaErrorKind, UsageError, first_line
-from llava_mini_cli.formats.fetch.urls import is_valid, parts_of, scrubbed, shown, without_signature
+from llava_mini_cli.errors import PASSING_KINDS, FetchError, MediaErrorKind, UsageError, first_line, kind_of
+from llava_mini_cli.formats.fetch.allowed import check_url, zip_parts
+from llava_mini_cli.formats.fetch.new_file import CHUNK, NewFile
+from llava_mini_cli.formats.fetch.urls import is_remote, is_valid, parts_of, scrubbed, shown, without_signature
+from llava_mini_cli.formats.fetch.web_client import WebClient
+from llava_mini_cli.formats.fetch.zipped import ZippedHere, ZippedThere
 from llava_mini_cli.formats.job import ItemIdentity
-from llava_mini_cli.formats.source import FetchOptions
+from llava_mini_cli.formats.source import FetchOptions, NoRoomError
 
 _LOCAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+# The names that the packages behind the protocols give to a server that cannot be reached; most are no OSError.
+_UNREACHABLE = frozenset(
+    {"ClientConnectionError", "ConnectError", "TransportError", "HTTPClientError", "NoValidConnections"}
+)
 _POLL = 0.1  # seconds between looks at a download
 
 
@@ -31,6 +43,7 @@ class Download:
     """One remote file."""
 
     name: str  # the URL as given
+    is_listed: bool = False  # named by a table, a list or an archive, and not by the user himself
 
     @property
     def file_name(self) -> str:
@@ -51,15 +64,23 @@ class Download:
         """Downloads the file, again after failures that may pass.
 
         Raises:
-            FetchError: not_found, unreadable, timeout or truncated.
-            UsageError: the package for the protocol is not installed.
+            FetchError: it cannot be had, or must not be; the package for the protocol of a listed URL is missing.
+            NoRoomError: there is no room for it now.
+            UsageError: the package for the protocol of a typed URL is not installed.
         """
+        if self.is_listed:
+            check_url(self.name, options.hosts)
+        client = WebClient(options.hosts, not self.is_listed, options.netrc)
         deadline = time.monotonic() + options.timeout
         wait = options.backoff
         for attempts_left in range(options.retries, -1, -1):
             try:
-                _attempt(self.name, path, options, deadline, stopped)
+                _attempt(self.name, path, options, client, _Watch(options, deadline, stopped))
                 return
+            except UsageError as error:
+                if not self.is_listed:
+                    raise
+                raise FetchError("unreadable", str(error)) from None
             except _PassingError as error:
                 if attempts_left == 0 or time.monotonic() + wait >= deadline or stopped.wait(wait):
                     raise FetchError(error.media_kind, str(error)) from None
@@ -79,37 +100,50 @@ class _GivenUpError(Exception):
 
 
 class _Watch(Callback):
-    """Sees a download's progress; raises within it once the run has stopped or the deadline is over."""
+    """Sees a download's progress; raises within it once it is too large, nobody wants it or the deadline is over."""
 
-    def __init__(self, deadline: float, stopped: Event) -> None:
+    def __init__(self, options: FetchOptions, deadline: float, stopped: Event) -> None:
         super().__init__()  # pyright: ignore[reportUnknownMemberType]
         self.moved = time.monotonic()
         self.expected: int | None = None
-        self._deadline, self._stopped = deadline, stopped
+        self.is_counted = False  # the bytes are counted where they are written
+        self._size = 0
+        self._options, self._deadline, self._stopped = options, deadline, stopped
 
     def set_size(self, size: int | None) -> None:
         self.expected = size
+        self._options.check_size(self._size, size)
 
     def relative_update(self, inc: int = 1) -> None:
+        self._size += inc
+        if not self.is_counted:
+            self._options.check_size(self._size)
         self.moved = time.monotonic()
-        if self._stopped.is_set() or self.moved > self._deadline:
+        if self.is_over():
             raise _GivenUpError
 
     def absolute_update(self, value: int) -> None:
-        self.relative_update()
+        self.relative_update(value - self._size)
+
+    def is_over(self) -> bool:
+        """True once the file comes too late."""
+        return self._stopped.is_set() or time.monotonic() > self._deadline
 
 
-def _attempt(url: str, path: Path, options: FetchOptions, deadline: float, stopped: Event) -> None:
+def _attempt(url: str, path: Path, options: FetchOptions, client: WebClient, watch: _Watch) -> None:
     """One attempt to download; translates whatever a protocol's package raises."""
-    filesystem, remote = open_filesystem(url, options.stall)
-    watch = _Watch(deadline, stopped)
+    filesystem, remote = open_filesystem(url, options.stall, client)
     try:
-        if getattr(filesystem, "async_impl", False):
-            coroutine = filesystem._get_file(remote, str(path), callback=watch)
-            _wait(asyncio.run_coroutine_threadsafe(coroutine, filesystem.loop), watch, options.stall, deadline, stopped)
-        else:
+        if not getattr(filesystem, "async_impl", False):
             filesystem.get_file(remote, str(path), callback=watch)
-    except FetchError:
+        elif _is_http(url):
+            watch.is_counted = True
+            with NewFile(path, options) as target:
+                coroutine = filesystem._get_file(remote, target, chunk_size=CHUNK, callback=watch)
+                _wait(filesystem, coroutine, watch, options)
+        else:
+            _wait(filesystem, filesystem._get_file(remote, str(path), callback=watch), watch, options)
+    except (FetchError, NoRoomError):
         raise
     except _GivenUpError:
         raise FetchError("timeout", f"not here after {options.timeout:g} s (--fetch-timeout)") from None
@@ -119,14 +153,17 @@ def _attempt(url: str, path: Path, options: FetchOptions, deadline: float, stopp
         raise _translated(error) from None
     except Exception as error:  # noqa: BLE001 - each protocol's package has exceptions of its own
         raise _translated(error) from None
+    if path.is_dir():
+        raise FetchError("unreadable", "a folder, not a file")
     size = path.stat().st_size if path.exists() else 0
     # aiohttp has seen to it itself, and knows what the announced bytes become where the server compresses.
     if not _is_http(url) and watch.expected is not None and size < watch.expected:
         raise _PassingError("truncated", f"the server sent {size} of {watch.expected} bytes")
 
 
-def _wait(download: "Future[None]", watch: _Watch, stall: float, deadline: float, stopped: Event) -> None:
+def _wait(filesystem: Any, coroutine: Any, watch: _Watch, options: FetchOptions) -> None:
     """Waits for a download, and cancels it when it stands still, takes too long or is no longer wanted."""
+    download = cast("Future[None]", asyncio.run_coroutine_threadsafe(coroutine, filesystem.loop))
     while True:
         try:
             download.result(timeout=_POLL)
@@ -134,16 +171,53 @@ def _wait(download: "Future[None]", watch: _Watch, stall: float, deadline: float
         except WaitTimeout:
             if download.done():
                 raise
-        now = time.monotonic()
-        if stopped.is_set() or now > deadline:
+        if watch.is_over():
             download.cancel()
             raise _GivenUpError
-        if now - watch.moved > stall:
+        if time.monotonic() - watch.moved > options.stall:
             download.cancel()
-            raise _PassingError("timeout", f"the server sent nothing for {stall:g} s")
+            raise _PassingError("unreachable", f"the server sent nothing for {options.stall:g} s")
 
 
-def open_filesystem(url: str, stall: float = FetchOptions.stall) -> tuple[Any, str]:
+def download_of(url: str, roots: tuple[str, ...] = ()) -> "Download | ZippedHere | ZippedThere":
+    """The source of a URL that a table, a list or an archive names.
+
+    Args:
+        roots: folders that a local file must lie below.
+    """
+    parts = zip_parts(url)
+    if parts is None:
+        return Download(url, is_listed=True)
+    member, archive = parts
+    if is_remote(archive):
+        return ZippedThere(url, member, download_of(archive, roots))
+    return ZippedHere(url, member, archive, roots)
+
+
+def check_installed(url: str) -> None:
+    """Raises `UsageError` where the packages for the protocols of a URL are missing. Connects to nothing."""
+    for link in url.split("::"):
+        scheme, found, _ = link.partition("://")
+        if not found:
+            continue
+        try:
+            get_filesystem_class(scheme.lower())
+        except ImportError:
+            raise _missing(scheme.lower()) from None
+        except ValueError:  # no protocol that is known: an error row
+            continue
+
+
+def _missing(scheme: str) -> UsageError:
+    words = f"reading {scheme}:// needs a package that is not installed: pip install 'llava-mini-cli[remote]'"
+    return UsageError(words)
+
+
+def open_filesystem(
+    url: str,
+    stall: float = FetchOptions.stall,
+    client: WebClient = WebClient(),  # noqa: B008 - frozen
+) -> tuple[Any, str]:
     """fsspec's filesystem for a URL, and the path within it.
 
     Raises:
@@ -151,7 +225,6 @@ def open_filesystem(url: str, stall: float = FetchOptions.stall) -> tuple[Any, s
         UsageError: the package for the protocol is not installed.
     """
     scheme = url.partition("://")[0].lower()
-    options: dict[str, Any] = {}
     try:
         if _is_http(url):
             import aiohttp
@@ -160,12 +233,14 @@ def open_filesystem(url: str, stall: float = FetchOptions.stall) -> tuple[Any, s
                 raise FetchError("unreadable", "not a valid URL")
 
             timeout = aiohttp.ClientTimeout(total=None, sock_connect=stall, sock_read=stall)
-            options = {"client_kwargs": {"timeout": timeout, "trust_env": True}}
-        return url_to_fs(url, **options)  # pyright: ignore
+            session = {"timeout": timeout, "trust_env": client.trust_env}
+            # Not through url_to_fs, which takes the :: of an IPv6 address for a chain.
+            return filesystem_of("http", client_kwargs=session, get_client=client), url
+        return url_to_fs(url)  # pyright: ignore
     except ImportError:
-        raise UsageError(
-            f"reading {scheme}:// needs a package that is not installed: pip install 'llava-mini-cli[remote]'"
-        ) from None
+        raise _missing(scheme) from None
+    except FetchError:
+        raise
     except ValueError as error:
         if "protocol not known" in str(error).lower():
             raise FetchError("unreadable", f"{scheme}:// is no protocol that fsspec knows") from None
@@ -188,9 +263,23 @@ def _translated(error: Exception) -> FetchError:
     if type(error).__name__ == "ClientPayloadError":  # aiohttp's, for a connection that ends too early
         return _PassingError("truncated", "the server sent less than it announced")
     if isinstance(error, TimeoutError):
-        return _PassingError("timeout", "the server does not answer")
+        return _PassingError("unreachable", "the server does not answer")
     if isinstance(status, int) and status < 500 and status not in (408, 425, 429):
         return FetchError("unreadable", f"the server answers {status}")
     if isinstance(status, int):
-        return _PassingError("unreadable", f"the server answers {status}")
-    return _PassingError("unreadable", scrubbed(first_line(error)))
+        return _PassingError("unreachable", f"the server answers {status}")
+    return _PassingError(_kind_of(error), scrubbed(first_line(error)))
+
+
+def _kind_of(error: Exception) -> MediaErrorKind:
+    """The kind of what is no answer of a server: that there is none, or that the machine has nothing left."""
+    if isinstance(error, MemoryError):
+        return "out_of_memory"
+    if isinstance(error, ssl.SSLCertVerificationError) or "Certificate" in type(error).__name__:
+        return "unreadable"
+    causes = (error, getattr(error, "os_error", None), error.__cause__)
+    kinds = [kind_of(cause) for cause in causes if isinstance(cause, OSError)]
+    if found := [kind for kind in kinds if kind in PASSING_KINDS]:
+        return found[0]
+    is_named = any(parent.__name__ in _UNREACHABLE for parent in type(error).__mro__)
+    return "unreachable" if is_named or isinstance(error, ConnectionError | socket.gaierror) else "unreadable"

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from llava_mini_cli.errors import FetchError
+from llava_mini_cli.errors import FetchError, kind_of
+from llava_mini_cli.formats.fetch.new_file import CHUNK, NewFile
 from llava_mini_cli.formats.regular_file import open_regular
 from llava_mini_cli.formats.source import FetchOptions
-
-_CHUNK = 1 << 20  # bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,8 +25,10 @@ class Embedded:
         return self.data[offset : offset + size]
 
     def write_to(self, path: Path, options: FetchOptions, stopped: Event) -> None:
-        """Writes the bytes to a new file."""
-        path.write_bytes(self.data)
+        """Writes the bytes to a new file. Raises as `Source.write_to` does."""
+        options.check_size(0, len(self.data))
+        with NewFile(path, options) as target:
+            target.write(self.data)
 
 
 class OpenTar:
@@ -49,12 +50,12 @@ class Member:
     size: int
 
     def write_to(self, path: Path, options: FetchOptions, stopped: Event) -> None:
-        """Copies the stretch to a new file. Raises `FetchError` where the archive ends too early."""
+        """Copies the stretch to a new file. Raises `FetchError` where the archive ends too early or it is too large."""
+        options.check_size(0, self.size)
         done = 0
-        with path.open("wb") as target:
+        with NewFile(path, options) as target:
             while done < self.size:
-                chunk = self.read_at(min(self.size - done, _CHUNK), done)
-                done += target.write(chunk)
+                done += target.write(self.read_at(min(self.size - done, CHUNK), done))
 
     def read_at(self, size: int, offset: int) -> bytes:
         """At most so many bytes from an offset in the member. Raises `FetchError` where the archive ends before it."""
@@ -64,7 +65,7 @@ class Member:
         try:
             chunk = os.pread(self.archive.descriptor, size, self.offset + offset)
         except OSError as error:
-            raise FetchError("unreadable", (error.strerror or str(error)).lower()) from None
+            raise FetchError(kind_of(error), (error.strerror or str(error)).lower()) from None
         if not chunk:
             raise FetchError("truncated", "the archive ends within this member")
         return chunk

@@ -12,11 +12,11 @@ from pathlib import Path
 from threading import Event
 
 from llava_mini_cli.errors import FetchError
+from llava_mini_cli.formats.fetch.new_file import CHUNK, NewFile
 from llava_mini_cli.formats.job import ItemIdentity
 from llava_mini_cli.formats.source import FetchOptions
 
 _DESCRIPTOR = re.compile(r"/dev/stdin|/dev/fd/\d+|/proc/self/fd/\d+")
-_CHUNK = 1 << 20  # bytes
 _POLL = 0.1  # seconds between looks at whether the run has stopped
 
 
@@ -49,12 +49,8 @@ class Piped:
         except OSError as error:
             raise FetchError("unreadable", (error.strerror or str(error)).lower()) from None
         try:
-            with path.open("wb") as target:
+            with NewFile(path, options) as target:
                 while chunk := self._next(source, options.timeout, stopped):
-                    if target.tell() + len(chunk) > options.cache_bytes:
-                        raise FetchError(
-                            "too_large", f"more than --cache-size {options.cache_bytes} bytes came through it"
-                        )
                     target.write(chunk)
         finally:
             os.close(source)
@@ -65,7 +61,7 @@ class Piped:
         while not stopped.is_set() and time.monotonic() < end:
             if select.select([source], [], [], _POLL)[0]:
                 try:
-                    return os.read(source, _CHUNK)
+                    return os.read(source, CHUNK)
                 except OSError as error:
                     raise FetchError("unreadable", (error.strerror or str(error)).lower()) from None
         raise FetchError("timeout", "the run has stopped" if stopped.is_set() else f"no byte came for {timeout:g} s")

@@ -1,8 +1,10 @@
 """How inputs are read: which files of a folder count, and what the columns of a table mean."""
 
+import os
 from dataclasses import dataclass
 
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.paths import is_folder
 
 
 @dataclass(frozen=True)
@@ -19,16 +21,24 @@ class InputOptions:
     prompt_columns: tuple[str, ...] = ()  # columns that hold questions
     keep_columns: tuple[str, ...] = ()  # columns that rows carry on
     keep_all: bool = False  # every column
+    media_root: str | None = None  # a folder; local media that tables and lists name must lie below it
 
     def __post_init__(self) -> None:
         if self.null and self.files_from is None:
             raise UsageError("-0 needs --files-from")
         if self.files_from == "":
             raise UsageError("--files-from is empty")
+        if self.media_root is not None and not is_folder(self.media_root):
+            raise UsageError(f"--media-root: there is no folder '{self.media_root}'")
         for flag, names in (("--prompt-column", self.prompt_columns), ("--keep-columns", self.keep_columns)):
             for name in names:
                 if not name or names.count(name) > 1:
                     raise UsageError(f"{flag} names the column '{name}' twice" if name else f"{flag} is empty")
+
+    @property
+    def roots(self) -> tuple[str, ...]:
+        """The folder of --media-root with all links resolved, as jobs have it."""
+        return () if self.media_root is None else (os.path.realpath(self.media_root),)
 
     @property
     def column_flags(self) -> tuple[str, ...]:

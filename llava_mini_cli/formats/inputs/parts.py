@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Protocol
 
 from llava_mini_cli.errors import FetchError, UsageError
-from llava_mini_cli.formats.fetch.download import Download
+from llava_mini_cli.formats.fetch.download import Download, download_of
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.fetch.piped import Piped, is_descriptor
 from llava_mini_cli.formats.fetch.urls import is_remote, shown
@@ -16,8 +16,10 @@ from llava_mini_cli.formats.inputs.shards import ShardReader, is_shard, shard_co
 from llava_mini_cli.formats.inputs.table import Table
 from llava_mini_cli.formats.inputs.tables import TableJobs
 from llava_mini_cli.formats.job import NOTHING_KEPT, Fault, Job, Prompt, Question
+from llava_mini_cli.formats.media_root import below
 from llava_mini_cli.formats.row import KeptColumn, printable
 
+_OPEN_HERE = Fault("input", "refused", "a list may not name what the run has open; as an argument it may be given")
 _NUL = Fault("input", "bad_row", "no file's name holds a NUL byte; a list that is separated by them is read with -0")
 
 KeptColumns = Mapping[str, KeptColumn]  # by their name in the input
@@ -53,10 +55,18 @@ class Files:
 
     columns = None
 
-    def __init__(self, found: Callable[[], Iterable[Found]], total: int | None, shards: "Shards | None" = None) -> None:
+    def __init__(
+        self,
+        found: Callable[[], Iterable[Found]],
+        total: int | None,
+        shards: "Shards | None" = None,
+        roots: tuple[str, ...] = (),
+    ) -> None:
+        """Args: shards: reads those that turn up among the files of a list; None: no list names the files."""
         self.total = total
         self._found = found
-        self._shards = shards  # reads those that turn up among the files
+        self._shards = shards
+        self._roots = roots  # folders, one of which a local file must lie below
 
     def kinds(self, columns: Sequence[str]) -> Mapping[str, str]:
         """None: files have no columns."""
@@ -77,8 +87,14 @@ class Files:
                 continue
             row_id = printable(path)
             questions = tuple(Question(prompt, row_id, blank) for prompt in prompts)
-            source = Download(path) if is_remote(path) else Piped(path) if is_descriptor(path) else None
-            yield Job(path, file_name, questions, fault, source and source.item, None, source)
+            source = None
+            if is_remote(path):
+                source = download_of(path, self._roots) if shards is not None else Download(path)
+            elif is_descriptor(path) and shards is None:
+                source = Piped(path)
+            elif is_descriptor(path):
+                fault = fault or _OPEN_HERE
+            yield Job(path, file_name, questions, fault, source and source.item, None, source, roots=self._roots)
 
 
 class TableRows:
@@ -107,7 +123,17 @@ class Shards:
 
     total = None
 
-    def __init__(self, names: Sequence[str], options: InputOptions, is_media: IsMedia, cache: FileCache) -> None:
+    def __init__(
+        self,
+        names: Sequence[str],
+        options: InputOptions,
+        is_media: IsMedia,
+        cache: FileCache,
+        *,
+        is_listed: bool = False,
+    ) -> None:
+        """Args: is_listed: a list names them, and not the user himself."""
+        self._is_listed = is_listed
         self._names = names
         self._options = options
         self._is_media = is_media
@@ -156,9 +182,10 @@ class Shards:
     def _on_disk(self, name: str) -> Generator[str]:
         """The path of a shard, fetched first when it is remote. Raises `FetchError`."""
         if not is_remote(name):
-            yield name
+            yield below(name, self._options.roots if self._is_listed else ())
             return
-        path = self._cache.get(Download(name), pinned=True)
+        source = download_of(name, self._options.roots) if self._is_listed else Download(name)
+        path = self._cache.get(source, pinned=True)
         try:
             yield str(path)
         finally:

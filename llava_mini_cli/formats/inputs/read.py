@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import PurePath
 
 from llava_mini_cli.errors import FetchError, UsageError
-from llava_mini_cli.formats.fetch.download import Download
+from llava_mini_cli.formats.fetch.download import Download, check_installed
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.fetch.urls import has_listing, is_remote, local_path, shown
 from llava_mini_cli.formats.inputs.columns import check_columns, merge_kinds
@@ -22,6 +22,7 @@ from llava_mini_cli.formats.inputs.questions import Template
 from llava_mini_cli.formats.inputs.shards import is_shard
 from llava_mini_cli.formats.inputs.tables import is_table, open_table
 from llava_mini_cli.formats.job import Fault, Job, Prompt
+from llava_mini_cli.formats.media_root import below
 from llava_mini_cli.formats.row import KeptColumn
 from llava_mini_cli.formats.shard import Shard
 from llava_mini_cli.paths import is_file, is_folder
@@ -123,6 +124,7 @@ class _Finder:
     def parts(self, argument: str) -> Iterator[InputPart]:
         """The parts that one argument stands for: one, or those that a glob matches."""
         if is_remote(argument):
+            check_installed(argument)
             if has_listing(argument):
                 yield from self._files(find_remote(argument, self._options, self._is_wanted, self._passed_over.add))
             else:
@@ -144,14 +146,23 @@ class _Finder:
             for entry in map(local_path, read_listing(name, null=self._options.null)):
                 if len(entry) > LONGEST_ENTRY:
                     yield Found(entry[:100], entry[:100], _TOO_LONG)
-                elif not is_remote(entry) and is_folder(entry):
+                elif not is_remote(entry) and is_folder(entry) and self._is_allowed(entry):
                     inside = walk(entry, self._options, self._is_media, tell)
                     first = next(inside, Found(entry, _name_of(entry), self._nothing_in(entry)))
                     yield from chain([first], inside)
                 else:
                     yield Found(entry, _name_of(entry))
 
-        return Files(found, None, Shards((), self._options, self._is_media, self._cache))
+        shards = Shards((), self._options, self._is_media, self._cache, is_listed=True)
+        return Files(found, None, shards, self._options.roots)
+
+    def _is_allowed(self, folder: str) -> bool:
+        """True for a folder that a list may name; another one is not looked into, and its row says why."""
+        try:
+            below(folder, self._options.roots)
+        except FetchError:
+            return False
+        return True
 
     def _files(self, found: Sequence[Found]) -> Iterator[InputPart]:
         """Consecutive media as one part; tables and shards each by themselves."""
@@ -181,7 +192,9 @@ class _Finder:
         without_media = PassedOver()
         if next(walk(folder, self._options, self._is_media, without_media.add), None) is not None:
             telling = self._passed_over.once()
-            return Files(lambda: walk(folder, self._options, self._is_media, telling()), None)
+            # Where links are of concern, those in the folder lead no further than the folder itself.
+            roots = (os.path.realpath(folder), *self._options.roots) if self._options.roots else ()
+            return Files(lambda: walk(folder, self._options, self._is_media, telling()), None, roots=roots)
         for suffix in (".parquet", ".tar"):
             paths = [each.path for each in walk(folder, self._options, partial(_ends_with, suffix))]
             if paths and suffix == ".tar":

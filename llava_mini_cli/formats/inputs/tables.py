@@ -10,7 +10,7 @@ from hashlib import blake2b
 from pathlib import Path, PurePath
 
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.fetch.download import Download
+from llava_mini_cli.formats.fetch.download import Download, download_of
 from llava_mini_cli.formats.fetch.embedded import Embedded
 from llava_mini_cli.formats.fetch.urls import is_remote, local_path, plain_name, without_signature
 from llava_mini_cli.formats.inputs.columns import as_mapping, check_columns, is_empty, listed
@@ -26,9 +26,8 @@ MEDIA_COLUMNS = ("path", "file", "file_name", "video", "image", "url", "media")
 _ORDINARY = re.compile(r"[!-.0-9;-~][ -9;-~]*")  # a relative path in ASCII, and no URL
 MOST_ROWS = 256  # rows about one medium that become one job
 
-Medium = tuple[
-    str, str, ItemIdentity | None, Source | None
-]  # path, file name, what tells it from others, how it is had
+# Path, file name, what tells it from others, how it is had.
+Medium = tuple[str, str, ItemIdentity | None, Source | None]
 
 
 def is_table(name: str) -> bool:
@@ -73,6 +72,7 @@ class TableJobs:
         self._asker = RowAsker(prompts, options, kept, table.columns, table.name)
         self._media = media_column(table, options)
         self._is_local = "://" not in table.folder
+        self._roots = options.roots
         self._blank: Mapping[str, object] = dict.fromkeys(each.name for each in kept.values())
 
     def __iter__(self) -> Iterator[Job]:
@@ -86,7 +86,7 @@ class TableJobs:
                 cell = None if problem is not None else values[-1]
                 if medium is None or cell != last or len(questions) >= MOST_ROWS:
                     if questions and medium is not None:
-                        yield _job(medium, questions)
+                        yield self._job(medium, questions)
                         questions = []
                     medium, last = None if problem is not None else self._medium(cell, number), cell
                 if medium is None:
@@ -95,11 +95,15 @@ class TableJobs:
                 row_id = medium[0] if medium[0].isascii() else printable(medium[0])
                 for unasked in asker.ask(values, row_id, questions):
                     fault = Fault("input", "bad_row", f"{self._place(number)}: {unasked.why}")
-                    yield _job(medium, [unasked.question], fault)
+                    yield self._job(medium, [unasked.question], fault)
         except OSError as error:
             yield self._bad_row(number + 1, reading_error(table.name, error))
         if questions and medium is not None:
-            yield _job(medium, questions)
+            yield self._job(medium, questions)
+
+    def _job(self, medium: Medium, questions: list[Question], fault: Fault | None = None) -> Job:
+        path, file_name, item, source = medium
+        return make_job(path, file_name, tuple(questions), fault, item, source, self._roots)
 
     def _medium(self, cell: object, number: int) -> "Medium | None":
         """The medium of a cell; None where the cell holds none."""
@@ -111,13 +115,17 @@ class TableJobs:
         if is_empty(cell) or "\0" in cell or not _is_path(cell):
             return None
         if is_remote(cell):
-            return _remote(cell, Download(cell).file_name)
+            return self._remote(cell, Download(cell).file_name)
         path = local_path(cell)
         if "\0" in path:  # of a URL with %00
             return None
         if PurePath(path).is_absolute():
             return path, PurePath(path).name, None, None
-        return (folder + path, path, None, None) if self._is_local else _remote(folder + path, path)
+        return (folder + path, path, None, None) if self._is_local else self._remote(folder + path, path)
+
+    def _remote(self, url: str, file_name: str) -> Medium:
+        source = download_of(url, self._roots)
+        return url, file_name, source.item, source
 
     def _embedded(self, cell: object, number: int) -> "Medium | None":
         """A picture or video whose bytes are in the table itself, as Hugging Face datasets store them."""
@@ -157,16 +165,6 @@ def _digest(data: bytes) -> int:
     48 bits are what a key has for the state, and a time that every archive can store.
     """
     return int.from_bytes(blake2b(data, digest_size=6).digest(), "big")
-
-
-def _job(medium: Medium, questions: list[Question], fault: Fault | None = None) -> Job:
-    path, file_name, item, source = medium
-    return make_job(path, file_name, tuple(questions), fault, item, source)
-
-
-def _remote(url: str, file_name: str) -> Medium:
-    source = Download(url)
-    return url, file_name, source.item, source
 
 
 def media_column(table: Table, options: InputOptions) -> str:
