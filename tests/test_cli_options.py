@@ -216,24 +216,8 @@ def test_options_do_not_change(group: Any) -> None:
 def test_inputs_are_split_and_cleaned() -> None:
     assert InputFlags().options() == InputOptions()
     assert InputFlags().fetch_options() == FetchOptions()
-    given = InputFlags(
-        "list",
-        True,
-        False,
-        ["a"],
-        ["b"],
-        "c",
-        "d",
-        ["e"],
-        " f, g ",
-        5.0,
-        Path("h"),
-        6,
-        4,
-        ".",
-        ["i, j", "s3://k"],
-        True,
-    )
+    given = InputFlags("list", True, False, ["a"], ["b"], "c", "d", ["e"], " f, g ", 5.0, Path("h"), 6)
+    given = replace(given, max_file_size=4, media_root=".", hosts=["i, j", "s3://k"], netrc=True)
     assert given.options() == InputOptions(
         False, ("a",), ("b",), "list", True, "c", "d", ("e",), ("f", "g"), media_root="."
     )

@@ -202,15 +202,16 @@ def check_installed(url: str) -> None:
             continue
         try:
             get_filesystem_class(scheme.lower())
-        except ImportError:
-            raise _missing(scheme.lower()) from None
+        except ImportError as error:
+            raise _missing(scheme.lower(), error) from None
         except ValueError:  # no protocol that is known: an error row
             continue
 
 
-def _missing(scheme: str) -> UsageError:
-    words = f"reading {scheme}:// needs a package that is not installed: pip install 'llava-mini-cli[remote]'"
-    return UsageError(words)
+def _missing(scheme: str, error: ImportError) -> UsageError:
+    in_extra = scheme in ("http", "https", "s3", "s3a", "gs", "gcs")
+    what = "pip install 'llava-mini-cli[remote]'" if in_extra else first_line(error)
+    return UsageError(f"reading {scheme}:// needs a package that is not installed: {what}")
 
 
 def open_filesystem(
@@ -237,8 +238,8 @@ def open_filesystem(
             # Not through url_to_fs, which takes the :: of an IPv6 address for a chain.
             return filesystem_of("http", client_kwargs=session, get_client=client), url
         return url_to_fs(url)  # pyright: ignore
-    except ImportError:
-        raise _missing(scheme) from None
+    except ImportError as error:
+        raise _missing(scheme, error) from None
     except FetchError:
         raise
     except ValueError as error:
@@ -278,8 +279,8 @@ def _kind_of(error: Exception) -> MediaErrorKind:
     if isinstance(error, ssl.SSLCertVerificationError) or "Certificate" in type(error).__name__:
         return "unreadable"
     causes = (error, getattr(error, "os_error", None), error.__cause__)
-    kinds = [kind_of(cause) for cause in causes if isinstance(cause, OSError)]
-    if found := [kind for kind in kinds if kind in PASSING_KINDS]:
-        return found[0]
+    for cause in causes:
+        if isinstance(cause, OSError) and kind_of(cause) in PASSING_KINDS:
+            return kind_of(cause)
     is_named = any(parent.__name__ in _UNREACHABLE for parent in type(error).__mro__)
     return "unreachable" if is_named or isinstance(error, ConnectionError | socket.gaierror) else "unreadable"
