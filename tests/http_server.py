@@ -1,10 +1,12 @@
 """A server on this machine with good and bad manners, one for each first part of a path."""
 
+import gzip
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import unquote
 
 
 @dataclass
@@ -14,6 +16,7 @@ class Server:
     url: str
     files: dict[str, bytes]  # by path without its leading slash
     asked: list[str] = field(default_factory=list[str])
+    passwords: list[str | None] = field(default_factory=list[str | None])  # that were sent along
     most_at_once: int = 0
     busy: int = 0
     let_go: threading.Event = field(default_factory=threading.Event)  # ends what stalls
@@ -21,7 +24,11 @@ class Server:
 
 @contextmanager
 def serve(files: dict[str, bytes]) -> Iterator[Server]:
-    """Serves `files`; `/404/`, `/403/`, `/500/`, `/flaky/`, `/stall/`, `/short/`, `/drip/` and `/move/` misbehave."""
+    """Serves `files`; `/404/`, `/403/`, `/500/`, `/flaky/`, `/stall/`, `/short/`, `/drip/` and `/move/` misbehave.
+
+    `/to/URL` leads on to the URL, `/endless/` has no end, `/packed/` is a hundred times what it looks like, `/lie/`
+    announces 10 TB, and `/loop/` leads on to itself.
+    """
     lock = threading.Lock()
 
     class Handler(BaseHTTPRequestHandler):
@@ -31,6 +38,7 @@ def serve(files: dict[str, bytes]) -> Iterator[Server]:
             path = self.path.lstrip("/")
             with lock:
                 server.asked.append(path)
+                server.passwords.append(self.headers.get("Authorization") or self.headers.get("Proxy-Authorization"))
                 server.busy += 1
                 server.most_at_once = max(server.most_at_once, server.busy)
             try:
@@ -54,6 +62,28 @@ def serve(files: dict[str, bytes]) -> Iterator[Server]:
                 self.send_header("Location", f"{server.url}/{rest}")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
+            elif manner in ("to", "loop"):
+                self.send_response(302)
+                self.send_header("Location", unquote(rest) if manner == "to" else f"/{path}")
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+            elif manner == "endless":
+                self.send_response(200)
+                self.end_headers()
+                self.close_connection = True
+                while not server.let_go.is_set():
+                    self.wfile.write(bytes(100_000))
+            elif manner == "packed":
+                self.send_response(200)
+                packed = gzip.compress(bytes(3_000_000))
+                self.send_header("Content-Encoding", "gzip")
+                self.send_header("Content-Length", str(len(packed)))
+                self.end_headers()
+                self.wfile.write(packed)
+            elif manner == "lie":
+                self.head(200, 10**13)
+                self.wfile.write(body)
+                server.let_go.wait(30)
             elif manner in ("stall", "drip", "short"):
                 self.head(200, len(body))
                 self.wfile.write(body[: len(body) // 2])

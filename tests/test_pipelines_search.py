@@ -385,6 +385,17 @@ def test_files_that_changed_or_lie_inside_others_cannot_be_asked_about(made: Pat
         assert stored.find_fault(jobs["x.mp4"]._replace(fault=told)) == told
 
 
+def test_files_that_an_archive_names_lie_below_the_media_root(made: Path, tmp_path: Path) -> None:
+    with open_archive(made / "x") as archive:
+        roots = (str(made / "a.mp4"),)  # a.mp4 alone
+        media = StoredMedia(archive, open_made_clip, roots)
+        assert [media.find_fault(job) for job in list(media.jobs((Prompt("Why?"),)))[:2]] == [None, None]  # not opened
+        archive.header = replace(archive.header, features=None)
+        inside, outside, _ = (media.find_fault(job) for job in media.jobs((Prompt("Why?"),)))
+        assert inside is None
+        assert outside == ("input", "refused", f"it lies outside of --media-root '{made / 'a.mp4'}'")
+
+
 def test_an_archives_sampling_holds_unless_a_named_option_says_otherwise(made: Path) -> None:
     with open_archive(made / "x") as archive:
         mine = SamplingOptions(fps=9.0, start=3.0, decode_timeout=7.0)

@@ -165,11 +165,15 @@ class InputFlags:
 
     def fetch_options(self) -> FetchOptions:
         """The options of downloads, checked. Raises `UsageError`."""
+        from llava_mini_cli.formats.fetch.hosts import check_patterns
+
+        hosts = tuple(host.strip() for each in self.hosts or () for host in each.split(","))
+        check_patterns(hosts)
         return FetchOptions(
             timeout=self.fetch_timeout,
             cache_dir=self.cache_dir,
             cache_bytes=self.cache_size,
             max_file_bytes=self.max_file_size,
-            hosts=tuple(host.strip() for each in self.hosts or () for host in each.split(",")),
+            hosts=hosts,
             netrc=self.netrc,
         )

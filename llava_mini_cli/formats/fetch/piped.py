@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from threading import Event
 
-from llava_mini_cli.errors import FetchError
+from llava_mini_cli.errors import FetchError, kind_of
 from llava_mini_cli.formats.fetch.new_file import CHUNK, NewFile
 from llava_mini_cli.formats.job import ItemIdentity
 from llava_mini_cli.formats.source import FetchOptions
@@ -47,7 +47,7 @@ class Piped:
         try:
             source = os.open(self.name, os.O_RDONLY | os.O_NONBLOCK)
         except OSError as error:
-            raise FetchError("unreadable", (error.strerror or str(error)).lower()) from None
+            raise FetchError(kind_of(error), (error.strerror or str(error)).lower()) from None
         try:
             with NewFile(path, options) as target:
                 while chunk := self._next(source, options.timeout, stopped):
@@ -63,5 +63,5 @@ class Piped:
                 try:
                     return os.read(source, CHUNK)
                 except OSError as error:
-                    raise FetchError("unreadable", (error.strerror or str(error)).lower()) from None
+                    raise FetchError(kind_of(error), (error.strerror or str(error)).lower()) from None
         raise FetchError("timeout", "the run has stopped" if stopped.is_set() else f"no byte came for {timeout:g} s")

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import blake2b
 from pathlib import Path, PurePath
 
-from llava_mini_cli.errors import UsageError
+from llava_mini_cli.errors import PASSING_KINDS, UsageError, kind_of
 from llava_mini_cli.formats.fetch.download import Download, download_of
 from llava_mini_cli.formats.fetch.embedded import Embedded
 from llava_mini_cli.formats.fetch.urls import is_remote, local_path, plain_name, without_signature
@@ -97,7 +97,10 @@ class TableJobs:
                     fault = Fault("input", "bad_row", f"{self._place(number)}: {unasked.why}")
                     yield self._job(medium, [unasked.question], fault)
         except OSError as error:
-            yield self._bad_row(number + 1, reading_error(table.name, error))
+            kind = kind_of(error)
+            yield self._bad_row(
+                number + 1, reading_error(table.name, error), kind if kind in PASSING_KINDS else "bad_row"
+            )
         if questions and medium is not None:
             yield self._job(medium, questions)
 
@@ -149,9 +152,9 @@ class TableJobs:
             return f"nothing in column '{self._media}'"
         return f"column '{self._media}' holds no path"
 
-    def _bad_row(self, number: int, why: str) -> Job:
+    def _bad_row(self, number: int, why: str, kind: str = "bad_row") -> Job:
         question = Question(Prompt(""), f"{printable(self._known_as)}:{number}", self._blank)
-        fault = Fault("input", "bad_row", f"{self._place(number)}: {why}")
+        fault = Fault("input", kind, f"{self._place(number)}: {why}")
         item = (f"{self._absolute()}:{number}", None, None)
         return Job(self._known_as, printable(Path(self._table.name).name), (question,), fault, item)
 
