@@ -37,6 +37,6 @@ def zip_parts(url: str) -> tuple[str, str] | None:
     member, found, archive = rest.partition("::")
     if scheme.lower() != "zip" or not found or not member.strip("/") or not archive:
         return None
-    if archive.lower().count("zip://") >= MOST_NESTED:
+    if archive.lower().count("zip://") >= MOST_NESTED or ("::" in archive and not is_remote(archive)):
         return None
     return member.strip("/"), archive if is_remote(archive) else local_path(archive)

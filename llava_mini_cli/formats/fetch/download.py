@@ -8,12 +8,14 @@ import errno
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as WaitTimeout
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path, PurePosixPath
-from threading import Event
-from typing import Any, cast
+from threading import Event, Thread
+from typing import Any, TypeVar
 from urllib.parse import unquote
 
 from fsspec import filesystem as filesystem_of  # pyright: ignore[reportUnknownVariableType]
@@ -35,6 +37,7 @@ _LOCAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 _UNREACHABLE = frozenset(
     {"ClientConnectionError", "ConnectError", "TransportError", "HTTPClientError", "NoValidConnections"}
 )
+Result = TypeVar("Result")
 _POLL = 0.1  # seconds between looks at a download
 
 
@@ -132,18 +135,20 @@ class _Watch(Callback):
 
 def _attempt(url: str, path: Path, options: FetchOptions, client: WebClient, watch: _Watch) -> None:
     """One attempt to download; translates whatever a protocol's package raises."""
-    filesystem, remote = open_filesystem(url, options.stall, client)
     try:
+        # Some connect at once, and some wait without an end: they are left behind when the time is over.
+        filesystem, remote = _wait(_in_thread(lambda: open_filesystem(url, options.stall, client)), watch)
         if not getattr(filesystem, "async_impl", False):
-            filesystem.get_file(remote, str(path), callback=watch)
+            _wait(_in_thread(lambda: filesystem.get_file(remote, str(path), callback=watch)), watch)
         elif _is_http(url):
             watch.is_counted = True
             with NewFile(path, options) as target:
                 coroutine = filesystem._get_file(remote, target, chunk_size=CHUNK, callback=watch)
-                _wait(filesystem, coroutine, watch, options)
+                _wait(asyncio.run_coroutine_threadsafe(coroutine, filesystem.loop), watch, options.stall)
         else:
-            _wait(filesystem, filesystem._get_file(remote, str(path), callback=watch), watch, options)
-    except (FetchError, NoRoomError):
+            coroutine = filesystem._get_file(remote, str(path), callback=watch)
+            _wait(asyncio.run_coroutine_threadsafe(coroutine, filesystem.loop), watch, options.stall)
+    except (FetchError, NoRoomError, UsageError):
         raise
     except _GivenUpError:
         raise FetchError("timeout", f"not here after {options.timeout:g} s (--fetch-timeout)") from None
@@ -161,36 +166,52 @@ def _attempt(url: str, path: Path, options: FetchOptions, client: WebClient, wat
         raise _PassingError("truncated", f"the server sent {size} of {watch.expected} bytes")
 
 
-def _wait(filesystem: Any, coroutine: Any, watch: _Watch, options: FetchOptions) -> None:
+def _in_thread(call: Callable[[], Result]) -> "Future[Result]":
+    """A call in a thread that nobody has to wait for."""
+    future = Future[Result]()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:  # noqa: BLE001 - raised again where the result is asked for
+            future.set_exception(error)
+
+    Thread(target=run, name="download", daemon=True).start()
+    return future
+
+
+def _wait(download: "Future[Result]", watch: _Watch, stall: float = inf) -> Result:
     """Waits for a download, and cancels it when it stands still, takes too long or is no longer wanted."""
-    download = cast("Future[None]", asyncio.run_coroutine_threadsafe(coroutine, filesystem.loop))
+    watch.moved = time.monotonic()
     while True:
         try:
-            download.result(timeout=_POLL)
-            return
+            return download.result(timeout=_POLL)
         except WaitTimeout:
             if download.done():
                 raise
         if watch.is_over():
             download.cancel()
             raise _GivenUpError
-        if time.monotonic() - watch.moved > options.stall:
+        if time.monotonic() - watch.moved > stall:
             download.cancel()
-            raise _PassingError("unreachable", f"the server sent nothing for {options.stall:g} s")
+            raise _PassingError("unreachable", f"the server sent nothing for {stall:g} s")
 
 
-def download_of(url: str, roots: tuple[str, ...] = ()) -> "Download | ZippedHere | ZippedThere":
-    """The source of a URL that a table, a list or an archive names.
+def download_of(
+    url: str, roots: tuple[str, ...] = (), *, is_listed: bool = True
+) -> "Download | ZippedHere | ZippedThere":
+    """The source of a URL.
 
     Args:
         roots: folders that a local file must lie below.
+        is_listed: as for `Download`.
     """
     parts = zip_parts(url)
     if parts is None:
-        return Download(url, is_listed=True)
+        return Download(url, is_listed)
     member, archive = parts
     if is_remote(archive):
-        return ZippedThere(url, member, download_of(archive, roots))
+        return ZippedThere(url, member, download_of(archive, roots, is_listed=is_listed))
     return ZippedHere(url, member, archive, roots)
 
 

@@ -6,7 +6,7 @@ from itertools import chain
 from typing import Protocol
 
 from llava_mini_cli.errors import FetchError, UsageError
-from llava_mini_cli.formats.fetch.download import Download, download_of
+from llava_mini_cli.formats.fetch.download import download_of
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.fetch.piped import Piped, is_descriptor
 from llava_mini_cli.formats.fetch.urls import is_remote, shown
@@ -89,7 +89,7 @@ class Files:
             questions = tuple(Question(prompt, row_id, blank) for prompt in prompts)
             source = None
             if is_remote(path):
-                source = download_of(path, self._roots) if shards is not None else Download(path)
+                source = download_of(path, self._roots, is_listed=shards is not None)
             elif is_descriptor(path) and shards is None:
                 source = Piped(path)
             elif is_descriptor(path):
@@ -184,8 +184,8 @@ class Shards:
         if not is_remote(name):
             yield below(name, self._options.roots if self._is_listed else ())
             return
-        source = download_of(name, self._options.roots) if self._is_listed else Download(name)
-        path = self._cache.get(source, pinned=True)
+        roots = self._options.roots if self._is_listed else ()
+        path = self._cache.get(download_of(name, roots, is_listed=self._is_listed), pinned=True)
         try:
             yield str(path)
         finally:
