@@ -9,6 +9,7 @@ LlavaMiniError                  exit 1
 |   |-- FetchError                        the medium cannot be brought to this disk
 |   |-- MediaError                        the medium cannot be read or decoded
 |   `-- PromptError                       the prompt cannot be asked of this medium
+|-- DeviceLost                  exit 1    the device that computes does not work any more
 |-- ArchiveError                exit 1    an archive cannot be read
 `-- OutputError                 exit 1    the output cannot be written
     `-- OutputLocked            exit 75   another run holds it
@@ -108,6 +109,10 @@ class PromptError(ItemError):
     """A prompt that cannot be asked of this medium, such as one too long for the context."""
 
     stage = "prompt"
+
+
+class DeviceLost(LlavaMiniError):
+    """The device that computes does not work any more, or has no memory even to say what failed; the run ends."""
 
 
 class ArchiveError(LlavaMiniError):

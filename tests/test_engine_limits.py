@@ -194,7 +194,7 @@ def test_memory_running_out_when_frames_are_kept_fails_that_medium_alone(
     assert isinstance(outcomes["small", 0, 0], Answer)
 
 
-@pytest.mark.parametrize("name", ["Upload.__call__", "TokenDecoder._next_tokens", "TokenDecoder._shrink"])
+@pytest.mark.parametrize("name", ["Upload.__call__", "TokenDecoder._next_tokens", "TokenDecoder._logits"])
 def test_memory_running_out_anywhere_is_a_failure_and_the_engine_goes_on(
     oracle: Oracle, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -149,17 +149,14 @@ def test_values_beyond_16_bits_are_refused() -> None:
     def encoded(token: torch.Tensor) -> Encoded:
         return Encoded(token, torch.zeros(1, 2, 4), features)
 
-    sink = ListSink()
-    collect(sink, frames, encoded(token))
-    assert sink.frames[0].tokens.max() == 65504
+    assert collect(None, frames, encoded(token)).tokens.max() == 65504
     with pytest.raises(ItemError, match="vision token"):
-        collect(sink, frames, encoded(-2 * token))
+        collect(None, frames, encoded(-2 * token))
     with pytest.raises(ItemError, match="store float32"):
-        collect(ListSink("float16"), frames, encoded(token))
-    whole = ListSink("float32")
-    collect(whole, frames, encoded(token))
-    assert whole.frames[0].features is not None
-    assert whole.frames[0].features.max() == np.float32(1e5)
+        collect("float16", frames, encoded(token))
+    whole = collect("float32", frames, encoded(token))
+    assert whole.features is not None
+    assert whole.features.max() == np.float32(1e5)
 
 
 def test_what_does_not_fit_16_bits_fails_the_medium(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:

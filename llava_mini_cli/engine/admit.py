@@ -35,18 +35,18 @@ class ContextLimit:
 
 
 def admit(
-    request: Request, prompts: PromptBuilder, context: ContextLimit
+    request: Request, prompts: PromptBuilder, context: ContextLimit, which: Sequence[int] | None = None
 ) -> tuple[list[list[int] | None], list[Failure]]:
-    """The ids of each prompt of a request; None for those that cannot be asked, which fail alone.
+    """The ids of each prompt of a request, or of some by their index; None for those that cannot be asked.
 
     A prompt that does not fit beside the frames that are known to come fails now, before any of them is encoded.
     """
     found: list[list[int] | None] = []
     failures: list[Failure] = []
     frames = (request.frame_count or 1) if request.windows == (WHOLE,) else 1
-    for index, prompt in enumerate(request.prompts):
+    for index in range(len(request.prompts)) if which is None else which:
         try:
-            ids = prompts.question_ids(prompt)
+            ids = prompts.question_ids(request.prompts[index])
             error = context.too_long(len(ids) - 1, request.generation.max_new_tokens, frames)
             if error is None and len(ids) > MAX_TEXT:
                 error = PromptError(

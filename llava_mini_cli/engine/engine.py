@@ -7,23 +7,25 @@ half chooses what is done next and prefills. Failures are values: what fails alo
 on. Knows nothing of files or output formats.
 """
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
+from itertools import islice
 
 import torch
 
 from llava_mini_cli.config import GenerationOptions
-from llava_mini_cli.engine.admit import ContextLimit, admit, passes
+from llava_mini_cli.engine.admit import ContextLimit
 from llava_mini_cli.engine.dense import EAGER, Dense
 from llava_mini_cli.engine.frame_encoder import FrameEncoder
 from llava_mini_cli.engine.generate import prefill
+from llava_mini_cli.engine.intake import Intake
 from llava_mini_cli.engine.memory import unless_out_of_memory
-from llava_mini_cli.engine.pack import pack_prompts
-from llava_mini_cli.engine.request import Failure, FrameShapes, Outcome, Request
+from llava_mini_cli.engine.request import FrameShapes, Outcome, Request
 from llava_mini_cli.engine.sampling import random_generator
-from llava_mini_cli.engine.scheduler import Limits, Load, choose
+from llava_mini_cli.engine.scheduler import Action, Limits, Load, choose
 from llava_mini_cli.engine.token_decoder import TokenDecoder
-from llava_mini_cli.engine.track import Complete, Generation, Track, WindowSum, prefill_items
+from llava_mini_cli.engine.track import Complete, Generation, prefill_items
+from llava_mini_cli.engine.work import More, Piece, work_off
 from llava_mini_cli.errors import ItemError, PromptError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
@@ -59,8 +61,6 @@ class Engine:
             model.model, processor.preprocessor, self._context, limits.chunk_frames, image_projection
         )
         self._decoder = TokenDecoder(model, prompts, dense)
-        self._windows: deque[Complete] = deque()  # to be prefilled
-        self._refused: list[Failure] = []  # prompts that could not be asked; the next step tells of them
 
     @property
     def frames_encoded(self) -> int:
@@ -83,16 +83,16 @@ class Engine:
     @property
     def is_idle(self) -> bool:
         """True if nothing is in flight and there is nothing to hand out."""
-        return not (self._encoder.tracks or self._windows or self._decoder.generations or self._refused)
+        return not (self._encoder.tracks or self._encoder.windows or self._decoder.generations or self._has_outcomes)
 
     @property
     def is_waiting(self) -> bool:
         """True if `step` would do nothing but wait for a medium's next frames."""
-        return not self._refused and choose(self._load(), self.limits) == "wait"
+        return not self._has_outcomes and unless_out_of_memory(self._choose) == "wait"
 
     def has_room(self) -> bool:
         """True if another request would be worked on soon."""
-        return len(self._encoder.tracks) + len(self._windows) < self.limits.media
+        return len(self._encoder.tracks) + len(self._encoder.windows) < self.limits.media
 
     def add(self, request: Request) -> None:
         """Takes a request in. Prompts that cannot be laid out fail at once, the others go on.
@@ -100,19 +100,15 @@ class Engine:
         Raises:
             UsageError: its options ask for what this model cannot give.
         """
-        self._decoder.accept(request.generation)
-        ids, failures = admit(request, self.prompts, self._context)
-        self._refused += failures
-        if not any(ids) and request.sink is None:
-            request.frames.close()
+        intake = Intake(request, self.prompts, self._context)
+        work_off([intake.piece(self._decoder.accept)])
+        self._encoder.failures += intake.failures
+        if intake.track is not None:
+            self._encoder.tracks.append(intake.track)
             return
-        packs = [pack_prompts(part) for part in passes(ids)]
-        windows = [
-            WindowSum(index, window, pack.groups, pass_number=number)
-            for number, pack in enumerate(packs)
-            for index, window in enumerate(request.windows)
-        ]
-        self._encoder.tracks.append(Track(request, packs, iter(request.frames), windows))
+        request.frames.close()
+        if request.sink is not None:
+            request.sink.fail("generate", "out_of_memory", "its prompts do not fit the memory")
 
     def most_frames(self, prompts: Iterable[str], generation: GenerationOptions) -> int | None:
         """Frames of one medium that fit the context beside each prompt that fits at all; None if none does."""
@@ -136,69 +132,96 @@ class Engine:
 
     @torch.inference_mode()
     def step(self) -> list[Outcome]:
-        """Does the next piece of work: encodes a chunk, prefills, or decodes one token of every answer."""
-        action = choose(self._load(), self.limits)
-        done: list[Outcome] = []
-        if action in ("encode", "wait"):
-            done += self._encode(wait=action == "wait")
-        elif action == "prefill":
-            done += self._prefill(self._next_windows())
-        elif action == "decode":
-            done += self._decoder.step()
-        refused, self._refused = self._refused, []
-        return [*refused, *done]
+        """Does the next piece of work: encodes a chunk, prefills, or decodes one token of every answer.
+
+        Raises:
+            DeviceLost: the device does not work any more.
+        """
+        work_off([Piece(self._next, self._next)])
+        failures, done = self._encoder.failures, self._decoder.done
+        self._encoder.failures, self._decoder.done = [], []
+        return [*failures, *done]
 
     def close(self) -> None:
         """Ends every source in flight; what was in flight is not answered."""
         self._encoder.close()
         self._decoder.generations.clear()
-        self._windows.clear()
+        self._encoder.windows.clear()
 
-    def _load(self) -> Load:
-        return Load(
+    @property
+    def _has_outcomes(self) -> bool:
+        return bool(self._encoder.failures or self._decoder.done)
+
+    def _next(self) -> More:
+        match self._choose():
+            case "encode":
+                return self._encoder.step(wait=False)
+            case "wait":
+                return self._encoder.step(wait=True)
+            case "prefill":
+                batch = self._next_windows()
+                prefilling = [self._prefilling(batch)]
+                for _ in batch:
+                    self._encoder.windows.popleft()
+                return prefilling
+            case "decode":
+                return self._decoder.step()
+            case "idle":
+                return ()
+
+    def _choose(self) -> Action:
+        windows = self._encoder.windows
+        load = Load(
             frames_ready=self._encoder.frames_ready(),
             frames_waiting=bool(self._encoder.tracks),
-            prefills=len(self._windows),
-            questions=len(self._windows[0][1].prompts) if self._windows else 0,
+            prefills=len(windows),
+            questions=len(windows[0][1].prompts) if windows else 0,
             generations=len(self._decoder.generations),
             cache_bytes=self._decoder.cache_bytes,
         )
-
-    def _encode(self, wait: bool) -> list[Failure]:
-        """The failures of one chunk of frames; the windows that it completes wait for prefill."""
-        failures: list[Failure] = []
-        for done in self._encoder.step(wait):
-            if isinstance(done, Failure):
-                failures.append(done)
-            else:
-                self._windows.append(done)
-        return failures
+        return choose(load, self.limits)
 
     def _next_windows(self) -> list[Complete]:
         """The windows that are prefilled next: short prefixes together, a long one alone."""
-        per_frame = self.model.config.vision_tokens_per_frame
-        batch = [self._windows.popleft()]
-        asked = len(batch[0][1].prompts) + len(self._decoder.generations)
-        while self._windows and all(w.frame_count * per_frame <= SHORT_PREFIX for _, w in (batch[0], self._windows[0])):
-            asked += len(self._windows[0][1].prompts)
-            if asked > self.limits.generations:
+        per_frame, windows = self.model.config.vision_tokens_per_frame, self._encoder.windows
+        first, count = windows[0], 1
+        asked = len(first[1].prompts) + len(self._decoder.generations)
+        while count < len(windows):
+            _, window = windows[count]
+            asked += len(window.prompts)
+            short = all(one.frame_count * per_frame <= SHORT_PREFIX for one in (first[1], window))
+            if not short or asked > self.limits.generations:
                 break
-            batch.append(self._windows.popleft())
-        return batch
+            count += 1
+        return list(islice(windows, count))
 
-    def _prefill(self, batch: Sequence[Complete]) -> list[Outcome]:
+    def _prefilling(self, batch: Sequence[Complete]) -> Piece:
+        def fail() -> More:
+            ((track, window),) = batch
+            error = ItemError("out_of_memory", "the frames and prompts do not fit the memory")
+            self._encoder.failures += track.failures(window, error, "generate")
+            return ()
+
+        return Piece(partial(self._prefill, batch), fail, partial(self._prefill_halves, batch))
+
+    def _prefill_halves(self, batch: Sequence[Complete]) -> More:
+        """The windows, or the prompts of a single one, in two; none of a single prompt."""
+        if len(batch) == 1:
+            ((track, window),) = batch
+            return [self._prefilling([(track, half)]) for half in window.halves()]
+        half = len(batch) // 2
+        return [self._prefilling(batch[:half]), self._prefilling(batch[half:])]
+
+    def _prefill(self, batch: Sequence[Complete]) -> More:
         """Windows through the language model, and the first token of each of their answers."""
-        begun = unless_out_of_memory(self._begun, batch)
-        if begun is None:
-            if len(batch) == 1:
-                track, window = batch[0]
-                error = ItemError("out_of_memory", "the frames and prompts do not fit the memory")
-                return list(track.failures(window, error, "generate"))
-            half = len(batch) // 2
-            return self._prefill(batch[:half]) + self._prefill(batch[half:])
-        for _, window in batch:
-            window.release()
-        return self._decoder.advance(*begun)
+        first_tokens = self._decoder.begin(*self._begun(batch))
+
+        def released() -> More:
+            for _, window in batch:
+                window.release()
+            return [first_tokens]
+
+        return [Piece(released, released)]
 
     def _begun(self, batch: Sequence[Complete]) -> tuple[list[Generation], torch.Tensor]:
         """The generations of some windows and the logits of each one's first token, `[n, vocab]`."""

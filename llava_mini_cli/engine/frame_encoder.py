@@ -2,25 +2,30 @@
 
     frames of any media -> one chunk -> encode -> the windows and the sink of each medium -> complete windows
 
-A chunk is halved when memory runs out. What comes out is returned: windows whose frames are all encoded, and failures.
-Knows nothing of the language model's answers.
+What is to be done is handed out in pieces (`work`). What comes out is kept until it is fetched: windows whose frames
+are all encoded, and failures. Knows nothing of the language model's answers.
 """
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
 
 import torch
 
 from llava_mini_cli.engine.admit import ContextLimit
 from llava_mini_cli.engine.encode import Encoded, encode, encode_features
-from llava_mini_cli.engine.memory import Upload, unless_out_of_memory
+from llava_mini_cli.engine.memory import Upload
 from llava_mini_cli.engine.pack import TextPack
-from llava_mini_cli.engine.request import EncodedFrames, Failure, FrameSink
+from llava_mini_cli.engine.request import EncodedFrames, Failure
 from llava_mini_cli.engine.track import Chunk, Complete, SeenFrames, SomeFrames, Track, apart, halves
+from llava_mini_cli.engine.work import More, Once, Piece
 from llava_mini_cli.errors import ItemError, MediaError
 from llava_mini_cli.media.clip import FrameChunk
 from llava_mini_cli.model.modeling import LlavaMiniModel
 from llava_mini_cli.model.preprocess import Preprocessor
 
+NOT_KEPT = "what is kept of its frames does not fit the memory"
 FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
@@ -36,6 +41,8 @@ class FrameEncoder:
         image_projection: torch.Tensor | None = None,
     ) -> None:
         self.tracks: list[Track] = []  # media with frames still to come
+        self.windows: deque[Complete] = deque()  # whose frames are all encoded, to be prefilled
+        self.failures: list[Failure] = []  # to be handed out
         self.frames_encoded = 0  # since it was made
         self._model = model
         self._preprocessor = preprocessor
@@ -43,96 +50,122 @@ class FrameEncoder:
         self._chunk_frames = chunk_frames  # halves when memory runs out
         self._image_projection = image_projection  # CLIP's, for requests with a sink; None: it has none
         self._upload = Upload(model.device)
+        self._asked: Track | None = None  # the medium whose frames are taken
 
     def frames_ready(self) -> bool:
         """True if some medium's next frames can be had without waiting."""
         return any(track.frames_ready() for track in self.tracks)
 
-    def step(self, wait: bool) -> Iterator[Failure | Complete]:
-        """Encodes one chunk of frames, of as many media as it takes; to be read to its end.
+    def step(self, wait: bool) -> More:
+        """Encodes one chunk of frames, of as many media as it takes.
 
         Args:
             wait: waits for the first medium's frames if none are ready.
         """
-        chunk, broken = self._take(wait)
-        for stretch in apart(chunk):
-            yield from self._encode_chunk(stretch)
-        for track, error in broken:  # only now: what was seen before it broke counts
-            if track in self.tracks:
-                yield from self._drop(track, error)
-        for track in [track for track in self.tracks if track.ended]:
-            self._end(track)
-            if track.request.sink is not None:
-                track.request.sink.end()
-            yield from self._complete(track, float("inf"))
+        return [self._taking([], wait)]
 
     def close(self) -> None:
         """Ends every source."""
         for track in self.tracks.copy():
             self._end(track)
 
-    def _take(self, wait: bool) -> tuple[Chunk, list[tuple[Track, MediaError]]]:
-        """The frames of the next chunk, and the media that broke on the way."""
-        chunk: Chunk = []
-        broken: list[tuple[Track, MediaError]] = []
-        missing = self._chunk_frames
+    def _taking(self, chunk: Chunk, wait: bool) -> Piece:
+        """`chunk` holds what was taken already, also when memory runs out on the way."""
+
+        def cannot() -> More:
+            assert self._asked is not None
+            self._asked.error = MediaError("out_of_memory", "there is no memory for its next frames")
+            return [self._taking(chunk, wait)]
+
+        return Piece(partial(self._take, chunk, wait), cannot)
+
+    def _take(self, chunk: Chunk, wait: bool) -> More:
+        """Takes the frames of the next chunk; media that broke are dropped behind it, as what was seen counts."""
         for track in self.tracks:
-            while missing > 0 and (track.frames_ready() or (wait and not chunk and not track.ended)):
-                try:
-                    frames = track.take(missing)
-                except MediaError as error:
-                    broken.append((track, error))
-                    break
-                if frames is None:
-                    break
-                chunk.append((track, frames))
-                missing -= len(frames.times)
-        return chunk, broken
+            self._asked = track
+            self._take_of(track, chunk, wait)
+        encoding = [piece for stretch in apart(chunk) for piece in self._encode_chunk(stretch)]
+        return [*encoding, *(self._of(track, self._end_or_drop) for track in self.tracks)]
 
-    def _encode_chunk(self, chunk: Chunk) -> Iterator[Failure | Complete]:
+    def _take_of(self, track: Track, chunk: Chunk, wait: bool) -> None:
+        missing = self._chunk_frames - sum(len(frames.times) for _, frames in chunk)
+        while missing > 0 and track.error is None:
+            if not (track.frames_ready() or (wait and not chunk and not track.ended)):
+                return
+            try:
+                frames = track.take(missing)
+            except MediaError as error:
+                track.error = error
+                return
+            if frames is None:
+                return
+            chunk.append((track, frames))
+            missing -= len(frames.times)
+
+    def _of(self, track: Track, function: Callable[[Track], More]) -> Piece:
+        """A piece about one medium, which is dropped if there is no memory for it."""
+        return Piece(partial(function, track), self._dropping(track))
+
+    def _dropping(self, track: Track) -> Callable[[], More]:
+        return partial(self._drop, track, ItemError("out_of_memory", NOT_KEPT), "generate")
+
+    def _encode_chunk(self, chunk: Chunk) -> More:
         """Encodes frames with all prompts, and hands out the windows that they complete."""
-        yield from self._encode_pass(chunk, 0)
-        for track in dict.fromkeys(track for track, _ in chunk):
-            if track in self.tracks:
-                yield from self._check_context(track)
-        for track, frames in chunk:
-            if track in self.tracks:
-                yield from self._complete(track, float(frames.times[-1]))
+        last = {track: float(frames.times[-1]) for track, frames in chunk}
+        settled = [self._of(track, partial(self._settle, now=now)) for track, now in last.items()]
+        return [self._pass(chunk, 0), *settled]
 
-    def _encode_pass(self, chunk: Chunk, number: int) -> Iterator[Failure]:
-        """Encodes frames with the prompts of one pass, then those of the passes behind it, which see no pixels again.
+    def _pass(self, chunk: Chunk, number: int) -> Piece:
+        return Piece(
+            partial(self._encode_pass, chunk, number),
+            partial(self._fail_pass, chunk, number),
+            partial(self._encode_halves, chunk, number),
+        )
 
-        Goes on in halves when memory runs out.
-        """
+    def _encode_pass(self, chunk: Chunk, number: int) -> More:
+        """Encodes frames with the prompts of one pass, then of those behind it, which see no pixels again."""
         chunk = [(track, frames) for track, frames in chunk if track in self.tracks and number < len(track.packs)]
         if not chunk:
-            return
+            return ()
         packs = [track.packs[number] for track, frames in chunk for _ in range(len(frames.times))]
-        encoded = unless_out_of_memory(self._encoded, chunk, packs)
-        if encoded is None:
-            yield from self._encode_halves(chunk, number, len(packs))
-            return
-        self.frames_encoded += len(packs) if number == 0 else 0
+        encoded = self._encoded(chunk, packs)
+        keeping: list[Piece] = []
         again: Chunk = []
-        start, part = 0, encoded
+        start = 0
         for track, frames in chunk:
             stop = start + len(frames.times)
-            if track in self.tracks:
-                part = encoded.part(start, stop, len(track.packs[number]))
-                yield from self._keep(track, frames, part, number)
-                again.append((track, SeenFrames(part.features, frames.times)))
+            part = encoded.part(start, stop, len(track.packs[number]))
+            keeping.append(self._of(track, partial(self._keep, frames=frames, encoded=part, number=number)))
+            again.append((track, SeenFrames(part.features, frames.times)))
             start = stop
-        del encoded, part  # before the next pass needs as much again
-        yield from self._encode_pass(again, number + 1)
+        return [*keeping, self._pass(again, number + 1)]
 
-    def _encode_halves(self, chunk: Chunk, number: int, size: int) -> Iterator[Failure]:
-        if size == 1:
-            error = ItemError("out_of_memory", "one frame does not fit the memory; fewer prompts need less")
-            yield from self._drop(chunk[0][0], error, "generate")
-            return
-        self._chunk_frames = min(self._chunk_frames, size // 2)
-        for part in halves(chunk):
-            yield from self._encode_pass(part, number)
+    def _encode_halves(self, chunk: Chunk, number: int) -> More:
+        """The chunk, or the prompts about a single frame, in two; none of a single prompt."""
+        size = sum(len(frames.times) for _, frames in chunk)
+        if size > 1:
+            parts = halves(chunk)
+            self._chunk_frames = min(self._chunk_frames, size // 2)
+            return [self._pass(part, number) for part in parts]
+        return [self._pass(chunk, number)] if chunk[0][0].split_pass(number) else ()
+
+    def _fail_pass(self, chunk: Chunk, number: int) -> More:
+        """Drops the prompt of a pass that does not fit with a frame; the medium, if its frames are wanted, too."""
+        ((track, _),) = chunk
+        error = ItemError("out_of_memory", "one frame does not fit the memory; fewer prompts need less")
+        asked = [window for window in track.windows if window.pass_number != number and window.groups]
+        if not asked or (number == 0 and track.request.sink is not None) or not track.packs[number].groups:
+            return self._drop(track, error, "generate")
+        failures = [
+            failure
+            for window in track.windows
+            if window.pass_number == number
+            for failure in track.failures(window, error, "generate")
+        ]
+        again = [self._pass(chunk, number)]
+        track.drop_pass(number)
+        self.failures += failures
+        return again
 
     def _encoded(self, chunk: Chunk, packs: Sequence[TextPack]) -> Encoded:
         """A chunk of pixels, or of features, which do not go through the vision tower again."""
@@ -156,22 +189,32 @@ class FrameEncoder:
             return self._preprocessor.frames(raw)
         return torch.stack([self._preprocessor.image(image) for image in raw])
 
-    def _keep(self, track: Track, frames: SomeFrames, encoded: Encoded, number: int) -> Iterator[Failure]:
+    def _keep(self, track: Track, frames: SomeFrames, encoded: Encoded, number: int) -> More:
         """Adds some of a medium's frames to its windows and to its sink, or fails it."""
-
-        def keep() -> bool:
-            track.add(encoded.tokens, encoded.fused, frames.times, number)
-            if track.request.sink is not None and number == 0:
-                collect(track.request.sink, frames, encoded)
-            return True
-
+        if track not in self.tracks:
+            return ()
+        sink = track.request.sink if number == 0 else None
         try:
-            if unless_out_of_memory(keep) is None:
-                raise ItemError("out_of_memory", "what is kept of its frames does not fit the memory")
+            collected = None if sink is None else collect(sink.features, frames, encoded)
         except ItemError as error:
-            yield from self._drop(track, error, "generate")
+            return self._drop(track, error, "generate")
+        following: list[Piece] = []
+        if sink is not None and collected is not None:
+            following = [Piece(Once(partial(sink.add, collected)), self._dropping(track))]
+        count = len(frames.times) if number == 0 else 0
+        track.add(encoded.tokens, encoded.fused, frames.times, number)
+        self.frames_encoded += count
+        return following
 
-    def _check_context(self, track: Track) -> Iterator[Failure]:
+    def _settle(self, track: Track, now: float) -> More:
+        """Hands out the windows of a medium that are complete, and fails prompts that do not fit the context."""
+        if track in self.tracks:
+            self._check_context(track)
+        if track in self.tracks:
+            self._complete(track, now)
+        return ()
+
+    def _check_context(self, track: Track) -> None:
         """Fails each prompt as soon as a window's frames and it cannot fit the context; nobody waits for the rest."""
         new, lengths = track.request.generation.max_new_tokens, {}
         for pack in track.packs:
@@ -181,27 +224,53 @@ class FrameEncoder:
         for window in full:
             found = ((one, self._context.too_long(lengths[one], new, window.frame_count)) for one in window.prompts)
             errors = {prompt: error for prompt, error in found if error is not None}
+            failures = [track.request.failure(prompt, window.index, error) for prompt, error in errors.items()]
             window.drop_prompts(errors)
-            yield from (track.request.failure(prompt, window.index, error) for prompt, error in errors.items())
+            self.failures += failures
         if full and track.request.sink is None and not any(window.groups for window in track.windows):
             self._end(track)
 
-    def _complete(self, track: Track, now: float) -> Iterator[Failure | Complete]:
+    def _complete(self, track: Track, now: float) -> None:
         """The windows of a medium that end at or before `now`, seconds."""
-        for window in track.complete(now):
+        complete: list[Complete] = []
+        failures: list[Failure] = []
+        for window in track.due(now):
             if window.frame_count and window.groups:
-                yield track, window
+                complete.append((track, window))
             else:
                 start, end = window.window.start, window.window.end
-                yield from track.failures(window, MediaError("empty", f"no frame between {start:g} and {end:g} s"))
+                failures += track.failures(window, MediaError("empty", f"no frame between {start:g} and {end:g} s"))
+        track.complete(now)
+        self.windows += complete
+        self.failures += failures
 
-    def _drop(self, track: Track, error: ItemError, stage: str | None = None) -> Iterator[Failure]:
-        """Fails whatever of a medium is not answered yet and is not being answered."""
+    def _end_or_drop(self, track: Track) -> More:
+        """Ends a medium of which there are no more frames."""
+        if track not in self.tracks or not (track.ended or track.error):
+            return ()
+        if track.error is not None:
+            return self._drop(track, track.error)
+        self._complete(track, float("inf"))
         self._end(track)
+        sink = track.request.sink
+        if sink is None:
+            return ()
+        failed = partial(sink.fail, "generate", "out_of_memory", NOT_KEPT)
+        return [Piece(Once(sink.end), partial(_told, failed))]
+
+    def _drop(self, track: Track, error: ItemError, stage: str | None = None) -> More:
+        """Fails whatever of a medium is not answered yet and is not being answered."""
+        if track not in self.tracks:
+            return ()
+        failures = [failure for window in track.windows for failure in track.failures(window, error, stage)]
+        telling: list[Piece] = []
         if track.request.sink is not None:
-            track.request.sink.fail(stage or error.stage, error.kind, str(error))
-        for window in track.windows:
-            yield from track.failures(window, error, stage)
+            failed = partial(track.request.sink.fail, stage or error.stage, error.kind, str(error))
+            telling = [Piece(partial(_told, failed), partial(_told, failed))]
+        self._end(track)
+        track.windows = []
+        self.failures += failures
+        return telling
 
     def _end(self, track: Track) -> None:
         """Takes no more frames of a medium."""
@@ -209,8 +278,8 @@ class FrameEncoder:
         self.tracks.remove(track)
 
 
-def collect(sink: FrameSink, frames: SomeFrames, encoded: Encoded) -> None:
-    """Gives a sink what became of some frames of its medium; `encoded` is of these frames alone.
+def collect(kind: Literal["float16", "float32"] | None, frames: SomeFrames, encoded: Encoded) -> EncodedFrames:
+    """What a sink is given of some frames of its medium, its features as `kind`; `encoded` is of these frames alone.
 
     Raises:
         ItemError: a value is too large for 16 bits.
@@ -218,10 +287,15 @@ def collect(sink: FrameSink, frames: SomeFrames, encoded: Encoded) -> None:
     if encoded.tokens.abs().max() > FLOAT16_MAX:
         raise ItemError("out_of_range", "a vision token has a value that does not fit float16")
     features = None
-    if sink.features is not None:
-        kept = encoded.features.half() if sink.features == "float16" else encoded.features.float()
+    if kind is not None:
+        kept = encoded.features.half() if kind == "float16" else encoded.features.float()
         if not kept.isfinite().all():
             raise ItemError("out_of_range", "a vision feature has a value that does not fit float16; store float32")
         features = kept.cpu().numpy()
     embeddings = None if encoded.embeddings is None else encoded.embeddings.cpu().numpy()
-    sink.add(EncodedFrames(frames.times, encoded.tokens.half().cpu().numpy(), embeddings, features))
+    return EncodedFrames(frames.times, encoded.tokens.half().cpu().numpy(), embeddings, features)
+
+
+def _told(function: Callable[[], None]) -> More:
+    function()
+    return ()

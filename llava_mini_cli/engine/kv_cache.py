@@ -86,20 +86,44 @@ class RowCache:
         ones = torch.ones_like(rows)
         return self.own_lengths.flatten().index_add(0, rows, ones).view_as(self.own_lengths)
 
-    def keep_media(self, media: torch.Tensor) -> None:
-        """Drops the keys and values of every medium not in `media`, int64 `[m]`."""
+    def part(self, media: slice, slots: slice = slice(None)) -> "RowCache":
+        """A cache of some media; of a single one, also of some of its rows. It shares these tensors until it grows."""
         per_medium = self.rows_per_medium
-        rows = (media[:, None] * per_medium + torch.arange(per_medium, device=media.device)).flatten()
-        self.prefix_lengths = self.prefix_lengths[media]
-        self.own_lengths = self.own_lengths[media]
-        for part, index in (
-            (self.prefix_keys, media),
-            (self.prefix_values, media),
-            (self.own_keys, rows),
-            (self.own_values, rows),
-        ):
+        rows = slice(media.start * per_medium, media.stop * per_medium)
+        return RowCache(
+            self.prefix_lengths[media],
+            self.own_lengths[media, slots],
+            [tensor[media] for tensor in self.prefix_keys],
+            [tensor[media] for tensor in self.prefix_values],
+            [tensor[rows][slots] if media.stop - media.start == 1 else tensor[rows] for tensor in self.own_keys],
+            [tensor[rows][slots] if media.stop - media.start == 1 else tensor[rows] for tensor in self.own_values],
+        )
+
+    def keep_media(self, media: torch.Tensor) -> None:
+        """Drops the keys and values of every medium not in `media`, int64 `[m]`, and puts those in that order.
+
+        Whatever is kept either stays in its place or comes from behind the first m, so nothing that is kept is written
+        over: where memory runs out on the way, everything still is where it was.
+        """
+        slots = torch.arange(self.rows_per_medium, device=media.device)
+        rows = (media[:, None] * len(slots) + slots).flatten()
+        prefix_lengths, own_lengths = self.prefix_lengths[media], self.own_lengths[media]
+        parts = (self.prefix_keys, media), (self.prefix_values, media), (self.own_keys, rows), (self.own_values, rows)
+        for part, index in parts:
+            moved = [(to, here) for to, here in enumerate(index.tolist()) if to != here]
+            to, here = torch.tensor(moved, dtype=torch.int64, device=index.device).reshape(-1, 2).unbind(1)
+            for tensor in part:
+                tensor[to] = tensor[here]
+        kept = [[tensor[: len(index)] for tensor in part] for part, index in parts]
+        self.prefix_lengths, self.own_lengths = prefix_lengths, own_lengths
+        self.prefix_keys, self.prefix_values, self.own_keys, self.own_values = kept
+
+    def let_go(self) -> None:
+        """Frees what `keep_media` dropped, tensor by tensor; may be done in part and again."""
+        for part in (self.prefix_keys, self.prefix_values, self.own_keys, self.own_values):
             for layer, tensor in enumerate(part):
-                part[layer] = tensor[index]
+                if tensor.untyped_storage().nbytes() > tensor.nbytes:
+                    part[layer] = tensor.clone()
 
     def _beyond_prefix(self, layer: int) -> torch.Tensor:
         """bool `[B, 1, 1, P]`: padding behind the shorter prefixes of the batch."""

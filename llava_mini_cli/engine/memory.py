@@ -1,8 +1,10 @@
 """Memory: running out of it as one kind of error on every device, and pixels on their way to the device.
 
-Knows nothing of models or requests.
+A device that is lost is told from one that is full. Knows nothing of models or requests.
 """
 
+import gc
+import re
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -10,16 +12,24 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from llava_mini_cli.errors import DeviceLost, first_line, kind_of
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
-# In a RuntimeError: torch's CPU allocator, oneDNN (both), cuBLAS and cuDNN (their handles), and pinned memory.
-_SAID = (
-    "can't allocate memory",
-    "could not create a primitive",
-    "could not create a memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUDA error: out of memory",
+# In a RuntimeError, in any case: CUDA, HIP, MPS and Triton; torch's CPU allocator and the system's; oneDNN (both);
+# cuBLAS and cuDNN, which make their handles when they are first used, and say "not initialized" where they cannot.
+_RAN_OUT = re.compile(
+    "out of memory|allocate memory|not enough memory|insufficient memory|bad_?alloc|alloc_failed"
+    "|could not create a (?:primitive|memory)|cu(?:blas|dnn)_status_not_initialized",
+    re.IGNORECASE,
+)
+# Errors after which nothing works on a CUDA or HIP device until the process is started anew.
+_LOST = re.compile(
+    "device-side assert|illegal (?:memory access|address|instruction)|misaligned address|unspecified launch failure"
+    r"|launch (?:timed out|failed)|\becc\b|hardware (?:stack )?error|fallen off the bus|gpu is lost"
+    "|driver shutting down|no cuda-capable device|devices? is/are busy or unavailable|invalid (?:device )?context"
+    "|context is destroyed|(?:cuda|hip) error: unknown error|cublas_status_execution_failed|nvlink",
+    re.IGNORECASE,
 )
 
 
@@ -30,16 +40,53 @@ def unless_out_of_memory(
 
     By then everything that the function held is let go: an exception keeps it alive until it has been handled, so
     whatever is tried instead belongs behind this call and not into an `except`.
+
+    Raises:
+        DeviceLost: the device does not work any more. Whatever else the function raises is raised.
     """
     try:
         return function(*args, **kwargs)
-    except (MemoryError, torch.OutOfMemoryError):
-        pass
-    except RuntimeError as error:
-        if not any(words in str(error) for words in _SAID):
+    except (MemoryError, RuntimeError, OSError) as error:
+        _unless_lost(error)
+        if not ran_out(error):
             raise
-    torch.cuda.empty_cache()
+    free()
     return None
+
+
+def ran_out(error: Exception) -> bool:
+    """True if an error says that there is no memory, however it says so."""
+    if isinstance(error, OSError):
+        return kind_of(error) == "out_of_memory"
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _RAN_OUT.search(str(error)) is not None
+
+
+def free() -> None:
+    """Gives back what nothing uses any more: what cycles of objects hold, and what torch keeps for later on CUDA.
+
+    Raises:
+        DeviceLost: the shortage was the first sign of it. CUDA tells of many errors at the next call only.
+    """
+    gc.collect()
+    if not torch.cuda.is_initialized():
+        return
+    try:
+        torch.cuda.synchronize()
+        torch.cuda.empty_cache()
+    except RuntimeError as error:
+        _unless_lost(error)
+        if not ran_out(error):
+            raise
+
+
+def _unless_lost(error: Exception) -> None:
+    if isinstance(error, RuntimeError) and _LOST.search(str(error)):
+        raise DeviceLost(
+            f"the device does not work any more ({first_line(error)}); what was answered is written, and the same "
+            "command does the rest"
+        ) from error
 
 
 class Upload:

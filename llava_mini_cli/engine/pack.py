@@ -99,6 +99,38 @@ class TextPack:
         return out
 
 
+NO_PROMPTS = TextPack((), (), ())
+
+
+def without(groups: Sequence[PromptGroup], dropped: Collection[int]) -> tuple[PromptGroup, ...]:
+    """The groups without some prompts, and without those that then have none."""
+    return tuple(kept for group in groups if (kept := group.without(dropped)).prompts)
+
+
+def halved(pack: TextPack) -> list[tuple[TextPack, list[int]]]:
+    """Two packs with half of the prompts each, and where each of their tokens lies in `pack`; none of one prompt."""
+    prompts = [prompt for group in pack.groups for prompt in group.prompts]
+    half = len(prompts) // 2
+    return [_part(pack, prompts[half:]), _part(pack, prompts[:half])] if half else []
+
+
+def _part(pack: TextPack, dropped: Sequence[int]) -> tuple[TextPack, list[int]]:
+    places: list[int] = []
+    segments: list[Segment] = []
+
+    def put(number: int, parent: Segment | None = None) -> int:
+        old = pack.segments[number]
+        segments.append(Segment(len(places), len(places) + old.stop - old.start, parent))
+        places.extend(range(old.start, old.stop))
+        return len(segments) - 1
+
+    groups: list[PromptGroup] = []
+    for group in without(pack.groups, dropped):
+        shared = put(group.shared)
+        groups.append(PromptGroup(shared, tuple(put(tail, segments[shared]) for tail in group.tails), group.prompts))
+    return TextPack(tuple(pack.ids[place] for place in places), tuple(segments), tuple(groups)), places
+
+
 def pack_prompts(prompts: Sequence[Sequence[int] | None]) -> TextPack:
     """Packs the token ids of prompts; None stands for a prompt that could not be laid out.
 

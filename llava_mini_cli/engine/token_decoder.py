@@ -1,21 +1,25 @@
 """Answers in the making, one token a step, until each is whole: what the engine does after prefill.
 
-Knows nothing of frames. Failures are values, as in `engine`.
+What is to be done is handed out in pieces (`work`). A generation's last token is not in its cache yet: a step puts it
+there and has the next one from the scores. Knows nothing of frames. Failures are values, as in `engine`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from math import isfinite
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import torch
 
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine.dense import Dense
 from llava_mini_cli.engine.generate import DecodeBatch, decode
-from llava_mini_cli.engine.memory import unless_out_of_memory
+from llava_mini_cli.engine.kv_cache import RowCache
 from llava_mini_cli.engine.request import Answer, FinishReason, Outcome
-from llava_mini_cli.engine.sampling import YesNo, is_looping, next_token, penalised
+from llava_mini_cli.engine.sampling import LOOP_TOKENS, YesNo, is_looping, next_token, penalised
 from llava_mini_cli.engine.track import Generation
+from llava_mini_cli.engine.work import More, Piece
 from llava_mini_cli.errors import ItemError, UsageError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
@@ -26,6 +30,7 @@ class TokenDecoder:
 
     def __init__(self, model: LlavaMiniForConditionalGeneration, prompts: PromptBuilder, dense: Dense) -> None:
         self.generations: list[Generation] = []  # not done yet
+        self.done: list[Outcome] = []  # to be handed out
         self._model = model
         self._prompts = prompts
         self._dense = dense
@@ -50,49 +55,35 @@ class TokenDecoder:
         """Bytes that the keys and values of all generations take."""
         return sum(cache.nbytes for cache in {id(one.cache): one.cache for one in self.generations}.values())
 
-    def step(self) -> list[Outcome]:
-        """One more token for each generation; returns the outcomes of those that are done."""
-        return self._decode(self.generations)
+    def step(self) -> More:
+        """One more token for each generation."""
+        return [self._decoding(list(self.generations))] if self.generations else []
 
-    def advance(self, generations: Sequence[Generation], logits: torch.Tensor) -> list[Outcome]:
-        """Gives each generation its next token from logits `[n, vocab]`; those that are not done go on in `step`."""
-        tokens = unless_out_of_memory(self._next_tokens, generations, logits)
-        if tokens is None:
-            return self._fail(generations)
-        done: list[Outcome] = []
-        for one, token in zip(generations, tokens, strict=True):
-            if token is None:
-                done.append(one.failure(ItemError("internal", "the model gave no finite scores; another --dtype may")))
-            elif (reason := self._finish_reason(one, token)) is None:
-                self.generations.append(one)
-            else:
-                done.append(self._answer(one, reason))
-        return done
+    def begin(self, generations: Sequence[Generation], logits: torch.Tensor) -> Piece:
+        """Gives generations their first token, from logits `[n, vocab]`; those that are not done go on in `step`."""
+        return Piece(
+            partial(self._advance, generations, logits),
+            partial(self._fail, generations),
+            lambda: [self.begin(generations[part], logits[part]) for part in _halves(generations)],
+        )
 
-    def _decode(self, generations: Sequence[Generation]) -> list[Outcome]:
-        by_cache: dict[int, list[Generation]] = {}
-        for one in generations:
-            by_cache.setdefault(id(one.cache), []).append(one)
-        groups = list(by_cache.values())
+    def _decoding(self, generations: Sequence[Generation]) -> Piece:
+        return Piece(
+            partial(self._decode, generations), partial(self._fail, generations), partial(self._apart, generations)
+        )
+
+    def _decode(self, generations: Sequence[Generation]) -> More:
+        groups = _by_cache(generations)
+        shrinking = [Piece(partial(self._free, group[0].cache), tuple) for group in groups]
         ordered = [one for group in groups for one in group]
-        logits = unless_out_of_memory(self._logits, groups)
-        if logits is None:
-            return self._decode_halves(groups)
-        self._take_out(ordered)
-        done = self.advance(ordered, logits)
-        for group in groups:
-            live = [one for one in self.generations if one.cache is group[0].cache]
-            if unless_out_of_memory(self._shrink, live) is None:
-                done += self._fail(live)
-        return done
+        return [self.begin(ordered, self._logits(groups)), *shrinking]
 
-    def _decode_halves(self, groups: Sequence[list[Generation]]) -> list[Outcome]:
-        """The step again after memory ran out, in halves; a single cache that does not fit fails all that it holds."""
+    def _apart(self, generations: Sequence[Generation]) -> More:
+        """The step in halves: of the caches, or of a single cache, which is cut in two for as long as it lives."""
+        groups = _by_cache(generations)
         if len(groups) == 1:
-            return self._fail(groups[0])
-        half = len(groups) // 2
-        parts = groups[:half], groups[half:]
-        return [done for part in parts for done in self._decode([one for group in part for one in group])]
+            return [self._decoding(part) for part in _cut(groups[0])]
+        return [self._decoding([one for group in groups[part] for one in group]) for part in _halves(groups)]
 
     def _logits(self, groups: Sequence[list[Generation]]) -> torch.Tensor:
         """Scores of the next token of each generation, `[n, vocab]`; those of a group share a cache."""
@@ -103,14 +94,41 @@ class TokenDecoder:
         tokens = torch.tensor([one.tokens[-1] for group in groups for one in group], device=device)
         return decode(self._model, batches, tokens, self._dense)
 
-    def _fail(self, generations: Sequence[Generation]) -> list[Outcome]:
-        """Fails generations for which there is no memory."""
-        self._take_out(generations)
-        error = ItemError("out_of_memory", "the answers' keys and values do not fit the memory")
-        return [one.failure(error) for one in generations]
+    def _advance(self, generations: Sequence[Generation], logits: torch.Tensor) -> More:
+        """Gives each generation its next token; those that are done are answered."""
+        with _drawn_alike(generations):
+            tokens = self._next_tokens(generations, logits)
+            found = list(zip(generations, tokens, map(self._finish_reason, generations, tokens), strict=True))
+            done = {id(one) for one, _, reason in found if reason is not None}
+            live = [one for one in self.generations if id(one) not in done]
+            here = {id(one) for one in live}
+            live += [one for one in generations if id(one) not in done and id(one) not in here]
+            replies = [
+                Piece(partial(self._reply, one, reason), partial(self._fail, [one]))
+                for one, _, reason in found
+                if reason is not None
+            ]
+        for one, token, reason in found:  # from here on nothing needs memory
+            if token is not None and reason != "stop":
+                one.tokens.append(token)
+        self.generations = live
+        return replies
 
-    def _take_out(self, generations: Sequence[Generation]) -> None:
+    def _reply(self, one: Generation, reason: FinishReason | Literal["internal"]) -> More:
+        if reason == "internal":
+            done = one.failure(ItemError("internal", "the model gave no finite scores; another --dtype may"))
+        else:
+            done = self._answer(one, reason)
+        self.done.append(done)
+        return ()
+
+    def _fail(self, generations: Sequence[Generation]) -> More:
+        """Fails generations for which there is no memory."""
+        error = ItemError("out_of_memory", "the answers' keys and values do not fit the memory")
+        failures = [one.failure(error) for one in generations]
         self.generations = [one for one in self.generations if one not in generations]
+        self.done += failures
+        return ()
 
     def _next_tokens(self, generations: Sequence[Generation], logits: torch.Tensor) -> list[int | None]:
         """The next token of each; None: its scores are NaN, or overflowed a half-precision format."""
@@ -130,17 +148,29 @@ class TokenDecoder:
             tokens.append(best if one.generator is None else next_token(scores, options, one.generator))
         return tokens
 
-    def _finish_reason(self, one: Generation, token: int) -> FinishReason | None:
-        """Adds a token to a generation; None if it goes on."""
+    def _finish_reason(self, one: Generation, token: int | None) -> FinishReason | Literal["internal"] | None:
+        """The end that a generation comes to by a token that it is not given yet; None if it goes on."""
+        if token is None:
+            return "internal"
         if token in self._end_ids:
             return "stop"
-        one.tokens.append(token)
-        if len(one.tokens) >= one.track.request.generation.max_new_tokens:
+        if len(one.tokens) + 1 >= one.track.request.generation.max_new_tokens:
             return "length"
-        return "repetition" if is_looping(one.tokens) else None
+        return "repetition" if is_looping([*one.tokens[1 - LOOP_TOKENS :], token]) else None
+
+    def _free(self, cache: RowCache) -> More:
+        """Frees what a cache holds and nobody needs; left undone where there is no memory for it."""
+        if not self._shrink([one for one in self.generations if one.cache is cache]):
+            return ()
+
+        def freed() -> More:
+            cache.let_go()
+            return ()
+
+        return [Piece(freed, tuple)]
 
     def _shrink(self, live: Sequence[Generation]) -> bool:
-        """Frees the media of a cache that nothing is asked about any more, once they are half of it.
+        """Drops the media of a cache that nothing is asked about any more, once they are half of it.
 
         Args:
             live: the generations of the cache that are not done.
@@ -155,9 +185,12 @@ class TokenDecoder:
         media = sorted({one.row // per_medium for one in live})
         if 2 * len(media) > cache.own_lengths.shape[0]:
             return False
-        cache.keep_media(torch.tensor(media, device=self._model.device))
-        for one in live:
-            one.row = media.index(one.row // per_medium) * per_medium + one.row % per_medium
+        behind = [medium for medium in media if medium >= len(media)]
+        order = [place if place in media else behind.pop(0) for place in range(len(media))]
+        rows = [order.index(one.row // per_medium) * per_medium + one.row % per_medium for one in live]
+        cache.keep_media(torch.tensor(order, device=self._model.device))
+        for one, row in zip(live, rows, strict=True):
+            one.row = row
         return True
 
     def _answer(self, one: Generation, reason: FinishReason) -> Answer:
@@ -169,9 +202,69 @@ class TokenDecoder:
             token_ids=tuple(one.tokens),
             finish_reason=reason,
             frame_count=one.window.frame_count,
-            prompt_tokens=one.track.packs[one.window.pass_number].prompt_lengths[one.prompt_index],
+            prompt_tokens=one.track.pack_of(one.window).prompt_lengths[one.prompt_index],
             vision_tokens=one.window.frame_count * self._model.config.vision_tokens_per_frame,
             completion_tokens=len(one.tokens),
             window_index=one.window.index,
             p_yes=one.p_yes,
         )
+
+
+def _by_cache(generations: Sequence[Generation]) -> list[list[Generation]]:
+    groups: dict[int, list[Generation]] = {}
+    for one in generations:
+        groups.setdefault(id(one.cache), []).append(one)
+    return list(groups.values())
+
+
+def _halves(items: Sequence[object]) -> list[slice]:
+    """The two halves of some items; none of a single one."""
+    half = len(items) // 2
+    return [slice(half), slice(half, None)] if half else []
+
+
+def _cut(generations: Sequence[Generation]) -> list[list[Generation]]:
+    """The generations of one cache in two, each half with a cache of its own; none where it is a single row."""
+    cache, per_medium = generations[0].cache, generations[0].cache.rows_per_medium
+    if len(generations) == 1:
+        return _alone(generations[0])
+    ordered = sorted(generations, key=lambda one: one.row)
+    media = [one.row // per_medium for one in ordered]
+    if media[0] != media[-1]:
+        cut = next(medium for medium in media[len(media) // 2 :] + media[-1:] if medium > media[0])
+        caches = cache.part(slice(0, cut)), cache.part(slice(cut, cache.own_lengths.shape[0]))
+        first = cut * per_medium
+        begins = 0, first
+    else:
+        first = ordered[len(ordered) // 2].row
+        here, slot = slice(media[0], media[0] + 1), first % per_medium
+        caches = cache.part(here, slice(0, slot)), cache.part(here, slice(slot, per_medium))
+        begins = media[0] * per_medium, first
+    halves = [one for one in ordered if one.row < first], [one for one in ordered if one.row >= first]
+    for half, of_half, begin in zip(halves, caches, begins, strict=True):
+        for one in half:
+            one.cache, one.row = of_half, one.row - begin
+    return list(halves)
+
+
+def _alone(one: Generation) -> list[list[Generation]]:
+    """A generation with a cache of its own, if it has none yet."""
+    cache = one.cache
+    if cache.own_lengths.numel() == 1:
+        return []
+    medium, slot = divmod(one.row, cache.rows_per_medium)
+    one.cache, one.row = cache.part(slice(medium, medium + 1), slice(slot, slot + 1)), 0
+    return [[one]]
+
+
+@contextmanager
+def _drawn_alike(generations: Sequence[Generation]) -> Generator[None]:
+    """Where the block fails, what it drew at random is drawn alike the next time."""
+    drawing = [one.generator for one in generations if one.generator is not None]
+    states = [generator.get_state() for generator in drawing]
+    try:
+        yield
+    except BaseException:
+        for generator, state in zip(drawing, states, strict=True):
+            generator.set_state(state)
+        raise

@@ -4,8 +4,9 @@ Holds tensors but computes nothing beyond sums; the order of work is the engine'
 """
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,9 +14,10 @@ from numpy.typing import NDArray
 
 from llava_mini_cli.engine.generate import PrefillItem
 from llava_mini_cli.engine.kv_cache import RowCache
-from llava_mini_cli.engine.pack import PromptGroup, TextPack
+from llava_mini_cli.engine.memory import ran_out
+from llava_mini_cli.engine.pack import NO_PROMPTS, PromptGroup, TextPack, halved, without
 from llava_mini_cli.engine.request import AnyChunk, Failure, FeatureChunk, Request, Window
-from llava_mini_cli.errors import ItemError
+from llava_mini_cli.errors import ItemError, MediaError
 from llava_mini_cli.media.clip import FrameChunk
 
 
@@ -33,6 +35,7 @@ class WindowSum:
     total: torch.Tensor | None = None  # float32 [T, hidden]
     frame_count: int = 0
     pass_number: int = 0  # the pass over the frames in which its prompts are asked, and the pack they are in
+    pack: TextPack | None = None  # once it is complete, the pack of its pass, which may be split for frames to come
     _buffer: torch.Tensor | None = None  # [capacity, hidden], filled up to `_used`
     _used: int = 0
 
@@ -49,16 +52,23 @@ class WindowSum:
 
     def add(self, tokens: torch.Tensor, fused: torch.Tensor) -> None:
         """Adds frames: tokens `[n, C * C, hidden]`, fused text `[n, T, hidden]`; none are kept if nothing is asked."""
-        if not self.groups:
-            return
-        self._append(tokens.flatten(0, 1))
+        if self.groups:
+            self.put(self.with_more(tokens, fused))
+
+    def with_more(self, tokens: torch.Tensor, fused: torch.Tensor) -> "_Sums":
+        """What there is, and some more frames; nothing counts before it is put there."""
+        flat = tokens.flatten(0, 1)
         part = fused.sum(0, dtype=torch.float32)
-        self.total = part if self.total is None else self.total.add_(part)
-        self.frame_count += len(tokens)
+        total = part if self.total is None else part.add_(self.total)
+        return _Sums(self._appended(flat), self._used + len(flat), total, self.frame_count + len(tokens))
+
+    def put(self, sums: "_Sums") -> None:
+        """Takes over what `with_more` made. This needs no memory, so that every window of a medium does it, or none."""
+        self._buffer, self._used, self.total, self.frame_count = sums
 
     def drop_prompts(self, dropped: Collection[int]) -> None:
         """Leaves some prompts out."""
-        self.groups = tuple(kept for group in self.groups if (kept := group.without(dropped)).prompts)
+        self.groups = without(self.groups, dropped)
         if not self.groups:
             self.release()
 
@@ -66,16 +76,33 @@ class WindowSum:
         """Lets go of the tensors once they are prefilled."""
         self._buffer, self.total = None, None
 
-    def _append(self, tokens: torch.Tensor) -> None:
-        """Appends to one buffer that doubles: a long video's small tokens must not lie scattered over the heap."""
-        used = self._used + len(tokens)
-        if self._buffer is None or used > len(self._buffer):
-            larger = tokens.new_empty(max(64, 2 * used), tokens.shape[1])
-            if self._buffer is not None:
-                larger[: self._used] = self.tokens
-            self._buffer = larger
-        self._buffer[self._used : used] = tokens
-        self._used = used
+    def halves(self) -> "list[WindowSum]":
+        """Two windows of the same frames, each with half of the prompts; none of a single prompt."""
+        prompts = self.prompts
+        parts = [prompts[: len(prompts) // 2], prompts[len(prompts) // 2 :]] if len(prompts) > 1 else []
+        return [replace(self, groups=without(self.groups, set(prompts) - set(part))) for part in parts]
+
+    def _appended(self, tokens: torch.Tensor) -> torch.Tensor:
+        """The buffer with tokens written behind those that count; a larger one where it is full.
+
+        It doubles: a long video's small tokens must not lie scattered over the heap.
+        """
+        used, buffer = self._used + len(tokens), self._buffer
+        if buffer is None or used > len(buffer):
+            buffer = tokens.new_empty(max(64, 2 * used), tokens.shape[1])
+            if self._used:
+                buffer[: self._used] = self.tokens
+        buffer[self._used : used] = tokens
+        return buffer
+
+
+class _Sums(NamedTuple):
+    """The sums of a window and how far its buffer is filled."""
+
+    buffer: torch.Tensor
+    used: int
+    total: torch.Tensor
+    frame_count: int
 
 
 @dataclass(frozen=True)
@@ -98,6 +125,7 @@ class Track:
     frames: Iterator[AnyChunk]
     windows: list[WindowSum]  # not yet complete; one for each of the request's and each pass
     ended: bool = False  # the source has no more frames
+    error: ItemError | None = None  # the source broke; what was seen before counts
     _left: SomeFrames | None = None  # decoded, and more than was taken
 
     def frames_ready(self) -> bool:
@@ -105,37 +133,92 @@ class Track:
         return self._left is not None or (not self.ended and self.request.frames.ready())
 
     def take(self, most: int) -> SomeFrames | None:
-        """Up to `most` next frames, waiting for them if need be; None at the end. Raises what the source raises."""
-        chunk, self._left = self._left, None
-        if chunk is None and not self.ended:
-            chunk = next(self.frames, None)
-            self.ended = chunk is None
+        """Up to `most` next frames, waiting for them if need be; None at the end. Raises what the source raises.
+
+        Raises:
+            MediaError: also where memory ran out in the source, which then is at an end: asked again, an iterator
+                that raised would say that there are no more frames.
+        """
+        if self._left is None and not self.ended:
+            self._left = self._next()
+        chunk = self._left
         if chunk is None or len(chunk.times) <= most:
+            self._left, self.ended = None, self.ended or chunk is None
             return chunk
-        self._left = cut(chunk, slice(most, None))
-        return cut(chunk, slice(most))
+        taken, self._left = cut(chunk, slice(most)), cut(chunk, slice(most, None))
+        return taken
+
+    def _next(self) -> AnyChunk | None:
+        try:
+            return next(self.frames, None)
+        except (MemoryError, RuntimeError, OSError) as error:
+            if not ran_out(error):
+                raise
+        raise MediaError("out_of_memory", "memory ran out while its frames were read")
 
     def add(self, tokens: torch.Tensor, fused: torch.Tensor, times: NDArray[np.float64], pass_number: int = 0) -> None:
-        """Adds frames that a pass encoded to each of its windows that holds them."""
+        """Adds frames that a pass encoded to each of its windows that holds them; to none if memory runs out."""
+        added: list[tuple[WindowSum, _Sums]] = []
         for window in self.windows:
-            if window.pass_number != pass_number:
+            if window.pass_number != pass_number or not window.groups:
                 continue
             inside = (times >= window.window.start) & (times < window.window.end)
             if inside.all():
-                window.add(tokens, fused)
+                added.append((window, window.with_more(tokens, fused)))
             elif inside.any():
                 index = torch.from_numpy(np.flatnonzero(inside)).to(tokens.device)
-                window.add(tokens[index], fused[index])
+                added.append((window, window.with_more(tokens[index], fused[index])))
+        for window, sums in added:
+            window.put(sums)
+
+    def drop_pass(self, number: int) -> None:
+        """Asks nothing in a pass any more, which goes over the frames all the same if others do."""
+        self.packs = [*self.packs[:number], NO_PROMPTS, *self.packs[number + 1 :]]
+        for window in self.windows:
+            if window.pass_number == number:
+                window.groups = ()
+                window.release()
+
+    def split_pass(self, number: int) -> bool:
+        """Has half of the prompts of a pass asked in the pass behind it. False if there are no two.
+
+        What was summed for them so far is dealt out; the two passes write the same frame tokens to one buffer.
+        """
+        parts = halved(self.packs[number])
+        windows: list[WindowSum] = []
+        for window in self.windows:
+            if window.pass_number != number:
+                windows.append(replace(window, pass_number=window.pass_number + (window.pass_number > number)))
+                continue
+            for later, (pack, rows) in enumerate(parts):
+                total = None if window.total is None else window.total[torch.tensor(rows, device=window.total.device)]
+                asked = without(pack.groups, set(pack.prompt_lengths) - set(window.prompts))
+                windows.append(replace(window, groups=asked, total=total, pass_number=number + later))
+        if parts:
+            self.packs = [*self.packs[:number], *(pack for pack, _ in parts), *self.packs[number + 1 :]]
+            self.windows = windows
+        return bool(parts)
 
     def failures(self, window: WindowSum, error: ItemError, stage: str | None = None) -> list[Failure]:
         """One for each prompt that is asked of a window; `stage`: the error's own if None."""
         return [self.request.failure(prompt, window.index, error, stage) for prompt in window.prompts]
 
+    def due(self, now: float) -> list[WindowSum]:
+        """The windows that end at or before `now`, seconds; all of them once the source ended."""
+        return [window for window in self.windows if self.ended or window.window.end <= now]
+
     def complete(self, now: float) -> list[WindowSum]:
-        """Takes out the windows that end at or before `now`, seconds; all of them once the source ended."""
-        done = [window for window in self.windows if self.ended or window.window.end <= now]
-        self.windows = [window for window in self.windows if window not in done]
+        """Takes out the windows that are due."""
+        done = self.due(now)
+        left = [window for window in self.windows if window not in done]
+        for window in done:
+            window.pack = self.packs[window.pass_number]
+        self.windows = left
         return done
+
+    def pack_of(self, window: WindowSum) -> TextPack:
+        """The pack that a window's prompts are in."""
+        return window.pack or self.packs[window.pass_number]
 
 
 Complete = tuple[Track, WindowSum]  # a window all of whose frames are encoded
@@ -151,7 +234,7 @@ def prefill_items(track: Track, window: WindowSum) -> list[PrefillItem]:
     text = (window.total / window.frame_count).to(window.tokens.dtype)
 
     def part(number: int) -> torch.Tensor:
-        segment = track.packs[window.pass_number].segments[number]
+        segment = track.pack_of(window).segments[number]
         return text[segment.start : segment.stop]
 
     return [
