@@ -12,7 +12,9 @@ from llava_mini_cli.engine import engine as engine_module
 
 ENGINE = engine_module.__file__.removesuffix("engine.py")
 NOT_OURS = ("memory.py", "work.py", "load.py")  # they deal with shortages, or come before the first request
-PUBLIC = {f"Engine.{name}" for name in ("run", "add", "step", "has_room", "is_idle", "_has_outcomes")}  # the doors
+PUBLIC = {"Intake.piece"} | {
+    f"Engine.{name}" for name in ("run", "add", "step", "has_room", "is_idle", "_has_outcomes")
+}
 
 
 class Site(NamedTuple):

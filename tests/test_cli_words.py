@@ -124,7 +124,7 @@ def test_the_summary_of_a_run() -> None:
         "version": __version__, "exit_code": 101, "error": "two lines", "stopped_by": "limit",
         "began_at": began.isoformat(timespec="seconds"), "media": 1, "media_failed": 2, "media_skipped": 3,
         "rows_answered": 4, "rows_failed": 5, "rows_skipped": 6, "errors_skipped": 7, "known_by_content": 9,
-        "frames": 8, "video_seconds": 1.235, "failures": {"timeout": 4, "corrupt": 1},
+        "rows_failed_in_passing": 0, "frames": 8, "video_seconds": 1.235, "failures": {"timeout": 4, "corrupt": 1},
         "failed": [{"id": "a", "error_type": "timeout", "error": "slow"}], "output": "out",
     }  # fmt: skip
     assert list(told["failures"]) == ["timeout", "corrupt"]

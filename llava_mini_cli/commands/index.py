@@ -114,13 +114,20 @@ def _approximate(archive: Path, talk: TalkFlags) -> None:
 
 def _say_end(tally: "Tally", archive: Path, talk: TalkFlags, seconds: float) -> None:
     """Says what was done and what failed, also where the run ended early."""
-    from llava_mini_cli.commands.summary import failed_before, known_by_content, say_damage, say_failures, stopped
+    from llava_mini_cli.commands.summary import (
+        failed_before,
+        known_by_content,
+        say_damage,
+        say_failures,
+        stopped,
+        tried_again,
+    )
 
     say_failures(tally)
     say_damage(archive, tally.damage)
     if talk.quiet:
         return
     there = f"there already{known_by_content(tally)}{failed_before(tally)}"
-    counts = (tally.skipped, there), (tally.dropped, "dropped"), (tally.failed, "failed")
+    counts = (tally.skipped, there), (tally.dropped, "dropped"), (tally.failed, f"failed{tried_again(tally)}")
     words = [f"{tally.answered} media indexed", *(f"{count} {what}" for count, what in counts if count)]
     say(f"llava-mini: {', '.join(words)}, {tally.frames} frames, {seconds:.1f} s{stopped(tally)}, in {archive}")

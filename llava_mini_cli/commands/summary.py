@@ -139,6 +139,7 @@ def summary(
         "media_skipped": tally.media_skipped,
         "rows_answered": tally.answered,
         "rows_failed": tally.failed,
+        "rows_failed_in_passing": tally.failed_in_passing,
         "rows_skipped": tally.skipped,
         "errors_skipped": tally.errors_skipped,
         "known_by_content": tally.known_by_content,
@@ -160,12 +161,19 @@ def say_counts(tally: Tally, seconds: float, output: Path | None) -> None:
     """One line: what was done, how quickly, and where it went."""
     there = f", {tally.skipped} were there{known_by_content(tally)}{failed_before(tally)}" if tally.skipped else ""
     target = "" if output is None else f", written to {rows_at(output)}"
-    say(f"llava-mini: {counts(tally)}{there}, {seconds:.1f} s{stopped(tally)}{target}")
+    again = "" if output is None else tried_again(tally)
+    say(f"llava-mini: {counts(tally)}{again}{there}, {seconds:.1f} s{stopped(tally)}{target}")
 
 
 def known_by_content(tally: Tally) -> str:
     """How many of those that were there lie elsewhere now, or have another date, in brackets; nothing where none is."""
     return f" ({tally.known_by_content} known by content)" if tally.known_by_content else ""
+
+
+def tried_again(tally: Tally) -> str:
+    """The number of failures whose reason lay in the moment, in brackets; empty if there is none."""
+    number = tally.failed_in_passing
+    return f" ({number} will be tried again by the next run)" if number else ""
 
 
 def failed_before(tally: Tally) -> str:

@@ -17,7 +17,7 @@ from llava_mini_cli.engine.kv_cache import RowCache
 from llava_mini_cli.engine.memory import ran_out
 from llava_mini_cli.engine.pack import NO_PROMPTS, PromptGroup, TextPack, halved, without
 from llava_mini_cli.engine.request import AnyChunk, Failure, FeatureChunk, Request, Window
-from llava_mini_cli.errors import ItemError, MediaError
+from llava_mini_cli.errors import ItemError, MediaError, kind_of
 from llava_mini_cli.media.clip import FrameChunk
 
 
@@ -151,7 +151,9 @@ class Track:
     def _next(self) -> AnyChunk | None:
         try:
             return next(self.frames, None)
-        except (MemoryError, RuntimeError, OSError) as error:
+        except OSError as error:
+            raise MediaError(kind_of(error), (error.strerror or str(error)).lower()) from error
+        except (MemoryError, RuntimeError) as error:
             if not ran_out(error):
                 raise
         raise MediaError("out_of_memory", "memory ran out while its frames were read")

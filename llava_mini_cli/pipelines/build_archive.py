@@ -15,7 +15,7 @@ from pathlib import Path
 from llava_mini_cli import __version__
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.request import WHOLE, Answer, Failure, Window
-from llava_mini_cli.errors import UsageError
+from llava_mini_cli.errors import PASSING_KINDS, UsageError
 from llava_mini_cli.formats.archive.layout import ArchiveHeader, Shapes
 from llava_mini_cli.formats.archive.reader import local_name
 from llava_mini_cli.formats.archive.writer import ArchiveWriter, is_gone, open_for_writing
@@ -106,6 +106,8 @@ def _wanted(jobs: Iterator[Job], archive: ArchiveWriter, tally: Tally, *, retry_
 def _take_caption(sink: MediumSink, result: Answer | Failure) -> None:
     if isinstance(result, Answer):
         sink.caption(result)
+    elif result.error_type in PASSING_KINDS:  # the medium is done again by the next run, its caption with it
+        sink.fail(result.stage, result.error_type, result.message)
     elif result.error_type != "empty":  # a window that lies between two frames has no caption, which is no mistake
         sink.warn(f"no caption: {result.message}")
 

@@ -77,6 +77,14 @@ def open_or_fault(
         return clip
     except MediaError as error:
         return Fault(error.stage, error.kind, str(error))
+    except MemoryError:
+        return Fault("decode", "out_of_memory", "there was no memory to open it")
+    except OSError as error:
+        return Fault("decode", kind_of(error), (error.strerror or str(error)).lower())
+    except RuntimeError as error:
+        if "start new thread" not in str(error):
+            raise
+        return Fault("decode", "no_resources", "the system gave no more threads")
     except UsageError as error:  # a span without a length
         return Fault("decode", "empty", str(error))
 

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from llava_mini_cli.errors import PASSING_KINDS
 from llava_mini_cli.formats.row import Row
 
 if TYPE_CHECKING:  # pyarrow comes with it, and most runs need none
@@ -41,6 +42,11 @@ class Tally:
     dropped: int = 0  # media of an archive whose files are gone
     damage: "list[Damage]" = field(default_factory=list["Damage"])  # parts of an archive that could not be read
     stopped_by: Stop | None = None  # the limit that left work undone
+
+    @property
+    def failed_in_passing(self) -> int:
+        """Failed rows whose reason lay in the moment; the next run does them again by itself."""
+        return sum(self.failures[kind] for kind in PASSING_KINDS)
 
     def row(self, row: Row, *, fails_medium: bool) -> None:
         """Counts a row; `fails_medium`: it is the first failed one of its medium."""

@@ -17,7 +17,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from llava_mini_cli.errors import OutputError, UsageError
+from llava_mini_cli.errors import PASSING_KINDS, OutputError, UsageError
 from llava_mini_cli.formats.archive.layout import (
     CAPTION_COLUMNS,
     HEADER,
@@ -53,6 +53,11 @@ class Known:
     status: str  # ok or error
     digest: str | None = None  # of what the file holds
     place: int | None = field(default=None, compare=False)  # of its row, if it was there when the archive was opened
+    error_type: str | None = None
+
+    def is_finished(self, *, retry_errors: bool) -> bool:
+        """False for an error of the moment, and for others where they are to be tried again."""
+        return self.status == "ok" or not (retry_errors or self.error_type in PASSING_KINDS)
 
 
 class ArchiveWriter:
@@ -90,7 +95,7 @@ class ArchiveWriter:
         known = self.known.get(item[0])
         if known is None or (known.size, known.mtime_ns) != item[1:]:
             return False
-        return known.status == "ok" or not retry_errors
+        return known.is_finished(retry_errors=retry_errors)
 
     def recall(self, item: ItemIdentity, file_name: str, content: str | None, *, retry_errors: bool) -> str | None:
         """The path under which a medium is there that was moved or touched since, each once; None where there is none.
@@ -101,7 +106,7 @@ class ArchiveWriter:
             known = self.known.get(path)
             if known is None or known.place is None or known.digest != content or path in self._moved:
                 continue
-            if known.status == "error" and retry_errors:
+            if not known.is_finished(retry_errors=retry_errors):
                 continue
             if path == item[0] or is_gone(local_name(path)):
                 self._moved[path] = item
@@ -159,7 +164,8 @@ class ArchiveWriter:
         part.add_medium(
             stamped, [dict.fromkeys(CAPTION_COLUMNS) | dict(caption) | {"medium": medium} for caption in captions]
         )
-        self.known[row["path"]] = Known(row.get("size"), row.get("mtime"), row["status"], row.get("digest"))
+        known = Known(row.get("size"), row.get("mtime"), row["status"], row.get("digest"), None, row.get("error_type"))
+        self.known[row["path"]] = known
         for open_part in list(self._open):
             if _is_full(open_part) and open_part not in self._places.values():
                 self._open.remove(open_part)
@@ -250,10 +256,10 @@ def is_gone(path: str) -> bool:
 
 def _known(newest: pa.Table) -> dict[str, Known]:
     """The newest row of each path that is part of the archive, or failed."""
-    columns = (newest[name].to_pylist() for name in ("path", "size", "mtime", "status", "digest"))
+    columns = (newest[name].to_pylist() for name in ("path", "size", "mtime", "status", "digest", "error_type"))
     rows = enumerate(zip(*columns, strict=True))
     return {
-        path: Known(size, mtime, status, digest, place)
-        for place, (path, size, mtime, status, digest) in rows
+        path: Known(size, mtime, status, digest, place, error_type)
+        for place, (path, size, mtime, status, digest, error_type) in rows
         if status != "dropped"
     }

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from io import StringIO
 from typing import Self
 
-from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowDigest, RowMark
+from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowDigest, RowMark, end_of
 from llava_mini_cli.formats.outputs.jsonl import as_json
 from llava_mini_cli.formats.outputs.known_contents import DIGEST_PATTERN
 from llava_mini_cli.formats.row import COLUMNS, KeptColumn, Row
@@ -23,7 +23,7 @@ _DIGEST = _KEY + 1
 _BEFORE_DIGESTS = ",".join(name for name in _NAMES if name != "digest").encode()  # how a header began
 _WHOLE_KEY = re.compile(KEY_PATTERN)
 _WHOLE_DIGEST = re.compile(DIGEST_PATTERN)
-_STATUS = _NAMES.index("status")
+_STATUS, _TYPE = _NAMES.index("status"), _NAMES.index("error_type")
 
 
 class CsvRecords:
@@ -73,12 +73,12 @@ class CsvRecords:
                 parts.clear()
 
     def mark(self, record: bytes) -> RowMark:
-        """The key of a row and whether it is an error. Raises `ValueError` for another kind of record."""
+        """The key of a row and its end. Raises `ValueError` for another kind of record."""
         fields = _fields(record.decode())
         is_row = len(fields) >= len(COLUMNS) - (not self._digests) and fields[_STATUS] in ("ok", "error")
         if not is_row or not _WHOLE_KEY.fullmatch(fields[_KEY]):
             raise ValueError("no row")
-        return fields[_KEY], fields[_STATUS] == "error"
+        return fields[_KEY], end_of(fields[_STATUS], fields[_TYPE])
 
     def digest(self, record: bytes) -> RowDigest | None:
         """The key and the digest of a row; None where it has no digest."""

@@ -3,8 +3,8 @@
 A key is made by `row_keys.RowKeys`: the work in its first digits, and in the rest the state of the file and the
 settings that the work was done with. An input may ask the same about the same file twice; each time wants its row,
 so the second carries the key with `.1` behind it. A file that was moved, or written again with the same bytes, has
-another key and is looked up by content. Knows no file format, and keeps 110 bytes a row, and 36 more once something
-was looked up.
+another key and is looked up by content. An error whose reason lay in the moment (`errors.PASSING_KINDS`) is no finished
+work. Knows no file format, and keeps 110 bytes a row, and 36 more once something was looked up.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,6 +12,7 @@ from functools import cached_property
 from itertools import islice
 from struct import Struct
 
+from llava_mini_cli.errors import PASSING_KINDS
 from llava_mini_cli.formats.job import Fault, Job, Question
 from llava_mini_cli.formats.outputs.known_contents import KnownContents
 
@@ -24,10 +25,17 @@ _PARSED_AT_ONCE = 4096
 
 IsThere = Callable[[Job, Question], bool]
 Obstacle = Callable[[Job, Question], Fault | None]  # why an answer could not be written
-RowMark = tuple[str, bool]  # the key of a row that is there, and whether it is an error
+RowMark = tuple[str, int]  # the key of a row that is there, and its end
 RowDigest = tuple[str, str]  # its key, and its digest where it has one
 
-_ASKED, _ERROR = 1, 2  # flags of an entry: claimed by this run; the row that is there is an error
+ANSWER, ERROR, PASSING = 0, 1, 3  # ends of a row; the last is an error, too, but one of the moment
+_ASKED, _ERROR, _PASSING = 1, 2, 4  # flags of an entry: claimed by this run; the row that is there is such an error
+_FLAGS = 3  # bits
+
+
+def end_of(status: str, error_type: str | None) -> int:
+    """The end of a row with these columns."""
+    return ANSWER if status == "ok" else PASSING if error_type in PASSING_KINDS else ERROR
 
 
 class Done:
@@ -52,12 +60,12 @@ class Done:
     def add(self, rows: Iterable[RowMark]) -> None:
         """Adds rows that are there, the older ones first."""
         entries = self._entries
-        for work, state, is_error in _parsed(rows):
-            entry = state << 2 | is_error << 1
+        for work, state, end in _parsed(rows):
+            entry = state << _FLAGS | end << 1
             before = entries.get(work)
             if before is not None:
                 self.replaced += 1
-                if not supersedes(entry >> 2, not is_error, before >> 2, not before & _ERROR):
+                if not supersedes(state, not end, before >> _FLAGS, not before & _ERROR):
                     continue
             entries[work] = entry
 
@@ -78,7 +86,7 @@ class Done:
         if entry is not None and entry & _ASKED:
             work = numbered(work, self._asked_again.get(work, 0) + 1)
             entry = self._entries.get(work)
-        if entry is None or entry >> 2 != state or (entry & _ERROR and self._retry_errors):
+        if entry is None or entry >> _FLAGS != state or self._is_tried_again(entry):
             return work
         self._leave(work, entry)
         return None
@@ -86,7 +94,7 @@ class Done:
     def take(self, work: bytes, state: int) -> str:
         """Claims work that is to be done; returns the key that its row will carry."""
         self.replaced += work in self._entries
-        self._ask(work, state << 2)
+        self._ask(work, state << _FLAGS)
         return written_key(work, state)
 
     def has_size(self, size: int) -> bool:
@@ -101,17 +109,21 @@ class Done:
         rows = self._contents.find(digest)
         for other, state in rows if work not in self._entries else [row for row in rows if row[0] == work]:
             entry = self._entries.get(other, _ASKED)
-            if not entry & _ASKED and entry >> 2 == state:
+            if not entry & _ASKED and entry >> _FLAGS == state:
                 return other
         return None
 
     def leave(self, work: bytes) -> bool:
         """Claims a row that `alike` gave: it stays as it is. False if it is an error that is to be tried again."""
         entry = self._entries[work]
-        if entry & _ERROR and self._retry_errors:
+        if self._is_tried_again(entry):
             return False
         self._leave(work, entry)
         return True
+
+    def _is_tried_again(self, entry: int) -> bool:
+        """True for an error of the moment, and for others where that was asked for."""
+        return bool(entry & _PASSING or (entry & _ERROR and self._retry_errors))
 
     def _leave(self, work: bytes, entry: int) -> None:
         self._ask(work, entry)
@@ -129,8 +141,8 @@ class Done:
         return KnownContents((*parse_key(key), digest) for key, digest in rows)
 
 
-def _parsed(rows: Iterable[RowMark]) -> Iterator[tuple[bytes, int, bool]]:
-    """`parse_key` of each row, many at a time where they have no occurrence; and whether the row is an error.
+def _parsed(rows: Iterable[RowMark]) -> Iterator[tuple[bytes, int, int]]:
+    """`parse_key` of each row, many at a time where they have no occurrence; and its end.
 
     Whoever reads rows has found their keys to be of `KEY_PATTERN`.
     """
@@ -139,11 +151,11 @@ def _parsed(rows: Iterable[RowMark]) -> Iterator[tuple[bytes, int, bool]]:
         keys = [key for key, _ in some]
         if set(map(len, keys)) == {KEY_DIGITS}:
             numbers = _KEY.iter_unpack(bytes.fromhex("".join(keys)))
-            for (work, high, low), (_, is_error) in zip(numbers, some, strict=True):
-                yield work, high << 32 | low, is_error
+            for (work, high, low), (_, end) in zip(numbers, some, strict=True):
+                yield work, high << 32 | low, end
         else:
-            for key, is_error in some:
-                yield *parse_key(key), is_error
+            for key, end in some:
+                yield *parse_key(key), end
 
 
 def parse_key(key: str) -> tuple[bytes, int]:
@@ -169,12 +181,12 @@ def standing(rows: Iterable[RowMark]) -> bytearray:
     """For each row, the older ones first: 1 if it stands, 0 if another one of the same work stands for it."""
     marks = bytearray()
     newest: dict[bytes, int] = {}  # the work -> position and whether it is an error, then the state
-    for position, (work, state, is_error) in enumerate(_parsed(rows)):
-        entry = (position << 1 | is_error) << 4 * STATE_DIGITS | state
+    for position, (work, state, end) in enumerate(_parsed(rows)):
+        entry = (position << 1 | bool(end)) << 4 * STATE_DIGITS | state
         before = newest.get(work)
         if before is not None:
             older, older_state = divmod(before, 1 << 4 * STATE_DIGITS)
-            if not supersedes(state, not is_error, older_state, not older & 1):
+            if not supersedes(state, not end, older_state, not older & 1):
                 marks.append(0)
                 continue
             marks[older >> 1] = 0
@@ -188,11 +200,11 @@ def standing_answers(rows: Iterable[RowMark]) -> bytearray:
     failed = bytearray()
 
     def noted() -> Iterator[RowMark]:
-        for key, is_error in rows:
-            failed.append(is_error)
-            yield key, is_error
+        for key, end in rows:
+            failed.append(end)
+            yield key, end
 
-    return bytearray(mark > is_error for mark, is_error in zip(standing(noted()), failed, strict=True))
+    return bytearray(mark > end for mark, end in zip(standing(noted()), failed, strict=True))
 
 
 def supersedes(state: int, ok: bool, older_state: int, older_ok: bool) -> bool:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, date, datetime
 from typing import Self
 
-from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowDigest, RowMark
+from llava_mini_cli.formats.outputs.done import ANSWER, KEY_PATTERN, RowDigest, RowMark, end_of
 from llava_mini_cli.formats.outputs.known_contents import DIGEST_PATTERN
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.formats.shown_text import for_json
@@ -19,6 +19,7 @@ from llava_mini_cli.formats.shown_text import for_json
 _KEY = re.compile(rf'[{{,]\s*"fingerprint":\s*"({KEY_PATTERN})"'.encode())
 _DIGEST = re.compile(_KEY.pattern + rf',\s*"digest":\s*(?:null|"({DIGEST_PATTERN})")'.encode())
 _STATUS = re.compile(rb'[{,]\s*"status":\s*"(ok|error)"')
+_TYPE = re.compile(rb'[{,]\s*"error_type":\s*"(\w+)"')
 
 
 class JsonLines:
@@ -46,11 +47,14 @@ class JsonLines:
         return (line for line in lines if line.endswith(b"\n"))
 
     def mark(self, record: bytes) -> RowMark:
-        """The key of a row and whether it is an error. Raises `ValueError` for another kind of line."""
+        """The key of a row and its end. Raises `ValueError` for another kind of line."""
         key, status = _KEY.search(record), _STATUS.search(record)
         if key is None or status is None:
             raise ValueError("no fingerprint or status")
-        return key[1].decode(), status[1] == b"error"
+        if status[1] == b"ok":
+            return key[1].decode(), ANSWER
+        kind = _TYPE.search(record)
+        return key[1].decode(), end_of("error", kind and kind[1].decode())
 
     def digest(self, record: bytes) -> RowDigest | None:
         """The key and the digest of a row; None where it has no digest."""

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.outputs.companion import ANEW, RunInfo
-from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowDigest, RowMark
+from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowDigest, RowMark, end_of
 from llava_mini_cli.formats.outputs.known_contents import DIGEST_PATTERN
 from llava_mini_cli.formats.row import COLUMNS, ColumnKind, KeptColumn, Row
 from llava_mini_cli.formats.safe_files import check_regular
@@ -121,13 +121,14 @@ def batches_of(file: pq.ParquetFile, rows: int, columns: list[str] | None = None
 
 
 def marks_of(file: pq.ParquetFile, path: Path) -> Iterator[RowMark]:
-    """The key of each row and whether it is an error. Raises `UsageError` for rows that are not ours."""
-    for batch in batches_of(file, MARK_ROWS, ["fingerprint", "status"]):
-        columns: list[Any] = [batch.column(name) for name in ("fingerprint", "status")]
+    """The key of each row and its end. Raises `UsageError` for rows that are not ours."""
+    names = ["fingerprint", "status", "error_type"]
+    for batch in batches_of(file, MARK_ROWS, names):
+        columns: list[Any] = [batch.column(name) for name in names]
         if not _all_match(columns[0], f"^{KEY_PATTERN}$"):
             raise UsageError(f"'{path}' holds rows that llava-mini did not write: {ANEW}")
-        keys, states = (column.to_pylist() for column in columns)
-        yield from zip(keys, map("error".__eq__, states), strict=True)
+        keys, states, kinds = (column.to_pylist() for column in columns)
+        yield from zip(keys, map(end_of, states, kinds), strict=True)
 
 
 def _all_match(column: Any, pattern: str) -> bool:
