@@ -70,7 +70,7 @@ def test_a_planted_link_is_not_written_through(tmp_path: Path) -> None:
         first = cache.get(Embedded("a", ".jpg", b"1"))
         digest = "3e23e8160039594a33894f65"  # sha256 of "b"
         (first.parent / f".{digest}.jpg.part").symlink_to(tmp_path / "victim")
-        with pytest.raises(OutputError, match="cannot write the cache"):
+        with pytest.raises(OutputError, match=r"cannot write the cache"):
             cache.get(Embedded("b", ".jpg", b"1"))
     assert (tmp_path / "victim").read_text() == "mine"
 
@@ -112,7 +112,7 @@ def test_folders_of_others_are_not_taken_for_those_of_killed_runs(tmp_path: Path
 )
 def test_a_cache_that_cannot_be_written_now_or_ever(tmp_path: Path, number: int, kind: str | None) -> None:
     with cache_of(tmp_path) as cache:
-        with pytest.raises(LlavaMiniError, match="cannot write the cache '.*': said") as error:
+        with pytest.raises(LlavaMiniError, match=r"cannot write the cache '.*': said") as error:
             cache.get(Failing(OSError(number, "said")))
         assert [path.name for path in (tmp_path / "new" / "cache").glob("run-*/*")] == ["lock"]
     assert (error.value.kind if isinstance(error.value, FetchError) else None) == kind

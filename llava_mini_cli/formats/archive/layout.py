@@ -1,6 +1,7 @@
 """Names, columns and the header of an archive."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -10,6 +11,7 @@ import pyarrow as pa
 
 from llava_mini_cli.config import FeatureKind
 from llava_mini_cli.errors import ArchiveError, UsageError
+from llava_mini_cli.formats.archive.verify import check_header, read_plain
 from llava_mini_cli.formats.disk import write_own_file
 from llava_mini_cli.formats.job import ItemIdentity
 
@@ -22,6 +24,8 @@ TABLES = ("features", "captions", "frames", "media")  # in the order in which th
 VECTORS = "vectors"
 LAST_NS = (1 << 63) - 1  # nanoseconds from 1970 that 64 bits hold; file systems have times beyond
 CLIP_SUM = "llava_mini.clip_sum"  # metadata of a file of `frames`: the sum of its embeddings, base64 of float32
+
+_PART = re.compile(r"part-[0-9]{1,18}")  # a number that 64 bits hold
 
 Setting = str | int | float | bool | None
 
@@ -92,24 +96,25 @@ class ArchiveHeader:
         """Raises `UsageError` where there is no archive, `ArchiveError` where its header is damaged or too new."""
         path = folder / HEADER
         try:
-            parsed: Any = json.loads(path.read_text(encoding="utf-8"))
+            parsed: Any = json.loads(read_plain(path))
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"'{folder}' is no archive: it holds no {HEADER}; llava-mini index makes one") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ArchiveError(f"'{path}' cannot be read: {error}") from error
         if not isinstance(parsed, dict) or parsed.get("format") != FORMAT:
             raise ArchiveError(f"'{path}' is not the header of an archive")
-        if parsed["format_version"] != FORMAT_VERSION:
+        if parsed.get("format_version") != FORMAT_VERSION:
             raise ArchiveError(
-                f"'{folder}' has format version {parsed['format_version']}, and this is for {FORMAT_VERSION}"
+                f"'{folder}' has format version {parsed.get('format_version')}, and this is for {FORMAT_VERSION}"
             )
         try:
             return cls._parse(parsed)
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ArchiveError(f"'{path}' is damaged: {error!r}") from error
 
     @classmethod
     def _parse(cls, parsed: dict[str, Any]) -> Self:
+        check_header(parsed)
         shapes = parsed["shapes"]
         token, features = tuple(shapes["token"]), tuple(shapes["features"])
         known = {item.name for item in fields(cls)} - {"shapes"}
@@ -207,8 +212,8 @@ def part_numbers(folder: Path, table: str) -> list[int]:
     directory = folder / table
     if not directory.is_dir():
         return []
-    names = [path.stem for path in directory.iterdir() if path.name.startswith("part-")]
-    return sorted(int(name.removeprefix("part-")) for name in names if name.removeprefix("part-").isdigit())
+    names = [path.stem for path in directory.iterdir()]
+    return sorted(int(name.removeprefix("part-")) for name in names if _PART.fullmatch(name))
 
 
 def last_part(folder: Path) -> int:

@@ -23,6 +23,9 @@ from llava_mini_cli.formats.archive.layout import (
     CLIP_SUM,
     VECTORS,
     ArchiveHeader,
+    caption_schema,
+    feature_schema,
+    frame_schema,
     media_schema,
     part_name,
     part_numbers,
@@ -30,8 +33,17 @@ from llava_mini_cli.formats.archive.layout import (
 from llava_mini_cli.formats.archive.locks import reading
 from llava_mini_cli.formats.archive.newest import newest_rows, with_frames
 from llava_mini_cli.formats.archive.quantized import from_int8
+from llava_mini_cli.formats.archive.verify import (
+    check_filled,
+    check_types,
+    plain,
+    read_frames,
+    read_media,
+    read_table,
+)
 from llava_mini_cli.formats.row import one_line
 
+_TEXTS = frozenset({"file_name", "error", "error_type", "error_stage"})
 FEATURE_FRAMES = 32  # read at once
 
 
@@ -118,7 +130,7 @@ class Archive:
     def each_failure(self) -> Iterator[StoredFailure]:
         """The media that could not be indexed."""
         for row in self.failures.to_pylist():
-            known = {name: row[name] for name in StoredFailure.__dataclass_fields__ if name in row}
+            known = {name: _given(row, name) for name in StoredFailure.__dataclass_fields__ if name in row}
             yield StoredFailure(mtime_ns=row["mtime"], **known)
 
     def restrict(self, rows: NDArray[np.bool_]) -> "Archive":
@@ -142,8 +154,12 @@ class Archive:
 
     def frames(self, part: int) -> FrameColumns:
         """Raises `ArchiveError` for a damaged file."""
-        table = self._read(part, "frames", ["medium", "time", "last_time"])
-        return FrameColumns(*(table[name].to_numpy() for name in ("medium", "time", "last_time")))
+        names = ("medium", "time", "last_time")
+        try:
+            table = read_frames(self.folder / part_name(part, "frames"), frame_schema(self.header.shapes), names)
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(part, "frames", error) from error
+        return FrameColumns(*(table[name].to_numpy() for name in names))
 
     def mean_vector(self) -> NDArray[np.float32]:
         """The mean of all embeddings, dropped ones included, `[clip]`; zeros where there are none."""
@@ -151,20 +167,25 @@ class Archive:
         rows = 0
         for part in self.parts:
             try:
-                found = pq.read_metadata(self.folder / part_name(part, "frames"))
-            except (OSError, pa.ArrowException) as error:
+                found = pq.read_metadata(plain(self.folder / part_name(part, "frames")))
+                text = (found.metadata or {}).get(CLIP_SUM.encode())
+                if text is not None:
+                    total += np.frombuffer(base64.b64decode(text), "<f4")
+                    rows += found.num_rows
+            except (OSError, ValueError, pa.ArrowException) as error:
                 raise self._damaged(part, "frames", error) from error
-            text = (found.metadata or {}).get(CLIP_SUM.encode())
-            if text is not None:
-                total += np.frombuffer(base64.b64decode(text), "<f4")
-                rows += found.num_rows
         return total / np.float32(max(rows, 1))
 
     def captions(self, medium: StoredMedium) -> list[dict[str, Any]]:
         """The captions of a medium, in order; none where none were asked for. Raises `ArchiveError`."""
         if not (self.folder / part_name(medium.part, "captions")).exists():
             return []
-        table = self._read(medium.part, "captions", ["medium", "start", "end", "text"])
+        try:
+            path = self.folder / part_name(medium.part, "captions")
+            table = read_table(path, caption_schema(), ["medium"], ["medium", "start", "end", "text"])
+            check_filled(table.filter(table["start"].is_valid()), ["end"])
+        except (OSError, pa.ArrowException) as error:
+            raise self._damaged(medium.part, "captions", error) from error
         return table.filter(equal(table["medium"], medium.number)).to_pylist()
 
     def vector_file(self, part: int, rows: int) -> Path | None:
@@ -182,14 +203,19 @@ class Archive:
         try:
             return np.memmap(path, "<f2", "r").reshape(-1, width)[rows]
         except (OSError, ValueError, IndexError):  # the file is missing or cut; the table has the same numbers
-            return np.concatenate(list(self.vectors(part)))[rows]
+            try:
+                return np.concatenate([np.zeros((0, width), np.float16), *self.vectors(part)])[rows]
+            except IndexError as error:
+                raise self._damaged(part, "frames", error) from error
 
     def vectors(self, part: int) -> Iterator[NDArray[np.float16]]:
         """The same embeddings from Parquet, a batch `[n, clip]` at a time. Raises `ArchiveError`."""
         width = self.header.shapes.clip
         assert width is not None
         try:
-            with pq.ParquetFile(self.folder / part_name(part, "frames"), page_checksum_verification=True) as file:
+            path = plain(self.folder / part_name(part, "frames"))
+            with pq.ParquetFile(path, page_checksum_verification=True) as file:
+                check_types(file.schema_arrow, frame_schema(self.header.shapes), ["clip"])
                 for batch in file.iter_batches(batch_size=4096, columns=["clip"]):
                     column: Any = batch.column(0)
                     yield column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
@@ -204,9 +230,10 @@ class Archive:
         """
         found = 0
         try:
-            with pq.ParquetFile(
-                self.folder / part_name(medium.part, "features"), page_checksum_verification=True, memory_map=True
-            ) as file:
+            path = plain(self.folder / part_name(medium.part, "features"))
+            expected = feature_schema(self.header.shapes, self.header.features or "float32")
+            with pq.ParquetFile(path, page_checksum_verification=True, memory_map=True) as file:
+                check_types(file.schema_arrow, expected, expected.names)
                 for group in range(file.metadata.num_row_groups):
                     for features, times in self._group_features(file, group, medium.number):
                         found += len(times)
@@ -238,12 +265,6 @@ class Archive:
             return features
         return from_int8(features, _numbers(batch["scales"], "<f4").reshape(batch.num_rows, parts, width))
 
-    def _read(self, part: int, table: str, columns: list[str]) -> pa.Table:
-        try:
-            return _table(self.folder / part_name(part, table), columns)
-        except (OSError, pa.ArrowException) as error:
-            raise self._damaged(part, table, error) from error
-
     def _damaged(self, part: int, table: str, error: Exception) -> ArchiveError:
         return ArchiveError(f"{part_name(part, table)}: {one_line(str(error))}")
 
@@ -273,7 +294,7 @@ def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
     for part in part_numbers(folder, "media"):
         name = part_name(part, "media")
         try:
-            table = _table(folder / name)
+            table = read_media(folder / name, media_schema())
             _check_frames(folder, part, table)
         except (OSError, pa.ArrowException) as error:
             damage.append(Damage(part, name, one_line(str(error)), may_pass(error)))
@@ -300,12 +321,6 @@ def may_pass(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError)
 
 
-def _table(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """A small file, in this thread: there are many, and starting threads for each costs more than reading it."""
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        return file.read(columns=columns, use_threads=False)
-
-
 def _check_frames(folder: Path, part: int, media: pa.Table) -> None:
     """Raises `ArchiveError` where the frames of a part's media are not there; reads the footer alone."""
     own = media if "frames_of" not in media.column_names else media.filter(media["frames_of"].is_null())
@@ -313,7 +328,7 @@ def _check_frames(folder: Path, part: int, media: pa.Table) -> None:
     if not wanted:
         return
     try:
-        there = pq.read_metadata(folder / part_name(part, "frames")).num_rows
+        there = pq.read_metadata(plain(folder / part_name(part, "frames"))).num_rows
     except (OSError, pa.ArrowException) as error:
         raise ArchiveError(one_line(str(error))) from error
     if there < wanted:
@@ -322,7 +337,12 @@ def _check_frames(folder: Path, part: int, media: pa.Table) -> None:
 
 def _medium(row: dict[str, Any]) -> StoredMedium:
     names = {"number": "medium", "mtime_ns": "mtime"}
-    return StoredMedium(**{name: row[names.get(name, name)] for name in StoredMedium.__dataclass_fields__})
+    return StoredMedium(**{name: _given(row, names.get(name, name)) for name in StoredMedium.__dataclass_fields__})
+
+
+def _given(row: dict[str, Any], name: str) -> Any:
+    """A value of a medium; no text where a name or a reason is null, which no run writes."""
+    return "" if row[name] is None and name in _TEXTS else row[name]
 
 
 def _numbers(column: Any, kind: Any) -> NDArray[Any]:
