@@ -1,5 +1,7 @@
 """Patch features in 8 bits: one scale a channel and frame, so that a loud channel does not drown the others."""
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -19,3 +21,10 @@ def to_int8(
 def from_int8(quantized: NDArray[np.int8], scales: NDArray[np.float32]) -> NDArray[np.float32]:
     """The features that `to_int8` rounded, as float32 `[n, parts, patches, width]`."""
     return quantized.astype(np.float32) * scales[:, :, None]
+
+
+def numbers_of(column: Any, kind: Any) -> NDArray[Any]:
+    """The plain numbers in a column of fixed-size blobs."""
+    data = column.buffers()[1]
+    width = column.type.byte_width
+    return np.frombuffer(data, kind, len(column) * width // np.dtype(kind).itemsize, column.offset * width)

@@ -32,9 +32,10 @@ from llava_mini_cli.formats.archive.layout import (
 )
 from llava_mini_cli.formats.archive.locks import reading
 from llava_mini_cli.formats.archive.newest import newest_rows, with_frames
-from llava_mini_cli.formats.archive.quantized import from_int8
+from llava_mini_cli.formats.archive.quantized import from_int8, numbers_of
 from llava_mini_cli.formats.archive.verify import (
     check_filled,
+    check_frames,
     check_types,
     plain,
     read_frames,
@@ -260,10 +261,10 @@ class Archive:
     def _unpacked(self, batch: pa.RecordBatch) -> NDArray[np.generic]:
         parts, patches, width = self.header.shapes.features
         kind: Any = {"float32": "<f4", "float16": "<f2", "int8": "i1"}[self.header.features or ""]
-        features = _numbers(batch["features"], kind).reshape(batch.num_rows, parts, patches, width)
+        features = numbers_of(batch["features"], kind).reshape(batch.num_rows, parts, patches, width)
         if self.header.features != "int8":
             return features
-        return from_int8(features, _numbers(batch["scales"], "<f4").reshape(batch.num_rows, parts, width))
+        return from_int8(features, numbers_of(batch["scales"], "<f4").reshape(batch.num_rows, parts, width))
 
     def _damaged(self, part: int, table: str, error: Exception) -> ArchiveError:
         return ArchiveError(f"{part_name(part, table)}: {one_line(str(error))}")
@@ -295,7 +296,7 @@ def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
         name = part_name(part, "media")
         try:
             table = read_media(folder / name, media_schema())
-            _check_frames(folder, part, table)
+            check_frames(folder / part_name(part, "frames"), table)
         except (OSError, pa.ArrowException) as error:
             damage.append(Damage(part, name, one_line(str(error)), may_pass(error)))
             continue
@@ -321,20 +322,6 @@ def may_pass(error: BaseException | None) -> bool:
     return isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError)
 
 
-def _check_frames(folder: Path, part: int, media: pa.Table) -> None:
-    """Raises `ArchiveError` where the frames of a part's media are not there; reads the footer alone."""
-    own = media if "frames_of" not in media.column_names else media.filter(media["frames_of"].is_null())
-    wanted = pc.sum(pc.filter(own["frames"], equal(own["status"], "ok"))).as_py() or 0
-    if not wanted:
-        return
-    try:
-        there = pq.read_metadata(plain(folder / part_name(part, "frames"))).num_rows
-    except (OSError, pa.ArrowException) as error:
-        raise ArchiveError(one_line(str(error))) from error
-    if there < wanted:
-        raise ArchiveError(f"{there} of {wanted} frames are there")
-
-
 def _medium(row: dict[str, Any]) -> StoredMedium:
     names = {"number": "medium", "mtime_ns": "mtime"}
     return StoredMedium(**{name: _given(row, names.get(name, name)) for name in StoredMedium.__dataclass_fields__})
@@ -343,13 +330,6 @@ def _medium(row: dict[str, Any]) -> StoredMedium:
 def _given(row: dict[str, Any], name: str) -> Any:
     """A value of a medium; no text where a name or a reason is null, which no run writes."""
     return "" if row[name] is None and name in _TEXTS else row[name]
-
-
-def _numbers(column: Any, kind: Any) -> NDArray[Any]:
-    """The plain numbers in a column of fixed-size blobs."""
-    data = column.buffers()[1]
-    width = column.type.byte_width
-    return np.frombuffer(data, kind, len(column) * width // np.dtype(kind).itemsize, column.offset * width)
 
 
 def equal(column: Any, value: Any) -> Any:

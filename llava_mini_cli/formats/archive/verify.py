@@ -13,7 +13,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from llava_mini_cli.errors import ArchiveError
 from llava_mini_cli.formats.regular_file import open_regular
+from llava_mini_cli.formats.row import one_line
 
 LARGEST_HEADER = 1 << 20  # bytes
 _WIDEST = 1 << 24  # numbers in a vector
@@ -121,3 +123,17 @@ def read_frames(path: Path, expected: pa.Schema, columns: Sequence[str]) -> pa.T
         if not pc.all(pc.is_finite(table[name])).as_py() and len(table):
             raise pa.ArrowInvalid(f"'{name}' that is none")
     return table
+
+
+def check_frames(path: Path, media: pa.Table) -> None:
+    """Raises `ArchiveError` where the frames of a part's media are not there; reads the footer alone."""
+    own = media if "frames_of" not in media.column_names else media.filter(media["frames_of"].is_null())
+    wanted = pc.sum(pc.filter(own["frames"], pc.equal(own["status"], "ok"))).as_py() or 0  # pyright: ignore[reportCallIssue, reportArgumentType]
+    if not wanted:
+        return
+    try:
+        there = pq.read_metadata(plain(path)).num_rows
+    except (OSError, pa.ArrowException) as error:
+        raise ArchiveError(one_line(str(error))) from error
+    if there < wanted:
+        raise ArchiveError(f"{there} of {wanted} frames are there")
