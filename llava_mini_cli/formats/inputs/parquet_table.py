@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llava_mini_cli.errors import UsageError, first_line
@@ -13,6 +14,7 @@ from llava_mini_cli.formats.regular_file import open_regular
 
 BATCH_ROWS = 4096
 BATCH_ROWS_WITH_BYTES = 64  # of columns that hold pictures
+_MOST_DECODED = 1 << 24  # bytes of one column of a batch that are there more than once if need be; it is quicker
 _OWN_KINDS: dict[pa.DataType, str] = {
     pa.bool_(): "bool",
     **dict.fromkeys((pa.int8(), pa.int16(), pa.int32(), pa.int64(), pa.uint8(), pa.uint16(), pa.uint32()), "int64"),
@@ -54,8 +56,7 @@ class ParquetTable:
         for path in self._paths:
             begin = number
             try:
-                os.close(open_regular(path))
-                with pq.ParquetFile(path) as file:
+                with _opened(path, columns) as file:
                     for batch in _batches(file, columns):
                         for number, (values, problem) in enumerate(_rows(batch, columns), number + 1):  # noqa: B020
                             yield number, values, problem
@@ -73,6 +74,19 @@ def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
     return types
 
 
+def _opened(path: str, columns: Sequence[str]) -> pq.ParquetFile:
+    """A file whose texts and bytes stay as they lie in it: each once, though a million rows may hold the same."""
+    os.close(open_regular(path))
+    types = _types(pq.read_schema(path))  # pyright: ignore[reportUnknownMemberType]
+    texts = [column for column in columns if column in types and _is_text(types[column])]
+    return pq.ParquetFile(path, read_dictionary=texts)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    return any(is_kind(kind) for is_kind in tests)
+
+
 def _batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     types = _types(file.schema_arrow)
     there = [column for column in columns if column in types]
@@ -85,6 +99,8 @@ def _batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Record
 
 
 def _holds_bytes(kind: pa.DataType) -> bool:
+    if isinstance(kind, pa.DictionaryType):
+        kind = kind.value_type
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)
 
 
@@ -116,4 +132,11 @@ def _row(row: pa.RecordBatch, columns: Sequence[str]) -> tuple[Sequence[object],
 def _values(batch: pa.RecordBatch, column: str) -> list[object]:
     if column not in batch.schema.names:
         return [None] * batch.num_rows
-    return batch.column(column).to_pylist()  # pyright: ignore
+    values = batch.column(column)
+    if not isinstance(values, pa.DictionaryArray):
+        return values.to_pylist()  # pyright: ignore
+    lengths = pc.binary_length(values.dictionary)  # pyright: ignore
+    if (pc.sum(lengths.take(values.indices)).as_py() or 0) <= _MOST_DECODED:  # pyright: ignore
+        return values.dictionary_decode().to_pylist()  # pyright: ignore
+    words = values.dictionary.to_pylist()  # pyright: ignore
+    return [None if place is None else words[place] for place in values.indices.to_pylist()]  # pyright: ignore
