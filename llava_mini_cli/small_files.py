@@ -9,7 +9,7 @@ import os
 import stat
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 MOST_JSON_BYTES = 16 << 20
 
@@ -49,7 +49,7 @@ def read_object(path: Path, most: int = MOST_JSON_BYTES) -> dict[str, Any]:
         raise ValueError("lists or objects too deep inside each other") from None
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
-    return value
+    return cast("dict[str, Any]", value)
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -90,7 +90,7 @@ def check_rotary(config: LlavaMiniConfig, file: Path) -> None:
         frequencies = LlamaRotaryEmbedding(config).inv_freq
     except Exception as error:  # whatever arithmetic on the numbers of a file trips over
         raise CheckpointError(f"{file}: rope_parameters: {first_line(error)}") from error
-    if not (torch.isfinite(frequencies) & (frequencies > 0)).all() or frequencies.shape != (config.head_dim // 2,):
+    if not (torch.isfinite(frequencies) & (frequencies > 0)).all() or not len(frequencies):
         raise CheckpointError(f"{file}: rope_parameters: give no usable positions")
 
 

@@ -57,7 +57,8 @@ def text_shapes(config: CLIPTextConfig) -> dict[str, Shape]:
 
 def _llama_layer(config: LlavaMiniConfig) -> Iterator[tuple[str, Shape]]:
     width, inner, heads = config.hidden_size, config.intermediate_size, config.num_attention_heads
-    queries, keys = heads * config.head_dim, (config.num_key_value_heads or heads) * config.head_dim
+    head = config.head_dim or width // heads
+    queries, keys = heads * head, (config.num_key_value_heads or heads) * head
     for name, out, into in (
         ("q_proj", queries, width),
         ("k_proj", keys, width),

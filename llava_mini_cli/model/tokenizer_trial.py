@@ -62,14 +62,18 @@ def try_template(template: str, tokens: dict[str, str]) -> None:
 
     environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
     environment.filters["tojson"] = _tojson
-    environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
+    given: dict[str, Any] = {
+        "raise_exception": _raise,
+        "strftime_now": _now,
+        "tools": None,
+        "documents": None,
+        **tokens,
+    }
     compiled = environment.from_string(GENERATION.sub("", template))
     turns = [{"role": "system", "content": SAMPLE}, {"role": "user", "content": SAMPLE}]
-    given: dict[str, Any] = {"messages": turns, "tools": None, "documents": None, **tokens}
     for header in (True, False):
         length = 0
-        for piece in compiled.generate(**given, add_generation_prompt=header):
+        for piece in compiled.generate(**given, messages=turns, add_generation_prompt=header):
             length += len(piece)
             if length > MOST_TEXT:
                 raise ValueError(f"it writes more than {MOST_TEXT} characters")
@@ -77,6 +81,10 @@ def try_template(template: str, tokens: dict[str, str]) -> None:
 
 def _tojson(value: Any, ensure_ascii: bool = False, indent: int | None = None, **_: Any) -> str:
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def _now(form: str) -> str:
+    return datetime.now().strftime(form)
 
 
 def _raise(message: str) -> NoReturn:
