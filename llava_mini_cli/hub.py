@@ -38,7 +38,7 @@ def find_model(name: str, revision: str | None = None, *, local_files_only: bool
         return _demo_directory()
     if name == PUBLISHED:
         return _snapshot(name, revision, CHECKPOINT_FILES, local_files_only)
-    path = Path(name).expanduser()
+    path = _expanded(name)
     if is_folder(path):
         return path
     if is_there(path):
@@ -82,7 +82,7 @@ def find_tower(name: str | None, checkpoint: Path, *, local_files_only: bool = F
     """
     if not name:
         raise ModelNotFound(f"model {checkpoint}: config.json names no mm_vision_tower")
-    here = () if is_hub_id(name) else (Path(name).expanduser(),)
+    here = () if is_hub_id(name) else (_expanded(name),)
     for place in (checkpoint / name, checkpoint.parent / name, *here):
         if is_folder(place):
             return place
@@ -90,6 +90,14 @@ def find_tower(name: str | None, checkpoint: Path, *, local_files_only: bool = F
         raise ModelNotFound(f"model {checkpoint}: its vision tower {name!r} is no directory here and no hub id")
     # Its weights are looked for by whoever reads them: a checkpoint may hold them itself.
     return _snapshot(name, None, TOWER_FILES, local_files_only, weights=False)
+
+
+def _expanded(name: str) -> Path:
+    """A path with the home directory in place of `~`; as it is where nobody has that name."""
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:
+        return Path(name)
 
 
 def weight_source(directory: Path) -> Path | None:

@@ -39,17 +39,20 @@ def read_object(path: Path, most: int = MOST_JSON_BYTES) -> dict[str, Any]:
 
     Raises:
         OSError: as `read_bytes`.
-        ValueError: as `read_bytes`, or no JSON object; no key twice, no NaN or infinity.
+        ValueError: as `read_bytes` and `parse_json`, or not an object.
     """
-    try:
-        value: Any = json.loads(
-            read_bytes(path, most).decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number
-        )
-    except RecursionError:
-        raise ValueError("lists or objects too deep inside each other") from None
+    value = parse_json(read_bytes(path, most))
     if not isinstance(value, dict):
         raise ValueError("not a JSON object")
     return cast("dict[str, Any]", value)
+
+
+def parse_json(content: bytes) -> Any:
+    """What JSON says. Raises `ValueError` where it is none, or is too deep, has a key twice, NaN or infinity."""
+    try:
+        return json.loads(content.decode("utf-8"), object_pairs_hook=_unique, parse_constant=_no_number)
+    except RecursionError:
+        raise ValueError("lists or objects too deep inside each other") from None
 
 
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

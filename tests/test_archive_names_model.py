@@ -1,6 +1,7 @@
 """An archive alone chooses no folder of this disk as a model, and fetches none."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -87,3 +88,29 @@ def test_a_tower_of_the_hub_is_not_a_folder_here(tmp_path: Path, monkeypatch: py
     (tmp_path / "openai" / "clip").mkdir(parents=True)
     with pytest.raises(ModelNotFound, match="not in the cache"):
         find_tower("openai/clip", tmp_path / "models" / "checkpoint", local_files_only=True)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"model": ["demo"]}, "damaged: TypeError(\"model is ['demo']\")"),
+        ({"model_revision": 7}, "damaged: TypeError('model_revision is 7')"),
+        ({"settings": None}, "damaged: TypeError('settings is None')"),
+        ({"shapes": {"token": [1, 10**12], "clip": 4, "features": [1, 3, 2]}}, "damaged: ValueError("),
+        ({"shapes": {"token": [1, 8], "clip": -4, "features": [1, 3, 2]}}, "damaged: ValueError("),
+    ],
+)
+def test_a_header_of_other_types_is_damaged(copy: Path, fields: dict[str, object], words: str) -> None:
+    edit(copy, **fields)
+    done = run("search", copy, "a circle")
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert words in done.stderr
+
+
+def test_a_header_that_is_a_pipe_or_deep_is_one_line(copy: Path) -> None:
+    header = copy / "archive.json"
+    header.write_text("[" * 100_000)
+    assert "archive.json' cannot be read: lists or objects too deep" in run("search", copy, "x").stderr
+    header.unlink()
+    os.mkfifo(header)
+    assert "archive.json' cannot be read: not a regular file" in run("search", copy, "x").stderr

@@ -88,7 +88,8 @@ def refused(checkpoint: Path, load: Callable[..., Any] = LlavaMiniForConditional
         ({"mm_projector_type": "mlp999999999x_gelu"}, "/config.json: mm_projector_type 'mlp999999999x_gelu': must be"),
         ({"mm_hidden_size": 128}, "/config.json: mm_hidden_size 128: must be hidden_size of the vision tower, 64"),
         ({"mm_vision_select_layer": -9}, "/config.json: mm_vision_select_layer -9: must be a hidden state"),
-        ({"mm_vision_tower": ["clip"]}, "/config.json: mm_vision_tower ['clip']: must be a text or null"),
+        ({"mm_vision_tower": ["clip"]}, "/config.json: mm_vision_tower ['clip']: must be a text of at most"),
+        ({"mm_vision_tower": "x" * 9999}, f"/config.json: mm_vision_tower '{'x' * 59}...: must be a text of at most"),
         ({"compressor_num_heads": 7}, "/config.json: compressor_num_heads 7: must divide mm_hidden_size 64"),
         ({"resolution_ratio": 10**6}, "/config.json: resolution_ratio 1000000: must be a whole"),
         ({"video_frame_size": 10**6}, "/config.json: video_frame_size 1000000: must be a whole"),
@@ -300,6 +301,19 @@ def test_a_pickle_that_unpacks_to_more_than_it_is_is_refused(checkpoint: Path) -
     assert "pytorch_model.bin: damaged or unreadable ('archive/data.pkl' is compressed)" in refused(checkpoint)
     path.write_bytes(pickle.dumps(Evil()))
     assert "pytorch_model.bin: damaged or unreadable (not a zip file" in refused(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 9, 9, 1 << 30, 0, 0),
+        struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, 1, 1, 1 << 40, 0)
+        + struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 9, 9, 0xFFFFFFFF, 0, 0),
+    ],
+)
+def test_a_pickle_with_members_without_end_is_refused(checkpoint: Path, end: bytes) -> None:
+    pickled(checkpoint, {}).write_bytes(b"x" * 1000 + end)
+    assert "pytorch_model.bin: damaged or unreadable (its list of members is too large)" in refused(checkpoint)
 
 
 def test_weights_that_no_memory_holds_are_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,7 @@ def list_of(rule: Rule, least: int, most: int) -> Rule:
 NULL = Rule("null", lambda value: value is None)
 SWITCH = Rule("true or false", lambda value: type(value) is bool)
 TEXT = Rule("a text", lambda value: isinstance(value, str))
+NAME = Rule("a text of at most 1024 characters", lambda value: isinstance(value, str) and len(value) <= 1024)
 OBJECT = Rule("an object", lambda value: isinstance(value, dict))
 TOKEN = whole(-1, MOST_TOKENS - 1)  # -1: none, in old checkpoints
 END_TOKENS = whole(0, MOST_TOKENS - 1) | list_of(whole(0, MOST_TOKENS - 1), 1, 64)
@@ -102,14 +103,14 @@ CONFIG: dict[str, Rule] = {
     "dtype": NUMBER_FORMAT | NULL,
     "torch_dtype": NUMBER_FORMAT | NULL,
     "vision_config": OBJECT | NULL,
-    "mm_vision_tower": TEXT | NULL,
+    "mm_vision_tower": NAME | NULL,
     "unfreeze_mm_vision_tower": SWITCH,
     "mm_vision_select_layer": whole(-MOST_LAYERS, MOST_LAYERS),
     "mm_vision_select_feature": one_of("patch", "cls_patch"),
     "mm_hidden_size": whole(4, MOST_WIDTH),
     "mm_projector_type": PROJECTOR,
     "mm_use_im_start_end": SWITCH,
-    "image_aspect_ratio": TEXT | NULL,
+    "image_aspect_ratio": NAME | NULL,
     "resolution_ratio": whole(1, 8),
     "video_frame_size": whole(1, MOST_PIXELS_AN_EDGE),
     "compressor_size": whole(1, 64),
@@ -118,10 +119,10 @@ CONFIG: dict[str, Rule] = {
     "prefusion_layer_num": whole(0, MOST_LAYERS),
     "tokenizer_padding_side": one_of("left", "right"),
     # Not used here, but written again by `save_pretrained`, for the reference's own loader.
-    "architectures": list_of(TEXT, 0, 16) | NULL,
-    "transformers_version": TEXT | NULL,
+    "architectures": list_of(NAME, 0, 16) | NULL,
+    "transformers_version": NAME | NULL,
     "tokenizer_model_max_length": whole(1, 1 << 30) | NULL,
-    "mm_patch_merge_type": TEXT | NULL,
+    "mm_patch_merge_type": NAME | NULL,
     "mm_use_im_patch_token": SWITCH | NULL,
     "use_mm_proj": SWITCH | NULL,
 }

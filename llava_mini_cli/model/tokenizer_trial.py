@@ -44,7 +44,7 @@ def try_tokenizer(directory: Path) -> bool:
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        tokenizer.encode(SAMPLE)
+        tokenizer.decode(tokenizer.encode(SAMPLE).ids)
         return HEADER in tokenizer.get_vocab()
     if (directory / "tokenizer.model").exists():
         say("begins", directory / "tokenizer.model")

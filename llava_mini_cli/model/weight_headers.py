@@ -8,6 +8,7 @@ A checkpoint may be somebody else's. So its files lie in its directory, a pickle
 what a header claims is compared with the size of its file.
 """
 
+import struct
 import zipfile
 from collections.abc import Iterator, Mapping
 from math import prod
@@ -171,6 +172,8 @@ def check_zip(path: Path) -> None:
     Raises:
         CheckpointError: it is compressed, which torch never does, or its description of the tensors is huge.
     """
+    if _directory_bytes(path) > MOST_PICKLE_BYTES:
+        raise CheckpointError(f"{path}: damaged or unreadable (its list of members is too large)")
     if not zipfile.is_zipfile(path):
         raise CheckpointError(f"{path}: damaged or unreadable (not a zip file, as torch has written them since 1.6)")
     with zipfile.ZipFile(path) as archive:
@@ -179,6 +182,21 @@ def check_zip(path: Path) -> None:
                 raise CheckpointError(f"{path}: damaged or unreadable ({shown(info.filename)} is compressed)")
             if info.filename.endswith(".pkl") and info.file_size > MOST_PICKLE_BYTES:
                 raise CheckpointError(f"{path}: damaged or unreadable ({shown(info.filename)} is too large)")
+
+
+def _directory_bytes(path: Path) -> int:
+    """The size that a zip file gives for its list of members, which readers hold in memory; 0 where it gives none."""
+    with path.open("rb") as file:
+        size = file.seek(0, 2)
+        file.seek(max(0, size - (1 << 17)))
+        tail = file.read()
+    end, long_end = tail.rfind(b"PK\x05\x06"), tail.rfind(b"PK\x06\x06")
+    if end < 0 or len(tail) < end + 16:
+        return 0
+    (claimed,) = struct.unpack_from("<I", tail, end + 12)
+    if claimed == 0xFFFFFFFF and 0 <= long_end <= len(tail) - 48:
+        (claimed,) = struct.unpack_from("<Q", tail, long_end + 40)
+    return claimed
 
 
 def compare(wanted: Mapping[str, Shape], stored: Mapping[str, Stored], checkpoint: Path) -> None:

@@ -11,9 +11,10 @@ import pyarrow as pa
 
 from llava_mini_cli.config import FeatureKind
 from llava_mini_cli.errors import ArchiveError, UsageError
-from llava_mini_cli.formats.archive.verify import check_header, read_plain
+from llava_mini_cli.formats.archive.verify import LARGEST_HEADER, check_header
 from llava_mini_cli.formats.disk import write_own_file
 from llava_mini_cli.formats.job import ItemIdentity
+from llava_mini_cli.small_files import parse_json, read_bytes
 
 FORMAT = "llava-mini archive"
 FORMAT_VERSION = 1
@@ -25,7 +26,14 @@ VECTORS = "vectors"
 LAST_NS = (1 << 63) - 1  # nanoseconds from 1970 that 64 bits hold; file systems have times beyond
 CLIP_SUM = "llava_mini.clip_sum"  # metadata of a file of `frames`: the sum of its embeddings, base64 of float32
 
+<<<<<<< HEAD
 _PART = re.compile(r"part-[0-9]{1,18}")  # a number that 64 bits hold
+=======
+_TYPES: dict[str, type | tuple[type, ...]] = {  # of the header's fields
+    "model": str, "model_revision": (str, type(None)), "model_digest": str, "shapes": dict,
+    "features": (str, type(None)), "settings": dict, "version": str,
+}  # fmt: skip
+>>>>>>> f2ae8af (The header of an archive is read within bounds, its fields are of their types; zip directories of pickles are bounded)
 
 Setting = str | int | float | bool | None
 
@@ -96,10 +104,10 @@ class ArchiveHeader:
         """Raises `UsageError` where there is no archive, `ArchiveError` where its header is damaged or too new."""
         path = folder / HEADER
         try:
-            parsed: Any = json.loads(read_plain(path))
+            parsed: Any = parse_json(read_bytes(path, LARGEST_HEADER))
         except (FileNotFoundError, NotADirectoryError):
             raise UsageError(f"'{folder}' is no archive: it holds no {HEADER}; llava-mini index makes one") from None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise ArchiveError(f"'{path}' cannot be read: {error}") from error
         if not isinstance(parsed, dict) or parsed.get("format") != FORMAT:
             raise ArchiveError(f"'{path}' is not the header of an archive")

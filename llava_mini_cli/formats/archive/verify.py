@@ -23,15 +23,6 @@ _NUMBERS = ("fps", "start", "end", "dedupe")  # settings that are numbers where 
 _ALWAYS = ("medium", "path", "status")  # columns of `media` without a null
 
 
-def read_plain(path: Path) -> str:
-    """The text of a small plain file. Raises `OSError` where it is none, `ValueError` where it is large or no text."""
-    with open(open_regular(path), "rb") as file:  # noqa: PTH123
-        data = file.read(LARGEST_HEADER + 1)
-    if len(data) > LARGEST_HEADER:
-        raise ValueError(f"more than {LARGEST_HEADER} bytes")
-    return data.decode()
-
-
 def check_header(parsed: Mapping[str, Any]) -> None:
     """Raises `KeyError`, `TypeError` or `ValueError` for fields of a header that are missing or of another type."""
     for name in ("model", "model_digest", "model_revision", "version"):
