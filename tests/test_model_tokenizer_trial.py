@@ -136,6 +136,7 @@ def test_a_template_without_end_is_ended(folder: Path, monkeypatch: pytest.Monke
     words = "/tokenizer_config.json: chat_template: cannot be used (it does not come to an end)"
     assert refused(folder) == words
     assert time.monotonic() - began < 20
+    monkeypatch.setattr(tokenizer_files, "TRIAL_SECONDS", 300.0)  # of its own time it has less
     Path("chat_template.jinja").write_text(loop * 4 + "{% endfor %}" * 4)
     assert refused(folder) == "/chat_template.jinja: chat_template: cannot be used (it does not come to an end)"
 
