@@ -26,14 +26,7 @@ VECTORS = "vectors"
 LAST_NS = (1 << 63) - 1  # nanoseconds from 1970 that 64 bits hold; file systems have times beyond
 CLIP_SUM = "llava_mini.clip_sum"  # metadata of a file of `frames`: the sum of its embeddings, base64 of float32
 
-<<<<<<< HEAD
 _PART = re.compile(r"part-[0-9]{1,18}")  # a number that 64 bits hold
-=======
-_TYPES: dict[str, type | tuple[type, ...]] = {  # of the header's fields
-    "model": str, "model_revision": (str, type(None)), "model_digest": str, "shapes": dict,
-    "features": (str, type(None)), "settings": dict, "version": str,
-}  # fmt: skip
->>>>>>> f2ae8af (The header of an archive is read within bounds, its fields are of their types; zip directories of pickles are bounded)
 
 Setting = str | int | float | bool | None
 
