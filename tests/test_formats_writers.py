@@ -388,7 +388,7 @@ def test_parquet_that_is_not_ours(tmp_path: Path) -> None:
     write(path, row(1), row(2, None))
     file = read_file(path)
     assert list(marks_of(file, path)) == [(key(1), False), (key(2), True)]
-    assert record_of(file)["model"] == "tiny"
+    assert record_of(file, path)["model"] == "tiny"
     check_columns(file, RUN, path)
     check_columns(file, replace(RUN, model="other"), path)
     with pytest.raises(UsageError, match=r"a\.parquet' holds other columns: --overwrite"):
@@ -397,7 +397,7 @@ def test_parquet_that_is_not_ours(tmp_path: Path) -> None:
     place = table.schema.get_field_index("frame_count")
     changed = table.set_column(place, "frame_count", pa.array(["x", "y"]))
     pq.write_table(changed.replace_schema_metadata(None), path)  # pyright: ignore
-    assert record_of(read_file(path)) == {}
+    assert record_of(read_file(path), path) == {}
     check_columns(read_file(path), RUN, path)  # a text can be cast to a number
     lists: Any = pa.array([[1], [2]])
     pq.write_table(table.set_column(place, "frame_count", lists), path)  # pyright: ignore
@@ -438,12 +438,12 @@ def test_the_companion_of_a_parquet_file_is_saved_with_it(tmp_path: Path) -> Non
         assert not (tmp_path / "a.parquet.parts").exists()
     record = json.loads((tmp_path / ".a.parquet.llava-mini").read_text())["run"]
     assert record["settings"] == dict(RUN.settings)
-    assert record["generation"] == record_of(read_file(path))["generation"]
+    assert record["generation"] == record_of(read_file(path), path)["generation"]
     newer = replace(RUN, version="9.9")
     with opened(path, run=newer) as output:
         output.done.replaced = 1  # as where a row was written twice
     assert json.loads((tmp_path / ".a.parquet.llava-mini").read_text())["run"]["version"] == "9.9"
-    assert record_of(read_file(path))["version"] == "9.9"
+    assert record_of(read_file(path), path)["version"] == "9.9"
 
 
 def test_parts_of_an_older_generation_than_the_companions_are_left_out(tmp_path: Path) -> None:
@@ -765,7 +765,7 @@ def test_a_folder_of_parts_keeps_what_stands(tmp_path: Path) -> None:
     assert first.exists()
     (folder / ".part-000001-x.parquet.tmp").touch()
     run = json.loads((folder / ".llava-mini" / "run").read_text())
-    assert run["run"]["generation"] == record_of(read_file(first))["generation"]
+    assert run["run"]["generation"] == record_of(read_file(first), first)["generation"]
     (folder / ".llava-mini" / "run").unlink()
     assert finished(f"{folder}/") == 4
     assert not (folder / ".part-000001-x.parquet.tmp").exists()

@@ -9,7 +9,7 @@ import json
 import os
 import socket
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from llava_mini_cli.errors import OutputError, OutputLocked
 from llava_mini_cli.formats.safe_files import is_at, open_regular
@@ -69,11 +69,10 @@ class FileLock:
     def read(self) -> dict[str, Any]:
         """The content of the file without its holder. Raises `OutputError` for a damaged file."""
         text = os.pread(self._descriptor, _MOST, 0)
-        try:
-            content: dict[str, Any] = json.loads(text) if text else {}
-        except ValueError as error:
+        content = _object_in(text)
+        if content is None:
             os.close(self._descriptor)
-            raise OutputError(f"'{self.path}' is damaged; without it settings are not compared") from error
+            raise OutputError(f"'{self.path}' is damaged; without it settings are not compared")
         return {name: value for name, value in content.items() if name not in ("pid", "host")}
 
     def write(self, content: dict[str, Any]) -> None:
@@ -104,9 +103,17 @@ class FileLock:
 
 def _holder(descriptor: int) -> str:
     """` (pid 12 on host)`; nothing where the holder has not said so."""
-    try:
-        content = json.loads(os.pread(descriptor, _MOST, 0))
-    except ValueError:
+    content = _object_in(os.pread(descriptor, _MOST, 0))
+    if not content:
         return ""
     elsewhere = "" if content.get("host") == socket.gethostname() else f" on {content.get('host')}"
     return f" (pid {content.get('pid')}{elsewhere})"
+
+
+def _object_in(text: bytes) -> dict[str, Any] | None:
+    """The JSON object in the text of a lock file; empty where the text is, None for anything else."""
+    try:
+        content: object = json.loads(text) if text else {}
+    except (ValueError, RecursionError):
+        return None
+    return cast("dict[str, Any]", content) if isinstance(content, dict) else None

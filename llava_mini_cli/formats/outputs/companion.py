@@ -6,7 +6,7 @@ Knows no output format.
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llava_mini_cli import __version__
 from llava_mini_cli.errors import UsageError
@@ -33,8 +33,26 @@ class RunInfo:
         return own | {"settings": dict(self.settings), "kept": [list(c) for c in self.kept], "generation": generation}
 
 
+def record_in(content: object, place: Path) -> dict[str, Any]:
+    """The record of a run, as it was found in a file; empty where there is none.
+
+    Raises:
+        UsageError: it is no record of ours.
+    """
+    if content is None or content == {}:
+        return {}
+    record = cast("dict[str, Any]", content) if isinstance(content, dict) else {}
+    kinds = {"settings": dict, "kept": list, "generation": str}
+    whole = all(isinstance(record.get(name), kind) for name, kind in kinds.items())
+    columns: list[Any] = record["kept"] if whole else [None]
+    if not all(isinstance(column, list) and len(cast("list[Any]", column)) == 2 for column in columns):
+        raise UsageError(f"'{place}' is damaged, or llava-mini did not write it: {ANEW}")
+    return record
+
+
 def check_same_settings(record: dict[str, Any], run: RunInfo, output: Path) -> None:
     """Raises `UsageError` that names every difference which would mix rows of two kinds; none if `record` is empty."""
+    record = record_in(record, output)
     if not record:
         return
     changed = [
@@ -60,7 +78,8 @@ class Companion:
     def __init__(self, output: Path) -> None:
         """Raises `OutputLocked` if another run holds the output, `OutputError` if it cannot be locked."""
         self._lock = FileLock(output.with_name(f".{output.name.lstrip('.')}.llava-mini"), output)
-        self.record: dict[str, Any] = self._lock.read().get("run", {})  # empty where nothing was recorded
+        content: Any = self._lock.read().get("run") or {}
+        self.record: dict[str, Any] = content if isinstance(content, dict) else {"damaged": content}
 
     def save(self, record: dict[str, Any]) -> None:
         """Records the settings that the rows share from now on."""

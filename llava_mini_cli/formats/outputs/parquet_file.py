@@ -62,7 +62,7 @@ class ParquetFileOutput(Store):
         After a run with --overwrite that did not come to its end, the parts are of a newer generation than the file.
         """
         files = [path for path in (self._path, *parts_in(self._folder)) if path.exists()]
-        records = {path: record_of(read_file(path)) for path in files}
+        records = {path: record_of(read_file(path), path) for path in files}
         of_files = [record["generation"] for record in records.values() if record]
         generation: str = self._companion.record.get("generation") or (of_files or [token_hex(8)])[-1]
         for path, record in records.items():

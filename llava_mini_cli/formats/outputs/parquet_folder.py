@@ -13,14 +13,14 @@ from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from secrets import token_hex
-from typing import Any
+from typing import cast
 
 import pyarrow as pa
 
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.disk import errors_of, whole_file
 from llava_mini_cli.formats.lock import FileLock
-from llava_mini_cli.formats.outputs.companion import RunInfo, check_same_settings
+from llava_mini_cli.formats.outputs.companion import RunInfo, check_same_settings, record_in
 from llava_mini_cli.formats.outputs.done import Done, RowDigest, standing
 from llava_mini_cli.formats.outputs.folder_lock import FolderLock
 from llava_mini_cli.formats.outputs.output import Output, released_on_failure
@@ -65,8 +65,9 @@ class ParquetFolderOutput(Output):
         if self._overwrite:
             return token_hex(8)
         content = notes.read()
-        record: dict[str, Any] = content.get("run", {})
-        self._leaving.update(content.get("leaving", []))
+        record = record_in(content.get("run"), notes.path)
+        leaving = content.get("leaving")
+        self._leaving.update(map(str, cast("list[object]", leaving) if isinstance(leaving, list) else ()))
         if parts_in(self._folder) or not self._lock.alone:
             check_same_settings(record, self._run, self._folder)
         if self._lock.alone:
@@ -101,7 +102,7 @@ class ParquetFolderOutput(Output):
             if path.exists():
                 raise
             return  # another shard has ended meanwhile, and taken away what was replaced
-        check_same_settings(record_of(file), self._run, path)
+        check_same_settings(record_of(file, path), self._run, path)
         check_columns(file, self._run, path)
         self.done.add(marks_of(file, path))
         self._taken_in.append(path)
@@ -185,7 +186,7 @@ def _generation_of(path: Path) -> str | None:
         UsageError, OutputError: as `read_file`.
     """
     try:
-        return record_of(read_file(path)).get("generation")
+        return record_of(read_file(path), path).get("generation")
     except OutputError:
         if path.exists():
             raise

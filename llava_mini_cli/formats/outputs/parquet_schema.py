@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llava_mini_cli.errors import OutputError, UsageError
-from llava_mini_cli.formats.outputs.companion import ANEW, RunInfo
+from llava_mini_cli.formats.outputs.companion import ANEW, RunInfo, record_in
 from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowDigest, RowMark, end_of
 from llava_mini_cli.formats.outputs.known_contents import DIGEST_PATTERN
 from llava_mini_cli.formats.row import COLUMNS, ColumnKind, KeptColumn, Row
@@ -76,10 +76,13 @@ def read_file(path: Path) -> pq.ParquetFile:
         raise UsageError(f"'{path}' is not a whole Parquet file: {ANEW}") from error
 
 
-def record_of(file: pq.ParquetFile) -> dict[str, Any]:
-    """The record of the run that wrote the file; empty where the file has none."""
+def record_of(file: pq.ParquetFile, path: Path) -> dict[str, Any]:
+    """The record of the run that wrote the file; empty where the file has none. Raises `UsageError` for another one."""
     text = (file.schema_arrow.metadata or {}).get(RECORD)
-    return json.loads(text) if text else {}
+    try:
+        return record_in(json.loads(text) if text else None, path)
+    except (ValueError, RecursionError):
+        return record_in(text, path)
 
 
 def check_columns(file: pq.ParquetFile, run: RunInfo, path: Path) -> None:
