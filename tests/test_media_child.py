@@ -199,6 +199,7 @@ def test_a_module_of_the_package_is_found_wherever_the_user_is(tmp_path: Path, m
     command = python_command("llava_mini_cli.media.x", "a", stdin=b"b")
     assert command.argv == (sys.executable, "-P", "-m", "llava_mini_cli.media.x", "a")
     assert command.stdin == b"b"
+    assert command.alone
     assert command.pythonpath is not None
     assert (Path(command.pythonpath) / "llava_mini_cli" / "media" / "child.py").is_file()
     for inherited, expected in ((None, "first"), ("second", f"first{os.pathsep}second")):

@@ -101,7 +101,7 @@ def test_rules_give_what_their_letters_say_and_files_no_rights_of_folders(kernel
     assert "/home" not in kernel.rules
 
 
-def verdict(steps: list[tuple[int, int, int, int]], architecture: int, number: int) -> int:
+def verdict(steps: list[tuple[int, int, int, int]], architecture: int, number: int, argument: int = 0) -> int:
     """The value that a filter gives for a system call, as the kernel's machine would find it."""
     place, held = 0, 0
     while True:
@@ -110,10 +110,10 @@ def verdict(steps: list[tuple[int, int, int, int]], architecture: int, number: i
         if code == 0x06:
             return value
         if code == 0x20:
-            held = {0: number, 4: architecture}[value]
+            held = {0: number, 4: architecture, 16: argument}[value]
         else:
-            assert code in (0x15, 0x35)
-            place += if_so if (held == value if code == 0x15 else held >= value) else if_not
+            is_so = {0x15: held == value, 0x35: held >= value, 0x45: held & value != 0}[code]
+            place += if_so if is_so else if_not
 
 
 ALLOWED, REFUSED = 0x7FFF0000, 0x50000 | errno.EACCES
@@ -130,10 +130,10 @@ def test_the_calls_that_the_filter_refuses(
     kernel: Kernel, monkeypatch: pytest.MonkeyPatch, machine: str, architecture: int, refused: set[int]
 ) -> None:
     monkeypatch.setattr(launch.os, "uname", lambda: SimpleNamespace(machine=machine))
-    launch._refuse_calls()
+    launch._refuse_calls(alone=False)
     assert kernel.flags == (1, 4)
     found = {number for number in range(600) if verdict(kernel.filter, architecture, number) == REFUSED}
-    assert found == set(launch._REFUSED[machine][2])
+    assert found == set(launch._REFUSED[machine][4])
     assert refused <= found
     assert {verdict(kernel.filter, architecture, number) for number in set(range(600)) - found} == {ALLOWED}
     for number in (0, 0x40000000, 0x40000029, 0xFFFFFFFF):
@@ -141,13 +141,34 @@ def test_the_calls_that_the_filter_refuses(
         assert verdict(kernel.filter, architecture, number) == (REFUSED if number else ALLOWED)
 
 
+@pytest.mark.parametrize(
+    ("machine", "architecture", "clone", "forks"),
+    [("x86_64", 0xC000003E, 56, {57, 58}), ("aarch64", 0xC00000B7, 220, set[int]())],
+)
+def test_one_that_is_alone_starts_threads_and_no_process(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, machine: str, architecture: int, clone: int, forks: set[int]
+) -> None:
+    monkeypatch.setattr(launch.os, "uname", lambda: SimpleNamespace(machine=machine))
+    launch._refuse_calls(alone=False)
+    others = {number for number in range(600) if verdict(kernel.filter, architecture, number) == REFUSED}
+    launch._refuse_calls(alone=True)
+    found = {number: verdict(kernel.filter, architecture, number) for number in range(600)}
+    assert {number for number in found if found[number] == REFUSED} == others | forks | {clone}
+    assert {number for number in found if found[number] not in (REFUSED, ALLOWED)} == {435}
+    assert found[435] == 0x50000 | errno.ENOSYS
+    thread = 0x3D0F00  # the flags of glibc's pthread_create
+    assert verdict(kernel.filter, architecture, clone, thread) == ALLOWED
+    assert verdict(kernel.filter, architecture, clone, thread & ~0x10000) == REFUSED
+    assert verdict(kernel.filter, architecture, clone | 0x40000000, thread) == REFUSED
+
+
 def test_a_machine_of_another_kind_has_no_filter(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch.os, "uname", lambda: SimpleNamespace(machine="riscv64"))
-    launch._refuse_calls()
+    launch._refuse_calls(alone=True)
     assert kernel.flags is None
     monkeypatch.setattr(launch.os, "uname", lambda: SimpleNamespace(machine="x86_64"))
     monkeypatch.setattr(launch.ctypes, "sizeof", lambda _: 4)  # Python of 32 bits under a kernel of 64
-    launch._refuse_calls()
+    launch._refuse_calls(alone=True)
     assert kernel.flags is None
 
 

@@ -51,6 +51,7 @@ class Command:
     reads: tuple[Path, ...] = ()  # files that it may open beside libraries, links followed; missing ones are no error
     memory: int | None = None  # bytes of private memory that it may take; None: no bound
     pass_fds: tuple[int, ...] = ()  # descriptors that it inherits under their numbers
+    alone: bool = False  # True: it may start threads, but no process; `memory` is then all that it can take
 
 
 def python_command(
@@ -63,7 +64,7 @@ def python_command(
 ) -> Command:
     """A command that runs a module of the package in this Python, and imports nothing from the current directory."""
     argv = (sys.executable, "-P", "-m", module, *arguments)
-    return Command(argv, stdin, str(Path(__file__).parents[2]), reads, memory, pass_fds)
+    return Command(argv, stdin, str(Path(__file__).parents[2]), reads, memory, pass_fds, alone=True)
 
 
 class Child:
@@ -193,6 +194,8 @@ class Child:
 def _start(command: Command, notes: int) -> "subprocess.Popen[bytes]":
     argv = [f"pipe:{notes}" if word == NOTES else word for word in command.argv]
     rules = [*library_rules(), *program_rules(argv[0]), *(f"r{path.absolute()}" for path in command.reads)]
+    if not command.alone:
+        rules.append("p")
     limits = (str(os.getpid()), str(command.memory or 0))
     launcher = [sys.executable, "-I", "-S", str(_LAUNCHER), *limits, *rules, "--"]
     # With a thread for each processor, numpy would set aside 40 MiB for each; decoders multiply no matrices.

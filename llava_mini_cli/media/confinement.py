@@ -56,7 +56,7 @@ def kept_from() -> tuple[str, ...]:
 
 def refusal_of(program: str) -> str | None:
     """What a program with the argument `-version` says when it cannot be run confined; None if it can."""
-    with closing(Child(Command((program, "-version")), _PATIENCE_S)) as child:
+    with closing(Child(Command((program, "-version"), alone=True), _PATIENCE_S)) as child:
         try:
             for _ in iter(child.read_some, b""):
                 pass

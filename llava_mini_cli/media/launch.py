@@ -3,7 +3,8 @@
 Run as a script (`python -I -S launch.py PARENT_PID MEMORY RULE... -- COMMAND ...`) it binds itself to its parent's
 life, gives up every right that a decoder has no use for and becomes the command. MEMORY is in bytes, 0 for no bound.
 A RULE is a letter and an absolute path, links followed: `r` a file that may be read, `l` a library (a file, or a
-folder with all below it, that may be read and run), `d` a folder of which, with all below it, names may be listed.
+folder with all below it, that may be read and run), `d` a folder of which, with all below it, names may be listed;
+`p`, without a path, lets it start processes, for each of which MEMORY counts anew.
 
 What the kernel does not know is left out without a word; `media/confinement.py` tells what it knows. Uses the
 standard library only and imports nothing else of the package, so that it starts in a few milliseconds; knows nothing
@@ -42,18 +43,23 @@ _SYSTEM = (
 )
 
 # seccomp(2): the system calls that are refused, by their number, for what Landlock leaves open: sockets other than
-# TCP (and io_uring, which makes sockets, too), and changes of what a file's entry says.
+# TCP (and io_uring, which makes sockets, too), and changes of what a file's entry says. The first numbers are what
+# the kernel calls this kind of machine, seccomp itself, clone, and what starts processes only (fork, vfork).
 _REFUSED = {
     "x86_64": (
-        0xC000003E,  # what the kernel calls this kind of machine
-        317,  # seccomp itself
+        0xC000003E,
+        317,
+        56,
+        (57, 58),
         (41, 425, 76, 90, 91, 92, 93, 94, 132, 188, 189, 190, 197, 198, 199, 235, 260, 261, 268, 280, 452, 463, 466),
     ),
-    "aarch64": (0xC00000B7, 277, (198, 425, 5, 6, 7, 14, 15, 16, 45, 52, 53, 54, 55, 88, 452, 463, 466)),
+    "aarch64": (0xC00000B7, 277, 220, (), (198, 425, 5, 6, 7, 14, 15, 16, 45, 52, 53, 54, 55, 88, 452, 463, 466)),
 }
+_CLONE3 = 435  # on every machine; where it is said to be unknown, libraries take clone, whose flags can be seen
+_CLONE_THREAD = 0x10000
 _X32 = 0x40000000  # from here on x86 counts the same calls once more
 _SET_MODE_FILTER, _SPEC_ALLOW = 1, 4  # the second: no slower mode of the processor for it
-_ALLOW, _REFUSE = 0x7FFF0000, 0x00050000 | errno.EACCES
+_ALLOW, _REFUSE, _UNKNOWN = 0x7FFF0000, 0x00050000 | errno.EACCES, 0x00050000 | errno.ENOSYS
 
 _CAPABILITIES_VERSION = 0x20080522
 _KEPT_CAPABILITIES = 0b110  # root's: to read files of others
@@ -96,7 +102,7 @@ def confine(rules: list[str]) -> None:
         _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
         _give_up_capabilities()
         _landlock(rules)
-        _refuse_calls()
+        _refuse_calls(alone="p" not in rules)
 
 
 def _give_up_capabilities() -> None:
@@ -132,12 +138,19 @@ def _landlock(rules: list[str]) -> None:
     os.close(ruleset)
 
 
-def _refuse_calls() -> None:
-    architecture, seccomp, refused = _REFUSED.get(os.uname().machine, (0, 0, ()))
-    if not refused or ctypes.sizeof(ctypes.c_void_p) != 8:
+def _refuse_calls(*, alone: bool) -> None:
+    """Refuses system calls; if `alone`, those that start processes, too, but not threads."""
+    if os.uname().machine not in _REFUSED or ctypes.sizeof(ctypes.c_void_p) != 8:
         return
-    load, equal, at_least, give = 0x20, 0x15, 0x35, 0x06  # BPF: an instruction is (code, skip if so, if not, value)
+    architecture, seccomp, clone, forks, refused = _REFUSED[os.uname().machine]
+    load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
+    # BPF: an instruction is (code, how many to skip if so, if not, value).
     steps = [(load, 0, 0, 4), (equal, 1, 0, architecture), (give, 0, 0, _REFUSE), (load, 0, 0, 0)]
+    if alone:
+        refused = (*refused, *forks)
+        steps += [(equal, 0, 1, _CLONE3), (give, 0, 0, _UNKNOWN)]
+        steps += [(equal, 0, 4, clone), (load, 0, 0, 16), (any_bit, 0, 1, _CLONE_THREAD), (give, 0, 0, _ALLOW)]
+        steps += [(give, 0, 0, _REFUSE)]
     steps += [(at_least, len(refused) + 1, 0, _X32)]
     steps += [(equal, len(refused) - place, 0, number) for place, number in enumerate(refused)]
     steps += [(give, 0, 0, _ALLOW), (give, 0, 0, _REFUSE)]

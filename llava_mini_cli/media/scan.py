@@ -78,7 +78,7 @@ def ffmpeg_command(
     argv = cast("list[str]", run.compile(cmd=ffmpeg_binary()))  # pyright: ignore
     # Put in here, since ffmpeg-python takes no name that is not UTF-8.
     named = [f"file:{path.absolute()}" if word == _FILE else word for word in argv]
-    return Command(named, stdin, reads=(path,), memory=memory)
+    return Command(named, stdin, reads=(path,), memory=memory, alone=True)
 
 
 @cache
