@@ -18,7 +18,7 @@ import pytest
 from llava_mini_cli.geometry import nearest_index
 from llava_mini_cli.media import decoders
 from llava_mini_cli.media.decoders import DECODERS, DecoderError, Plan
-from llava_mini_cli.media.scan import ffmpeg_binary
+from llava_mini_cli.media.ffmpeg_program import ffmpeg_binary
 
 FFMPEG, DECORD = DECODERS["ffmpeg"], DECODERS["decord"]
 

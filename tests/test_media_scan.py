@@ -14,12 +14,11 @@ import pytest
 from llava_mini_cli.errors import LlavaMiniError, MediaError
 from llava_mini_cli.media.child import NOTES, Child
 from llava_mini_cli.media.containers import WHITELIST
+from llava_mini_cli.media.ffmpeg_program import _found_ffmpeg, ffmpeg_binary  # pyright: ignore[reportPrivateUsage]
 from llava_mini_cli.media.probe import Header, VideoStream, display_size, read_header
 from llava_mini_cli.media.scan import (
-    _found_ffmpeg,  # pyright: ignore[reportPrivateUsage]
     because,
     clean,
-    ffmpeg_binary,
     ffmpeg_command,
     header_of,
     scan,

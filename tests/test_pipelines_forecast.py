@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -190,10 +191,10 @@ def test_what_a_medium_holds_while_it_is_asked_about() -> None:
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
     """A machine with every package in version 1, a GPU, ffmpeg and a model, on which decoders are confined."""
     from llava_mini_cli import hub
-    from llava_mini_cli.media import confinement
+    from llava_mini_cli.media import confinement, ffmpeg_program
 
     made = SimpleNamespace(missing=set(), ffmpeg="ffmpeg version 7.1 Copyright", tower=tmp_path / "tower", cuda=True)
-    made.kept, made.refusals = confinement.KINDS, {}
+    made.kept, made.refusals, made.killed = confinement.KINDS, {}, []
 
     def version(name: str) -> str:
         if name in made.missing:
@@ -202,6 +203,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
 
     def run(command: list[str], **options: object) -> SimpleNamespace:
         assert (command, options["timeout"], options["check"]) == (["/bin/ffmpeg", "-version"], 20, True)
+        if made.killed:
+            raise subprocess.CalledProcessError(-made.killed.pop(), command)
         if not made.ffmpeg:
             raise subprocess.CalledProcessError(1, command)
         return SimpleNamespace(stdout=made.ffmpeg)
@@ -223,6 +226,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> SimpleNamespace:
         is_bf16_supported=lambda: True, get_device_name=lambda index: f"GPU {index}",
     )  # fmt: skip
     ffmpeg.get_ffmpeg_exe = lambda: "/bin/ffmpeg"
+    monkeypatch.setattr(ffmpeg_program, "_found_ffmpeg", lambda *_: import_module("imageio_ffmpeg").get_ffmpeg_exe())
     (tmp_path / "config.json").write_text('{"mm_vision_tower": "clip"}')
     monkeypatch.setitem(sys.modules, "torch", torch)
     monkeypatch.setitem(sys.modules, "imageio_ffmpeg", ffmpeg)
@@ -271,6 +275,10 @@ def test_what_is_missing_is_a_problem_with_a_way_out(machine: SimpleNamespace, m
     assert found["device"] == Fact("device", "cpu, 3 threads (CUDA is not available)")
     assert found["vision tower"] == Fact("vision tower", "missing", "no clip")
     assert (found["ffmpeg"].value, found["ffmpeg"].problem is not None) == ("broken", True)
+    machine.ffmpeg, machine.killed = "ffmpeg version 7.1", [9]
+    assert facts()["ffmpeg"] == Fact("ffmpeg", "7.1 (/bin/ffmpeg)")
+    machine.killed = [9, 9]
+    assert "died with <Signals.SIGKILL: 9>" in (facts()["ffmpeg"].problem or "")
     assert facts("none")["model"] == Fact("model", "missing", "no such model")
     assert "vision tower" not in facts("none")
     for broken in ("{", "[]"):

@@ -6,26 +6,23 @@ Demultiplexing alone costs about a second for an hour of video. Where the packet
 
 import errno
 import os
-import shutil
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import ffmpeg  # pyright: ignore[reportMissingTypeStubs]
-import imageio_ffmpeg  # pyright: ignore[reportMissingTypeStubs]
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_mini_cli.errors import PASSING_KINDS, LlavaMiniError, MediaError, kind_of
+from llava_mini_cli.errors import PASSING_KINDS, MediaError, kind_of
 from llava_mini_cli.media.bounds import FIRST_LOOK_BYTES, most_bytes, shortage
 from llava_mini_cli.media.child import NOTES, Child, Command, StalledError
 from llava_mini_cli.media.containers import WHITELIST
 from llava_mini_cli.media.endings import SignalledError, ended, started, twice
+from llava_mini_cli.media.ffmpeg_program import ffmpeg_binary
 from llava_mini_cli.media.first_look import FirstLook
 from llava_mini_cli.media.packets import Packets
 from llava_mini_cli.media.probe import Header, VideoStream, read_header
@@ -79,29 +76,6 @@ def ffmpeg_command(
     # Put in here, since ffmpeg-python takes no name that is not UTF-8.
     named = [f"file:{path.absolute()}" if word == _FILE else word for word in argv]
     return Command(named, stdin, reads=(path,), memory=memory, alone=True)
-
-
-@cache
-def _found_ffmpeg(prefix: Path, search: str | None) -> str:
-    """The ffmpeg that comes with imageio-ffmpeg, else one of this Python's environment, else one on the search path.
-
-    imageio-ffmpeg would run it to see that it is one: an `ffmpeg -version` that is killed makes another ffmpeg the one
-    that decodes, or ends the run because there is none.
-    """
-    bundled = sorted(Path(imageio_ffmpeg.__file__).with_name("binaries").glob("ffmpeg-*"))
-    for path in (*bundled, prefix / "bin" / "ffmpeg"):
-        if path.is_file() and os.access(path, os.X_OK):
-            return str(path)
-    named = shutil.which("ffmpeg", path=search)
-    if named is None:
-        raise LlavaMiniError("there is no ffmpeg to decode videos with: python -m pip install imageio-ffmpeg")
-    return named
-
-
-def ffmpeg_binary() -> str:
-    """Absolute path of ffmpeg: what IMAGEIO_FFMPEG_EXE names, or else the one of imageio-ffmpeg, or of the system."""
-    named = os.environ.get("IMAGEIO_FFMPEG_EXE") or _found_ffmpeg(Path(sys.prefix), os.environ.get("PATH"))
-    return str(Path(named).absolute())
 
 
 _VIDEO_ONLY: dict[str, str | None] = {"an": None, "sn": None, "dn": None}

@@ -11,8 +11,8 @@ from pathlib import Path
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.media.child import Command, StalledError
 from llava_mini_cli.media.endings import ended, started, twice
+from llava_mini_cli.media.ffmpeg_program import ffmpeg_binary
 from llava_mini_cli.media.probe import VideoStream
-from llava_mini_cli.media.scan import ffmpeg_binary
 
 _CURVES = {"smpte2084": "PQ", "arib-std-b67": "HLG"}  # ffmpeg's names of transfer functions
 _CURVE_NUMBERS = {16: "PQ", 18: "HLG"}  # the same in ITU-T H.273, which pictures use

@@ -9,10 +9,9 @@ import platform
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 from llava_mini_cli import __version__
-from llava_mini_cli.errors import ModelNotFound
+from llava_mini_cli.errors import LlavaMiniError, ModelNotFound
 from llava_mini_cli.small_files import read_object
 
 PACKAGES = ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy", "pillow", "pyarrow")
@@ -94,27 +93,38 @@ def _gib(size: int) -> str:
 
 def _ffmpeg() -> Fact:
     try:
-        import imageio_ffmpeg
+        from llava_mini_cli.media.ffmpeg_program import ffmpeg_binary
 
-        path = imageio_ffmpeg.get_ffmpeg_exe()
-        banner = subprocess.run([path, "-version"], capture_output=True, text=True, timeout=FFMPEG_TIMEOUT, check=True)
-    except ImportError:
+        path = ffmpeg_binary()
+        banner = _banner(path)
+    except (ImportError, LlavaMiniError):
         return Fact("ffmpeg", "missing", "there is no ffmpeg: python -m pip install imageio-ffmpeg")
-    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+    except (OSError, subprocess.SubprocessError) as error:
         return Fact("ffmpeg", "broken", f"ffmpeg cannot be run: {error}")
-    return Fact("ffmpeg", f"{banner.stdout.split()[2]} ({path})")
+    return Fact("ffmpeg", f"{banner.split()[2]} ({path})")
+
+
+def _banner(ffmpeg: str) -> str:
+    """What an ffmpeg says of itself; it is asked once more if it is killed."""
+    command = [ffmpeg, "-version"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=FFMPEG_TIMEOUT, check=True)
+    except subprocess.CalledProcessError as error:
+        if error.returncode > 0:
+            raise
+        done = subprocess.run(command, capture_output=True, text=True, timeout=FFMPEG_TIMEOUT, check=True)
+    return done.stdout
 
 
 def _confinement() -> Fact:
     """What decoders are kept from, as a trial shows."""
     try:
-        import imageio_ffmpeg
-
         from llava_mini_cli.media.confinement import KINDS, kept_from, refusal_of
+        from llava_mini_cli.media.ffmpeg_program import ffmpeg_binary
 
         kept = kept_from()
-        refusal = refusal_of(str(Path(imageio_ffmpeg.get_ffmpeg_exe()).absolute()))
-    except (ImportError, RuntimeError, OSError) as error:  # whatever it is, another fact is about it
+        refusal = refusal_of(ffmpeg_binary())
+    except (ImportError, LlavaMiniError, OSError) as error:  # whatever it is, another fact is about it
         return Fact("confinement", f"unknown: {error}")
     value = f"decoders are confined: {', '.join(kept)}" if kept else "decoders are not confined"
     if lacking := [f"{kind} ({_NEEDED[kind]})" for kind in KINDS if kind not in kept]:
