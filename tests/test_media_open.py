@@ -195,6 +195,13 @@ def test_a_video_without_a_length_has_no_rate(monkeypatch: pytest.MonkeyPatch, f
     assert clip.info == ClipInfo(str(film), "video", 64, 48, 0.0, 1, None, "h264")
 
 
+def test_a_first_look_that_was_given_up_is_a_warning(monkeypatch: pytest.MonkeyPatch, film: Path) -> None:
+    scanned = replace(found(), failure="ffmpeg gave up with status 183")
+    with opened(monkeypatch, film, scanned) as clip:
+        assert len(list(clip)) > 0
+    assert clip.warnings == ["read 8.0 s of it: ffmpeg gave up with status 183"]
+
+
 def test_no_frame_in_a_span(monkeypatch: pytest.MonkeyPatch, film: Path) -> None:
     for span, text in (({"start": 9}, "from 9 s"), ({"start": 8.5, "end": 9}, "from 8.5 s to 9 s")):
         with pytest.raises(MediaError) as caught:

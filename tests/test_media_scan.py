@@ -337,6 +337,41 @@ def test_packets_of_which_nothing_can_be_decoded(ffmpeg: ScriptedFfmpeg) -> None
     assert trouble(path) == ("corrupt", "no frame could be decoded (bad)")
 
 
+ENDS_ITSELF = "trap 'exit 183' EXIT"  # with this status, after all that it tells
+
+
+def test_a_run_that_is_given_up_after_a_part(ffmpeg: ScriptedFfmpeg) -> None:
+    one = packets((0, 1, 1))
+    found = scan(ffmpeg.say(INPUT, VIDEO, packets=one, before=ENDS_ITSELF), 20)
+    assert (len(found.timeline), found.failure) == (1, "ffmpeg gave up with status 183")
+    said = (INPUT, VIDEO, "[error] first.", "[error] [mov @ 0x1] no more.")
+    assert scan(ffmpeg.say(*said, packets=one, before=ENDS_ITSELF), 20).failure == (
+        "ffmpeg gave up with status 183 (no more)"
+    )
+    vp8 = VIDEO.replace("h264", "vp8")
+    found = scan(ffmpeg.say(INPUT, vp8, packets=one, times="0\n1\n", before=ENDS_ITSELF), 20)
+    assert (len(found.timeline), found.failure) == (2, "ffmpeg gave up with status 183")
+    assert trouble(ffmpeg.say(INPUT, VIDEO, before=ENDS_ITSELF)) == ("corrupt", "ffmpeg gave up with status 183")
+    assert scan(ffmpeg.say(INPUT, VIDEO, packets=one), 20).failure is None
+
+
+@pytest.mark.parametrize("codec", ["h264", "vp8"])
+def test_an_ffmpeg_that_never_stops_telling(ffmpeg: ScriptedFfmpeg, codec: str) -> None:
+    said = f"printf %s {quote(chr(10).join((INPUT, VIDEO.replace('h264', codec))))} >&2"
+    endless = "while :; do echo '0, 0, 0, 1, 99, 0xabc'; done"
+    notes = "for word; do case $word in pipe:1) ;; pipe:*) notes=${word#pipe:} ;; esac; done"
+    path = ffmpeg.say(before=f"{notes}; {said}; {endless}")
+    path.write_bytes(bytes(100))
+    kind, text = trouble(path)
+    assert kind == "corrupt"
+    assert text.startswith("the video has no end: ")
+    assert text.endswith(" frames in 100 bytes")
+    listed = f"printf %s {quote(packets((0, 1, 1), (0, 1, 0)))}"  # two frames at once, so they are decoded
+    decoded = 'case "$*" in *wrapped_avframe*) while :; do echo 7; done > /dev/fd/$notes ;; esac'
+    path = ffmpeg.say(before=f"{notes}; {said}; {decoded}; {listed}; exit 0")
+    assert trouble(path) == ("corrupt", "the video has no end: 1,101 frames in 100 bytes")
+
+
 @pytest.mark.parametrize("read", [scan, header_of])
 def test_an_ffmpeg_that_says_nothing_is_given_up(ffmpeg: ScriptedFfmpeg, read: Any) -> None:
     path = ffmpeg.say(before="exec sleep 60")
