@@ -17,7 +17,9 @@ from safetensors.torch import load_file, save_file
 from tiny_checkpoints import tiny_config, write_tiny_checkpoint
 from transformers import CLIPTextConfig, CLIPTextModel
 
-from llava_mini_cli.errors import CheckpointError
+from llava_mini_cli.config import ModelOptions
+from llava_mini_cli.engine.load import load_engine
+from llava_mini_cli.errors import CheckpointError, ModelError
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini_cli.model.tensor_shapes import model_shapes, text_shapes
 from llava_mini_cli.model.weight_headers import member, weight_files
@@ -329,3 +331,14 @@ def test_a_missing_shard_of_a_terabyte_is_not_read(tmp_path: Path) -> None:
     assert weight_files(tmp_path) == [tmp_path / "model.safetensors"]
     (tmp_path / "config.json").write_bytes(b" " * ((16 << 20) + 1))
     assert refused(tmp_path) == "/config.json: cannot be read (larger than 16 MiB)"
+
+
+def test_memory_that_runs_out_meanwhile_is_the_reason(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    for place in ("llava_mini_cli.model.checkpoint.safe_open", "llava_mini_cli.model.weight_headers.safe_open"):
+        with monkeypatch.context() as patched:
+            patched.setattr(place, full)
+            with pytest.raises(ModelError, match="no memory left on cpu for its weights"):
+                load_engine(ModelOptions(str(checkpoint), device="cpu"))

@@ -5,10 +5,11 @@ import torch
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.dense import EAGER, compile_dense
 from llava_mini_cli.engine.engine import Engine
+from llava_mini_cli.engine.memory import unless_out_of_memory
 from llava_mini_cli.engine.products import choose_products
 from llava_mini_cli.engine.quantize import quantize
 from llava_mini_cli.engine.scheduler import Limits
-from llava_mini_cli.errors import ModelNotFound, UsageError
+from llava_mini_cli.errors import ModelError, ModelNotFound, UsageError
 from llava_mini_cli.hub import find_model, find_tower
 from llava_mini_cli.model.clip_space import load_image_projection
 from llava_mini_cli.model.configuration import LlavaMiniConfig
@@ -32,13 +33,19 @@ def load_engine(options: ModelOptions, *, collects: bool = False) -> Engine:
 
     Raises:
         UsageError: a device that is not there.
-        ModelNotFound, CheckpointError: the model cannot be had; one line says why.
+        ModelError: the model cannot be had, or does not fit into memory; one line says why.
     """
     device = _device(options.device)
     processor = LlavaMiniProcessor.from_pretrained(options.model, revision=options.revision)
-    model = LlavaMiniForConditionalGeneration.from_pretrained(
-        options.model, revision=options.revision, dtype=options.dtype, device=device
+    model = unless_out_of_memory(
+        LlavaMiniForConditionalGeneration.from_pretrained,
+        options.model,
+        revision=options.revision,
+        dtype=options.dtype,
+        device=device,
     )
+    if model is None:
+        raise ModelError(f"model {options.model}: no memory left on {device} for its weights")
     if options.quantize is not None:
         quantize(model, options.quantize)
     projection = _projection(options, model.config) if collects else None

@@ -91,7 +91,7 @@ def read_tensors(path: Path, prefix: str = "") -> Iterator[tuple[str, torch.Tens
                 key, tensor = state.popitem()
                 if key.startswith(prefix):
                     yield key, tensor
-    except CheckpointError:
+    except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # a damaged pickle can have the libraries raise anything
         raise CheckpointError(f"{path}: damaged or unreadable ({first_line(error)})") from error

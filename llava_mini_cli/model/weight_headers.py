@@ -131,7 +131,7 @@ def read_header(path: Path) -> Iterator[tuple[str, Stored]]:
     try:
         check_start(path)
         yield from _safetensors(path) if path.suffix == ".safetensors" else _pickle(path)
-    except CheckpointError:
+    except (CheckpointError, MemoryError):
         raise
     except Exception as error:  # a damaged pickle can have the libraries raise anything
         raise CheckpointError(f"{path}: damaged or unreadable ({first_line(error)})") from error
