@@ -129,6 +129,11 @@ class OutputLocked(OutputError):
     exit_code = 75
 
 
+def is_fault(error: BaseException) -> bool:
+    """True for an exception that is no wish to end, such as Ctrl-C; a panic of a library in Rust is one, too."""
+    return isinstance(error, Exception) or type(error).__name__ == "PanicException"
+
+
 def first_line(error: BaseException) -> str:
     """The first line of a library's message; the name of the exception where it says nothing."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -77,6 +77,35 @@ def test_a_configuration_beside_the_tokenizer_runs_nothing(folder: Path, monkeyp
     assert not Path("pwned").exists()
 
 
+@pytest.mark.parametrize(
+    ("file", "fields", "words"),
+    [
+        ("tokenizer_config.json", {"gguf_file": "/x.gguf"}, "gguf_file '/x.gguf': must be null"),
+        ("tokenizer_config.json", {"init_inputs": ["/x.model"]}, "init_inputs ['/x.model']: must be a list of 0 to 0"),
+        ("tokenizer_config.json", {"tokenizer_object": "x"}, "tokenizer_object 'x': must be null"),
+        ("tokenizer_config.json", {"chat_template": 7}, "chat_template 7: must be a text"),
+        ("tokenizer_config.json", {"bos_token": ["x"]}, "bos_token ['x']: must be a text"),
+        ("special_tokens_map.json", {"vocab_file": "/x.model"}, "'vocab_file' is no special token"),
+        ("special_tokens_map.json", {"gguf_file": "/x.model"}, "'gguf_file' is no special token"),
+        ("added_tokens.json", [1], "not a JSON object"),
+        ("tokenizer_config.json", [1], "not a JSON object"),
+    ],
+)
+def test_files_that_a_field_names_are_not_opened(folder: Path, file: str, fields: Any, words: str) -> None:
+    if isinstance(fields, dict) and Path(file).exists():
+        edit(file, **fields)
+    else:
+        Path(file).write_text(json.dumps(fields))
+    assert refused(folder).startswith(f"/{file}: {words}")
+
+
+def test_a_vocabulary_of_pieces_that_panics_is_one_line(folder: Path) -> None:
+    Path("tokenizer.json").unlink()
+    Path("vocab.json").write_text('{"a": 0}')
+    Path("merges.txt").write_text("a a\n")
+    assert refused(folder).startswith("/vocab.json: the tokenizer cannot be read (")
+
+
 def split_at(pattern: str) -> dict[str, Any]:
     return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
 

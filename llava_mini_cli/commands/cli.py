@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from llava_mini_cli.commands.stderr import say_error
-from llava_mini_cli.errors import LlavaMiniError
+from llava_mini_cli.errors import LlavaMiniError, is_fault
 from llava_mini_cli.pipelines.interrupt import Interrupted
 
 # Errors of writing. Whatever a command opens by name has errors of its own, so they are those of standard output.
@@ -59,7 +59,7 @@ class Cli(TyperGroup):
         except typer.Abort:
             return 1
         except BaseException as error:
-            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of a library in Rust
+            if not is_fault(error):
                 raise
             if isinstance(error, OSError) and error.filename is None and error.errno in _OF_WRITING:
                 say_error(f"cannot write standard output: {(error.strerror or str(error)).lower()}")

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
 from llava_mini_cli.config import PromptLayout
-from llava_mini_cli.errors import PromptError, UsageError, first_line
+from llava_mini_cli.errors import PromptError, UsageError, first_line, is_fault
 
 Family = Literal["llama3", "vicuna"]
 
@@ -39,7 +39,7 @@ def _as_the_prompts_error(what: str) -> Generator[None]:
     except PromptError:
         raise
     except BaseException as error:
-        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+        if is_fault(error):
             raise PromptError("bad_prompt", f"the model's {what} fails at it: {first_line(error)}") from error
         raise
 

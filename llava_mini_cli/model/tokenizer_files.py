@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from transformers import AutoTokenizer, PreTrainedConfig
 
-from llava_mini_cli.errors import CheckpointError, first_line
+from llava_mini_cli.errors import CheckpointError, first_line, is_fault
 from llava_mini_cli.hub import DEMO, find_model
 from llava_mini_cli.model import tokenizer_trial
 from llava_mini_cli.model.configuration import LlavaMiniConfig
@@ -46,6 +46,13 @@ RULES: dict[str, Rule] = {
     "add_eos_token": SWITCH | NULL,
     "add_prefix_space": SWITCH | NULL,
     "legacy": SWITCH | NULL,
+    # Of these transformers would open files, wherever they are.
+    "gguf_file": NULL,
+    "init_inputs": list_of(NULL, 0, 0) | NULL,
+    "tokenizer_object": NULL,
+    "__slow_tokenizer": NULL,
+    "vocab": NULL,
+    "merges": NULL,
 }
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
@@ -68,7 +75,9 @@ def load_tokenizer(checkpoint: Path, config: PreTrainedConfig | None = None) -> 
         tokenizer: Any = AutoTokenizer.from_pretrained(
             checkpoint, config=config or LlavaMiniConfig(), local_files_only=True, trust_remote_code=False
         )
-    except Exception as error:  # transformers raises whatever it trips over
+    except BaseException as error:  # transformers raises whatever it trips over
+        if not is_fault(error):
+            raise
         raise CheckpointError(f"{checkpoint}: the tokenizer cannot be read ({first_line(error)})") from error
     return tokenizer
 
@@ -80,9 +89,12 @@ def _look(checkpoint: Path) -> dict[str, Any]:
         bound = MOST_TOKENIZER_BYTES if path.name in (*VOCABULARIES, "merges.txt") else MOST_JSON_BYTES
         if path.stat().st_size > bound:
             raise CheckpointError(f"{path}: larger than {bound >> 20} MiB")
-    for name in ("special_tokens_map.json", "added_tokens.json"):
-        if (checkpoint / name).exists():
-            read_json(checkpoint / name)
+    if (checkpoint / "added_tokens.json").exists():
+        read_json(checkpoint / "added_tokens.json")
+    special = checkpoint / "special_tokens_map.json"
+    for key in read_json(special) if special.exists() else ():
+        if not key.endswith(("_token", "_special_tokens")):  # transformers takes others for settings, files to open too
+            raise CheckpointError(f"{special}: {shown(key)} is no special token")
     file = checkpoint / "tokenizer_config.json"
     fields = read_json(file) if file.exists() else {}
     if "auto_map" in fields:

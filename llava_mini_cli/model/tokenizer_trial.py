@@ -46,6 +46,12 @@ def try_tokenizer(directory: Path) -> bool:
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
         tokenizer.decode(tokenizer.encode(SAMPLE).ids)
         return HEADER in tokenizer.get_vocab()
+    if (directory / "vocab.json").exists() and (directory / "merges.txt").exists():
+        say("begins", directory / "vocab.json")
+        from tokenizers import Tokenizer, models
+
+        pieces = models.BPE.from_file(str(directory / "vocab.json"), str(directory / "merges.txt"))
+        Tokenizer(pieces).encode(SAMPLE)
     if (directory / "tokenizer.model").exists():
         say("begins", directory / "tokenizer.model")
         from sentencepiece import SentencePieceProcessor
