@@ -125,6 +125,23 @@ def test_a_folder_that_a_package_left_is_taken_away(tmp_path: Path) -> None:
         assert [path.name for path in (tmp_path / "new" / "cache").glob("run-*/*")] == ["lock"]
 
 
+def test_a_download_that_was_left_behind_counts_no_more(tmp_path: Path) -> None:
+    kept: list[FetchOptions] = []
+
+    class Left(Failing):
+        def write_to(self, path: Path, options: FetchOptions, stopped: threading.Event) -> None:
+            kept.append(options)
+            raise self.error
+
+    with FileCache(FetchOptions(cache_dir=tmp_path, cache_bytes=10)) as cache:
+        for _ in range(2):
+            with pytest.raises(FetchError, match="late"):
+                cache.get(Left(FetchError("timeout", "late")))
+        with pytest.raises(FetchError, match="nobody waits for it any more"):
+            kept[0].check_size(10)
+        assert cache.get(Embedded("b", "", bytes(10))).stat().st_size == 10
+
+
 def test_a_list_does_not_name_what_the_run_has_open(tmp_path: Path) -> None:
     (tmp_path / "list").write_text("/dev/stdin\n/dev/fd/0\n/proc/self/fd/3\n")
     jobs = jobs_of(options=InputOptions(files_from=str(tmp_path / "list")))

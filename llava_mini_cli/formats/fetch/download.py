@@ -136,8 +136,10 @@ class _Watch(Callback):
 def _attempt(url: str, path: Path, options: FetchOptions, client: WebClient, watch: _Watch) -> None:
     """One attempt to download; translates whatever a protocol's package raises."""
     try:
-        # Some connect at once, and some wait without an end: they are left behind when the time is over.
-        filesystem, remote = _wait(_in_thread(lambda: open_filesystem(url, options.stall, client)), watch)
+        if _is_http(url):
+            filesystem, remote = open_filesystem(url, options.stall, client)
+        else:  # some connect at once, and may wait for ever: they are left behind when the time is over
+            filesystem, remote = _wait(_in_thread(lambda: open_filesystem(url, options.stall, client)), watch)
         if not getattr(filesystem, "async_impl", False):
             _wait(_in_thread(lambda: filesystem.get_file(remote, str(path), callback=watch)), watch)
         elif _is_http(url):

@@ -49,6 +49,8 @@ class FileCache:
         self._entries: dict[str, _Entry] = {}  # oldest first
         self._names: dict[Path, str] = {}
         self._waiting: list[_Entry] = []  # for room, oldest first; nothing of them is on the disk
+        self._bytes = 0  # of all entries
+        self._busy = 0  # bytes of those in use that are not pinned
         self._folder: Path | None = None
         self._lock: int | None = None
 
@@ -70,8 +72,7 @@ class FileCache:
                 digest = hashlib.sha256(source.name.encode("utf-8", "surrogatepass")).hexdigest()[:24]
                 entry = self._entries[source.name] = _Entry(folder / (digest + _suffix(source)))
                 self._names[entry.path] = source.name
-            entry.uses += 1
-            entry.pinned |= pinned
+            self._change(entry, uses=entry.uses + 1, pinned=entry.pinned or pinned)
         try:
             if is_new:
                 self._fetch(source, entry)
@@ -91,7 +92,7 @@ class FileCache:
             size = entry.path.stat().st_size
             self._options.check_size(size)  # once more, for what was not counted as it came
             with self._changed:
-                entry.size = size
+                self._change(entry, size=size)
                 self._evict()
                 self._changed.notify_all()
             entry.done.set_result(None)
@@ -121,13 +122,15 @@ class FileCache:
     def _grow(self, entry: _Entry, size: int, expected: int) -> None:
         """Makes room for a file that is about to have so many bytes. Raises `NoRoomError` where others leave none."""
         with self._changed:
+            if self._entries.get(self._names.get(entry.path, "")) is not entry:  # its thread was left behind
+                raise FetchError("timeout", "nobody waits for it any more")
             if not entry.pinned and not self._fits(entry, expected):
                 raise NoRoomError(expected)
-            entry.size = max(entry.size, size)
+            self._change(entry, size=max(entry.size, size))
             self._evict()
 
     def _fits(self, entry: _Entry, size: int) -> bool:
-        return entry.pinned or self._media_in_use() - entry.size + size <= self._options.cache_bytes
+        return self._busy - entry.size + size <= self._options.cache_bytes
 
     def _wait_for_room_of(self, entry: _Entry, size: int) -> None:
         """Returns once there is room for a file. Meanwhile no other one begins, so that its turn comes."""
@@ -136,7 +139,7 @@ class FileCache:
             return self.stopped.is_set() or (self._waiting[0] is entry and self._fits(entry, size))
 
         with self._changed:
-            entry.size = 0
+            self._change(entry, size=0)
             self._waiting.append(entry)
             self._changed.notify_all()
             self._changed.wait_for(is_its_turn)
@@ -164,7 +167,7 @@ class FileCache:
         with self._changed:
             entry = self._entries.get(self._names.get(path, ""))
             if entry is not None:
-                entry.uses -= 1
+                self._change(entry, uses=entry.uses - 1)
                 self._evict()
                 self._changed.notify_all()
 
@@ -179,25 +182,38 @@ class FileCache:
             self._changed.notify_all()
 
     def _has_room(self) -> bool:
-        return self._media_in_use() < self._options.cache_bytes
+        return self._busy < self._options.cache_bytes
 
-    def _media_in_use(self) -> int:
-        """Bytes, of files that are being written as well."""
-        return sum(entry.size for entry in self._entries.values() if entry.uses and not entry.pinned)
+    def _change(
+        self, entry: _Entry, *, size: int | None = None, uses: int | None = None, pinned: bool | None = None
+    ) -> None:
+        """Changes an entry, and the sums that it is part of."""
+        self._count(entry, -1)
+        entry.size = entry.size if size is None else size
+        entry.uses = entry.uses if uses is None else uses
+        entry.pinned = entry.pinned if pinned is None else pinned
+        self._count(entry, 1)
+
+    def _count(self, entry: _Entry, sign: int) -> None:
+        self._bytes += sign * entry.size
+        if entry.uses and not entry.pinned:
+            self._busy += sign * entry.size
 
     def _evict(self) -> None:
         """Removes the oldest files that nobody uses until the rest is within the bound."""
-        over = sum(entry.size for entry in self._entries.values()) - self._options.cache_bytes
+        if self._bytes <= self._options.cache_bytes:
+            return
         for name, entry in list(self._entries.items()):
-            if over <= 0:
+            if self._bytes <= self._options.cache_bytes:
                 return
             if not entry.uses and entry.done.done():
-                over -= entry.size
                 self._forget(name)
                 entry.path.unlink(missing_ok=True)
 
     def _forget(self, name: str) -> None:
-        self._names.pop(self._entries.pop(name).path)
+        entry = self._entries.pop(name)
+        self._count(entry, -1)
+        self._names.pop(entry.path)
 
     def _open_folder(self) -> Path:
         if self._folder is None:
