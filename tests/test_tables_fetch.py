@@ -12,12 +12,15 @@ from urllib.parse import quote
 
 import pytest
 from http_server import Server, serve
+from input_doubles import jobs_of
 
 from llava_mini_cli.errors import FetchError, UsageError
+from llava_mini_cli.formats.fetch import download
 from llava_mini_cli.formats.fetch.download import Download, download_of
 from llava_mini_cli.formats.fetch.embedded import Embedded, Member, OpenTar
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.fetch.piped import Piped
+from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.job import Job
 from llava_mini_cli.formats.source import FetchOptions, Source
 from llava_mini_cli.pipelines.fetch import FetchAhead
@@ -349,3 +352,55 @@ def test_a_run_that_ends_does_not_wait_for_room(tmp_path: Path) -> None:
             with pytest.raises(FetchError, match="the run has stopped"):
                 waiting.result(timeout=20)
     assert list((tmp_path / "cache").iterdir()) == []
+
+
+# What stands behind tables and lists.
+
+
+def test_shards_and_files_of_a_list_and_of_a_remote_table_are_asked_of_hosts_alone(
+    server: Server, tmp_path: Path
+) -> None:
+    server.files |= {"t.csv": b"path\na.mp4\n", "s.tar": bytes(10240)}
+    (tmp_path / "list").write_text(f"{server.url}/s.tar\n{server.url}/a.mp4\n")
+    for hosts, kinds in ((("good.example",), ["refused"] * 3), (("127.*",), [None] * 2)):
+        options = bounds(tmp_path, hosts=hosts)
+        listed = jobs_of(options=InputOptions(files_from=str(tmp_path / "list")), fetch=options)
+        jobs = [*listed, *jobs_of(f"{server.url}/t.csv", fetch=options)]  # the table itself was typed
+        with FileCache(options) as cache, FetchAhead(jobs, cache) as ahead:
+            assert [job.fault and job.fault.kind for job in ahead] == kinds
+    assert server.asked == ["t.csv", "s.tar", "t.csv", "a.mp4"]
+
+
+def test_a_shard_without_end_is_a_row(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text(f"{server.url}/endless/s.tar\n")
+    options = bounds(tmp_path, max_file_bytes=MB)
+    (job,) = jobs_of(options=InputOptions(files_from=str(tmp_path / "list")), fetch=options)
+    assert job.fault == ("fetch", "too_large", "more than --max-file-size 1000000 bytes")
+    with pytest.raises(UsageError, match=r"cannot read the table '.*': more than --max-file-size 1000000 bytes"):
+        jobs_of(f"{server.url}/endless/t.csv", fetch=options)
+
+
+class Dripping:
+    """A filesystem that is asked for a file and never gives it, in a thread of its own."""
+
+    async_impl = False
+
+    def __init__(self) -> None:
+        self.let_go = threading.Event()
+
+    def get_file(self, remote: str, path: str, callback: object) -> None:
+        self.let_go.wait(60)
+
+
+def test_a_server_that_never_lets_go_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = Dripping()
+    options = bounds(tmp_path, timeout=0.3)
+    for opening in (lambda url, stall, client: (store, "a"), lambda url, stall, client: store.let_go.wait(60)):
+        monkeypatch.setattr(download, "open_filesystem", opening)
+        began = time.monotonic()
+        assert refusal(Download("ftp://a/b", is_listed=True), options) == (
+            "timeout",
+            "not here after 0.3 s (--fetch-timeout)",
+        )
+        assert time.monotonic() - began < 20
+    store.let_go.set()

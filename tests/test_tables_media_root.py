@@ -73,7 +73,15 @@ def test_a_table_reaches_what_lies_below(disk: Path) -> None:
 
 def test_a_list_reaches_what_lies_below(disk: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(disk)
-    entries = [*INSIDE, *OUTSIDE[:5], "file:///etc/passwd", "rootless", "root/up", "root/in", f"LOCAL://{disk}/z.zip"]
+    entries = [
+        *INSIDE,
+        *OUTSIDE[:5],
+        "file://host/etc/passwd",
+        "rootless",
+        "root/up",
+        "root/in",
+        f"LOCAL://{disk}/z.zip",
+    ]
     Path("list").write_text("\n".join(entries))
     jobs = jobs_of(options=options(disk, files_from="list"))
     assert [is_refused(job) for job in jobs] == [False] * 6 + [True] * 8 + [False, True]

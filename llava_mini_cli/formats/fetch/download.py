@@ -171,6 +171,7 @@ def _attempt(url: str, path: Path, options: FetchOptions, client: WebClient, wat
 def _in_thread(call: Callable[[], Result]) -> "Future[Result]":
     """A call in a thread that nobody has to wait for."""
     future = Future[Result]()
+    future.set_running_or_notify_cancel()  # from here on nobody can cancel it
 
     def run() -> None:
         try:
