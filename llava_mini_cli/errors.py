@@ -48,7 +48,7 @@ _KINDS_OF_ERRNO: tuple[tuple[MediaErrorKind, str], ...] = (
     ("not_found", "ENOENT ENOTDIR ENAMETOOLONG"),
 )
 # Not every system knows every name.
-_KIND_OF_ERRNO = {
+_KIND_OF_ERRNO: dict[int, MediaErrorKind] = {
     getattr(errno, name): kind for kind, names in _KINDS_OF_ERRNO for name in names.split() if hasattr(errno, name)
 }
 

@@ -98,7 +98,8 @@ class TokenDecoder:
         """Gives each generation its next token; those that are done are answered."""
         with _drawn_alike(generations):
             tokens = self._next_tokens(generations, logits)
-            found = list(zip(generations, tokens, map(self._finish_reason, generations, tokens), strict=True))
+            ends = [self._finish_reason(one, token) for one, token in zip(generations, tokens, strict=True)]
+            found = list(zip(generations, tokens, ends, strict=True))
             done = {id(one) for one, _, reason in found if reason is not None}
             live = [one for one in self.generations if id(one) not in done]
             here = {id(one) for one in live}
