@@ -26,6 +26,7 @@ from llava_mini_cli.model.modeling import LlavaMiniModel
 from llava_mini_cli.model.preprocess import Preprocessor
 
 NOT_KEPT = "what is kept of its frames does not fit the memory"
+GROW_AFTER = 64  # chunks without a shortage after which one of twice the size is tried: a shortage may pass
 FLOAT16_MAX = torch.finfo(torch.float16).max
 
 
@@ -47,7 +48,9 @@ class FrameEncoder:
         self._model = model
         self._preprocessor = preprocessor
         self._context = context
-        self._chunk_frames = chunk_frames  # halves when memory runs out
+        self._most_frames = chunk_frames  # of a chunk
+        self._chunk_frames = chunk_frames  # halves when memory runs out, and grows again
+        self._done_well = 0  # chunks since it did either
         self._image_projection = image_projection  # CLIP's, for requests with a sink; None: it has none
         self._upload = Upload(model.device)
         self._asked: Track | None = None  # the medium whose frames are taken
@@ -129,6 +132,7 @@ class FrameEncoder:
             return ()
         packs = [track.packs[number] for track, frames in chunk for _ in range(len(frames.times))]
         encoded = self._encoded(chunk, packs)
+        self._grow()
         keeping: list[Piece] = []
         again: Chunk = []
         start = 0
@@ -140,12 +144,17 @@ class FrameEncoder:
             start = stop
         return [*keeping, self._pass(again, number + 1)]
 
+    def _grow(self) -> None:
+        self._done_well += 1
+        if self._done_well >= GROW_AFTER:
+            self._chunk_frames, self._done_well = min(2 * self._chunk_frames, self._most_frames), 0
+
     def _encode_halves(self, chunk: Chunk, number: int) -> More:
         """The chunk, or the prompts about a single frame, in two; none of a single prompt."""
         size = sum(len(frames.times) for _, frames in chunk)
         if size > 1:
             parts = halves(chunk)
-            self._chunk_frames = min(self._chunk_frames, size // 2)
+            self._chunk_frames, self._done_well = min(self._chunk_frames, size // 2), 0
             return [self._pass(part, number) for part in parts]
         return [self._pass(chunk, number)] if chunk[0][0].split_pass(number) else ()
 
