@@ -6,6 +6,7 @@ faults, or is marked for the next run, or the run ended with one line and left i
 """
 
 import errno
+import gc
 import json
 import os
 import random
@@ -17,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, BinaryIO
 from unittest import mock
 
@@ -29,6 +31,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from llava_mini_cli.commands.main import app
+from llava_mini_cli.engine import memory
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.frame_encoder import FrameEncoder
 from llava_mini_cli.engine.scheduler import Limits
@@ -143,6 +146,8 @@ class _Torn:
 def injected(faults: Faults) -> Generator[None]:
     """Has decoding processes, writes and steps of the engine fail within the block."""
     with ExitStack() as stack:
+        # Among young objects only: a test run has a million others, which would be looked through each time.
+        stack.enter_context(mock.patch.object(memory, "gc", SimpleNamespace(collect=lambda: gc.collect(0))))
         for owner, name in ENGINE_STEPS:
             stack.enter_context(mock.patch.object(owner, name, _short(getattr(owner, name), faults, name)))
         stack.enter_context(mock.patch.object(subprocess.Popen, "__init__", _killed(subprocess.Popen.__init__, faults)))
