@@ -46,7 +46,8 @@ class CsvTable:
     def rows(self, columns: Sequence[str]) -> Iterator[TableRow]:
         """Each row's values of `columns`."""
         width = len(self.columns)
-        places = [self.columns.index(column) for column in columns]
+        place = {column: number for number, column in enumerate(self.columns)}
+        places = [place[column] for column in columns]
         pick: Callable[[list[str]], Sequence[str]] = itemgetter(*places)
         if len(places) == 1:  # then itemgetter gives the value alone
             pick = itemgetter(slice(places[0], places[0] + 1))

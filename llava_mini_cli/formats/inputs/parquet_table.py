@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +15,7 @@ from llava_mini_cli.formats.regular_file import open_regular
 
 BATCH_ROWS = 4096
 BATCH_ROWS_WITH_BYTES = 64  # of columns that hold pictures
+_compute: Any = pc
 _MOST_DECODED = 1 << 24  # bytes of one column of a batch that are there more than once if need be; it is quicker
 _OWN_KINDS: dict[pa.DataType, str] = {
     pa.bool_(): "bool",
@@ -78,8 +80,15 @@ def _opened(path: str, columns: Sequence[str]) -> pq.ParquetFile:
     """A file whose texts and bytes stay as they lie in it: each once, though a million rows may hold the same."""
     os.close(open_regular(path))
     types = _types(pq.read_schema(path))  # pyright: ignore[reportUnknownMemberType]
-    texts = [column for column in columns if column in types and _is_text(types[column])]
+    texts = [text for column in columns if column in types for text in _texts_of(column, types[column])]
     return pq.ParquetFile(path, read_dictionary=texts)
+
+
+def _texts_of(name: str, kind: pa.DataType) -> list[str]:
+    """A column, or those of its fields, that hold texts or bytes."""
+    if isinstance(kind, pa.StructType):  # as Hugging Face datasets store pictures
+        return [f"{name}.{field.name}" for field in kind if _is_text(field.type)]
+    return [name] if _is_text(kind) else []
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -132,11 +141,20 @@ def _row(row: pa.RecordBatch, columns: Sequence[str]) -> tuple[Sequence[object],
 def _values(batch: pa.RecordBatch, column: str) -> list[object]:
     if column not in batch.schema.names:
         return [None] * batch.num_rows
-    values = batch.column(column)
-    if not isinstance(values, pa.DictionaryArray):
-        return values.to_pylist()  # pyright: ignore
-    lengths = pc.binary_length(values.dictionary)  # pyright: ignore
-    if (pc.sum(lengths.take(values.indices)).as_py() or 0) <= _MOST_DECODED:  # pyright: ignore
-        return values.dictionary_decode().to_pylist()  # pyright: ignore
-    words = values.dictionary.to_pylist()  # pyright: ignore
-    return [None if place is None else words[place] for place in values.indices.to_pylist()]  # pyright: ignore
+    return _listed(batch.column(column))
+
+
+def _listed(values: Any) -> list[object]:
+    """The values of an array; texts and bytes that lie in it once are there once."""
+    kind: Any = values.type
+    if isinstance(kind, pa.StructType) and any(isinstance(field.type, pa.DictionaryType) for field in kind):
+        fields = {field.name: _listed(values.field(place)) for place, field in enumerate(kind)}
+        rows = (dict(zip(fields, row, strict=True)) for row in zip(*fields.values(), strict=True))
+        return [row if is_there else None for row, is_there in zip(rows, values.is_valid().to_pylist(), strict=True)]
+    if not isinstance(kind, pa.DictionaryType) or not _is_text(kind.value_type):
+        return values.to_pylist()
+    lengths = _compute.binary_length(values.dictionary)
+    if (_compute.sum(lengths.take(values.indices)).as_py() or 0) <= _MOST_DECODED:
+        return values.dictionary_decode().to_pylist()
+    words = values.dictionary.to_pylist()
+    return [None if place is None else words[place] for place in values.indices.to_pylist()]

@@ -79,7 +79,8 @@ class RowAsker:
                 check_columns("the prompt", template.columns, columns, table)
             check_columns("--prompt-column", options.prompt_columns, columns, table)
             check_columns("--id-column", ids, columns, table)
-        here = [name for name in kept if columns is None or name in columns]
+        there = None if columns is None else frozenset(columns)
+        here = [name for name in kept if there is None or name in there]
         named = [name for template in templates for name in template.columns]
         self.columns = tuple(dict.fromkeys([*named, *options.prompt_columns, *ids, *here]))  # of each row, for `ask`
         place = {name: position for position, name in enumerate(self.columns)}
