@@ -26,12 +26,13 @@ from types import FrameType
 
 from fuzz_seeds import SEEDS, Case
 from fuzz_targets import TARGETS
+from peak_memory import forget_peak, peak
 
 from llava_mini_cli.errors import LlavaMiniError
 
 LONGEST = 1.0  # seconds of a processor for a case
 LONGEST_ASLEEP = 20.0  # seconds, on a machine that does other things as well
-LARGEST = 400 << 10  # KiB that one case may add to the most that the process ever held
+LARGEST = 400 << 10  # KiB that one case may add to what the process holds
 BLOCK = 512
 NUMBERS = (b"0", b"-1", b"1", b"255", b"65536", b"2147483648", b"-9223372036854775808", b"1e400", b"9" * 24, b"NaN")
 WORDS = (b"null", b"[]", b"{}", b'""', b"[[[[", b"\xff", b"\0", b"\\ud800", b"\xed\xa0\x80", b"../", b"=", b'"', b"\r")
@@ -176,7 +177,7 @@ def cases(seed: int, only: list[str]) -> Iterator[tuple[str, Case]]:
 def fault_of(target: str, case: Case, folder: Path) -> str | None:
     """Why a case is a fault; None where it is none. The case stays in the folder."""
     _write(case, folder)
-    most, begin = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+    most, begin = forget_peak(), time.process_time()
     try:
         with _limited():
             TARGETS[target](folder)
@@ -188,7 +189,7 @@ def fault_of(target: str, case: Case, folder: Path) -> str | None:
         return f"{type(error).__name__}: " + traceback.format_exc(limit=-4)
     if time.process_time() - begin > LONGEST:  # in a library that no signal ends
         return f"{time.process_time() - begin:.1f} s"
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - most
+    grown = peak() - most
     return f"{grown >> 10} MiB" if grown > LARGEST else None
 
 

@@ -1,7 +1,6 @@
 """Samples of shards that multiply: rows are made as they are reached, and are bounded for each medium."""
 
 import json
-import resource
 import time
 from itertools import islice
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import pytest
 from hostile_tars import jsonl, member, write
 from input_doubles import asked, faults, inputs, jobs_of
+from peak_memory import forget_peak, peak
 
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.options import InputOptions
@@ -23,10 +23,10 @@ BY_COLUMN = InputOptions(prompt_columns=("q",))
 def test_five_texts_of_a_hundred_lines_are_ten_thousand_questions_and_an_error(tmp_path: Path) -> None:
     lines = [member(b"s.jsonl", jsonl(f"q{number}", 100)) for number in range(5)]
     shard = write(tmp_path / "a.tar", member(b"s.png", b"1"), *lines, LAST)
-    begin, before = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    begin, before = time.monotonic(), forget_peak()
     jobs = jobs_of(shard, prompts=[Prompt("{__key__}: {q0} {q4}")])
     assert time.monotonic() - begin < 5
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50 << 10  # KiB
+    assert peak() - before < 50 << 10  # KiB
     of_sample = [job for job in jobs if job.path == f"{shard}/s.png" and job.fault is None]
     questions = [question.prompt.text for job in of_sample for question in job.questions]
     assert (len(questions), questions[101]) == (MOST_QUESTIONS, "s: Who is 0? Who is 1?")

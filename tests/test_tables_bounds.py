@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import resource
 import time
 from itertools import islice
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from input_doubles import asked, faults, inputs, jobs_of
+from peak_memory import forget_peak, peak
 
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs import csv_table, listing
@@ -28,10 +28,6 @@ BAD_LINES = {
     "200,000 digits": (b'{"a":' + b"9" * 200_000 + b"}\n", "not valid JSON: Exceeds the limit (4300 digits)"),
     "no object": (b"[1]\n", "not an object"),
 }  # fmt: skip
-
-
-def most_kib() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 @pytest.mark.parametrize("name", BAD_LINES)
@@ -107,23 +103,23 @@ def test_a_text_that_a_million_rows_of_parquet_share_is_in_memory_once(tmp_path:
     table = pa.table({"path": ["/a.png"] * 4096, "q": texts})
     pq.write_table(table, tmp_path / "t.parquet", compression="zstd", store_schema=False)
     assert (tmp_path / "t.parquet").stat().st_size < 10_000
-    before = most_kib()
+    before = forget_peak()
     with inputs(tmp_path / "t.parquet", options=InputOptions(keep_columns=("q",))) as opened:
         job = next(opened.jobs)
     assert [len(str(question.kept["q"])) for question in job.questions] == [2_000_000] * 256
-    assert most_kib() - before < 100 << 10
+    assert peak() - before < 100 << 10
 
 
 def test_media_that_many_rows_of_parquet_share_are_in_memory_once(tmp_path: Path) -> None:
     records = [{"image": {"bytes": b"x" * 1_000_000, "path": f"{number}.png"}} for number in range(100)]
     pq.write_table(pa.Table.from_pylist([*records, {"image": None}]), tmp_path / "t.parquet", compression="zstd")
     del records
-    before = most_kib()
+    before = forget_peak()
     with inputs(tmp_path / "t.parquet") as opened:
         jobs = list(opened.jobs)
     assert [job.source.read_at(5, 0) for job in islice(jobs, 100)] == [b"xxxxx"] * 100  # pyright: ignore
     assert [job.fault is None for job in jobs] == [True] * 100 + [False]
-    assert most_kib() - before < 50 << 10
+    assert peak() - before < 50 << 10
 
 
 def test_an_entry_of_a_list_that_is_too_long_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
