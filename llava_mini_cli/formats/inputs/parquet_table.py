@@ -84,9 +84,9 @@ def _opened(path: str, columns: Sequence[str]) -> pq.ParquetFile:
     return pq.ParquetFile(path, read_dictionary=texts)
 
 
-def _texts_of(name: str, kind: pa.DataType) -> list[str]:
+def _texts_of(name: str, kind: Any) -> list[str]:
     """A column, or those of its fields, that hold texts or bytes."""
-    if isinstance(kind, pa.StructType):  # as Hugging Face datasets store pictures
+    if pa.types.is_struct(kind):  # as Hugging Face datasets store pictures
         return [f"{name}.{field.name}" for field in kind if _is_text(field.type)]
     return [name] if _is_text(kind) else []
 
@@ -107,8 +107,8 @@ def _batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Record
     yield from file.iter_batches(size, columns=there, use_threads=False)  # pyright: ignore[reportUnknownMemberType]
 
 
-def _holds_bytes(kind: pa.DataType) -> bool:
-    if isinstance(kind, pa.DictionaryType):
+def _holds_bytes(kind: Any) -> bool:
+    if pa.types.is_dictionary(kind):
         kind = kind.value_type
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)
 
@@ -147,11 +147,11 @@ def _values(batch: pa.RecordBatch, column: str) -> list[object]:
 def _listed(values: Any) -> list[object]:
     """The values of an array; texts and bytes that lie in it once are there once."""
     kind: Any = values.type
-    if isinstance(kind, pa.StructType) and any(isinstance(field.type, pa.DictionaryType) for field in kind):
+    if pa.types.is_struct(kind) and any(pa.types.is_dictionary(field.type) for field in kind):
         fields = {field.name: _listed(values.field(place)) for place, field in enumerate(kind)}
         rows = (dict(zip(fields, row, strict=True)) for row in zip(*fields.values(), strict=True))
         return [row if is_there else None for row, is_there in zip(rows, values.is_valid().to_pylist(), strict=True)]
-    if not isinstance(kind, pa.DictionaryType) or not _is_text(kind.value_type):
+    if not pa.types.is_dictionary(kind) or not _is_text(kind.value_type):
         return values.to_pylist()
     lengths = _compute.binary_length(values.dictionary)
     if (_compute.sum(lengths.take(values.indices)).as_py() or 0) <= _MOST_DECODED:
