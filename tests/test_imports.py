@@ -13,6 +13,8 @@ COMMON = {
     "errors",
     "config",
     "geometry",
+    "bicubic",
+    "pieces",
     "handover",
     "hub",
     "paths",
@@ -45,7 +47,7 @@ ONLY_IN = {  # third-party packages and the parts that may know them
     "decord": {"media"},
     "ffmpeg": {"media"},
     "imageio_ffmpeg": {"media", "pipelines", "demo"},  # pipelines: `doctor` runs it; demo: writes its video
-    "PIL": {"media", "model", "demo", "train"},
+    "PIL": {"media", "model", "demo", "train", "pieces.py"},
     "torch": {"engine", "model", "pipelines", "train"},  # pipelines: `doctor` alone, inside functions
     "transformers": {"engine", "model", "train"},
 }

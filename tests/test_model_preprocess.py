@@ -14,14 +14,9 @@ from hypothesis import strategies as st
 
 from llava_mini_cli.errors import CheckpointError
 from llava_mini_cli.geometry import nearest_index, segment_middles
-from llava_mini_cli.model import preprocess
-from llava_mini_cli.model.preprocess import PAD_COLOUR, Preprocessor, centre_crop, pad_to_square, split, squash
-from llava_mini_cli.model.resize import (
-    resize_bicubic,
-    resize_bicubic_padded,
-    resize_bicubic_part,
-    resize_bicubic_torch,
-)
+from llava_mini_cli.model.preprocess import Preprocessor, centre_crop, split, squash
+from llava_mini_cli.model.resize import resize_bicubic, resize_bicubic_torch
+from llava_mini_cli.pieces import PAD_COLOUR
 
 NUMBERS: dict[str, Any] = json.loads((OWN / "numbers.json").read_text(encoding="utf-8"))
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -94,37 +89,6 @@ def test_torch_resize_equals_pillow(height: int, width: int, rows: int, columns:
     pixels = np.random.default_rng(seed).integers(0, 256, (1, height, width, 3)).astype(np.uint8)
     image = torch.from_numpy(pixels)
     assert torch.equal(resize_bicubic_torch(image, rows, columns), resize_bicubic(image, rows, columns))
-
-
-@settings(max_examples=60, deadline=None)
-@given(sizes, sizes, st.tuples(sizes, sizes), st.tuples(sizes, sizes), st.integers(0, 2**32 - 1))
-def test_a_part_of_a_resize_equals_that_part_of_the_whole(
-    height: int, width: int, rows: tuple[int, int], columns: tuple[int, int], seed: int
-) -> None:
-    image = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (1, height, width, 3)).astype(np.uint8))
-    whole = resize_bicubic(image, max(rows), max(columns))
-    first = min(rows) - 1, min(columns) - 1
-    part = resize_bicubic_part(image, *whole.shape[1:3], range(first[0], max(rows)), range(first[1], max(columns)))
-    assert torch.equal(part, whole[:, first[0] :, first[1] :])
-
-
-@settings(max_examples=60, deadline=None)
-@given(sizes, sizes, sizes, st.integers(0, 2**32 - 1))
-def test_a_square_that_is_never_made_equals_one_that_is(height: int, width: int, size: int, seed: int) -> None:
-    image = torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (1, height, width, 3)).astype(np.uint8))
-    made = resize_bicubic(pad_to_square(image), size, size)
-    assert torch.equal(resize_bicubic_padded(image, size, PAD_COLOUR), made)
-
-
-@pytest.mark.parametrize("pad", [False, True])
-@pytest.mark.parametrize("shape", [(300, 200), (200, 301), (40, 900), (900, 7), (336, 500)])
-def test_pictures_made_in_parts_equal_those_made_whole(
-    shape: tuple[int, int], pad: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    image = torch.from_numpy(np.random.default_rng(7).integers(0, 256, (*shape, 3)).astype(np.uint8))
-    whole = preprocessor(pad=pad, splits=2).image(image)
-    monkeypatch.setattr(preprocess, "MOST_PIXELS", 0)
-    assert torch.equal(preprocessor(pad=pad, splits=2).image(image), whole)
 
 
 @pytest.mark.parametrize("pad", [False, True])

@@ -13,11 +13,10 @@ from torch.nn import functional
 from llava_mini_cli.errors import CheckpointError
 from llava_mini_cli.geometry import nearest_index
 from llava_mini_cli.model.fields import PICTURE_SIZE, PREPROCESSOR, checked_fields
-from llava_mini_cli.model.resize import resize_bicubic, resize_bicubic_padded, resize_bicubic_part
+from llava_mini_cli.model.resize import resize_bicubic
+from llava_mini_cli.pieces import ArrayRaster, PieceLayout, pieces, spans
 
-PAD_COLOUR = (122, 116, 104)  # CLIP's mean, as the reference rounds it
 BICUBIC = 3  # Pillow's number, as preprocessor_config.json holds it
-MOST_PIXELS = 1 << 26  # of a picture on its way, 0.5 GB with Pillow's copy; where it would have more, parts are made
 
 
 def squash(frames: torch.Tensor, size: int) -> torch.Tensor:
@@ -48,28 +47,8 @@ def split(images: torch.Tensor, n: int) -> list[torch.Tensor]:
     """
     if n == 1:
         return [images]
-    rows, columns = (_spans(edge, n) for edge in images.shape[1:3])
+    rows, columns = ([slice(one.start, one.stop) for one in spans(edge, n)] for edge in images.shape[1:3])
     return [*(images[:, row, column] for row in rows for column in columns), images]
-
-
-def _spans(edge: int, n: int) -> list[slice]:
-    """n spans of one length."""
-    length = max(1, edge // n)
-    starts = [number * length if edge >= n else number * edge // n for number in range(n)]
-    return [slice(start, start + length) for start in starts]
-
-
-def pad_to_square(images: torch.Tensor) -> torch.Tensor:
-    """Letterboxes `[B, H, W, 3]` to `[B, edge, edge, 3]` with CLIP's mean colour."""
-    height, width = images.shape[1:3]
-    edge = max(height, width)
-    if height == width:
-        return images
-    colour = torch.tensor(PAD_COLOUR, dtype=torch.uint8, device=images.device)
-    canvas = colour.expand(images.shape[0], edge, edge, 3).clone()
-    top, left = (edge - height) // 2, (edge - width) // 2
-    canvas[:, top : top + height, left : left + width] = images
-    return canvas
 
 
 def centre_crop(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -80,12 +59,6 @@ def centre_crop(images: torch.Tensor, height: int, width: int) -> torch.Tensor:
         images = functional.pad(images, (0, 0, left, short[1] - left, top, short[0] - top))
     top, left = (images.shape[1] - height) // 2, (images.shape[2] - width) // 2
     return images[:, top : top + height, left : left + width]
-
-
-def _middle(size: int, crop: int) -> range:
-    """The positions of an edge that `centre_crop` keeps."""
-    first = max(0, size - crop) // 2
-    return range(first, first + min(size, crop))
 
 
 @dataclass(frozen=True)
@@ -123,23 +96,20 @@ class Preprocessor:
             raise CheckpointError(f"{source}: no field {error}") from error
         return cls(edge, area, mean, std, fields.get("rescale_factor", 1 / 255), **settings)
 
+    @property
+    def layout(self) -> PieceLayout:
+        """How pictures are cut and resized before they are normalised."""
+        return PieceLayout(self.shortest_edge, self.crop, self.splits, self.pad)
+
     def image(self, image: torch.Tensor) -> torch.Tensor:
         """One image, uint8 `[H, W, 3]`, to float32 `[parts, 3, height, width]`."""
-        pieces = split(image[None], self.splits)
-        if self.pad:
-            pieces = [self._square(piece) for piece in pieces]
-        return torch.cat([self._clip(piece) for piece in pieces])
+        made = pieces(ArrayRaster(image.cpu().numpy()), self.layout)
+        return self.normalised(torch.from_numpy(made).to(image.device))
 
     def frames(self, frames: torch.Tensor) -> torch.Tensor:
         """Video frames, uint8 `[T, H, W, 3]`, to float32 `[T, parts, 3, height, width]`."""
-        pieces = split(squash(frames, self.frame_size), self.splits)
-        return torch.stack([self._clip(piece) for piece in pieces], dim=1)
-
-    def _square(self, images: torch.Tensor) -> torch.Tensor:
-        """`pad_to_square`; a square that is too large to be made is made at the size that `_clip` gives it."""
-        if max(images.shape[1:3]) ** 2 <= MOST_PIXELS:
-            return pad_to_square(images)
-        return resize_bicubic_padded(images, self.shortest_edge, PAD_COLOUR)
+        cut = split(squash(frames, self.frame_size), self.splits)
+        return torch.stack([self._clip(piece) for piece in cut], dim=1)
 
     def _clip(self, images: torch.Tensor) -> torch.Tensor:
         """CLIP's processor: uint8 `[B, H, W, 3]` to float32 `[B, 3, height, width]`."""
@@ -147,12 +117,10 @@ class Preprocessor:
         short, long = min(height, width), max(height, width)
         reach = int(self.shortest_edge * long / short)
         size = (self.shortest_edge, reach) if height <= width else (reach, self.shortest_edge)
-        if max(height * size[1], size[0] * size[1]) <= MOST_PIXELS:
-            images = resize_bicubic(images, *size)
-        else:
-            rows, columns = (_middle(*edges) for edges in zip(size, self.crop, strict=True))
-            images = resize_bicubic_part(images, *size, rows, columns)
-        pixels = centre_crop(images, *self.crop)
-        table = (torch.arange(256, dtype=torch.float64) * self.rescale).float().to(images.device)
-        mean, std = (torch.tensor(v, dtype=torch.float32, device=images.device) for v in (self.mean, self.std))
+        return self.normalised(centre_crop(resize_bicubic(images, *size), *self.crop))
+
+    def normalised(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels of CLIP's size, uint8 `[B, height, width, 3]`, to float32 `[B, 3, height, width]`."""
+        table = (torch.arange(256, dtype=torch.float64) * self.rescale).float().to(pixels.device)
+        mean, std = (torch.tensor(v, dtype=torch.float32, device=pixels.device) for v in (self.mean, self.std))
         return ((table[pixels.long()] - mean) / std).permute(0, 3, 1, 2)
