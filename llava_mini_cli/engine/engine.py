@@ -55,6 +55,7 @@ class Engine:
         self.limits = limits
         self.model_revision = revision
         self.frame_size = config.video_frame_size  # pixels; what video frames are squashed to
+        self.still = processor.preprocessor.layout  # how pictures may be given: in pieces
         self._shared_width = None if image_projection is None else image_projection.shape[0]
         self._context = ContextLimit(config.max_position_embeddings, config.vision_tokens_per_frame)
         self._encoder = FrameEncoder(

@@ -196,6 +196,8 @@ class FrameEncoder:
         raw = self._upload(frames.pixels)
         if track.request.kind == "video":
             return self._preprocessor.frames(raw)
+        if raw.dim() == 5:  # a picture in pieces
+            return torch.stack([self._preprocessor.normalised(made) for made in raw])
         return torch.stack([self._preprocessor.image(image) for image in raw])
 
     def _keep(self, track: Track, frames: SomeFrames, encoded: Encoded, number: int) -> More:

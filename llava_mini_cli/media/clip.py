@@ -32,7 +32,9 @@ class ClipInfo:
 class FrameChunk:
     """Consecutive sampled frames of one clip."""
 
-    pixels: NDArray[np.uint8]  # [n, height, width, 3] RGB; frames of a video are squashed to the asked size
+    # [n, height, width, 3] RGB; frames of a video are squashed to the asked size. Of a picture that was asked for in
+    # pieces, [1, parts, height, width, 3].
+    pixels: NDArray[np.uint8]
     times: NDArray[np.float64]  # [n] seconds from the beginning of the video; zeros for an image
 
 

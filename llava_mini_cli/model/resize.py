@@ -1,6 +1,6 @@
-"""Pillow's antialiased bicubic resize of frames, bit for bit: by Pillow on the CPU, elsewhere by its arithmetic in torch.
+"""Pillow's antialiased bicubic resize of frames, bit for bit.
 
-Tests hold both equal. Knows nothing of CLIP.
+On the CPU Pillow does it, elsewhere its arithmetic in torch; tests hold both equal. Knows nothing of CLIP.
 """
 
 import numpy as np
