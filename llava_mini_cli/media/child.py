@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 
@@ -191,8 +191,9 @@ class Child:
                 self.unsaid += 1
 
 
-def _start(command: Command, notes: int) -> "subprocess.Popen[bytes]":
-    argv = [f"pipe:{notes}" if word == NOTES else word for word in command.argv]
+def confined_command(command: Command) -> tuple[list[str], dict[str, str]]:
+    """The argument vector that starts a command through `launch.py`, and its environment."""
+    argv = list(command.argv)
     rules = [*library_rules(), *program_rules(argv[0]), *(f"r{path.absolute()}" for path in command.reads)]
     if not command.alone:
         rules.append("p")
@@ -203,11 +204,17 @@ def _start(command: Command, notes: int) -> "subprocess.Popen[bytes]":
     if command.pythonpath is not None:
         inherited = environment.get("PYTHONPATH")
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (command.pythonpath, inherited)))
+    return [*launcher, *argv], environment
+
+
+def _start(command: Command, notes: int) -> "subprocess.Popen[bytes]":
+    argv = [f"pipe:{notes}" if word == NOTES else word for word in command.argv]
+    confined, environment = confined_command(replace(command, argv=argv))
     with _unnamed_file() as stdin:
         stdin.write(command.stdin)
         stdin.seek(0)
         process = subprocess.Popen(
-            [*launcher, *argv],
+            confined,
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
