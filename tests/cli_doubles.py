@@ -90,6 +90,7 @@ class EchoEngine:
     """Answers each prompt with itself and the number of frames, one request a step."""
 
     frame_size = 336
+    still = None
     model_name = "echo"
     model_revision = "abc123"
     device = "cpu"

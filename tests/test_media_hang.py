@@ -14,7 +14,6 @@ import media_films as films
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
 
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import MediaError
@@ -169,19 +168,6 @@ def test_a_deadline_is_kept_beyond_the_longest_wait(film: Path, monkeypatch: pyt
     with opened(film, {"decord": stuck()}, decoder="decord") as clip, pytest.raises(MediaError, match="no frame for 1"):
         list(clip)
     assert DEADLINE <= time.monotonic() - begin < DEADLINE + SLACK
-
-
-@pytest.mark.parametrize("seconds", [0.01, 1e15])
-def test_the_rest_of_a_cut_picture_is_read_as_videos_are(tmp_path: Path, seconds: float) -> None:
-    noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
-    Image.fromarray(noise).save(tmp_path / "whole.png")
-    cut = films.cut(tmp_path / "whole.png", tmp_path / "cut.png", 0.6)
-    if seconds > 1:
-        assert opened(cut, decode_timeout=seconds, allow_truncated=True).warnings
-        return
-    with pytest.raises(MediaError, match=r"within 0\.01 s") as caught:
-        opened(cut, decode_timeout=seconds, allow_truncated=True)
-    assert caught.value.kind == "timeout"
 
 
 def test_closing_early_ends_the_decoder(film: Path) -> None:

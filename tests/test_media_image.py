@@ -12,7 +12,8 @@ from PIL import Image
 
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import MediaError
-from llava_mini_cli.media.open import Unwatched, open_clip, probe
+from llava_mini_cli.media.open import open_clip, probe
+from llava_mini_cli.media.picture_pool import POOL
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -135,31 +136,13 @@ def test_what_there_is_of_a_truncated_picture_may_be_taken(tmp_path: Path, suffi
     assert failure(cut).kind == "truncated"  # and nothing of it stays on
 
 
-def test_the_process_that_reads_a_cut_picture_is_watched_by_its_own_deadline_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class Watch(Unwatched):
-        def guarded(self) -> None:
-            said.append("guarded")
-
-    def salvage(*_: object) -> np.ndarray:
-        said.append("salvage")
-        return picture()
-
-    said: list[str] = []
-    monkeypatch.setattr("llava_mini_cli.media.open.salvage", salvage)
-    Image.fromarray(picture()).save(tmp_path / "whole.jpg")
-    cut = films.cut(tmp_path / "whole.jpg", tmp_path / "cut.jpg", 0.8)
-    open_clip(cut, SamplingOptions(allow_truncated=True), opening=Watch()).close()
-    assert said == ["guarded", "salvage"]
-
-
 def test_what_lies_in_the_current_directory_is_not_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Image.fromarray(picture()).save(tmp_path / "whole.jpg")
     cut = films.cut(tmp_path / "whole.jpg", tmp_path / "cut.jpg", 0.8)
     for name in ("numpy", "struct", "llava_mini_cli"):
         (tmp_path / f"{name}.py").write_text("raise SystemExit('imported from the current directory')")
     monkeypatch.chdir(tmp_path)
+    POOL.close()  # another process starts here
     with open_clip(cut, SamplingOptions(allow_truncated=True)) as clip:
         assert next(iter(clip)).pixels.shape == (1, 40, 60, 3)
 

@@ -1,27 +1,57 @@
 """The room that decoding a picture takes, deep grey, animations frame by frame, and Pillow's errors: exact values."""
 
-from collections.abc import Iterator
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
-from PIL import Image, UnidentifiedImageError
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageFile, UnidentifiedImageError
 
+from llava_mini_cli import pieces
+from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.media import image as module
 from llava_mini_cli.media.clip import ClipInfo
-from llava_mini_cli.media.image import (
-    PictureClip,
-    animation_bytes,
-    animation_timeline,
-    is_animation,
-    open_picture,
-    picture_bytes,
-    to_rgb,
-)
+from llava_mini_cli.media.image import Upright, animation_times, is_animation, open_picture, to_rgb
+from llava_mini_cli.media.open import open_clip
+from llava_mini_cli.media.picture_bytes import decode_bytes
+from llava_mini_cli.media.still import decode
+from llava_mini_cli.media.timeline import Timeline
 
-CODEC = 1 << 20
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+def _palette(noise: Any) -> Image.Image:
+    picture = Image.fromarray(noise[..., :3].copy()).quantize(16)
+    picture.info["transparency"] = bytes(range(0, 256, 16))
+    return picture
+
+
+MODES: dict[str, Callable[[Any], Image.Image]] = {
+    "RGB": lambda noise: Image.fromarray(noise[..., :3].copy()),
+    "RGBA": Image.fromarray,
+    "L": lambda noise: Image.fromarray(noise[..., 0].copy()),
+    "1": lambda noise: Image.fromarray(noise[..., 0].copy()).convert("1"),
+    "LA": lambda noise: Image.fromarray(noise).convert("LA"),
+    "CMYK": lambda noise: Image.fromarray(noise, "CMYK"),
+    "P": lambda noise: Image.fromarray(noise[..., :3].copy()).quantize(16),
+    "transparent P": _palette,
+    "I;16": lambda noise: Image.fromarray(noise[..., 0].astype(np.uint16) * 257),
+    "I": lambda noise: Image.fromarray(noise[..., 0].astype(np.int32) * 300),
+    "F": lambda noise: Image.fromarray(noise[..., 0].astype(np.float32) / 255),
+}
 
 
 def blank(kind: str, mode: str = "RGB") -> Image.Image:
@@ -31,23 +61,19 @@ def blank(kind: str, mode: str = "RGB") -> Image.Image:
 
 
 @pytest.mark.parametrize(
-    ("kind", "mode", "each"),
-    [("PNG", "RGB", 16), ("PNG", "I;16", 20), ("TIFF", "F", 20), ("JPEG2000", "RGB", 26), ("JPEG2000", "I;16", 26)],
+    ("kind", "mode", "each", "band"),
+    [("PNG", "RGB", 4, 24), ("PNG", "L", 1, 24), ("PNG", "I;16", 2, 40), ("TIFF", "F", 4, 40), ("WEBP", "RGB", 12, 24)],
 )
-def test_the_room_of_a_picture_by_its_kind_and_depth(kind: str, mode: str, each: int) -> None:
-    assert picture_bytes(blank(kind, mode)) == 50 * each + CODEC
-    assert animation_bytes(blank(kind, mode)) == 50 * 28 + CODEC
+def test_the_room_of_a_picture_by_its_kind_and_depth(kind: str, mode: str, each: int, band: int) -> None:
+    whole = 1000 if kind == "WEBP" else 0  # a file that is held whole is counted twice
+    assert decode_bytes(blank(kind, mode), 500, False) == 50 * (each + band) + (8 << 20) + whole
+    assert decode_bytes(blank(kind, mode), 500, True) == 50 * (each + 16 + band) + (8 << 20) + whole
 
 
-@pytest.mark.parametrize("suffix", ["webp", "avif"])
-def test_a_file_that_is_held_whole_is_counted_twice(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"a.{suffix}"
-    Image.new("RGB", (10, 5)).save(path)
-    picture = open_picture(path)
-    assert picture is not None
-    with picture:
-        assert picture_bytes(picture) == 50 * 24 + 2 * path.stat().st_size + CODEC
-        assert animation_bytes(picture) == 50 * 28 + 2 * path.stat().st_size + CODEC
+def test_a_jpeg_of_several_scans_needs_more() -> None:
+    picture = blank("JPEG")
+    picture.info["progressive"] = 1
+    assert decode_bytes(picture, 500, False) == decode_bytes(blank("JPEG"), 500, False) + 50 * 6
 
 
 @pytest.mark.parametrize(
@@ -101,9 +127,9 @@ def shown(*frames: object) -> tuple[list[int], float, str | None, int]:
     """Milliseconds at which frames are shown, seconds in all, the trouble, and how often life was shown."""
     signs: list[str] = []
     picture: Any = Moving(*frames)
-    timeline, trouble = animation_timeline(picture, lambda: signs.append("alive"))
-    assert timeline.time_base.denominator == 1000
-    return timeline.pts.tolist(), float(timeline.duration), trouble, len(signs)
+    starts, duration, trouble = animation_times(picture, lambda: signs.append("alive"))
+    timeline = Timeline(np.array(starts), Fraction(1, 1000), duration)
+    return starts, float(timeline.duration), trouble, len(signs)
 
 
 def test_when_the_frames_of_an_animation_are_shown() -> None:
@@ -131,10 +157,7 @@ class Broken:
         self.error = error
         self.closed = False
 
-    def __enter__(self) -> "Broken":
-        return self
-
-    def __exit__(self, *_: object) -> None:
+    def close(self) -> None:
         self.closed = True
 
     def load(self) -> None:
@@ -142,7 +165,7 @@ class Broken:
 
 
 ERRORS = [
-    (MemoryError(), "too_large", "the picture is larger than 178 megapixels"),
+    (OSError(5, "Input/output error"), "unreachable", "input/output error"),
     (Image.DecompressionBombError("bomb"), "too_large", "the picture is larger than 178 megapixels"),
     (OSError("image file is truncated (3 bytes)"), "truncated", "is cut short (image file is truncated (3 bytes))"),
     (OSError("Premature end"), "truncated", "is cut short (Premature end)"),
@@ -162,10 +185,10 @@ def test_pillows_errors(
 ) -> None:
     picture: Any = Broken(error)
     with pytest.raises(MediaError) as caught:
-        PictureClip(Path("a.png"), picture)
+        decode(picture, no_file, "", False)
     assert caught.value.kind == kind
-    assert str(caught.value) == (text if kind == "too_large" else f"the picture {text}")
-    assert picture.closed
+    whole = kind in ("too_large", "unreachable")
+    assert str(caught.value) == (text if whole else f"the picture {text}")
 
     def refuse(*_: object, **__: object) -> None:
         raise error
@@ -173,23 +196,32 @@ def test_pillows_errors(
     (tmp_path / "a.png").write_bytes(b"?")
     monkeypatch.setattr(Image, "open", refuse)
     with pytest.raises(MediaError) as opened:
-        open_picture(tmp_path / "a.png")
+        opened_in(tmp_path / "a.png")
     assert opened.value.kind == kind
 
 
-def test_what_is_no_picture_and_what_cannot_be_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def no_file() -> IO[bytes]:
+    raise AssertionError("the file is not needed")
+
+
+def opened_in(path: Path) -> Image.Image | None:
+    with path.open("rb") as file:
+        return open_picture(file)
+
+
+def test_what_is_no_picture_and_what_has_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.png").write_bytes(b"?")
-    for error in (UnidentifiedImageError("?"), OSError(5, "Input/output error", "a.png")):
+    for error in (UnidentifiedImageError("?"), MemoryError()):
 
         def refuse(*_: object, error: Exception = error, **__: object) -> None:
             raise error
 
         monkeypatch.setattr(Image, "open", refuse)
         if isinstance(error, UnidentifiedImageError):
-            assert open_picture(tmp_path / "a.png") is None
+            assert opened_in(tmp_path / "a.png") is None
         else:
-            with pytest.raises(OSError, match="Input/output"):
-                open_picture(tmp_path / "a.png")
+            with pytest.raises(MemoryError):
+                opened_in(tmp_path / "a.png")
 
 
 @pytest.mark.parametrize(("width", "fits"), [(100, True), (101, False)])
@@ -197,48 +229,63 @@ def test_the_largest_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wi
     monkeypatch.setattr(module, "MAX_PIXELS", 1_000_000)
     Image.new("1", (width * 100, 100)).save(tmp_path / "a.png")
     if fits:
-        picture = open_picture(tmp_path / "a.png")
-        assert picture is not None
-        picture.close()
+        assert opened_in(tmp_path / "a.png") is not None
     else:
         with pytest.raises(MediaError) as caught:
-            open_picture(tmp_path / "a.png")
+            opened_in(tmp_path / "a.png")
         assert str(caught.value) == "a picture of 10100x100 pixels is larger than 1 megapixels"
 
 
-def test_what_is_left_of_a_picture_is_taken_with_a_warning() -> None:
-    part = np.full((4, 6, 3), 9, np.uint8)
-    asked: list[object] = []
-
-    def salvage(path: Path, error: MediaError) -> np.ndarray:
-        asked.append((path, error.kind))
-        return part
-
+def test_what_is_left_of_a_picture_is_taken_with_a_warning(tmp_path: Path) -> None:
+    Image.new("RGB", (6, 4), (1, 2, 3)).save(tmp_path / "a.bmp")
     cut: Any = Broken(OSError("truncated"))
-    clip = PictureClip(Path("a.png"), cut, salvage)
-    assert asked == [(Path("a.png"), "truncated")]
-    assert clip.warnings == ["the picture is cut short (truncated); what is missing was made up"]
-    assert clip.info == ClipInfo("a.png", "image", 6, 4, None, 1, None, "png")
+    with (tmp_path / "a.bmp").open("rb") as file:
+        picture, warning = decode(cut, lambda: file, "", True)
+    assert to_rgb(picture)[3, 5].tolist() == [1, 2, 3]
+    assert warning == "the picture is cut short (truncated); what is missing was made up"
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+    assert cut.closed
     bad: Any = Broken(OSError("odd"))
     with pytest.raises(MediaError, match="damaged"):
-        PictureClip(Path("a.png"), bad, salvage)
-    assert len(asked) == 1
+        decode(bad, no_file, "", True)
 
 
-@pytest.fixture
-def clip(tmp_path: Path) -> Iterator[PictureClip]:
+def test_a_picture_is_one_chunk_until_it_is_closed(tmp_path: Path) -> None:
     Image.new("RGB", (6, 4), (1, 2, 3)).save(tmp_path / "a.bmp")
-    picture = open_picture(tmp_path / "a.bmp")
-    assert picture is not None
-    yield PictureClip(tmp_path / "a.bmp", picture)
-    assert picture.fp is None
-
-
-def test_a_picture_is_one_chunk_until_it_is_closed(clip: PictureClip) -> None:
-    with clip:
+    with open_clip(tmp_path / "a.bmp", SamplingOptions()) as clip:
         assert clip.ready() is True
         (chunk,) = clip
         assert chunk.pixels.tolist() == [[[[1, 2, 3]] * 6] * 4]
         assert chunk.times.tolist() == [0.0]
     assert list(clip) == []
     assert clip.warnings == []
+    assert clip.info == ClipInfo(str(tmp_path / "a.bmp"), "image", 6, 4, None, 1, None, "bmp")
+
+
+edges = st.integers(1, 40)
+
+
+@settings(max_examples=100, deadline=None)
+@given(edges, edges, st.integers(1, 8), st.sampled_from(sorted(MODES)), st.sampled_from([7, 1 << 20]))
+def test_bands_are_what_pillow_makes_of_the_whole(height: int, width: int, turn: int, mode: str, band: int) -> None:
+    """Whatever the mode and EXIF's orientation, and wherever the picture is cut into bands."""
+    noise = np.random.default_rng(height * width).integers(0, 256, (height, width, 4), np.uint8)
+    picture = MODES[mode](noise)
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    picture.getexif = lambda: exif  # type: ignore[method-assign]
+    plain = picture.convert("RGBA") if "transparency" in picture.info else picture
+    if mode not in ("I", "I;16", "F"):
+        turned = plain.convert("RGB")
+        whole = np.asarray(turned.transpose(_TURN[turn]) if turn > 1 else turned)
+    else:
+        grey = to_rgb(MODES[mode](noise))
+        whole = np.asarray(Image.fromarray(grey).transpose(_TURN[turn])) if turn > 1 else grey
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "BAND_PIXELS", band)
+        np.testing.assert_array_equal(to_rgb(picture), whole)
+        upright = Upright(picture)
+        rows, columns = range(upright.height // 3, upright.height), range(upright.width // 2, upright.width)
+        np.testing.assert_array_equal(
+            np.asarray(upright.band(rows, columns)), whole[rows.start : rows.stop, columns.start : columns.stop]
+        )

@@ -1,6 +1,7 @@
 """What is settled when a medium is opened: decoders and their order, what is doubted, the room that is asked for."""
 
 import stat
+from contextlib import closing
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,12 +19,13 @@ from llava_mini_cli.media import open as module
 from llava_mini_cli.media.bounds import most_bytes
 from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.media.decoders import Plan
-from llava_mini_cli.media.image import animation_bytes, open_picture, picture_bytes
 from llava_mini_cli.media.open import Opening, is_media_path, open_clip, probe
+from llava_mini_cli.media.picture import Still, open_picture_file
 from llava_mini_cli.media.probe import Header
 from llava_mini_cli.media.scan import VideoScan
 from llava_mini_cli.media.thumbnail import thumbnail
 from llava_mini_cli.media.timeline import Timeline
+from llava_mini_cli.pieces import PieceLayout
 
 FAILED = ["no frame came from decord", "no frame came from ffmpeg"]
 
@@ -34,12 +36,6 @@ class Room(Opening):
     def __init__(self, refused: bool = False) -> None:
         self.said: list[tuple[str, int]] = []
         self.refused = refused
-
-    def alive(self) -> None:
-        self.said.append(("alive", 0))
-
-    def guarded(self) -> None:
-        self.said.append(("guarded", 0))
 
     def reserve(self, size: int) -> None:
         self.said.append(("reserve", size))
@@ -217,48 +213,52 @@ def test_the_room_of_a_video(monkeypatch: pytest.MonkeyPatch, film: Path, second
     decoders = Decoders(decord=999).mapping
     open_clip(film, SamplingOptions(), frame_size=10, chunk_frames=3, opening=room, decoders=decoders).close()
     pixels = 24 * 64 * 48 * 3 // 2  # of a decoder's frames, in planes of 12 bits
-    assert room.said == [("guarded", 0), ("reserve", frames * 300 + (64 << 20) + pixels)]
+    assert room.said == [("reserve", frames * 300 + (64 << 20) + pixels)]
 
 
-@pytest.mark.parametrize(("truncated", "times"), [(False, 1), (True, 2)])
-def test_the_room_of_a_picture(tmp_path: Path, truncated: bool, times: int) -> None:
+def opened_bytes(path: Path) -> int:
+    """The memory that decoding a picture takes, as its process tells it."""
+    picture = open_picture_file(path, 60)
+    assert picture is not None
+    with closing(picture):
+        return picture.decode_bytes
+
+
+@pytest.mark.parametrize("truncated", [False, True])
+@pytest.mark.parametrize(
+    ("still", "shared", "kept"),
+    [(None, 60 * 40 * 3, 60 * 40 * 3), (30, 0, 30 * 20 * 3), (PieceLayout(9, (8, 7), 2), 0, 5 * 8 * 7 * 3)],
+)
+def test_the_room_of_a_picture(tmp_path: Path, truncated: bool, still: Still, shared: int, kept: int) -> None:
     path = tmp_path / "picture.png"
     Image.new("RGB", (60, 40)).save(path)
-    picture = open_picture(path)
-    assert picture is not None
-    with picture:
-        most = picture_bytes(picture)
     room = Room()
+    room.still = still
     open_clip(path, SamplingOptions(allow_truncated=truncated), opening=room).close()
-    assert room.said == [("alive", 0), ("reserve", times * most), ("keep", 60 * 40 * 3)]
+    assert room.said == [("reserve", opened_bytes(path) + shared), ("keep", kept)]
 
 
 def test_the_room_of_an_animation(tmp_path: Path) -> None:
     path = tmp_path / "moving.gif"
     frames = [Image.new("RGB", (60, 40), colour) for colour in ("red", "green", "blue")]
     frames[0].save(path, save_all=True, append_images=frames[1:], duration=1000)
-    picture = open_picture(path)
-    assert picture is not None
-    with picture:
-        most = animation_bytes(picture)
     room = Room()
     with open_clip(path, SamplingOptions(fps=2), opening=room, chunk_frames=2, frame_size=8) as clip:
         assert clip.ready()
         assert [chunk.pixels.shape for chunk in clip] == [(2, 8, 8, 3), (1, 8, 8, 3)]
     assert clip.warnings == []
-    assert room.said == [("alive", 0), ("reserve", most), *[("alive", 0)] * 3]
+    assert room.said == [("reserve", opened_bytes(path) + (40 << 20))]
     assert clip.info == ClipInfo(str(path), "video", 60, 40, 3.0, 3, 1.0, "gif")
 
 
 @pytest.mark.parametrize("suffix", ["png", "gif"])
-def test_a_file_is_closed_where_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str) -> None:
+def test_a_file_is_closed_where_there_is_no_room(tmp_path: Path, suffix: str) -> None:
     frames = [Image.new("RGB", (60, 40), colour) for colour in ("red", "green")]
     frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
-    seen: list[Any] = []
-    monkeypatch.setattr(module, "open_picture", lambda path: seen.append(open_picture(path)) or seen[-1])
     with pytest.raises(MemoryError):
         open_clip(tmp_path / f"a.{suffix}", SamplingOptions(), opening=Room(refused=True))
-    assert seen[0].fp is None
+    opened = {item.readlink() for item in Path("/proc/self/fd").iterdir() if item.is_symlink()}
+    assert tmp_path / f"a.{suffix}" not in opened
 
 
 def test_what_a_header_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, film: Path) -> None:
@@ -281,7 +281,6 @@ def test_what_a_header_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fi
         (OSError(5, "Input/output error"), "unreachable", "input/output error"),
         (OSError("Odd"), "unreadable", "odd"),
         (SimpleNamespace(st_mode=stat.S_IFDIR, st_size=9), "unreadable", "is a directory"),
-        (SimpleNamespace(st_mode=stat.S_IFREG, st_size=0), "empty", "the file is empty"),
     ],
 )
 def test_what_the_file_system_says(
@@ -298,6 +297,13 @@ def test_what_the_file_system_says(
         patch.setattr(Path, "stat", told)
         probe(path)
     assert (caught.value.kind, str(caught.value)) == (kind, text)
+
+
+def test_a_file_without_a_byte(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    with pytest.raises(MediaError) as caught:
+        probe(tmp_path / "a.png")
+    assert (caught.value.kind, str(caught.value)) == ("empty", "the file is empty")
 
 
 def test_suffixes_of_media() -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pillow_heif
 import pytest
 from cli_doubles import EchoEngine
+from picture_doubles import changed_worker, decoded_by
 from PIL import Image
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from typer.testing import CliRunner
@@ -115,12 +117,12 @@ def test_a_sequence_of_pictures_is_a_video(tmp_path: Path) -> None:
         assert (clip.info.kind, clip.info.frame_count) == ("video", 3)
 
 
-def test_avif_is_pillows_own_whatever_it_calls_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_avif_is_pillows_own_whatever_it_calls_itself(tmp_path: Path) -> None:
     Image.fromarray(PICTURE).save(tmp_path / "a.avif", quality=100)
     data = (tmp_path / "a.avif").read_bytes()
     (tmp_path / "b.avif").write_bytes(data[:8] + b"mif1" + data[12:])
-    monkeypatch.setitem(sys.modules, "pillow_heif", None)
-    assert apart(seen(tmp_path / "b.avif"), PICTURE) < 2
+    with without("pillow_heif"):
+        assert apart(seen(tmp_path / "b.avif"), PICTURE) < 2
 
 
 # JPEG XL
@@ -165,12 +167,11 @@ def test_exif_does_not_turn_jpeg_xl(tmp_path: Path) -> None:
     np.testing.assert_array_equal(seen(jxl(tmp_path / "a.jxl", exif=TURNED.tobytes())), PICTURE)
 
 
-def test_a_moving_jpeg_xl_picture_is_a_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_moving_jpeg_xl_picture_is_a_video(tmp_path: Path) -> None:
     frames = b"".join(films.numbered(number, 120, 80).tobytes() for number in range(6))
     raw = ("-f", "rawvideo", "-pix_fmt", "rgb24", "-s", "120x80", "-r", "2", "-i", "-")
     films.ffmpeg(*raw, "-c:v", "libjxl_anim", "-distance", "0", "-f", "image2pipe", tmp_path / "a.jxl", stdin=frames)
-    monkeypatch.setitem(sys.modules, "pillow_jxl", None)
-    with open_clip(tmp_path / "a.jxl", SamplingOptions()) as clip:
+    with without("pillow_jxl"), open_clip(tmp_path / "a.jxl", SamplingOptions()) as clip:
         assert (clip.info.kind, clip.info.frame_count) == ("video", 3)
         assert [films.number_in(frame) for frame in next(iter(clip)).pixels] == [1, 2, 4]
 
@@ -297,16 +298,19 @@ def test_photos_that_are_cut_short_are_errors(tmp_path: Path, make: Any, share: 
     ],
 )
 def test_without_its_package_the_error_says_what_to_install(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, package: str, words: str
+    tmp_path: Path, make: Any, package: str, words: str
 ) -> None:
     path = make(tmp_path / "a")
-    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, package, None)
-    for look in (probe, lambda path: open_clip(path, SamplingOptions())):
-        with pytest.raises(MediaError) as caught:
-            look(path)
-        assert (caught.value.kind, str(caught.value)) == ("unsupported_codec", words)
+    with without(package):
+        for look in (probe, lambda path: open_clip(path, SamplingOptions())):
+            with pytest.raises(MediaError) as caught:
+                look(path)
+            assert (caught.value.kind, str(caught.value)) == ("unsupported_codec", words)
+
+
+def without(*packages: str) -> AbstractContextManager[None]:
+    """Pictures are decoded by processes in which some packages are not installed."""
+    return decoded_by(changed_worker(f"import sys; sys.modules.update(dict.fromkeys({packages!r}))"))
 
 
 def test_the_packages_are_imported_when_a_photo_needs_them(tmp_path: Path) -> None:
@@ -317,13 +321,11 @@ def test_the_packages_are_imported_when_a_photo_needs_them(tmp_path: Path) -> No
 import sys
 from pathlib import Path
 from PIL import Image
-from llava_mini_cli.commands.main import app
-from llava_mini_cli.config import SamplingOptions
-from llava_mini_cli.media.open import open_clip
+from llava_mini_cli.media.image import Upright, open_picture
 for name in ("a.png", "a.heic", "a.jxl"):
-    with open_clip(Path(sys.argv[1]) / name, SamplingOptions()) as clip:
-        list(clip)
-    print(name, sorted({"pillow_heif", "pillow_jxl"} & set(sys.modules)), "HEIF" in Image.OPEN)
+    with (Path(sys.argv[1]) / name).open("rb") as file:
+        Upright(open_picture(file))
+    print(name, sorted({"pillow_heif", "pillow_jxl", "torch"} & set(sys.modules)), "HEIF" in Image.OPEN)
 """
     done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == [
@@ -361,6 +363,11 @@ def tiff(path: Path, interpretation: int, order: str = "<", kind: int = 4) -> Pa
     return path
 
 
+def kind_of(path: Path) -> str | None:
+    with path.open("rb") as file:
+        return raw_kind(file, file.read(64), path.suffix)
+
+
 @pytest.mark.parametrize("interpretation", [32803, 34892])
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_a_tiff_with_a_mosaic_inside_is_raw_whatever_its_name(tmp_path: Path, interpretation: int, order: str) -> None:
@@ -369,8 +376,8 @@ def test_a_tiff_with_a_mosaic_inside_is_raw_whatever_its_name(tmp_path: Path, in
         open_clip(path, SamplingOptions())
     assert caught.value.kind == "unsupported_codec"
     assert str(caught.value).startswith("a camera raw file (DNG): it is not developed here, and the preview that is")
-    assert raw_kind(tiff(tmp_path / "b.tif", 2, order), path.read_bytes()[:64]) is None
-    assert raw_kind(tiff(tmp_path / "c.tif", interpretation, order, 13), path.read_bytes()[:64]) == "DNG"
+    assert kind_of(tiff(tmp_path / "b.tif", 2, order)) is None
+    assert kind_of(tiff(tmp_path / "c.tif", interpretation, order, 13)) == "DNG"
 
 
 @pytest.mark.parametrize("suffix", ["DNG", "CR2", "NEF", "ARW", "PEF", "SRW", "3FR", "NRW", "SR2", "RWL", "IIQ"])
@@ -407,9 +414,9 @@ def test_a_picture_that_is_only_named_as_raw_is_seen(tmp_path: Path) -> None:
 def test_images_that_lead_in_a_circle_end(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     path.write_bytes(b"II*\0\x08\0\0\0" + struct.pack("<HHHIII", 1, 330, 4, 1, 8, 8))
-    assert raw_kind(path, path.read_bytes()) is None
+    assert kind_of(path) is None
     path.write_bytes(b"II*\0\x08\0\0\0" + struct.pack("<HHHII", 9, 330, 4, 1 << 31, 8))
-    assert raw_kind(path, path.read_bytes()) is None
+    assert kind_of(path) is None
 
 
 def test_a_tiff_whose_first_page_is_a_thumbnail_shows_the_whole_picture(tmp_path: Path) -> None:
@@ -441,8 +448,5 @@ def test_photos_count_in_folders_and_their_rows_say_what_is_missing(
 
     seen_all = [(name, "What? [1]", None) for name in ("a.heic", "b.jxl", "d.png")]
     assert rows() == [*seen_all[:2], ("c.dng", None, "unsupported_codec"), seen_all[2]]
-    for name in [name for name in sys.modules if name.partition(".")[0] in ("pillow_heif", "pillow_jxl")]:
-        monkeypatch.delitem(sys.modules, name)
-    for package in ("pillow_heif", "pillow_jxl"):
-        monkeypatch.setitem(sys.modules, package, None)
-    assert rows() == [*((name, None, "unsupported_codec") for name in ("a.heic", "b.jxl", "c.dng")), seen_all[2]]
+    with without("pillow_heif", "pillow_jxl"):
+        assert rows() == [*((name, None, "unsupported_codec") for name in ("a.heic", "b.jxl", "c.dng")), seen_all[2]]

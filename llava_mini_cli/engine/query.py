@@ -14,8 +14,10 @@ from llava_mini_cli.errors import CheckpointError, UsageError
 from llava_mini_cli.hub import find_model, find_tower
 from llava_mini_cli.model.checkpoint import load_tower, tower_name
 from llava_mini_cli.model.clip_space import TextTower, embed_images, load_image_projection
+from llava_mini_cli.model.preprocess import Preprocessor
 from llava_mini_cli.model.processor import load_preprocessor
 from llava_mini_cli.model.weight_headers import member, read_json
+from llava_mini_cli.pieces import PieceLayout
 
 
 class QueryEncoder:
@@ -40,7 +42,7 @@ class QueryEncoder:
 
     @torch.inference_mode()
     def picture(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """A picture `[height, width, 3]`, looked at as `index` does, `[shared]` of length 1.
+        """A picture, `[height, width, 3]` or in pieces, looked at as `index` does, `[shared]` of length 1.
 
         Raises:
             CheckpointError: CLIP's image projection is not there.
@@ -49,9 +51,19 @@ class QueryEncoder:
         projection = load_image_projection(self._tower, tower.vision_tower.config.hidden_size)
         if projection is None:
             raise CheckpointError(f"{self._tower}: the CLIP checkpoint has no visual_projection, which searching needs")
-        pieces = load_preprocessor(self._checkpoint).image(torch.from_numpy(pixels))
+        raw = torch.from_numpy(pixels)
+        pieces = self._preprocessor.normalised(raw) if raw.dim() == 4 else self._preprocessor.image(raw)
         _, hidden = tower.see(pieces[-1:])
         return embed_images(tower.summary(hidden), projection)[0].numpy()
+
+    @property
+    def layout(self) -> PieceLayout:
+        """The pieces in which a picture may be given."""
+        return self._preprocessor.layout
+
+    @cached_property
+    def _preprocessor(self) -> Preprocessor:
+        return load_preprocessor(self._checkpoint)
 
     @cached_property
     def _text_tower(self) -> TextTower:

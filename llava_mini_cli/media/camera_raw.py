@@ -5,14 +5,13 @@ TIFF 6.0, its supplement for sub-images, and the DNG specification's tags. Decod
 
 import struct
 from collections.abc import Iterator
-from pathlib import Path
 from typing import IO
 
 SUFFIXES = (
     "3fr arw cr2 cr3 crw dcr dng erf gpr iiq kdc mef mos mrw nef nrw orf pef raf rw2 rwl sr2 srf srw x3f"  # in folders
 )
 _OF_RAW = frozenset(f".{name}" for name in SUFFIXES.split())
-_SIGNATURES = (  # of those that are no plain TIFF: name, position, bytes
+SIGNATURES = (  # of those that are no plain TIFF: name, position, bytes
     ("CR2", 8, b"CR\x02"),
     ("CR3", 4, b"ftypcrx "),
     ("CRW", 6, b"HEAPCCDR"),
@@ -32,26 +31,24 @@ _TYPES = {3: "H", 4: "I", 13: "I"}  # of the tags that are read: whole numbers o
 _MOST_IMAGES = 64  # that are looked at; a file may link them in a circle
 
 
-def raw_kind(path: Path, head: bytes) -> str | None:
+def raw_kind(file: IO[bytes], head: bytes, suffix: str) -> str | None:
     """The name of a raw format, such as CR2; None for what is no raw file.
 
     Args:
-        head: the file's first 16 bytes, at least.
+        head: the file's first 16 bytes, at least. suffix: of its name, such as .nef.
 
     Raises:
         OSError: the file cannot be read.
     """
-    for name, at, sign in _SIGNATURES:
+    for name, at, sign in SIGNATURES:
         if head.startswith(sign, at):
             return name
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(head[:4])
     if order is None:
         return None
-    suffix = path.suffix.lower()
-    if suffix in _OF_RAW:
+    if suffix.lower() in _OF_RAW:
         return suffix[1:].upper()
-    with path.open("rb") as file:
-        return "DNG" if any(kind in _MOSAICS for kind in _interpretations(file, order)) else None
+    return "DNG" if any(kind in _MOSAICS for kind in _interpretations(file, order)) else None
 
 
 def _interpretations(file: IO[bytes], order: str) -> Iterator[int]:

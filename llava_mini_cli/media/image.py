@@ -1,36 +1,31 @@
-"""Pictures and animations as clips, through Pillow, in this process: upright RGB with 8 bits a channel.
+"""Pictures and animations through Pillow, for the process that decodes them: upright RGB with 8 bits a channel.
 
-A still picture is given at its own size. An animated GIF, WebP, PNG or AVIF is a short video whose frames are decoded
-as they are read. Knows nothing of video containers.
+Reads from an open file and opens none, so that it works where no file can be opened. Knows nothing of video containers,
+nor of the process that asks.
 """
 
-import os
 import struct
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
-from fractions import Fraction
+from collections.abc import Callable, Sequence
 from itertools import count
-from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
-from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from llava_mini_cli.errors import MediaError
+from llava_mini_cli.errors import MediaError, kind_of
 from llava_mini_cli.geometry import nearest_index
-from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
 from llava_mini_cli.media.phone_photos import HEAD, open_photo
 from llava_mini_cli.media.png_text import without_bulk
-from llava_mini_cli.media.timeline import Selection, Timeline
+from llava_mini_cli.pieces import bands
 
 FORMATS = ("AVIF", "BMP", "GIF", "ICO", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")  # with a signature
 MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb: 537 MB as RGB
 
 _ANIMATED = frozenset({"GIF", "WEBP", "PNG", "AVIF"})  # TIFF and MPO have pages, not frames: the first one is taken
-_MILLISECOND = Fraction(1, 1000)
 _DEFAULT_MS = 100  # on display for a frame that says 0, as browsers do
 _ORIENTATION_TAG = 0x0112
 _PAGE_TAG, _IS_SMALLER_COPY = 254, 1  # NewSubfileType of TIFF
@@ -43,17 +38,8 @@ _TURN = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-# The most memory that decoding took, in bytes a pixel: the peak of a process of its own for each of 60 files of 6 and
-# 12 megapixels, of all formats, modes and depths, noise among them, with and without EXIF's rotation. Up to three
-# pictures of Pillow's (4 bytes a pixel), or two and an array, are there at once, and some codecs hold whole ones, too.
-_MOST_BYTES = 16
-_MOST_BYTES_DEEP = 20  # grey of more than 8 bits a channel, which passes through float64
-_MOST_BYTES_OF = {"AVIF": 24, "HEIF": 24, "JPEG2000": 26, "JXL": 22, "WEBP": 24}
-_MOST_BYTES_MOVING = 28  # with the canvas and the frame before
-_NOT_IN_PART = frozenset({"HEIF"})  # what is cut short comes out black, all of it
-_CODEC_BYTES = 1 << 20  # whatever the size
-_READ_WHOLE = frozenset({"AVIF", "HEIF", "JXL", "WEBP"})  # files that Pillow holds in memory, twice for a moment
-_BROKEN = (  # what Pillow raises about pictures; `_broken` says what is meant
+_SWAPS, _FROM_RIGHT, _FROM_BELOW = (5, 6, 7, 8), (2, 3, 7, 8), (3, 4, 6, 7)  # of these orientations, as stored
+BROKEN = (  # what Pillow raises about pictures; `broken` says what is meant
     OSError,
     SyntaxError,
     ValueError,
@@ -62,32 +48,34 @@ _BROKEN = (  # what Pillow raises about pictures; `_broken` says what is meant
     TypeError,
     ArithmeticError,
     RuntimeError,
-    MemoryError,
     struct.error,
     zlib.error,
     Image.DecompressionBombError,
 )
 
-Salvage = Callable[[Path, MediaError], NDArray[np.uint8]]
 
-
-def open_picture(path: Path) -> Image.Image | None:
+def open_picture(file: IO[bytes], suffix: str = "") -> Image.Image | None:
     """The picture's header, or None where the content is no picture.
 
+    Args:
+        file: opened for reading, at any position; stays open. suffix: of the file's name, which tells raw files apart.
+
     Raises:
-        MediaError: the picture is damaged, too large, or of a kind that is not read.
-        OSError: the file cannot be opened.
+        MediaError: the picture is damaged, too large, or of a kind that is not read. MemoryError.
     """
+    file.seek(0)
+    head = file.read(HEAD)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is ours
-            picture = open_photo(path, _head(path)) or Image.open(without_bulk(path) or path, formats=FORMATS)
+            picture = open_photo(file, head, suffix)
+            if picture is None:
+                file.seek(0)
+                picture = Image.open(without_bulk(file) or file, formats=FORMATS)
     except UnidentifiedImageError:
         return None
-    except _BROKEN as error:
-        if isinstance(error, OSError) and error.filename is not None:
-            raise  # of the file itself, not of what it holds
-        raise _broken(error) from None
+    except BROKEN as error:
+        raise broken(error) from None
     if isinstance(picture, TiffImageFile):
         _seek_whole_page(picture)
     if picture.width * picture.height > MAX_PIXELS:
@@ -103,91 +91,113 @@ def _seek_whole_page(picture: TiffImageFile) -> None:
             picture.seek(index)
             if not picture.tag_v2.get(_PAGE_TAG, 0) & _IS_SMALLER_COPY:
                 return
-    except _BROKEN:
+    except BROKEN:
         picture.seek(0)  # all are, or what follows cannot be read
-
-
-def _head(path: Path) -> bytes:
-    """The first bytes of a file."""
-    with path.open("rb", buffering=0) as file:
-        return file.read(HEAD)
 
 
 def is_animation(picture: Image.Image) -> bool:
     """True if the picture has several frames that are shown one after the other."""
     try:
         return picture.format in _ANIMATED and bool(getattr(picture, "is_animated", False))
-    except _BROKEN:
+    except BROKEN:
         return False  # the file ends within its first frame; reading that one tells how
 
 
 def upright_size(picture: Image.Image) -> tuple[int, int]:
     """Width and height as displayed. Raises `MediaError`: a PNG is decoded, since EXIF may stand behind its pixels."""
     try:
-        orientation = _orientation(picture)
-    except _BROKEN as error:
-        raise _broken(error) from None
-    turned = orientation in (5, 6, 7, 8) and picture.format != "TIFF"  # whose size Pillow has swapped already
+        turned = orientation_of(picture) in _SWAPS and picture.format != "TIFF"  # whose size Pillow has swapped already
+    except BROKEN as error:
+        raise broken(error) from None
     return (picture.height, picture.width) if turned else (picture.width, picture.height)
 
 
-def picture_bytes(picture: Image.Image) -> int:
-    """The most bytes that decoding a still picture holds, told from its header; 30 MB more if the file is a text."""
-    most = max(_MOST_BYTES_OF.get(picture.format or "", _MOST_BYTES), _MOST_BYTES_DEEP if _is_deep(picture) else 0)
-    return most * picture.width * picture.height + _file_bytes(picture) + _CODEC_BYTES
+class Upright:
+    """A decoded picture, upright, of which RGB bands are made when they are asked for; a `pieces.Raster`.
 
+    Their pixels are the result of Pillow's `convert("RGB")`, which the reference uses (transparency is dropped, not
+    laid over white), except where that clips: grey of 16 or 32 bits and floats are scaled to 8 bits.
+    """
 
-def animation_bytes(picture: Image.Image) -> int:
-    """The most bytes that decoding one frame of an animation holds, told from its header."""
-    return _MOST_BYTES_MOVING * picture.width * picture.height + _file_bytes(picture) + _CODEC_BYTES
+    def __init__(self, picture: Image.Image) -> None:
+        """Decodes the picture, if that was not done. Raises what Pillow raises about pictures."""
+        picture.load()
+        self._orientation = orientation_of(picture)  # after loading, since Pillow turns TIFF by itself
+        self._picture = picture
+        self._turned = self._orientation in _SWAPS
+        self.width, self.height = picture.size[::-1] if self._turned else picture.size
+        self._scale = _scale(picture) if is_deep(picture) else 1.0
 
+    def band(self, rows: range, columns: range) -> Image.Image:
+        """RGB pixels of some neighbouring rows and columns."""
+        part = self._picture
+        across, down = (rows, columns) if self._turned else (columns, rows)
+        width, height = part.size
+        left, right = across.start, across.stop
+        top, bottom = down.start, down.stop
+        if self._orientation in _FROM_RIGHT:
+            left, right = width - right, width - left
+        if self._orientation in _FROM_BELOW:
+            top, bottom = height - bottom, height - top
+        if (left, top, right, bottom) != (0, 0, width, height):
+            part = part.crop((left, top, right, bottom))
+        rgb = self._rgb(part)
+        return rgb.transpose(_TURN[self._orientation]) if self._orientation in _TURN else rgb
 
-def _file_bytes(picture: Image.Image) -> int:
-    """The bytes that Pillow holds of the file itself."""
-    if picture.format not in _READ_WHOLE:
-        return 0
-    assert isinstance(picture, ImageFile)
-    assert picture.fp is not None
-    return 2 * os.fstat(picture.fp.fileno()).st_size
+    def _rgb(self, part: Image.Image) -> Image.Image:
+        if is_deep(part):
+            part = Image.fromarray(_eight_bits(part, self._scale))
+        if part.mode == "P" and "transparency" in part.info:
+            part = part.convert("RGBA")  # the same colours as directly, without Pillow's complaint
+        return part if part.mode == "RGB" else part.convert("RGB")
+
+    def write(self, pixels: NDArray[np.uint8]) -> None:
+        """Fills `pixels`, `[height, width, 3]`, with the whole picture."""
+        for rows in bands(self):
+            pixels[rows.start : rows.stop] = np.asarray(self.band(rows, range(self.width)))
 
 
 def to_rgb(picture: Image.Image) -> NDArray[np.uint8]:
-    """Upright RGB `[height, width, 3]`.
-
-    The result of Pillow's `convert("RGB")`, which the reference uses (transparency is dropped, not laid over white),
-    except where that clips: grey of 16 or 32 bits and floats are scaled to 8 bits.
-    """
-    picture.load()
-    orientation = _orientation(picture)  # after loading, since Pillow turns TIFF by itself
-    if picture.mode == "P" and "transparency" in picture.info:
-        picture = picture.convert("RGBA")  # the same colours as directly, without Pillow's complaint
-    plain = Image.fromarray(_eight_bits(picture)) if _is_deep(picture) else picture
-    rgb = plain if plain.mode == "RGB" else plain.convert("RGB")
-    if orientation in _TURN:
-        rgb = rgb.transpose(_TURN[orientation])
-    return np.array(rgb)
+    """The whole of a picture, `[height, width, 3]`; see `Upright`."""
+    upright = Upright(picture)
+    pixels = np.empty((upright.height, upright.width, 3), np.uint8)
+    upright.write(pixels)
+    return pixels
 
 
-def _is_deep(picture: Image.Image) -> bool:
+def is_deep(picture: Image.Image) -> bool:
+    """True for grey of more than 8 bits a channel."""
     return picture.mode.startswith(("I", "F"))
 
 
-def _eight_bits(picture: Image.Image) -> NDArray[np.uint8]:
-    """Deep grey as 8 bits: 16-bit values (and 32-bit ones in that range) lose their low byte, floats up to 1 are
-    multiplied by 255."""
-    values = np.asarray(picture).astype(np.float64)
-    # In place from here on: each copy of these numbers is eight times the grey picture.
+def _scale(picture: Image.Image) -> float:
+    """The factor that brings deep grey to 8 bits: 16-bit values (and 32-bit ones in that range) lose their low byte,
+    floats up to 1 are multiplied by 255."""
+    step = max(1, (1 << 20) // picture.width)
+    tops = range(0, picture.height, step)
+    strips = (picture.crop((0, top, picture.width, min(top + step, picture.height))) for top in tops)
     if picture.mode == "F":
-        values *= 255.0 if np.nanmax(values, initial=0.0) <= 1.0 else 1.0
+        return 255.0 if max(float(np.nanmax(np.asarray(one), initial=0.0)) for one in strips) <= 1.0 else 1.0
+    if picture.mode != "I":
+        return 256.0
+    high = max(float(np.asarray(one).max(initial=0)) for one in strips)
+    if high <= 0xFF:
+        return 1.0
+    return 256.0 if high <= 0xFFFF else (high + 1) / 256.0
+
+
+def _eight_bits(picture: Image.Image, scale: float) -> NDArray[np.uint8]:
+    """Deep grey as 8 bits."""
+    values = np.asarray(picture).astype(np.float64)
+    if picture.mode == "F":
+        values *= scale
         np.nan_to_num(values, copy=False)
-    else:
-        high = values.max(initial=0.0)
-        if picture.mode != "I" or high > 0xFF:
-            values //= 256.0 if high <= 0xFFFF else (high + 1) / 256.0
+    elif scale != 1.0:
+        values //= scale
     return np.clip(values, 0, 255, out=values).astype(np.uint8)
 
 
-def _orientation(picture: Image.Image) -> int:
+def orientation_of(picture: Image.Image) -> int:
     """EXIF's orientation; 1, upright, where EXIF is absent or cannot be read, which makes no picture a bad one."""
     if picture.format == "PNG" and "exif" not in picture.info:
         picture.load()  # as `getexif` would: a PNG that is cut short must not pass for one with odd EXIF
@@ -197,36 +207,8 @@ def _orientation(picture: Image.Image) -> int:
         return 1
 
 
-class PictureClip(Clip):
-    """One still picture; a `Clip` whose only chunk is `[1, height, width, 3]`."""
-
-    def __init__(self, path: Path, picture: Image.Image, salvage: Salvage | None = None) -> None:
-        """`salvage` reads the part that is there of a picture that is cut short; None: such a picture is an error."""
-        warning = None
-        with picture:
-            try:
-                pixels = to_rgb(picture)
-            except _BROKEN as error:
-                broken = _broken(error)
-                if salvage is None or broken.kind != "truncated" or picture.format in _NOT_IN_PART:
-                    raise broken from None
-                pixels, warning = salvage(path, broken), f"{broken}; what is missing was made up"
-        height, width = pixels.shape[:2]
-        self._pixels: NDArray[np.uint8] | None = pixels
-        self.info = ClipInfo(str(path), "image", width, height, None, 1, None, (picture.format or "").lower())
-        self.warnings: list[str] = [] if warning is None else [warning]
-
-    def __iter__(self) -> Iterator[FrameChunk]:
-        if self._pixels is not None:
-            yield FrameChunk(self._pixels[None], np.zeros(1))
-
-    def close(self) -> None:
-        """Lets go of the pixels."""
-        self._pixels = None
-
-
-def animation_timeline(picture: Image.Image, alive: Callable[[], None]) -> tuple[Timeline, str | None]:
-    """The times at which frames are shown, and the reason why later frames cannot be had, if there is one.
+def animation_times(picture: Image.Image, alive: Callable[[], None]) -> tuple[list[int], int, str | None]:
+    """The milliseconds at which frames are shown, for how long the last one is, and why later frames cannot be had.
 
     Calls `alive` after each frame. Raises `MediaError` where there is not even a first frame.
     """
@@ -238,10 +220,10 @@ def animation_timeline(picture: Image.Image, alive: Callable[[], None]) -> tuple
             picture.load()
         except EOFError:
             break  # how Pillow says that there are no more
-        except _BROKEN as error:
+        except BROKEN as error:
             if not starts:
-                raise _broken(error) from None
-            trouble = f"the animation is damaged after {index} frames, which are all that was read ({_line(error)})"
+                raise broken(error) from None
+            trouble = f"the animation is damaged after {index} frames, which are all that was read ({line(error)})"
             break
         alive()
         starts.append(now)
@@ -249,57 +231,41 @@ def animation_timeline(picture: Image.Image, alive: Callable[[], None]) -> tuple
         now += duration
     if not starts:
         raise MediaError("empty", "the animation holds no frame")
-    return Timeline(np.array(starts, np.int64), _MILLISECOND, duration), trouble
+    return starts, duration, trouble
 
 
-class AnimationClip(Clip):
-    """The sampled frames of an animation, squashed like those of a video; a `Clip`."""
-
-    def __init__(
-        self, info: ClipInfo, picture: Image.Image, selection: Selection, frame_size: int, chunk_frames: int
-    ) -> None:
-        self.info = info
-        self.warnings: list[str] = []
-        self._picture = picture
-        self._selection = selection
-        self._frame_size = frame_size
-        self._chunk_frames = chunk_frames
-
-    def __iter__(self) -> Iterator[FrameChunk]:
-        for begin in range(0, len(self._selection), self._chunk_frames):
-            part = slice(begin, begin + self._chunk_frames)
-            pixels = [self._frame(int(index)) for index in self._selection.indices[part]]
-            yield FrameChunk(np.stack(pixels), self._selection.times[part])
-        self.close()
-
-    def _frame(self, index: int) -> NDArray[np.uint8]:
+def write_frames(
+    picture: Image.Image, indices: Sequence[int], pixels: NDArray[np.uint8], alive: Callable[[], None]
+) -> None:
+    """Fills `pixels`, `[n, size, size, 3]`, with some frames of an animation, squashed like those of a video."""
+    for place, index in enumerate(indices):
         try:
-            self._picture.seek(index)
-            frame = to_rgb(self._picture)
-        except _BROKEN as error:
-            raise _broken(error) from None
-        rows, columns = (nearest_index(edge, self._frame_size) for edge in frame.shape[:2])
-        return frame[rows][:, columns]
-
-    def close(self) -> None:
-        """Closes the file."""
-        self._picture.close()
+            picture.seek(index)
+            frame = to_rgb(picture)
+        except BROKEN as error:
+            raise broken(error) from None
+        rows, columns = (nearest_index(edge, pixels.shape[1]) for edge in frame.shape[:2])
+        pixels[place] = frame[rows][:, columns]
+        alive()
 
 
 def _too_large(what: str) -> MediaError:
     return MediaError("too_large", f"{what} is larger than {MAX_PIXELS // 10**6} megapixels")
 
 
-def _broken(error: Exception) -> MediaError:
-    """An exception of Pillow's, of a kind in `_BROKEN`, as an item's error."""
-    if isinstance(error, MemoryError | Image.DecompressionBombError):
+def broken(error: Exception) -> MediaError:
+    """An exception of Pillow's, of a kind in `BROKEN`, as an item's error."""
+    if isinstance(error, Image.DecompressionBombError):
         return _too_large("the picture")
-    text = _line(error)
+    if isinstance(error, OSError) and error.errno is not None:  # of the file itself, not of what it holds
+        return MediaError(kind_of(error), (error.strerror or str(error)).lower())
+    text = line(error)
     cut = any(word in text.lower() for word in ("truncated", "premature", "end of", "unexpected eof", "not enough"))
     if isinstance(error, EOFError) or cut:
         return MediaError("truncated", f"the picture is cut short ({text})")
     return MediaError("corrupt", f"the picture is damaged ({text})")
 
 
-def _line(error: Exception) -> str:
+def line(error: Exception) -> str:
+    """What an exception says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__

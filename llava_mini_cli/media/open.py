@@ -4,33 +4,21 @@ Knows nothing of models. Whether a file is a picture or a video is told by its b
 """
 
 import os
-import stat
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 
 from llava_mini_cli.config import SamplingOptions
-from llava_mini_cli.errors import MediaError, kind_of
+from llava_mini_cli.errors import MediaError
 from llava_mini_cli.media import camera_raw
 from llava_mini_cli.media.bounds import most_bytes, usual_bytes
 from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.media.decoders import DECODERS, Decoder, Name, Plan, decord_installed
-from llava_mini_cli.media.image import (
-    AnimationClip,
-    PictureClip,
-    animation_bytes,
-    animation_timeline,
-    is_animation,
-    open_picture,
-    picture_bytes,
-    upright_size,
-)
+from llava_mini_cli.media.picture import AnimationClip, Picture, PictureClip, Still, open_picture_file
 from llava_mini_cli.media.probe import display_size, length, stored_size
-from llava_mini_cli.media.salvage import salvage
 from llava_mini_cli.media.scan import VideoScan, clean, header_of, scan
 from llava_mini_cli.media.timeline import Selection, Timeline, select_frames
 from llava_mini_cli.media.tone import doubt_of_colours, doubt_of_picture, is_hdr, tone_mapping
@@ -44,23 +32,21 @@ _VIDEOS = (
     "264 265 3g2 3gp 3gpp asf avi divx dv f4v flv h264 h265 hevc insv ivf lrv m1v m2t m2ts m2v m4v mkv mov mp4 "
     "mpe mpeg mpg mts mxf nut ogv qt rm rmvb ts vob webm wmv y4m"
 )
+_PICTURE_SUFFIXES = frozenset(f".{name}" for name in _IMAGES.split())
 _SUFFIXES = frozenset(f".{name}" for name in f"{_IMAGES} {_VIDEOS} {camera_raw.SUFFIXES}".split())
 
 DECORD_SECONDS = 300.0  # beyond this length `auto` begins with ffmpeg: see docs/decoding.md
 _INDEXED_CONTAINERS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"})
 _DECORD_CODECS = frozenset({"h264", "hevc", "vp9"})
 
+_PROCESS_BYTES = 40 << 20  # of the process that an animation keeps, without a frame
 _CHUNKS_HELD = 4  # chunks of a video: one being filled, two waiting, one in use
 
 
 class Opening(Protocol):
     """The side that waits for a medium to be opened, and decides when there is room for its frames."""
 
-    def alive(self) -> None:
-        """Says that something was done: the deadline of whoever waits begins anew."""
-
-    def guarded(self) -> None:
-        """Says that from here on a child process with a deadline of its own does the work."""
+    still: Still = None  # how a still picture is wanted: in pieces, with a longest edge, or (None) as it is
 
     def reserve(self, size: int) -> None:
         """Waits until there is room for so many bytes, which are held until the clip is closed."""
@@ -72,6 +58,9 @@ class Opening(Protocol):
 class Unwatched(Opening):
     """An opening that nobody waits for, with room for anything."""
 
+    def __init__(self, still: Still = None) -> None:
+        self.still = still
+
 
 UNWATCHED = Unwatched()
 
@@ -81,13 +70,18 @@ def is_media_path(path: str | Path) -> bool:
     return os.path.splitext(path)[1].lower() in _SUFFIXES  # noqa: PTH122 - a tenth of Path's time
 
 
+def is_picture_path(path: str | Path) -> bool:
+    """True if a name ends as those of pictures do; content may say otherwise."""
+    return os.path.splitext(path)[1].lower() in _PICTURE_SUFFIXES  # noqa: PTH122
+
+
 def probe(path: str | Path, timeout: float = 10.0) -> ClipInfo:
     """The facts that a file's header tells, without decoding or counting a frame. Raises `MediaError`."""
     path = Path(path)
-    picture = _picture(path)
+    picture = open_picture_file(path, timeout)
     if picture is not None:
-        with picture:
-            return _picture_info(path, picture)
+        with closing(picture):
+            return _picture_info(picture)
     header = header_of(path, timeout)
     stream = header.stream()
     return ClipInfo(str(path), "video", *display_size(stream), length(header, stream), None, None, stream.codec)
@@ -109,96 +103,53 @@ def open_clip(
 
     Returns:
         A clip whose chunks hold up to `chunk_frames` frames: `[n, frame_size, frame_size, 3]` for a video or an
-        animation, `[1, height, width, 3]` for a picture. A video's decoder is running when this returns.
+        animation; for a picture `[1, height, width, 3]`, or what `opening.still` asks for. A video's decoder is
+        running when this returns.
 
     Raises:
         MediaError: The file cannot be read at all, or holds no frame to look at. What is found later is raised by
             the clip's iterator.
     """
     path = Path(path)
-    picture = _picture(path)
+    picture = open_picture_file(path, options.decode_timeout)
     if picture is None:
-        opening.guarded()
         return _open_video(path, options, frame_size, chunk_frames, opening, decoders)
-    opening.alive()
-    clip = _open_picture(path, picture, options, frame_size, chunk_frames, opening)
+    try:
+        clip = _open_picture(picture, options, frame_size, chunk_frames, opening)
+    except BaseException:
+        picture.close()
+        raise
     if (doubt := doubt_of_picture(path)) is not None:
         clip.warnings.append(doubt)
     return clip
 
 
 def _open_picture(
-    path: Path,
-    picture: Image.Image,
-    options: SamplingOptions,
-    frame_size: int,
-    chunk_frames: int,
-    opening: Opening,
+    picture: Picture, options: SamplingOptions, frame_size: int, chunk_frames: int, opening: Opening
 ) -> Clip:
-    if is_animation(picture):
-        return _open_animation(path, picture, options, frame_size, chunk_frames, opening)
-
-    def whole_or_part(path: Path, broken: MediaError) -> NDArray[np.uint8]:
-        opening.guarded()
-        return salvage(path, broken, options.decode_timeout)
-
-    try:
-        # With the child's, all at once: two who held room and waited for more might wait for each other.
-        opening.reserve(picture_bytes(picture) * (2 if options.allow_truncated else 1))
-    except BaseException:
-        picture.close()
-        raise
-    clip = PictureClip(path, picture, whole_or_part if options.allow_truncated else None)
-    opening.keep(clip.info.width * clip.info.height * 3)
-    return clip
+    picture.check_memory()
+    if picture.is_moving:
+        return _open_animation(picture, options, frame_size, chunk_frames, opening)
+    opening.reserve(picture.decode_bytes + (3 * picture.pixels if opening.still is None else 0))
+    pixels, size, warning = picture.still(options.allow_truncated, opening.still)
+    opening.keep(pixels.nbytes)
+    picture.close()
+    return PictureClip(ClipInfo(str(picture.path), "image", *size, None, 1, None, picture.codec), pixels, warning)
 
 
-def _picture(path: Path) -> Image.Image | None:
-    """The picture's header, or None for a file that ffmpeg has to look at. Raises `MediaError` for neither."""
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            raise MediaError("unreadable", "is a directory")
-        if not stat.S_ISREG(status.st_mode):
-            return None  # a pipe or a device: opening it here could wait for ever, so a child does
-        if status.st_size == 0:
-            raise MediaError("empty", "the file is empty")
-        return open_picture(path)
-    except FileNotFoundError:
-        raise MediaError("not_found", "no such file") from None
-    except PermissionError:
-        raise MediaError("unreadable", "permission denied") from None
-    except ValueError:  # such as one with a NUL byte
-        raise MediaError("not_found", "no file can have this name") from None
-    except OSError as error:
-        raise MediaError(kind_of(error), (error.strerror or str(error)).lower()) from None
-
-
-def _picture_info(path: Path, picture: Image.Image) -> ClipInfo:
-    width, height = upright_size(picture)
-    codec = (picture.format or "").lower()
-    if is_animation(picture):
-        return ClipInfo(str(path), "video", width, height, None, None, None, codec)
-    return ClipInfo(str(path), "image", width, height, None, 1, None, codec)
+def _picture_info(picture: Picture) -> ClipInfo:
+    picture.check_memory()
+    kind, count = ("video", None) if picture.is_moving else ("image", 1)
+    return ClipInfo(str(picture.path), kind, *picture.size(), None, count, None, picture.codec)
 
 
 def _open_animation(
-    path: Path,
-    picture: Image.Image,
-    options: SamplingOptions,
-    frame_size: int,
-    chunk_frames: int,
-    opening: Opening,
+    picture: Picture, options: SamplingOptions, frame_size: int, chunk_frames: int, opening: Opening
 ) -> Clip:
-    try:
-        opening.reserve(animation_bytes(picture))
-        size = upright_size(picture)
-        timeline, trouble = animation_timeline(picture, opening.alive)
-        selection = _select(timeline, options)
-    except BaseException:
-        picture.close()
-        raise
-    info = _video_info(path, size, timeline, selection, options, (picture.format or "").lower())
+    opening.reserve(picture.decode_bytes + _PROCESS_BYTES)
+    timeline, size, trouble = picture.times()
+    selection = _select(timeline, options)
+    info = _video_info(picture.path, size, timeline, selection, options, picture.codec)
     clip = AnimationClip(info, picture, selection, frame_size, chunk_frames)
     if trouble is not None:
         clip.warnings.append(trouble)

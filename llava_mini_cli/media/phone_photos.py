@@ -6,7 +6,6 @@ The packages are imported when a photo needs them, and only then. Content decide
 import io
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import IO, Any, cast
 
 from PIL import Image
@@ -23,17 +22,17 @@ _AVIF_BRANDS = frozenset({b"avif", b"avis"})  # Pillow's own; AVIF may call itse
 _INSTALL = "pip install 'llava-mini-cli[photos]'"
 
 
-def open_photo(path: Path, head: bytes) -> ImageFile | None:
+def open_photo(file: IO[bytes], head: bytes, suffix: str) -> ImageFile | None:
     """The picture's header; None for a file of another kind, and for a moving JPEG XL picture, which is a video.
 
     Args:
-        head: the file's first `HEAD` bytes.
+        head: the file's first `HEAD` bytes. suffix: of its name, such as .nef.
 
     Raises:
         MediaError: of kind unsupported_codec: the package is not installed, or it is a raw file. What Pillow raises
             about pictures that are damaged.
     """
-    raw = raw_kind(path, head)
+    raw = raw_kind(file, head, suffix)
     if raw is not None:
         raise MediaError(
             "unsupported_codec",
@@ -41,13 +40,14 @@ def open_photo(path: Path, head: bytes) -> ImageFile | None:
             "convert it to JPEG, PNG or TIFF first",
         )
     if _is_heif(head):
-        return _heif_opener()(path)
+        file.seek(0)
+        return _heif_opener()(file)
     if head.startswith((CODESTREAM, CONTAINER)):
-        with path.open("rb") as file:
-            if read_jxl_header(file).is_animated:
-                return None
+        if read_jxl_header(file).is_animated:
+            return None
         _jxl_opener()
-        return JxlPicture(path)
+        file.seek(0)
+        return JxlPicture(file)
     return None
 
 
@@ -60,13 +60,13 @@ def _is_heif(head: bytes) -> bool:
     return head[8:12] in _HEIF_BRANDS and not (brands & _AVIF_BRANDS and not brands & {b"heic", b"heix"})
 
 
-def _heif_opener() -> Callable[[Path], ImageFile]:
+def _heif_opener() -> Callable[[IO[bytes]], ImageFile]:
     """Raises `MediaError` where its package is not installed."""
     try:
         from pillow_heif import HeifImageFile  # pyright: ignore[reportUnknownVariableType]
     except ImportError:
         raise MediaError("unsupported_codec", f"HEIC and HEIF need pillow-heif: {_INSTALL}") from None
-    return cast("Callable[[Path], ImageFile]", HeifImageFile)
+    return cast("Callable[[IO[bytes]], ImageFile]", HeifImageFile)
 
 
 def _jxl_opener() -> Callable[[IO[bytes]], Any]:
@@ -94,7 +94,6 @@ class JxlPicture(ImageFile):
         if self.fp is not None:
             self.fp.seek(0)
             data = io.BytesIO(self.fp.read())
-            self._close_fp()
             self.fp = None
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # floats of 16 bits become floats of 32

@@ -10,8 +10,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -34,9 +33,10 @@ class Chunk(NamedTuple):
 class Excerpt(io.RawIOBase):
     """The parts of a file that lie between pairs of positions, one after the other, for reading."""
 
-    def __init__(self, path: Path, parts: list[tuple[int, int]]) -> None:
+    def __init__(self, file: int, parts: list[tuple[int, int]]) -> None:
+        """`file`: a descriptor, which this one does not use up."""
         super().__init__()
-        self._file = os.open(path, os.O_RDONLY)
+        self._file = os.dup(file)
         self._parts = parts
         self._size = sum(end - begin for begin, end in parts)
         self._at = 0
@@ -73,19 +73,18 @@ class Excerpt(io.RawIOBase):
             os.close(self._file)
 
 
-def without_bulk(path: Path) -> io.BufferedReader | None:
+def without_bulk(file: IO[bytes]) -> io.BufferedReader | None:
     """The file without texts and profiles that are large; None where it has none, or is no PNG.
 
     Raises:
         OSError: the file cannot be read.
     """
-    with path.open("rb", buffering=0) as file:
-        bulk = list(_bulk(file.fileno()))
-        size = os.fstat(file.fileno()).st_size
+    bulk = list(_bulk(file.fileno()))
     if not bulk:
         return None
+    size = os.fstat(file.fileno()).st_size
     edges = [0, *(edge for chunk in bulk for edge in (chunk.begin, chunk.end)), size]
-    return io.BufferedReader(Excerpt(path, list(pairwise(edges))[::2]))
+    return io.BufferedReader(Excerpt(file.fileno(), list(pairwise(edges))[::2]))
 
 
 def _chunks(file: int) -> Iterator[Chunk]:

@@ -5,6 +5,7 @@ stop at any row. Looks at pictures that are decoded, and decodes a small copy of
 """
 
 import io
+import os
 import re
 import struct
 from random import Random
@@ -12,13 +13,18 @@ from typing import IO, Any, NamedTuple, cast
 
 from PIL import Image, ImageChops, ImageFile
 
-_LAST_ROWS = 8  # of a JPEG, which are one plain colour where its data has ended: no block is lower
+_LAST_ROWS = 4  # of a JPEG, which are one plain colour where its data has ended: half of the lowest block
 _FILLER = re.sub(b"\xff", b"", Random(0).randbytes(1 << 16))  # put where the data of a JPEG ends; read only if needed
 _MOST_BYTES = 64 << 20  # of a JPEG that is looked at
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # that ends the data of a scan: no stuffed byte, no restart
 _SOI, _EOI, _SOS, _DRI = 0xD8, 0xD9, 0xDA, 0xDD
 _PROGRESSIVE = frozenset({0xC2, 0xCA})
-_INK = {"1": 0, "L": 93, "P": 93, "I;16": 23_901, "I": 23_901, "F": 0.377}  # of rows that were not written yet
+# Of rows that were not written yet, twice: a row may be of the first by chance, but then it is not of the second.
+_INKS = (
+    {"1": 0, "L": 93, "P": 93, "I;16": 23_901, "I": 23_901, "F": 0.377},
+    {"1": 255, "L": 162, "P": 162, "I;16": 41_634, "I": 41_634, "F": 0.623},
+)
+_COLOURS = (93, 17, 201, 39), (162, 238, 54, 216)
 
 
 class Marks:
@@ -28,12 +34,13 @@ class Marks:
         """`whole`: every row is painted, not only the one that is written last."""
         self._picture: Any = picture
         self._box = _last_row(picture, whole)
+        self._whole = whole
         if self._box is not None:
-            prepare, ink = self._picture.load_prepare, _ink(picture)
+            prepare = self._picture.load_prepare
 
             def painted() -> None:
                 prepare()
-                self._picture.im.paste(ink, self._box)
+                self._picture.im.paste(self._ink(), self._box)
 
             self._picture.load_prepare = painted
 
@@ -42,7 +49,7 @@ class Marks:
         if self._box is None:
             return False
         left, _, right, bottom = self._box
-        return _is_plain(self._picture.crop((left, bottom - 1, right, bottom)), _ink(self._picture))
+        return _is_plain(self._picture.crop((left, bottom - 1, right, bottom)), self._ink())
 
     def rows_written(self) -> int | None:
         """The rows before those that were not written, which become black; None where rows come in another order."""
@@ -50,10 +57,14 @@ class Marks:
             return None
         left, top, right, bottom = self._box
         row = bottom
-        while row > top and _is_plain(self._picture.crop((left, row - 1, right, row)), _ink(self._picture)):
+        while row > top and _is_plain(self._picture.crop((left, row - 1, right, row)), self._ink()):
             row -= 1
         self._picture.im.paste(_blank(self._picture), (left, row, right, bottom))
         return row
+
+    def _ink(self) -> Any:
+        ink = _INKS[self._whole].get(self._picture.mode)
+        return _COLOURS[self._whole][: len(self._picture.getbands())] if ink is None else ink
 
 
 def _last_row(picture: Image.Image, whole: bool) -> tuple[int, int, int, int] | None:
@@ -67,18 +78,13 @@ def _last_row(picture: Image.Image, whole: bool) -> tuple[int, int, int, int] | 
     return (left, top if whole else bottom - 1, right, bottom) if bottom > top else None
 
 
-def _ink(picture: Image.Image) -> Any:
-    ink = _INK.get(picture.mode)
-    return ink if ink is not None else (93, 17, 201, 39)[: len(picture.getbands())]
-
-
 def _blank(picture: Image.Image) -> Any:
-    return 0 if picture.mode in _INK else (0,) * len(picture.getbands())
+    return 0 if picture.mode in _INKS[0] else (0,) * len(picture.getbands())
 
 
 def _is_plain(part: Image.Image, ink: Any) -> bool:
-    """True if all pixels are of one colour."""
-    return ImageChops.difference(part.convert(part.mode), Image.new(part.mode, part.size, ink)).getbbox() is None
+    """True if all pixels are of this colour."""
+    return part.tobytes() == Image.new(part.mode, part.size, ink).tobytes()  # of every mode
 
 
 class JpegParts(NamedTuple):
@@ -128,28 +134,35 @@ def _note_scan(body: bytes, left: dict[tuple[int, int], int]) -> None:
                 left[body[1 + 2 * number], k] = bits & 15
 
 
-def jpeg_missing(file: IO[bytes], picture: Image.Image) -> str | None:
-    """What of a decoded JPEG is not in its file, as far as that shows; None: nothing."""
+def jpeg_missing(file: IO[bytes], picture: Image.Image) -> str | int | None:
+    """What of a decoded JPEG is not in its file: in words, or how many rows are there; None: nothing that shows."""
     width, height = picture.size
     is_suspect = _is_flat(picture.crop((0, max(0, height - _LAST_ROWS), width, height)))
     if not (is_suspect or picture.info.get("progressive")):
         return None
-    file.seek(0)
-    data = file.read(_MOST_BYTES + 1)
-    if len(data) > _MOST_BYTES:
-        return None
+    data = _all_of(file)
     parts = jpeg_parts(data)
+    if not parts.scan_ends:
+        return None
     rows = _jpeg_rows(data, parts, picture) if is_suspect else height
     if rows < height:
-        return f"{rows} of {height} rows are there"
+        return rows
     return "the scans that hold its details are missing" if parts.lacks_scans else None
 
 
 def jpeg_rows(file: IO[bytes], picture: Image.Image) -> int | None:
     """About how many rows of a JPEG that was cut short are there; None where that is not known."""
+    data = _all_of(file)
+    parts = jpeg_parts(data)
+    return _jpeg_rows(data, parts, picture) if parts.scan_ends else None
+
+
+def _all_of(file: IO[bytes]) -> bytes:
+    """A file that is not very large; nothing of another one."""
+    if file.seek(0, os.SEEK_END) > _MOST_BYTES:
+        return b""
     file.seek(0)
-    data = file.read(_MOST_BYTES + 1)
-    return None if len(data) > _MOST_BYTES else _jpeg_rows(data, jpeg_parts(data), picture)
+    return file.read()
 
 
 def _jpeg_rows(data: bytes, parts: JpegParts, picture: Image.Image) -> int:
@@ -160,7 +173,7 @@ def _jpeg_rows(data: bytes, parts: JpegParts, picture: Image.Image) -> int:
         begin = end
     filled = _small_copy(b"".join([*pieces, data[begin : parts.end]]))
     scale, top = picture.height / filled.height, _plain_from(filled)
-    above = picture.crop((0, int((top - 1) * scale), picture.width, int(top * scale)))
+    above = picture.crop((0, int((top - 0.5) * scale), picture.width, max(1, int(top * scale))))
     if not (parts.restarts or (top and _is_flat(above))):
         return picture.height  # it is plain from where it is plain with the filler, too: nothing of that was read
     changed = ImageChops.difference(_small_copy(data[: parts.end]), filled).getbbox()
@@ -188,6 +201,6 @@ def _small_copy(data: bytes) -> Image.Image:
 
 
 def _is_flat(part: Image.Image) -> bool:
-    extremes = part.getextrema()
-    pairs = extremes if isinstance(extremes[0], tuple) else (extremes,)
-    return all(low == high for low, high in pairs)  # pyright: ignore[reportGeneralTypeIssues, reportUnknownVariableType]
+    """True if all pixels are of one colour."""
+    pixel = cast("int | tuple[int, ...]", part.getpixel((0, 0)))
+    return _is_plain(part, pixel)

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from llava_mini_cli.config import SamplingOptions
-from llava_mini_cli.media.open import open_clip
+from llava_mini_cli.media.open import Unwatched, open_clip
 
 EDGE = 320  # pixels of the longer edge
 INSTANT = 1e-3  # seconds, of which no video shows two frames in four
@@ -16,7 +16,8 @@ def thumbnail(path: str, time: float | None) -> bytes:
     """The frame of a video at a time in seconds, or an image (`time` is None), as JPEG. Raises `MediaError`."""
     # The middle lies behind the time, which may be rounded, so that the frame that appears then is on display.
     span = (None, None) if time is None else (max(0.0, time - INSTANT), time + 3 * INSTANT)
-    with open_clip(path, SamplingOptions(start=span[0], end=span[1], max_frames=1), frame_size=EDGE) as clip:
+    sampling = SamplingOptions(start=span[0], end=span[1], max_frames=1)
+    with open_clip(path, sampling, frame_size=EDGE, opening=Unwatched(still=EDGE)) as clip:
         pixels = next(iter(clip)).pixels[0]
         width, height = clip.info.width, clip.info.height
     scale = EDGE / max(width, height)

@@ -2,8 +2,8 @@
 
 A medium that takes long is overtaken by those behind it, and another thread takes its thread's place meanwhile.
 Owns the bound on the bytes of decoded frames: a medium is decoded when there is room for what it will hold, and its
-room is given back when it is closed. A picture whose decoder hangs is given up after the deadline; its thread, which
-nothing can end, is left behind. Knows nothing of engines, rows or how media are opened.
+room is given back when it is closed. Decoders are processes with deadlines of their own, so no thread waits for ever.
+Knows nothing of engines, rows or how media are opened.
 """
 
 import threading
@@ -17,6 +17,7 @@ from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.handover import HandOver
 from llava_mini_cli.media.clip import Clip
 from llava_mini_cli.media.open import Opening
+from llava_mini_cli.media.picture import Still
 
 MEDIA_BYTES = 512 << 20  # bytes of frames and decoders at once; one medium alone may need more
 THREADS = 4  # that open media
@@ -25,7 +26,6 @@ MOST_SLOW = 12  # slow media at once, each with a thread of its own
 AHEAD = 64  # media that are opened or being opened, and not yet taken
 JOBS_WAITING = 8  # jobs that no thread has begun with
 JOIN_S = 2.0  # seconds that the end of a run waits for the threads
-
 
 OpenOne = Callable[[Job, Opening], Clip | Fault]
 
@@ -39,42 +39,29 @@ class Opened(NamedTuple):
 
 
 class AbandonedError(Exception):
-    """Raised in a thread whose medium nobody waits for any more."""
+    """Raised in a thread that waits for room when nobody waits for its medium any more."""
 
 
-class _Slot:
-    """One job on its way; implements `Opening` for the thread that works on it."""
+class _Slot(Opening):
+    """One job on its way; the `Opening` of the thread that works on it."""
 
-    def __init__(self, job: Job, ahead: "OpenAhead") -> None:
+    def __init__(self, job: Job, ahead: "OpenAhead", still: Still) -> None:
         self.job = job
+        self.still = still
         self.clip: Clip | Fault | None = None
         self.size = 0  # bytes reserved
-        self.deadline: float | None = None  # None: waiting for room, or watched by somebody else
         self.began = time.monotonic()  # when its thread began, or began again once there was room
         self.is_waiting = False  # until there is room for its bytes
         self.is_slow = False  # overtaken, and its thread replaced
         self.is_taken = False
-        self.is_abandoned = False  # nobody waits for it any more
         self.error: LlavaMiniError | None = None  # what ends the run, such as a decoder that is not installed
         self._ahead = ahead
-        self._is_guarded = False
-        self.alive()
-
-    def alive(self) -> None:
-        """Something was done: the deadline begins anew."""
-        if not self._is_guarded:
-            self.deadline = time.monotonic() + self._ahead.timeout
-
-    def guarded(self) -> None:
-        """From here on a child process with a deadline of its own does the work."""
-        self._is_guarded, self.deadline = True, None
 
     def reserve(self, size: int) -> None:
         """Waits until there is room for so many bytes."""
-        self.deadline, self.is_waiting = None, True
+        self.is_waiting = True
         self._ahead.reserve(self, size)
         self.began, self.is_waiting = time.monotonic(), False
-        self.alive()
 
     def keep(self, size: int) -> None:
         """Gives back what was reserved but for so many bytes."""
@@ -84,10 +71,10 @@ class _Slot:
 class OpenAhead:
     """An iterator's jobs, opened ahead. `take` and `wait` are for one thread, the one that made it."""
 
-    def __init__(self, jobs: Iterator[Job], open_one: OpenOne, timeout: float, limit: int = MEDIA_BYTES) -> None:
-        """Args: timeout: seconds without a sign of life after which a picture is given up; limit: bytes."""
-        self.timeout = timeout
+    def __init__(self, jobs: Iterator[Job], open_one: OpenOne, still: Still = None, limit: int = MEDIA_BYTES) -> None:
+        """Args: still: how pictures are wanted; limit: bytes."""
         self._open_one = open_one
+        self._still: Still = still
         self._limit = limit
         self._changed = threading.Condition()
         self._turn = threading.Lock()  # one thread at a time takes a job, so that slots stand in the order of jobs
@@ -120,8 +107,7 @@ class OpenAhead:
             self._changed.notify_all()
             if slot.error is not None:
                 raise slot.error
-            if slot.clip is None:
-                return self._abandoned(slot)
+            assert slot.clip is not None
             return Opened(slot.job, slot.clip, lambda: self.keep(slot, 0))
 
     def wait(self, seconds: float = 0.2) -> None:
@@ -131,10 +117,9 @@ class OpenAhead:
                 self._changed.wait(seconds)
 
     def _next(self) -> _Slot | None:
-        """The first that is open, or given up; only what is slow is overtaken."""
+        """The first that is open; only what is slow is overtaken."""
         for slot in self._order:
-            is_late = slot.deadline is not None and time.monotonic() > slot.deadline
-            if slot.clip is not None or is_late:
+            if slot.clip is not None:
                 return slot
             if not slot.is_slow and not self._became_slow(slot):
                 return None
@@ -169,18 +154,18 @@ class OpenAhead:
     def reserve(self, slot: _Slot, size: int) -> None:
         """Waits for room. What comes first may exceed the limit once everything that was taken is closed again.
 
-        So may what was overtaken, once nothing else is held: it is never first again.
+        So may what was overtaken, once nothing else is held: it is never first again. Two never exceed it together.
         """
 
         def is_free() -> bool:
             first = next((other for other in self._order if not other.is_slow), None) is slot
             alone = self._held == slot.size
-            fits = self._held + size <= self._limit or alone or (first and not self._taken_bytes)
-            return fits or self._stopped or slot.is_abandoned
+            may_exceed = first and not self._taken_bytes and self._held <= self._limit
+            return self._held + size <= self._limit or alone or may_exceed or self._stopped
 
         with self._changed:
             self._changed.wait_for(is_free)
-            if self._stopped or slot.is_abandoned:
+            if self._stopped:
                 raise AbandonedError
             slot.size += size
             self._held += size
@@ -188,22 +173,11 @@ class OpenAhead:
     def keep(self, slot: _Slot, size: int) -> None:
         """Gives back all but `size` bytes of what was reserved."""
         with self._changed:
-            if slot.is_abandoned:
-                return
             less = slot.size - size
             self._held -= less
             self._taken_bytes -= less if slot.is_taken else 0
             slot.size = size
             self._changed.notify_all()
-
-    def _abandoned(self, slot: _Slot) -> Opened:
-        """Goes on without the thread that works on this. What it holds no longer counts: it may never be given back."""
-        self.keep(slot, 0)
-        slot.is_abandoned = True
-        if not slot.is_slow:
-            self._threads.append(self._start())
-        fault = Fault("decode", "timeout", f"the picture could not be read within {self.timeout:g} s")
-        return Opened(slot.job, fault, lambda: None)
 
     def _start(self) -> threading.Thread:
         thread = threading.Thread(target=self._open_next, name="open", daemon=True)
@@ -231,7 +205,7 @@ class OpenAhead:
                 if job is None or self._stopped:
                     self._no_more = True
                     return None
-                slot = _Slot(job, self)
+                slot = _Slot(job, self, self._still)
                 self._order.append(slot)
                 return slot
 
@@ -239,7 +213,7 @@ class OpenAhead:
         try:
             return self._open_one(slot.job, slot)
         except AbandonedError:
-            return Fault("decode", "timeout", "nobody waits for it any more")
+            return Fault("decode", "decoder_killed", "nobody waits for it any more")
         except LlavaMiniError as error:
             slot.error = error
             return Fault("decode", "internal", str(error))
@@ -249,7 +223,7 @@ class OpenAhead:
     def _hand_over(self, slot: _Slot, clip: Clip | Fault) -> bool:
         """Closes what nobody wants any more. Whether the thread shall go on: not if another one took its place."""
         with self._changed:
-            is_wanted = not (slot.is_abandoned or self._stopped)
+            is_wanted = not self._stopped
             if is_wanted:
                 slot.clip = clip
                 self._changed.notify_all()

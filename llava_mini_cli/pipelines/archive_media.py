@@ -149,7 +149,6 @@ class StoredMedia:
         if not self.answers_from_features:
             return self.open_file(path, options, frame_size=frame_size, chunk_frames=chunk_frames, opening=opening)
         medium = self._by_path[printable(path)]
-        opening.guarded()
         settings = self.archive.header.settings
         if (options.start, options.end) == (settings.get("start"), settings.get("end")):
             options = replace(options, start=None, end=None)  # all that is stored, also what is on display at the start

@@ -13,6 +13,7 @@ from llava_mini_cli.formats.archive.layout import ArchiveHeader
 from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.reader import Archive
 from llava_mini_cli.hub import check_name_from_archive, check_revision, model_digest
+from llava_mini_cli.pieces import PieceLayout
 from llava_mini_cli.pipelines.search_archive import Scanner, SearchOptions, Vector, combined, search
 
 
@@ -36,7 +37,7 @@ def find(
     if text is not None:
         queries.append(encoder.text(text))
     if picture is not None:
-        queries.append(encoder.picture(_pixels(picture)))
+        queries.append(encoder.picture(_pieces(picture, encoder.layout)))
     return search(archive, combined(queries), options, Scanner(scan_file, scan_batches))
 
 
@@ -65,12 +66,12 @@ def the_model(header: ArchiveHeader, given: str | None, revision: str | None = N
     return name, revision
 
 
-def _pixels(path: str) -> NDArray[np.uint8]:
+def _pieces(path: str, layout: PieceLayout) -> NDArray[np.uint8]:
     from llava_mini_cli.config import SamplingOptions
-    from llava_mini_cli.media.open import open_clip
+    from llava_mini_cli.media.open import Unwatched, open_clip
 
     try:
-        with open_clip(path, SamplingOptions()) as clip:
+        with open_clip(path, SamplingOptions(), opening=Unwatched(still=layout)) as clip:
             if clip.info.kind != "image":
                 raise UsageError(f"--image '{path}' is a video; give a picture")
             return next(iter(clip)).pixels[0]

@@ -19,7 +19,8 @@ from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.media.clip import Clip
-from llava_mini_cli.media.open import Opening
+from llava_mini_cli.media.open import Opening, is_picture_path
+from llava_mini_cli.media.picture_pool import POOL
 from llava_mini_cli.pipelines.ahead import OpenAhead, Opened
 from llava_mini_cli.pipelines.fetch import FetchAhead
 from llava_mini_cli.pipelines.index_options import IndexOptions
@@ -125,9 +126,12 @@ def run_jobs(
         wanted = limited(jobs, options.limits.media, parts.tally)
         fetched = stack.enter_context(FetchAhead(wanted, cache))
         run = _Run(ask, options, parts, cache)
+        stack.enter_context(POOL.lease())
         while True:
             with parts.interrupts.allowed():
                 lost, first = run.first_readable(fetched)
+                if first is not None and is_picture_path(first.file):
+                    POOL.expect()  # its process starts while the model is loaded
                 engine = None if first is None else load()
             if first is not None and engine is not None:
                 yield ModelLoaded(engine)
@@ -200,7 +204,7 @@ class _Run(Generic[SomeSink]):
             fault = parts.find_fault(job)
             return fault or open_or_fault(parts.open_clip, job, sampling, engine.frame_size, opening, most)
 
-        ahead = OpenAhead(jobs, open_one, sampling.decode_timeout)
+        ahead = OpenAhead(jobs, open_one, engine.still)
         try:
             while not self.is_over():
                 parts.interrupts.check()
@@ -219,6 +223,7 @@ class _Run(Generic[SomeSink]):
         finally:
             for flight in self.in_flight.values():
                 flight.frames.close()
+            POOL.give_up()  # whoever waits for a picture there need not wait any more
             ahead.close()
 
     def _admit(self, engine: AnswerEngine, ahead: OpenAhead) -> Iterator[NotOpened]:

@@ -9,6 +9,7 @@ from llava_mini_cli.engine.request import Answer, Failure, FrameShapes, Request
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.media.open import open_clip
+from llava_mini_cli.media.picture import Still
 from llava_mini_cli.pipelines.interrupt import Interrupts
 from llava_mini_cli.pipelines.open_job import OpenClip, fault_of
 from llava_mini_cli.pipelines.progress import Progress
@@ -20,6 +21,8 @@ class AnswerEngine(Protocol):
 
     @property
     def frame_size(self) -> int: ...
+    @property
+    def still(self) -> Still: ...
     @property
     def model_revision(self) -> str | None: ...
     @property
