@@ -1,4 +1,4 @@
-"""Odd EXIF makes no picture a bad one, damage is told however a picture is looked at, and there is room to decode."""
+"""Odd EXIF makes no picture a bad one, damage is told however a picture is looked at."""
 
 import os
 import struct
