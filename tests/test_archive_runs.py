@@ -137,18 +137,18 @@ def test_a_medium_may_fail_while_its_first_captions_are_written(
     from PIL import Image
 
     from llava_mini_cli.errors import MediaError
-    from llava_mini_cli.media.image import AnimationClip
+    from llava_mini_cli.media.picture import Picture
 
     pages = [Image.new("RGB", (64, 64), (2 * number, 0, 0)) for number in range(100)]
     pages[0].save(tmp_path / "long.gif", save_all=True, append_images=pages[1:], duration=100)
-    whole = AnimationClip._frame
+    whole = Picture.frames
 
-    def breaks(clip: AnimationClip, index: int) -> np.ndarray:
-        if index > 70:
+    def breaks(picture: Picture, indices: np.ndarray, size: int) -> np.ndarray:
+        if indices.max() > 70:
             raise MediaError("corrupt", "the rest is damaged")
-        return whole(clip, index)
+        return whole(picture, indices, size)
 
-    monkeypatch.setattr(AnimationClip, "_frame", breaks)
+    monkeypatch.setattr(Picture, "frames", breaks)
     options = ["-m", "demo", "--fps", "10", "--caption-every", "1s"]
     done = run("index", tmp_path / "long.gif", "-o", tmp_path / "a", *options)
     assert done.exit_code == 3
