@@ -26,7 +26,7 @@ class Server:
 def serve(files: dict[str, bytes]) -> Iterator[Server]:
     """Serves `files`; `/404/`, `/403/`, `/500/`, `/flaky/`, `/stall/`, `/short/`, `/drip/` and `/move/` misbehave.
 
-    `/to/URL` leads on to the URL, `/endless/` has no end, `/packed/` is a hundred times what it looks like, `/lie/`
+    `/to/URL` (or `/to301/URL`) leads on to the URL, `/endless/` has no end, `/packed/` is a hundred times what it looks like, `/lie/`
     announces 10 TB, and `/loop/` leads on to itself.
     """
     lock = threading.Lock()
@@ -62,9 +62,9 @@ def serve(files: dict[str, bytes]) -> Iterator[Server]:
                 self.send_header("Location", f"{server.url}/{rest}")
                 self.send_header("Content-Length", "0")
                 self.end_headers()
-            elif manner in ("to", "loop"):
-                self.send_response(302)
-                self.send_header("Location", unquote(rest) if manner == "to" else f"/{path}")
+            elif manner in ("to", "to301", "to303", "to307", "to308", "loop"):
+                self.send_response(int(manner.removeprefix("to")) if manner[2:].isdigit() else 302)
+                self.send_header("Location", f"/{path}" if manner == "loop" else unquote(rest))
                 self.send_header("Content-Length", "0")
                 self.end_headers()
             elif manner == "endless":

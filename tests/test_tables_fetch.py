@@ -101,6 +101,11 @@ def test_redirects_that_lead_to_no_web_server(server: Server, tmp_path: Path, pl
     assert said.startswith(words)
 
 
+@pytest.mark.parametrize("status", ["301", "", "303", "307", "308"])
+def test_every_kind_of_redirect_is_followed(server: Server, tmp_path: Path, status: str) -> None:
+    assert fetch(Download(f"{server.url}/to{status}/{quote('/a.mp4', safe='')}"), bounds(tmp_path)) == b"4"
+
+
 def test_redirects_without_end(server: Server, tmp_path: Path) -> None:
     assert refusal(Download(f"{server.url}/loop/a", is_listed=True), bounds(tmp_path)) == (
         "unreadable",
