@@ -26,8 +26,8 @@ class Server:
 def serve(files: dict[str, bytes]) -> Iterator[Server]:
     """Serves `files`; `/404/`, `/403/`, `/500/`, `/flaky/`, `/stall/`, `/short/`, `/drip/` and `/move/` misbehave.
 
-    `/to/URL` (or `/to301/URL`) leads on to the URL, `/endless/` has no end, `/packed/` is a hundred times what it looks like, `/lie/`
-    announces 10 TB, and `/loop/` leads on to itself.
+    `/to/URL` (or `/to301/URL`) leads on to the URL, `/endless/` has no end, `/packed/` is a hundred times what it
+    looks like, `/lie/` announces 10 TB, and `/loop/` leads on to itself.
     """
     lock = threading.Lock()
 
