@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -92,7 +93,8 @@ def test_libraries_are_those_of_python_and_of_the_packages_that_decode(
 
     for name, value in {"prefix": "/p", "exec_prefix": "/p", "base_prefix": "/b", "base_exec_prefix": "/e"}.items():
         monkeypatch.setattr(libraries.sys, name, value)
-    monkeypatch.setattr(libraries, "_IMPORTED", ("numpy", "no_such_package"))
+    monkeypatch.setattr(libraries, "_IMPORTED", ("numpy", "no_such_package", "made_up"))
+    monkeypatch.setitem(sys.modules, "made_up", ModuleType("made_up"))
     monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/lib::relative:.")
     monkeypatch.setenv("LD_PRELOAD", "/opt/a.so /opt/b.so")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
@@ -101,6 +103,10 @@ def test_libraries_are_those_of_python_and_of_the_packages_that_decode(
     python = [f"l/{prefix}/{name}" for prefix in "pbe" for name in ("bin", "lib", "lib64", "pyvenv.cfg")]
     packages = [f"l{Path(np.__file__).parents[1]}", "l/opt/lib", "l/opt/a.so", "l/opt/b.so", f"l{package}"]
     assert library_rules() == (*python, *packages, f"d{package.parent}")
+    library_rules.cache_clear()
+    installed = tmp_path / "site-packages" / "llava_mini_cli"
+    monkeypatch.setattr(libraries, "_PACKAGE", installed)
+    assert library_rules() == (*python, *packages[:-1], f"l{installed}", f"l{installed.parent}")
 
 
 def test_a_program_may_be_run_with_the_libraries_beside_its_bin(tmp_path: Path) -> None:

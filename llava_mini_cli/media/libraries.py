@@ -11,7 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 _PACKAGE = Path(__file__).parents[1]
-_IMPORTED = ("numpy", "PIL", "decord", "pillow_heif", "pillow_jxl")  # by modules that run as decoders
+_IMPORTED = ("numpy", "PIL", "decord", "pillow_heif", "pillow_jxl", "ffmpeg", "imageio_ffmpeg")  # by decoders' modules
+_OF_PACKAGES_ALONE = frozenset({"site-packages", "dist-packages"})
 
 
 @cache
@@ -22,7 +23,9 @@ def library_rules() -> tuple[str, ...]:
     paths += map(str, filter(None, map(_home, _IMPORTED)))
     for variable in ("LD_LIBRARY_PATH", "LD_PRELOAD"):
         paths += filter(os.path.isabs, os.environ.get(variable, "").replace(" ", ":").split(":"))
-    return (*(f"l{path}" for path in dict.fromkeys([*paths, str(_PACKAGE)])), f"d{_PACKAGE.parent}")
+    # Python lists the folder that it imports from; where that is a repository, its files are the user's own.
+    around = "l" if _PACKAGE.parent.name in _OF_PACKAGES_ALONE else "d"
+    return (*(f"l{path}" for path in dict.fromkeys([*paths, str(_PACKAGE)])), f"{around}{_PACKAGE.parent}")
 
 
 def program_rules(program: str) -> tuple[str, ...]:
@@ -36,5 +39,8 @@ def program_rules(program: str) -> tuple[str, ...]:
 
 def _home(package: str) -> Path | None:
     """The folder in which a package lies with the shared libraries that its wheel brought; None if not installed."""
-    spec = find_spec(package)
+    try:
+        spec = find_spec(package)
+    except ValueError:  # something that no file holds is in its place
+        return None
     return Path(spec.origin).parents[1] if spec is not None and spec.origin else None
