@@ -7,6 +7,7 @@ Knows nothing of threads, queues or retries.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib.util import find_spec
@@ -18,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_mini_cli.geometry import nearest_index
-from llava_mini_cli.media.child import Child, Command, python_command
+from llava_mini_cli.media.child import Child, Command, StalledError, python_command
 from llava_mini_cli.media.endings import ended
 from llava_mini_cli.media.scan import clean, ffmpeg_command, timestamps_as_notes
 
@@ -26,6 +27,7 @@ Name = Literal["decord", "ffmpeg"]
 Pixels = NDArray[np.uint8]
 
 _HEARTBEAT = 900  # frames after which ffmpeg gives one that nobody asked for, to show that it is alive
+_SOON_S = 1.0  # in which an ffmpeg that was told to end does so
 _DECORD_THREADS = 2  # 0 (automatic) fails on some VP9 files
 _SEEK_FRAMES = 600  # decoding so many frames for nothing costs more than starting ffmpeg anew behind them
 
@@ -133,7 +135,7 @@ def _ffmpeg_read(child: Child, plan: Plan) -> Iterator[tuple[int, Pixels]]:
     rows, columns = nearest_index(plan.height, plan.frame_size), nearest_index(plan.width, plan.frame_size)
     frame = np.empty((plan.height, plan.width, 3), np.uint8)
     bytes_of_frame = frame.data.cast("B")
-    wanted = set(plan.pts)
+    wanted, given = set(plan.pts), 0
     child.expect()
     while (note := child.read_note()) is not None:
         if child.read_into(bytes_of_frame) < len(bytes_of_frame):
@@ -141,12 +143,21 @@ def _ffmpeg_read(child: Child, plan: Plan) -> Iterator[tuple[int, Pixels]]:
         pts = int(note) + _offset(plan)
         if pts in wanted:
             yield pts, frame[rows][:, columns]
-            if pts == plan.pts[-1]:
-                return  # what follows is not asked for
+            given += 1
+            if pts == plan.pts[-1]:  # what follows is not asked for
+                return None if given == len(plan.pts) else _see_end(child)
         child.expect()
     status = ended(child)
     if status != 0:
         raise DecoderError(clean(child.said[0]) if child.said else f"ffmpeg ended with status {status}")
+
+
+def _see_end(child: Child) -> None:
+    """Looks how ffmpeg ended, if it does soon: frames are missing. Raises `SignalledError`."""
+    child.timeout = min(child.timeout, _SOON_S)
+    child.expect()
+    with suppress(StalledError):
+        ended(child)
 
 
 def _in_one(plan: Plan) -> list[Plan]:

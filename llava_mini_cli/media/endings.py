@@ -33,10 +33,10 @@ class SignalledError(Exception):
         self.name = name  # such as SIGKILL
 
     def as_media_error(self) -> MediaError:
-        """The error of a medium with which this happened twice."""
+        """The error of a medium with which this happened, and is not tried again."""
         if self.name in _CRASHES:
             return MediaError("corrupt", f"the decoder crashed ({self.name})")
-        return MediaError("decoder_killed", f"the decoder was ended from outside, twice ({self.name})")
+        return MediaError("decoder_killed", f"the decoder was ended from outside ({self.name})")
 
 
 def started(command: Command, timeout: float) -> Child:

@@ -86,9 +86,8 @@ class VideoClip(Clip):
             if failure is None or packer.passed == len(self._decoding.plan.pts):
                 break
             passing = failure if failure.kind in PASSING_KINDS else passing
-        else:
-            if passing is not None:  # a part of the frames would be an answer that another run would not give
-                raise passing
+        if passing is not None and packer.given < len(self._decoding.plan.pts):
+            raise passing  # a part of the frames would be an answer that another run would not give
         if failure is not None and packer.given == 0:
             raise failure
         packer.flush()
@@ -123,6 +122,7 @@ class VideoClip(Clip):
 
     def _read(self, decoder: Decoder, part: Plan, packer: "_Packer") -> None:
         child = self._start(decoder, part)
+        missing = packer.passed - packer.given
         try:
             for pts, pixels in decoder.read(child, part):
                 packer.add(pts, pixels)
@@ -132,6 +132,8 @@ class VideoClip(Clip):
                 raise short from None
             if isinstance(error, SignalledError):
                 packer.complaints.extend(child.said)  # about frames that were given, and are not read again
+                if packer.passed - packer.given > missing:  # ffmpeg leaves some out before its last, when told to end
+                    raise error.as_media_error() from None
             raise
         else:
             if (short := shortage(child.said, child.memory)) is not None:
