@@ -9,6 +9,8 @@ from typing import Literal
 
 from llava_mini_cli.errors import UsageError
 
+PUBLISHED = "ICTNLP/llava-mini-llama-3.1-8b"  # the checkpoint of the paper
+
 DecoderName = Literal["auto", "decord", "ffmpeg"]
 PromptLayout = Literal["trained", "reference"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]

@@ -5,12 +5,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from llava_mini_cli.config import PUBLISHED
 from llava_mini_cli.errors import ModelNotFound, first_line
 from llava_mini_cli.paths import is_file, is_folder, is_there
 from llava_mini_cli.small_files import read_object
 
 DEMO = "demo"
-PUBLISHED = "ICTNLP/llava-mini-llama-3.1-8b"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 REVISION = re.compile(r"[\w-][\w./-]*")
 LONGEST_HUB_ID = 96  # characters

@@ -9,8 +9,9 @@ import pytest
 from archive_films import run
 from tiny_checkpoints import write_tiny_checkpoint
 
+from llava_mini_cli.config import PUBLISHED
 from llava_mini_cli.errors import ModelNotFound
-from llava_mini_cli.hub import PUBLISHED, check_name_from_archive, check_revision, find_model, find_tower, model_digest
+from llava_mini_cli.hub import check_name_from_archive, check_revision, find_model, find_tower, model_digest
 
 
 @pytest.fixture

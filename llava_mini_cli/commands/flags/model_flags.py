@@ -7,8 +7,7 @@ from typing import Annotated
 import typer
 
 from llava_mini_cli.commands.config_files import HARMLESS
-from llava_mini_cli.config import DTypeName, ModelOptions, PromptLayout, Quantization
-from llava_mini_cli.hub import PUBLISHED
+from llava_mini_cli.config import PUBLISHED, DTypeName, ModelOptions, PromptLayout, Quantization
 
 DEFAULT_MODEL = PUBLISHED
 
