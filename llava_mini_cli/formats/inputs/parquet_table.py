@@ -16,6 +16,7 @@ from llava_mini_cli.formats.regular_file import open_regular
 BATCH_ROWS = 4096
 BATCH_ROWS_WITH_BYTES = 64  # of columns that hold pictures
 _compute: Any = pc
+_tests: Any = pa.types
 _MOST_DECODED = 1 << 24  # bytes of one column of a batch that are there more than once if need be; it is quicker
 _OWN_KINDS: dict[pa.DataType, str] = {
     pa.bool_(): "bool",
@@ -86,13 +87,13 @@ def _opened(path: str, columns: Sequence[str]) -> pq.ParquetFile:
 
 def _texts_of(name: str, kind: Any) -> list[str]:
     """A column, or those of its fields, that hold texts or bytes."""
-    if pa.types.is_struct(kind):  # as Hugging Face datasets store pictures
+    if _tests.is_struct(kind):  # as Hugging Face datasets store pictures
         return [f"{name}.{field.name}" for field in kind if _is_text(field.type)]
     return [name] if _is_text(kind) else []
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary)
+    tests = (_tests.is_string, _tests.is_large_string, _tests.is_binary, _tests.is_large_binary)
     return any(is_kind(kind) for is_kind in tests)
 
 
@@ -108,9 +109,9 @@ def _batches(file: pq.ParquetFile, columns: Sequence[str]) -> Iterator[pa.Record
 
 
 def _holds_bytes(kind: Any) -> bool:
-    if pa.types.is_dictionary(kind):
+    if _tests.is_dictionary(kind):
         kind = kind.value_type
-    return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind)
+    return _tests.is_binary(kind) or _tests.is_large_binary(kind) or _tests.is_struct(kind)
 
 
 def _rows(batch: pa.RecordBatch, columns: Sequence[str]) -> Iterator[tuple[Sequence[object], str | None]]:
@@ -147,11 +148,11 @@ def _values(batch: pa.RecordBatch, column: str) -> list[object]:
 def _listed(values: Any) -> list[object]:
     """The values of an array; texts and bytes that lie in it once are there once."""
     kind: Any = values.type
-    if pa.types.is_struct(kind) and any(pa.types.is_dictionary(field.type) for field in kind):
+    if _tests.is_struct(kind) and any(_tests.is_dictionary(field.type) for field in kind):
         fields = {field.name: _listed(values.field(place)) for place, field in enumerate(kind)}
         rows = (dict(zip(fields, row, strict=True)) for row in zip(*fields.values(), strict=True))
         return [row if is_there else None for row, is_there in zip(rows, values.is_valid().to_pylist(), strict=True)]
-    if not pa.types.is_dictionary(kind) or not _is_text(kind.value_type):
+    if not _tests.is_dictionary(kind) or not _is_text(kind.value_type):
         return values.to_pylist()
     lengths = _compute.binary_length(values.dictionary)
     if (_compute.sum(lengths.take(values.indices)).as_py() or 0) <= _MOST_DECODED:
