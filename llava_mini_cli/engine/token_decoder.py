@@ -24,6 +24,8 @@ from llava_mini_cli.errors import ItemError, UsageError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
 
+End = FinishReason | Literal["internal"]  # the last where the model gave nothing that can be used
+
 
 class TokenDecoder:
     """Carries generations on, each to its answer or its failure."""
@@ -98,7 +100,7 @@ class TokenDecoder:
         """Gives each generation its next token; those that are done are answered."""
         with _drawn_alike(generations):
             tokens = self._next_tokens(generations, logits)
-            ends = [self._finish_reason(one, token) for one, token in zip(generations, tokens, strict=True)]
+            ends: list[End | None] = [self._finish_reason(*pair) for pair in zip(generations, tokens, strict=True)]
             found = list(zip(generations, tokens, ends, strict=True))
             done = {id(one) for one, _, reason in found if reason is not None}
             live = [one for one in self.generations if id(one) not in done]
@@ -115,7 +117,7 @@ class TokenDecoder:
         self.generations = live
         return replies
 
-    def _reply(self, one: Generation, reason: FinishReason | Literal["internal"]) -> More:
+    def _reply(self, one: Generation, reason: End) -> More:
         if reason == "internal":
             done = one.failure(ItemError("internal", "the model gave no finite scores; another --dtype may"))
         else:
@@ -149,7 +151,7 @@ class TokenDecoder:
             tokens.append(best if one.generator is None else next_token(scores, options, one.generator))
         return tokens
 
-    def _finish_reason(self, one: Generation, token: int | None) -> FinishReason | Literal["internal"] | None:
+    def _finish_reason(self, one: Generation, token: int | None) -> End | None:
         """The end that a generation comes to by a token that it is not given yet; None if it goes on."""
         if token is None:
             return "internal"
