@@ -115,10 +115,13 @@ def pieces(picture: Raster, layout: PieceLayout) -> NDArray[np.uint8]:
 
 def resized(picture: Raster, height: int, width: int) -> NDArray[np.uint8]:
     """The whole picture at another size, uint8 `[height, width, 3]`: columns first, then rows."""
-    across = Image.new("RGB", (width, picture.height))
-    for rows in bands(picture):
-        part = picture.band(rows, range(picture.width))
-        across.paste(part.resize((width, len(rows)), _BICUBIC), (0, rows.start))
+    every, cut = range(picture.width), bands(picture)
+    if len(cut) == 1:
+        across = picture.band(cut[0], every).resize((width, picture.height), _BICUBIC)
+    else:
+        across = Image.new("RGB", (width, picture.height))
+        for rows in cut:
+            across.paste(picture.band(rows, every).resize((width, len(rows)), _BICUBIC), (0, rows.start))
     return np.array(across.resize((width, height), _BICUBIC))
 
 

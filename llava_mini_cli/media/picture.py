@@ -5,7 +5,6 @@ that crashes, hangs or takes too much memory is one picture's error.
 """
 
 import fcntl
-import mmap
 import os
 import stat
 import sys
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 from llava_mini_cli.errors import MediaError, MediaErrorKind, kind_of
 from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
 from llava_mini_cli.media.picture_head import HEAD, may_be_picture
+from llava_mini_cli.media.picture_messages import mapped
 from llava_mini_cli.media.picture_pool import POOL, PicturePool
 from llava_mini_cli.media.picture_process import MOST_BYTES, EndedError, PictureProcess, SilentError, StoppedError
 from llava_mini_cli.media.timeline import Selection, Timeline
@@ -31,6 +31,7 @@ Still = PieceLayout | int | None  # a still picture in pieces, with a longest ed
 
 _MILLISECOND = Fraction(1, 1000)
 _GIB, _MIB = 1 << 30, 1 << 20
+LEAST_BYTES, _STEP_BYTES = 128 << 20, 64 << 20  # of bounds
 
 
 class Picture:
@@ -143,7 +144,7 @@ class Picture:
             raise _system(error) from None
         try:
             reply = self._ask(request, memory, shared)
-            return reply, np.frombuffer(mmap.mmap(shared, size), np.uint8)
+            return reply, np.frombuffer(mapped(shared, size), np.uint8)
         except OSError as error:
             raise _system(error) from None
         finally:
@@ -158,6 +159,7 @@ class Picture:
             if is_new and request["do"] != "open":
                 self._open()
             files = [self._file] if request["do"] == "open" else [] if shared is None else [shared]
+            memory = _rounded(memory)
             reply = self._process.ask(request, self._timeout, files, memory)
         except SilentError:
             raise self._lost("timeout", f"the picture could not be read within {self._timeout:g} s") from None
@@ -200,6 +202,11 @@ class Picture:
         process, self._process = self._process, None
         if process is not None:
             self._pool.give_back(process)
+
+
+def _rounded(memory: int) -> int:
+    """The bound for what takes so much memory: one for all small pictures, so that it need not be set for each."""
+    return max(LEAST_BYTES, -(-memory // _STEP_BYTES) * _STEP_BYTES)
 
 
 def _system(error: OSError) -> MediaError:

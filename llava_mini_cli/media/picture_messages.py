@@ -1,9 +1,12 @@
 """Messages between the process that decodes pictures and the one that asks: JSON behind its length, with descriptors.
 
+Pixels do not go this way, but through memory that both map.
+
 Uses the standard library only. Trusts nothing that comes: what is too long, or is no object, is an error.
 """
 
 import json
+import mmap
 import os
 import socket
 import struct
@@ -17,6 +20,11 @@ _MOST_DESCRIPTORS = 2
 
 class BrokenMessageError(Exception):
     """What came is no message; nothing that comes later can be understood."""
+
+
+def mapped(memory: int, size: int) -> mmap.mmap:
+    """Shared memory behind a descriptor, with its pages there at once where the system can do that."""
+    return mmap.mmap(memory, size, flags=mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0))
 
 
 def send(channel: socket.socket, message: Mapping[str, object], descriptors: Sequence[int] = ()) -> None:

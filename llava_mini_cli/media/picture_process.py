@@ -23,6 +23,7 @@ MOST_BYTES = 1 << 30  # that decoding one picture may take
 PICTURES = 1000  # that one decodes before another takes its place, for what libraries leak
 _BASE_BYTES = 256 << 20  # of private memory that Python and all packages may have taken beside a picture
 _SLACK_BYTES = 32 << 20  # more than was asked for: a decoder's threads have stacks
+_ASKED_UNDER_ONE = 32  # requests under one bound, until what leaked is no longer counted against a picture
 _LONGEST_WAIT_S = 3600.0
 _OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})  # no crash ends with these
 
@@ -68,6 +69,7 @@ class PictureProcess:
         self.idle_since = time.monotonic()
         self.pictures = 0
         self._had = 0  # bytes of private memory, when it was asked
+        self._bounded, self._asked = 0, 0  # bytes more than that it may take, and how often it was asked since
         self._is_ready = False
         self._is_stopped = False
         self._channel, theirs = socket.socketpair()
@@ -103,7 +105,8 @@ class PictureProcess:
         if not self._is_ready:
             self._next(START_S)
             self._is_ready = True
-        if memory is not None:
+        self._asked += 1
+        if memory is not None and (memory != self._bounded or self._asked == _ASKED_UNDER_ONE):
             self._bound(memory)
         self.began = time.monotonic()
         try:
@@ -158,6 +161,7 @@ class PictureProcess:
     def _bound(self, memory: int) -> None:
         """Bounds the private memory of the process (Linux): what it has, and `memory` bytes more."""
         self._had = self._private_bytes()
+        self._bounded, self._asked = memory, 0
         if sys.platform == "linux" and self._had:
             with contextlib.suppress(OSError, ValueError):  # it has just ended, or the user forbids it
                 hard = resource.prlimit(self._process.pid, resource.RLIMIT_DATA)[1]

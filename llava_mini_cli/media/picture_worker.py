@@ -35,7 +35,7 @@ from llava_mini_cli.media.image import (
     write_frames,
 )
 from llava_mini_cli.media.picture_bytes import decode_bytes
-from llava_mini_cli.media.picture_messages import receive, send
+from llava_mini_cli.media.picture_messages import mapped, receive, send
 from llava_mini_cli.media.png_text import Excerpt
 from llava_mini_cli.media.still import decode
 from llava_mini_cli.pieces import PieceLayout, pieces, resized
@@ -131,7 +131,7 @@ class Desk:
 
 def _mapped(memory: int, shape: tuple[int, ...]) -> NDArray[np.uint8]:
     """Shared memory as an array, which keeps it mapped."""
-    return np.frombuffer(mmap.mmap(memory, int(np.prod(shape))), np.uint8).reshape(shape)
+    return np.frombuffer(mapped(memory, int(np.prod(shape))), np.uint8).reshape(shape)
 
 
 def _reply(desk: Desk, request: Reply, descriptors: list[int]) -> Reply:
