@@ -205,14 +205,12 @@ def test_no_more_pictures_are_decoded_at_once_than_there_may_be(
     pool, path = PicturePool(), still(tmp_path)
     with pool.lease():
         opened = [pool.take() for _ in range(2)]
-        for process in opened:
-            process.began = time.monotonic()
-        late = threading.Timer(0.3, lambda: setattr(opened[0], "began", None))
+        late = threading.Timer(0.3, lambda: setattr(opened[0], "since", None))
         late.start()
         began = time.monotonic()
         third = pool.take()
         assert time.monotonic() - began > 0.2
-        opened[0].began = time.monotonic()  # a slow one lets others pass
+        opened[0].since = opened[1].since = time.monotonic()  # what is slow lets others pass
         began = time.monotonic()
         fourth = pool.take()
         assert 0.5 < time.monotonic() - began < 10
@@ -225,7 +223,6 @@ def test_whoever_waits_for_a_process_at_the_end_is_told(monkeypatch: pytest.Monk
     monkeypatch.setattr(pool_module, "AT_ONCE", 1)
     pool = PicturePool()
     first = pool.take()
-    first.began = time.monotonic()
     monkeypatch.setattr(pool_module, "SLOW_S", 60.0)
     threading.Timer(0.2, pool.close).start()
     with pytest.raises(StoppedError):

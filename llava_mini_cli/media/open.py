@@ -130,7 +130,8 @@ def _open_picture(
     picture.check_memory()
     if picture.is_moving:
         return _open_animation(picture, options, frame_size, chunk_frames, opening)
-    opening.reserve(picture.decode_bytes + (3 * picture.pixels if opening.still is None else 0))
+    with picture.waiting():
+        opening.reserve(picture.decode_bytes + (3 * picture.pixels if opening.still is None else 0))
     pixels, size, warning = picture.still(options.allow_truncated, opening.still)
     opening.keep(pixels.nbytes)
     picture.close()
@@ -146,7 +147,8 @@ def _picture_info(picture: Picture) -> ClipInfo:
 def _open_animation(
     picture: Picture, options: SamplingOptions, frame_size: int, chunk_frames: int, opening: Opening
 ) -> Clip:
-    opening.reserve(picture.decode_bytes + _PROCESS_BYTES)
+    with picture.waiting():
+        opening.reserve(picture.decode_bytes + _PROCESS_BYTES)
     timeline, size, trouble = picture.times()
     selection = _select(timeline, options)
     info = _video_info(picture.path, size, timeline, selection, options, picture.codec)

@@ -9,7 +9,9 @@ import os
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast
@@ -86,6 +88,16 @@ class Picture:
             )
             raise MediaError("too_large", f"{takes}; one picture may take {MOST_BYTES // _GIB} GiB")
 
+    @contextmanager
+    def waiting(self) -> Generator[None]:
+        """While something else is waited for, another picture may be decoded in this one's place."""
+        process = self._process
+        if process is not None:
+            process.since = None
+        yield
+        if process is not None:
+            process.since = time.monotonic()
+
     def size(self) -> tuple[int, int]:
         """Width and height as displayed."""
         reply = self._ask({"do": "size"}, self.decode_bytes)
@@ -110,6 +122,8 @@ class Picture:
     def times(self) -> tuple[Timeline, tuple[int, int], str | None]:
         """When an animation's frames are shown; width and height; why later frames cannot be had."""
         reply = self._ask({"do": "times"}, self.decode_bytes)
+        if self._process is not None:
+            self._process.since = None  # its frames are asked for now and then
         timeline = Timeline(np.array(reply["starts"], np.int64), _MILLISECOND, int(reply["duration"]))
         return timeline, (int(reply["width"]), int(reply["height"])), reply["trouble"]
 

@@ -73,6 +73,7 @@ class PicturePool:
             while self._idle:
                 process = self._idle.pop()
                 if process.is_alive:
+                    process.since = time.monotonic()
                     self._taken.add(process)
                     return process
                 process.close()
@@ -84,7 +85,7 @@ class PicturePool:
         return wanted.result()
 
     def _has_room(self) -> bool:
-        quick = sum(process.is_busy and not process.is_late(SLOW_S) for process in self._taken)
+        quick = sum(process.is_quick(SLOW_S) for process in self._taken)
         return (quick + len(self._orders) < AT_ONCE and len(self._taken) < MOST) or None in self._orders
 
     def give_back(self, process: PictureProcess) -> None:
@@ -166,6 +167,7 @@ class PicturePool:
                 process.idle_since = time.monotonic()
                 self._idle.append(process)
             elif process is not None:
+                process.since = time.monotonic()
                 self._taken.add(process)
             self._changed.notify_all()
         if order is not None and failure is not None:

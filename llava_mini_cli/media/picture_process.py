@@ -65,7 +65,7 @@ class PictureProcess:
 
     def __init__(self, command_of: CommandOf = worker_command) -> None:
         """Starts it, without waiting until it is ready. Raises `OSError` where the system gives no process."""
-        self.began: float | None = None  # when it was asked what it is at
+        self.since: float | None = None  # when work on a picture began, or went on; None: it waits
         self.idle_since = time.monotonic()
         self.pictures = 0
         self._had = 0  # bytes of private memory, when it was asked
@@ -108,16 +108,11 @@ class PictureProcess:
         self._asked += 1
         if memory is not None and (memory != self._bounded or self._asked == _ASKED_UNDER_ONE):
             self._bound(memory)
-        self.began = time.monotonic()
-        try:
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # how it ended is read below
-                send(self._channel, {**request, "memory": memory or 0}, descriptors)
-            while True:
-                reply = self._next(timeout)
-                if reply != {"alive": True}:
-                    return reply
-        finally:
-            self.began = None
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # how it ended is read below
+            send(self._channel, {**request, "memory": memory or 0}, descriptors)
+        while (reply := self._next(timeout)) == {"alive": True}:
+            pass
+        return reply
 
     def tell(self, request: Mapping[str, Any]) -> None:
         """Sends something that matters only if the process lives."""
@@ -186,15 +181,10 @@ class PictureProcess:
         """True until it has ended."""
         return not self._is_stopped and self._process.poll() is None
 
-    @property
-    def is_busy(self) -> bool:
-        """True while it is asked something."""
-        return self.began is not None
-
-    def is_late(self, seconds: float) -> bool:
-        """True if what it is at has taken longer than this."""
-        began = self.began
-        return began is not None and time.monotonic() - began > seconds
+    def is_quick(self, seconds: float) -> bool:
+        """True if it works on a picture, and has not for longer than this."""
+        since = self.since
+        return since is not None and time.monotonic() - since < seconds
 
     def kill(self) -> None:
         """Ends the process and whatever it started, and reaps it. Safe more than once."""
