@@ -53,12 +53,12 @@ def test_a_header_of_other_types_is_damaged(name: str, folder: Path) -> None:
     header = json.loads((folder / HEADER).read_text())
     HEADERS[name](header)
     (folder / HEADER).write_text(json.dumps(header))
-    with pytest.raises(ArchiveError, match=r"is damaged|has format version None"):
+    with pytest.raises(ArchiveError, match=r"is damaged|has format version None|Infinity is no number"):
         ArchiveHeader.read(folder)
 
 
 def test_a_header_without_end(folder: Path) -> None:
-    for text, why in (("[" * 100_000, "maximum recursion"), (" " * (1 << 20) + "{}", "more than 1048576 bytes")):
+    for text, why in (("[" * 100_000, "lists or objects too deep"), (" " * (1 << 20) + "{}", "larger than 1 MiB")):
         (folder / HEADER).write_text(text)
         with pytest.raises(ArchiveError, match=f"cannot be read: {why}"):
             ArchiveHeader.read(folder)

@@ -199,7 +199,7 @@ def test_a_member_of_a_shard_may_have_any_age(tmp_path: Path) -> None:
             info = tarfile.TarInfo(name)
             info.mtime = time
             shard.addfile(info)
-    assert [identity(job)[2] for job in jobs_of(tmp_path / "s.tar")] == [LAST_NS, -LAST_NS, 7]
+    assert [identity(job)[2] for job in jobs_of(tmp_path / "s.tar")] == [None, None, 7]  # absurd times are none
 
 
 def test_a_tree_that_moved_is_not_indexed_again(films: Path, tmp_path: Path) -> None:

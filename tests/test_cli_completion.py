@@ -24,7 +24,7 @@ def completions(line: str, folder: Path) -> set[str]:
     ("line", "offered"),
     [
         ("llava-mini ca", {"caption"}),
-        ("llava-mini ask a.mp4 --max-f", {"--max-frames", "--max-failures"}),
+        ("llava-mini ask a.mp4 --max-f", {"--max-frames", "--max-failures", "--max-file-size"}),
         ("llava-mini caption --fail-on a", {"any", "all"}),
         ("llava-mini caption x.jpg --dtype b", {"bfloat16"}),
         ("llava-mini caption ", set[str]()),  # file names are the shell's own business

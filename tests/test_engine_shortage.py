@@ -44,11 +44,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def requests(oracle: Oracle) -> list[Request]:
-    """24 questions: pictures and videos, greedy and drawn, of the whole and of windows."""
+    """24 questions: pictures and videos, greedy and drawn, of the whole and of windows; some end before others."""
     asked: list[Request] = []
     for number in range(MEDIA):
         sampled = number % 3 == 2
-        options = GenerationOptions(max_new_tokens=3, temperature=float(sampled), seed=number, repetition_penalty=1.1)
+        options = GenerationOptions(max_new_tokens=2 + number % 3, temperature=float(sampled), seed=number, repetition_penalty=1.1)
         pixels = oracle.video(1 + number // 2 * 2, number)
         windows = (Window(0, 2), Window()) if number == 3 else (Window(),)
         prompts = QUESTIONS[:2] if number == 3 else QUESTIONS[:4]

@@ -192,7 +192,7 @@ def test_shared_memory_that_has_its_size_can_be_written() -> None:
     os.close(memory)
 
 
-@pytest.mark.parametrize("module", ["numpy.random", "PIL.Image", "ssl", "llava_mini_cli.media.salvage"])
+@pytest.mark.parametrize("module", ["numpy.random", "PIL.Image", "ssl", "llava_mini_cli.media.picture_worker"])
 def test_libraries_can_be_imported_without_a_home(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
     monkeypatch.delenv("HOME")
     code = f"import {module}"

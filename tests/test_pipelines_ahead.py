@@ -1,4 +1,4 @@
-"""Media opened ahead: order, the bound on bytes, inputs that wait, and the end."""
+"""Media opened ahead: order, the bound on bytes, disks that hang, inputs that wait, and the end."""
 
 import threading
 import time
@@ -124,6 +124,75 @@ def test_a_medium_larger_than_the_limit_that_was_overtaken_is_opened_too() -> No
         close(opened)
     assert sorted(taken) == ["0", "1", "2", "3"]
     assert taken[-1] in ("0", "3")
+    ahead.close()
+
+
+@pytest.mark.parametrize("room_first", [False, True])
+def test_a_file_whose_disk_hangs_is_given_up_and_the_others_go_on(room_first: bool) -> None:
+    free = threading.Event()
+    hanging = range(0, 40, 5)  # more than there are threads
+    late: list[MadeClip] = []
+
+    def hangs(job: Job, opening: Opening) -> Clip:
+        if room_first:
+            opening.reserve(1)
+        if int(job.path) in hanging:
+            free.wait(30)
+            late.append(MadeClip(job.path, "1"))
+            return late[-1]
+        return made(job, opening)
+
+    ahead = OpenAhead(jobs(40), hangs, timeout=0.2)
+    began = time.monotonic()
+    for number in range(40):
+        opened = take(ahead)
+        assert opened.job.path == str(number)
+        if number in hanging:
+            assert opened.clip == Fault("decode", "timeout", "the file could not be opened within 0.2 s")
+        else:
+            close(opened)
+    assert time.monotonic() - began < 20
+    assert ahead.is_exhausted
+    free.set()
+    deadline = time.monotonic() + 10
+    while not (len(late) == len(hanging) and all(clip.closed for clip in late)):  # closed by the threads left behind
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    ahead.close()
+
+
+def test_what_was_given_up_leaves_its_room_to_a_large_one() -> None:
+    forever = threading.Event()
+
+    def opens(job: Job, opening: Opening) -> Clip:
+        opening.reserve(500 if job.path == "2" else 10)
+        if job.path == "0":
+            forever.wait(60)
+        return made(job, opening)
+
+    ahead = OpenAhead(jobs(4), opens, timeout=0.3, limit=100)
+    given_up = take(ahead)
+    assert isinstance(given_up.clip, Fault)
+    for path in ("1", "2", "3"):
+        opened = take(ahead, 10)
+        assert opened.job.path == path
+        close(opened)
+    forever.set()  # what comes back late takes no room away from others
+    assert ahead.is_exhausted
+    ahead.close()
+    assert ahead._held == 0
+
+
+def test_what_a_child_process_watches_has_no_deadline_here() -> None:
+    def scans(job: Job, opening: Opening) -> Clip:
+        opening.guarded()
+        time.sleep(0.4)
+        opening.reserve(1)
+        time.sleep(0.4)
+        return made(job, opening)
+
+    ahead = OpenAhead(jobs(1), scans, timeout=0.1)
+    close(take(ahead))
     ahead.close()
 
 

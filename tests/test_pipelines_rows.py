@@ -154,7 +154,7 @@ def test_why_a_medium_cannot_even_be_opened(tmp_path: Path, monkeypatch: pytest.
     assert fault_of(Job(str(tmp_path / "empty"), "", ())) == ("decode", "empty", "the file is empty")
     assert fault_of(Job(str(tmp_path), "", ())) == ("decode", "unreadable", "a folder, not a file")
     assert fault_of(Job("a\0b", "", ())) == ("decode", "not_found", "no file can have this name")
-    assert fault_of(Job(str(tmp_path / "good" / "x"), "", ())) == ("decode", "unreadable", "not a directory")
+    assert fault_of(Job(str(tmp_path / "good" / "x"), "", ())) == ("decode", "not_found", "not a directory")
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.R_OK)
     assert fault_of(Job(str(tmp_path / "good"), "", ())) == ("decode", "unreadable", "permission denied")
 

@@ -4,6 +4,7 @@ import sys
 from contextlib import closing
 
 from llava_mini_cli.media.child import Child, Command, StalledError
+from llava_mini_cli.media.endings import SignalledError, ended
 
 KINDS = ("files", "network", "memory")
 
@@ -46,9 +47,11 @@ def kept_from() -> tuple[str, ...]:
     with closing(Child(command, _PATIENCE_S)) as child:
         try:
             told = b"".join(iter(child.read_some, b"")).decode().split()
-            status = child.finish()
+            status = ended(child)
         except StalledError:
             raise OSError("a confined process gave nothing") from None
+        except SignalledError as error:
+            raise OSError(f"a confined process was {error}") from None
         if status != 0:
             raise OSError(child.said[-1] if child.said else "a confined process ended early")
     return tuple(told)
@@ -60,7 +63,9 @@ def refusal_of(program: str) -> str | None:
         try:
             for _ in iter(child.read_some, b""):
                 pass
-            status = child.finish()
+            status = ended(child)
         except StalledError:
             return "it gave nothing"
+        except SignalledError as error:
+            return f"it was {error}"
     return None if status == 0 else child.said[-1] if child.said else f"it ended with status {status}"

@@ -48,6 +48,9 @@ class Opening(Protocol):
 
     still: Still = None  # how a still picture is wanted: in pieces, with a longest edge, or (None) as it is
 
+    def guarded(self) -> None:
+        """Says that from here on a child process with a deadline of its own does the work."""
+
     def reserve(self, size: int) -> None:
         """Waits until there is room for so many bytes, which are held until the clip is closed."""
 
@@ -111,8 +114,9 @@ def open_clip(
             the clip's iterator.
     """
     path = Path(path)
-    picture = open_picture_file(path, options.decode_timeout)
+    picture = open_picture_file(path, options.decode_timeout, opening.guarded)
     if picture is None:
+        opening.guarded()  # where it is no regular file, so that nothing was opened yet
         return _open_video(path, options, frame_size, chunk_frames, opening, decoders)
     try:
         clip = _open_picture(picture, options, frame_size, chunk_frames, opening)

@@ -10,7 +10,7 @@ import stat
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
@@ -240,8 +240,12 @@ def _shared_memory(size: int) -> int:
         return os.dup(file.fileno())
 
 
-def open_picture_file(path: Path, timeout: float) -> Picture | None:
+def open_picture_file(path: Path, timeout: float, opened: Callable[[], None] | None = None) -> Picture | None:
     """The picture in a file, opened by a process; None for a file that ffmpeg has to look at.
+
+    Args:
+        timeout: seconds for which the process may be silent.
+        opened: is called once the file is open, which takes as long as its disk takes.
 
     Raises:
         MediaError: it is neither, or cannot be read.
@@ -265,6 +269,8 @@ def open_picture_file(path: Path, timeout: float) -> Picture | None:
         raise MediaError("not_found", "no file can have this name") from None
     except OSError as error:
         raise MediaError(kind_of(error), (error.strerror or str(error)).lower()) from None
+    if opened is not None:
+        opened()
     if not may_be_picture(head):
         os.close(file)
         if not head:

@@ -2,10 +2,12 @@
 
 A medium that takes long is overtaken by those behind it, and another thread takes its thread's place meanwhile.
 Owns the bound on the bytes of decoded frames: a medium is decoded when there is room for what it will hold, and its
-room is given back when it is closed. Decoders are processes with deadlines of their own, so no thread waits for ever.
+room is given back when it is closed. Decoders are processes with deadlines of their own. A file that cannot even be
+opened, since its disk does not answer, is given up after the deadline; its thread, which nothing can end, is left behind.
 Knows nothing of engines, rows or how media are opened.
 """
 
+import math
 import threading
 import time
 from collections import deque
@@ -39,7 +41,7 @@ class Opened(NamedTuple):
 
 
 class AbandonedError(Exception):
-    """Raised in a thread that waits for room when nobody waits for its medium any more."""
+    """Raised in a thread whose medium nobody waits for any more."""
 
 
 class _Slot(Opening):
@@ -50,18 +52,30 @@ class _Slot(Opening):
         self.still = still
         self.clip: Clip | Fault | None = None
         self.size = 0  # bytes reserved
+        self.deadline: float | None = None  # None: waiting for room, or watched by somebody else
         self.began = time.monotonic()  # when its thread began, or began again once there was room
         self.is_waiting = False  # until there is room for its bytes
         self.is_slow = False  # overtaken, and its thread replaced
         self.is_taken = False
+        self.is_abandoned = False  # nobody waits for it any more
         self.error: LlavaMiniError | None = None  # what ends the run, such as a decoder that is not installed
         self._ahead = ahead
+        self._is_guarded = False
+        self._set_deadline()
+
+    def _set_deadline(self) -> None:
+        self.deadline = None if self._is_guarded else time.monotonic() + self._ahead.timeout
+
+    def guarded(self) -> None:
+        """From here on a child process with a deadline of its own does the work."""
+        self._is_guarded, self.deadline = True, None
 
     def reserve(self, size: int) -> None:
         """Waits until there is room for so many bytes."""
-        self.is_waiting = True
+        self.deadline, self.is_waiting = None, True
         self._ahead.reserve(self, size)
         self.began, self.is_waiting = time.monotonic(), False
+        self._set_deadline()
 
     def keep(self, size: int) -> None:
         """Gives back what was reserved but for so many bytes."""
@@ -71,8 +85,17 @@ class _Slot(Opening):
 class OpenAhead:
     """An iterator's jobs, opened ahead. `take` and `wait` are for one thread, the one that made it."""
 
-    def __init__(self, jobs: Iterator[Job], open_one: OpenOne, still: Still = None, limit: int = MEDIA_BYTES) -> None:
-        """Args: still: how pictures are wanted; limit: bytes."""
+    def __init__(
+        self,
+        jobs: Iterator[Job],
+        open_one: OpenOne,
+        still: Still = None,
+        limit: int = MEDIA_BYTES,
+        *,
+        timeout: float = math.inf,
+    ) -> None:
+        """Args: still: how pictures are wanted; limit: bytes; timeout: seconds that a disk may take to open a file."""
+        self.timeout = timeout
         self._open_one = open_one
         self._still: Still = still
         self._limit = limit
@@ -107,7 +130,8 @@ class OpenAhead:
             self._changed.notify_all()
             if slot.error is not None:
                 raise slot.error
-            assert slot.clip is not None
+            if slot.clip is None:
+                return self._abandoned(slot)
             return Opened(slot.job, slot.clip, lambda: self.keep(slot, 0))
 
     def wait(self, seconds: float = 0.2) -> None:
@@ -117,9 +141,10 @@ class OpenAhead:
                 self._changed.wait(seconds)
 
     def _next(self) -> _Slot | None:
-        """The first that is open; only what is slow is overtaken."""
+        """The first that is open, or given up; only what is slow is overtaken."""
         for slot in self._order:
-            if slot.clip is not None:
+            is_late = slot.deadline is not None and time.monotonic() > slot.deadline
+            if slot.clip is not None or is_late:
                 return slot
             if not slot.is_slow and not self._became_slow(slot):
                 return None
@@ -161,11 +186,12 @@ class OpenAhead:
             first = next((other for other in self._order if not other.is_slow), None) is slot
             alone = self._held == slot.size
             may_exceed = first and not self._taken_bytes and self._held <= self._limit
-            return self._held + size <= self._limit or alone or may_exceed or self._stopped
+            fits = self._held + size <= self._limit or alone or may_exceed
+            return fits or self._stopped or slot.is_abandoned
 
         with self._changed:
             self._changed.wait_for(is_free)
-            if self._stopped:
+            if self._stopped or slot.is_abandoned:
                 raise AbandonedError
             slot.size += size
             self._held += size
@@ -173,11 +199,22 @@ class OpenAhead:
     def keep(self, slot: _Slot, size: int) -> None:
         """Gives back all but `size` bytes of what was reserved."""
         with self._changed:
+            if slot.is_abandoned:
+                return
             less = slot.size - size
             self._held -= less
             self._taken_bytes -= less if slot.is_taken else 0
             slot.size = size
             self._changed.notify_all()
+
+    def _abandoned(self, slot: _Slot) -> Opened:
+        """Goes on without the thread that works on this. What it holds no longer counts: it may never be given back."""
+        self.keep(slot, 0)
+        slot.is_abandoned = True
+        if not slot.is_slow:
+            self._threads.append(self._start())
+        fault = Fault("decode", "timeout", f"the file could not be opened within {self.timeout:g} s")
+        return Opened(slot.job, fault, lambda: None)
 
     def _start(self) -> threading.Thread:
         thread = threading.Thread(target=self._open_next, name="open", daemon=True)
@@ -223,7 +260,7 @@ class OpenAhead:
     def _hand_over(self, slot: _Slot, clip: Clip | Fault) -> bool:
         """Closes what nobody wants any more. Whether the thread shall go on: not if another one took its place."""
         with self._changed:
-            is_wanted = not self._stopped
+            is_wanted = not (slot.is_abandoned or self._stopped)
             if is_wanted:
                 slot.clip = clip
                 self._changed.notify_all()
