@@ -64,7 +64,7 @@ def test_a_header_without_end(folder: Path) -> None:
             ArchiveHeader.read(folder)
     (folder / HEADER).unlink()
     os.mkfifo(folder / HEADER)
-    with pytest.raises(ArchiveError, match=r"cannot be read: .*not a plain file"):
+    with pytest.raises(ArchiveError, match=r"cannot be read: .*not a regular file"):
         ArchiveHeader.read(folder)
 
 
