@@ -8,7 +8,7 @@ from pathlib import Path
 from llava_mini_cli.config import PUBLISHED
 from llava_mini_cli.errors import ModelNotFound, first_line
 from llava_mini_cli.paths import is_file, is_folder, is_there
-from llava_mini_cli.small_files import read_object
+from llava_mini_cli.plain_files import read_object
 
 DEMO = "demo"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")

@@ -53,7 +53,9 @@ def test_a_header_of_other_types_is_damaged(name: str, folder: Path) -> None:
     header = json.loads((folder / HEADER).read_text())
     HEADERS[name](header)
     (folder / HEADER).write_text(json.dumps(header))
-    with pytest.raises(ArchiveError, match=r"is damaged|has format version None|Infinity is no number"):
+    with pytest.raises(
+        ArchiveError, match=r"is damaged|has format version None|cannot be read: Infinity is no number$"
+    ):
         ArchiveHeader.read(folder)
 
 
@@ -161,7 +163,7 @@ def test_a_pipe_in_place_of_a_part(table: str, folder: Path) -> None:
     with open_archive(folder) as archive:
         assert [medium.path for medium in archive.each_medium()] == ["/x/b"]
         assert [(each.file, each.message) for each in archive.damage] == [
-            (f"{table}/part-000001.parquet", f"[Errno 22] not a plain file: '{path}'")
+            (f"{table}/part-000001.parquet", "not a regular file")
         ]
 
 

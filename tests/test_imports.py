@@ -18,7 +18,7 @@ COMMON = {
     "handover",
     "hub",
     "paths",
-    "small_files",
+    "plain_files",
     "",
 }  # "" is the package itself, for its version
 

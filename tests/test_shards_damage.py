@@ -147,5 +147,5 @@ def test_a_pipe_and_a_device_are_no_shards(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.tar")
     (tmp_path / "zero.tar").symlink_to("/dev/zero")
     jobs = jobs_of(tmp_path / "pipe.tar", tmp_path / "zero.tar", write(tmp_path / "a.tar"))
-    assert faults(jobs) == [("input", "unreadable", "not a plain file")] * 2
+    assert faults(jobs) == [("input", "unreadable", "not a regular file")] * 2
     assert [job.path for job in jobs if job.fault is None] == [f"{tmp_path}/a.tar/good.png"]

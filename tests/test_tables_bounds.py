@@ -82,7 +82,7 @@ def test_a_pipe_and_a_device_are_no_tables(name: str, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / name)
     (tmp_path / f"zero-{name}").symlink_to("/dev/zero")
     for path in (tmp_path / name, tmp_path / f"zero-{name}"):
-        with pytest.raises(UsageError, match=f"cannot read the table '{path}': not a plain file"):
+        with pytest.raises(UsageError, match=f"cannot read the table '{path}': not a regular file"):
             jobs_of(path)
 
 

@@ -6,7 +6,6 @@ whole. Knows nothing of rows.
 """
 
 import os
-import stat
 from collections.abc import Callable, Iterator
 from hashlib import blake2b
 
@@ -14,6 +13,7 @@ from llava_mini_cli.errors import FetchError
 from llava_mini_cli.formats.job import ItemIdentity, Job
 from llava_mini_cli.formats.media_root import file_of
 from llava_mini_cli.formats.source import PartlyRead
+from llava_mini_cli.plain_files import open_plain
 
 WHOLE = 1 << 20  # bytes; a file up to this is read whole
 PART = 1 << 16  # bytes of each of the three parts of a larger one
@@ -43,14 +43,9 @@ def _chunks(read_at: ReadAt, begin: int, length: int) -> Iterator[bytes]:
 
 
 def file_content(path: str, size: int) -> str | None:
-    """The content of a file of that size; None where it cannot be read, or is none.
-
-    A pipe is never opened: what is read from it is gone.
-    """
+    """The content of a file of that size; None where it cannot be read, or is none."""
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # noqa: PTH116
-            return None
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        descriptor = open_plain(path)
         try:
             return content_of(size, lambda count, offset: os.pread(descriptor, count, offset))
         finally:

@@ -20,7 +20,7 @@ from llava_mini_cli.model import tokenizer_trial
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.fields import NULL, OBJECT, SWITCH, TEXT, Rule, checked_fields, list_of, number, one_of, shown
 from llava_mini_cli.model.weight_headers import member, read_json
-from llava_mini_cli.small_files import MOST_JSON_BYTES
+from llava_mini_cli.plain_files import MOST_JSON_BYTES
 
 TRIAL_SECONDS = 60.0  # by the clock, on a machine that does much else; of its own time a trial has less
 ENDLESS = "it does not come to an end"

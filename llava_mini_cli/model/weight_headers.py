@@ -23,7 +23,7 @@ from llava_mini_cli.hub import weight_source
 from llava_mini_cli.model.fields import shown
 from llava_mini_cli.model.tensor_shapes import Shape
 from llava_mini_cli.paths import is_file, is_there
-from llava_mini_cli.small_files import read_object
+from llava_mini_cli.plain_files import read_object
 
 MOST_PICKLE_BYTES = 100 << 20  # as many as safetensors allows for its header
 NUMBERS = {  # how tensors of weights may be stored

@@ -7,7 +7,7 @@ from typing import Any
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.errors import ModelNotFound
 from llava_mini_cli.hub import find_model, find_tower
-from llava_mini_cli.small_files import read_object
+from llava_mini_cli.plain_files import read_object
 
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 _CUDA_DEVICE = Path("/dev/nvidiactl")  # there when the driver is

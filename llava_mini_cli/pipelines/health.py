@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from llava_mini_cli import __version__
 from llava_mini_cli.errors import LlavaMiniError, ModelNotFound
-from llava_mini_cli.small_files import read_object
+from llava_mini_cli.plain_files import read_object
 
 PACKAGES = ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy", "pillow", "pyarrow")
 DECODER_PACKAGES = ("decord", "ffmpeg-python", "imageio-ffmpeg")

@@ -14,7 +14,7 @@ from llava_mini_cli.errors import ArchiveError, UsageError
 from llava_mini_cli.formats.archive.verify import LARGEST_HEADER, check_header
 from llava_mini_cli.formats.disk import write_own_file
 from llava_mini_cli.formats.job import ItemIdentity
-from llava_mini_cli.small_files import parse_json, read_bytes
+from llava_mini_cli.plain_files import parse_json, read_bytes
 
 FORMAT = "llava-mini archive"
 FORMAT_VERSION = 1

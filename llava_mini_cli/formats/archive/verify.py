@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llava_mini_cli.errors import ArchiveError
-from llava_mini_cli.formats.regular_file import open_regular
 from llava_mini_cli.formats.row import one_line
+from llava_mini_cli.plain_files import open_plain
 
 LARGEST_HEADER = 1 << 20  # bytes
 _WIDEST = 1 << 24  # numbers in a vector
@@ -55,7 +55,7 @@ def _check_name(name: str, value: Any) -> None:
 
 def plain(path: Path) -> Path:
     """A path, if a plain file is there; for libraries that would wait for a pipe. Raises `OSError`."""
-    os.close(open_regular(path))
+    os.close(open_plain(path))
     return path
 
 

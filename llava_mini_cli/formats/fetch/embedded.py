@@ -8,8 +8,8 @@ from threading import Event
 
 from llava_mini_cli.errors import FetchError, kind_of
 from llava_mini_cli.formats.fetch.new_file import CHUNK, NewFile
-from llava_mini_cli.formats.regular_file import open_regular
 from llava_mini_cli.formats.source import FetchOptions
+from llava_mini_cli.plain_files import open_plain
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class OpenTar:
     """A file on this disk, open as long as somebody wants a stretch of it, also when its name has gone."""
 
     def __init__(self, path: str | Path) -> None:
-        self.descriptor = open_regular(path)
+        self.descriptor = open_plain(path)
         weakref.finalize(self, os.close, self.descriptor)
 
 

@@ -4,8 +4,6 @@ Whatever an archive claims is bounded: the bytes that are unpacked are counted a
 is read only up to a size.
 """
 
-import os
-import stat
 import zipfile
 import zlib
 from dataclasses import dataclass
@@ -19,6 +17,7 @@ from llava_mini_cli.formats.fetch.urls import without_signature
 from llava_mini_cli.formats.job import ItemIdentity
 from llava_mini_cli.formats.media_root import below
 from llava_mini_cli.formats.source import FetchOptions, Source
+from llava_mini_cli.plain_files import open_plain
 
 _MOST_AT_ONCE = 1 << 26  # bytes that are read at once: the directory of about a million files
 _METHODS = frozenset({zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED})  # of which a part is unpacked at a time
@@ -112,16 +111,12 @@ def unpack(archive: Path, member: str, path: Path, options: FetchOptions) -> Non
 
 
 def _open(archive: Path) -> FileIO:
-    """The archive's file, which must be a plain one: a pipe may never open."""
+    """The archive's file. Raises `FetchError`."""
     try:
-        raw = FileIO(archive, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+        return FileIO(open_plain(archive))
     except (OSError, ValueError) as error:
         kind = kind_of(error) if isinstance(error, OSError) else "not_found"
         raise FetchError(kind, (getattr(error, "strerror", None) or str(error)).lower()) from None
-    if stat.S_ISREG(os.fstat(raw.fileno()).st_mode):
-        return raw
-    raw.close()
-    raise FetchError("unreadable", "the zip archive is not a plain file")
 
 
 def _unpack(reader: BufferedReader, member: str, path: Path, options: FetchOptions) -> None:

@@ -8,7 +8,7 @@ from typing import TextIO
 
 from llava_mini_cli.errors import UsageError, first_line
 from llava_mini_cli.formats.inputs.table import TableRow, check_width, reading_error
-from llava_mini_cli.formats.regular_file import open_regular
+from llava_mini_cli.plain_files import open_plain
 
 LONGEST_FIELD = 1 << 26  # characters, of a whole row as well; a quote that is never closed costs no more than this
 
@@ -70,7 +70,7 @@ class CsvTable:
                     yield line, (), f"{len(row)} fields where the first line has {width}"
 
     def _open(self):  # noqa: ANN202 - the type of a text stream is open()'s own
-        return open(open_regular(self.path), encoding="utf-8-sig", errors="surrogateescape", newline="")  # noqa: PTH123
+        return open(open_plain(self.path), encoding="utf-8-sig", errors="surrogateescape", newline="")  # noqa: PTH123
 
 
 class _Lines:

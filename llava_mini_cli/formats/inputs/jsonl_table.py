@@ -9,7 +9,7 @@ from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.columns import kind_of_types
 from llava_mini_cli.formats.inputs.json_record import LARGEST_RECORD, parse_json
 from llava_mini_cli.formats.inputs.table import TableRow, check_width, reading_error
-from llava_mini_cli.formats.regular_file import open_regular
+from llava_mini_cli.plain_files import open_plain
 
 LOOKED_AT = 1000  # rows whose keys are the table's columns, unless all are looked at for --keep-columns
 
@@ -55,7 +55,7 @@ class JsonlTable:
 
     def _records(self) -> Iterator[tuple[int, dict[str, Any] | str]]:
         """Number of the line, and its object or what is wrong with it."""
-        with open(open_regular(self.path), "rb") as stream:  # noqa: PTH123
+        with open(open_plain(self.path), "rb") as stream:  # noqa: PTH123
             _skip_mark(stream)
             for number, line in enumerate(iter(partial(stream.readline, LARGEST_RECORD + 1), b""), 1):
                 if not line.strip():

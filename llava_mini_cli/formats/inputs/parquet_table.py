@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from llava_mini_cli.errors import UsageError, first_line
 from llava_mini_cli.formats.inputs.table import TableRow, check_width, reading_error
-from llava_mini_cli.formats.regular_file import open_regular
+from llava_mini_cli.plain_files import open_plain
 
 BATCH_ROWS = 4096
 BATCH_ROWS_WITH_BYTES = 64  # of columns that hold pictures
@@ -38,7 +38,7 @@ class ParquetTable:
         self.path, self.name, self.folder = paths[0], name, folder
         self._paths = paths
         try:
-            os.close(open_regular(paths[0]))
+            os.close(open_plain(paths[0]))
             types = _types(pq.read_schema(paths[0]))  # pyright: ignore[reportUnknownMemberType]
         except (OSError, ValueError, pa.ArrowException) as error:
             raise UsageError(reading_error(name, error)) from None
@@ -79,7 +79,7 @@ def _types(schema: pa.Schema) -> dict[str, pa.DataType]:
 
 def _opened(path: str, columns: Sequence[str]) -> pq.ParquetFile:
     """A file whose texts and bytes stay as they lie in it: each once, though a million rows may hold the same."""
-    os.close(open_regular(path))
+    os.close(open_plain(path))
     types = _types(pq.read_schema(path))  # pyright: ignore[reportUnknownMemberType]
     texts = [text for column in columns if column in types for text in _texts_of(column, types[column])]
     return pq.ParquetFile(path, read_dictionary=texts)

@@ -1,9 +1,10 @@
-"""Small files of somebody else's, such as the JSON of a checkpoint, read within bounds.
+"""Files of strangers for reading: plain files alone, since a pipe or a device may never end, or never even open.
 
-A file of that name may be a pipe, which is never read; may have any size, of which no more than a bound is read; and
-may hold JSON that is nested without end, says a thing twice or has numbers that are none. All of it is a `ValueError`.
+Links are followed. Small files, such as the JSON of a checkpoint, are read up to a bound; JSON that is nested without
+end, says a thing twice or has numbers that are none is a `ValueError`.
 """
 
+import errno
 import json
 import os
 import stat
@@ -14,28 +15,34 @@ from typing import Any, NoReturn, cast
 MOST_JSON_BYTES = 16 << 20
 
 
-def read_bytes(path: Path, most: int = MOST_JSON_BYTES) -> bytes:
-    """The content of a regular file.
+def open_plain(path: str | os.PathLike[str]) -> int:
+    """A descriptor for reading a plain file. Raises `OSError`, for pipes, sockets, devices and folders as well."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # so that a pipe without a writer opens at once
+    mode = os.fstat(descriptor).st_mode
+    if stat.S_ISREG(mode):
+        return descriptor
+    os.close(descriptor)
+    if stat.S_ISDIR(mode):
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), os.fspath(path))
+    raise OSError("not a regular file")
+
+
+def read_bytes(path: str | os.PathLike[str], most: int = MOST_JSON_BYTES) -> bytes:
+    """The content of a plain file.
 
     Raises:
-        OSError: it cannot be opened or read.
-        ValueError: it is a pipe, a folder or a device, or larger than `most` bytes.
+        OSError: it cannot be opened or read, or is a pipe, a folder or a device.
+        ValueError: it is larger than `most` bytes.
     """
-    with open(path, "rb", opener=_without_waiting) as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise ValueError("not a regular file")
+    with open(open_plain(path), "rb") as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise ValueError(f"larger than {most >> 20} MiB")
     return content
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)
-
-
 def read_object(path: Path, most: int = MOST_JSON_BYTES) -> dict[str, Any]:
-    """A JSON object from a regular file.
+    """A JSON object from a plain file.
 
     Raises:
         OSError: as `read_bytes`.
