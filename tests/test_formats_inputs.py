@@ -14,7 +14,7 @@ from input_doubles import WHAT, inputs, jobs_of, touch
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.listing import read_listing
 from llava_mini_cli.formats.inputs.options import InputOptions
-from llava_mini_cli.formats.inputs.prompts import parse_prompt, parse_prompts, read_prompt_file
+from llava_mini_cli.formats.inputs.prompts import parse_prompt, parse_prompts, read_prompt_file, unique_prompts
 from llava_mini_cli.formats.job import Prompt
 
 
@@ -210,3 +210,22 @@ def test_a_pipe_gives_each_job_as_its_line_arrives(tmp_path: Path, null: bool, e
         process.stdin.close()
         assert process.stdout.read() == b""
     assert process.returncode == 0
+
+
+def test_a_prompt_file_without_end_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("llava_mini_cli.formats.inputs.prompts._LARGEST_FILE", 1 << 20)
+    with pytest.raises(UsageError, match=r"^--prompt-file cannot read '/dev/zero': larger than 1 mib$"):
+        read_prompt_file("/dev/zero")
+    full = tmp_path / "full.txt"
+    full.write_bytes(b"x" * (1 << 20))
+    assert [len(prompt.text) for prompt in read_prompt_file(str(full))] == [1 << 20]
+
+
+def test_ten_thousand_questions_are_told_apart_at_once() -> None:
+    prompts = [Prompt(f"question {number}") for number in range(10_000)]
+    begin = time.perf_counter()
+    assert unique_prompts(prompts) == tuple(prompts)
+    assert time.perf_counter() - begin < 1
+    with pytest.raises(UsageError, match=r"^the same question is asked twice: question 7$"):
+        unique_prompts([*prompts, Prompt("question 7")])
+    assert unique_prompts([Prompt("same", "a"), Prompt("same", "b"), Prompt("same")])[2] == Prompt("same")

@@ -25,6 +25,7 @@ STYLES: dict[CaptionStyle, Prompt] = {
     ),
 }
 
+_LARGEST_FILE = 16 << 20  # bytes, of questions
 _NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)=(.*)", re.DOTALL)
 
 
@@ -51,13 +52,16 @@ def parse_prompts(texts: Sequence[str]) -> tuple[Prompt, ...]:
 def unique_prompts(prompts: Sequence[Prompt]) -> tuple[Prompt, ...]:
     """The prompts of a run, in order. Raises `UsageError` where two share a name, or are the same."""
     names: set[str] = set()
+    texts: set[str] = set()  # of those without a name
     for prompt in prompts:
         if prompt.name in names:
             raise UsageError(f"two prompts have the name '{prompt.name}'")
         if prompt.name is not None:
             names.add(prompt.name)
-        elif prompts.count(prompt) > 1:
+        elif prompt.text in texts:
             raise UsageError(f"the same question is asked twice: {prompt.text}")
+        else:
+            texts.add(prompt.text)
     return tuple(prompts)
 
 
@@ -70,14 +74,23 @@ def read_prompt_file(path: str) -> tuple[Prompt, ...]:
         UsageError: the file cannot be read, holds no prompt, or a line of it is none; the text names file and line.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "not valid UTF-8"
+        text = _text(path)
+    except (OSError, ValueError) as error:
+        reason = "not valid UTF-8" if isinstance(error, UnicodeDecodeError) else getattr(error, "strerror", None)
         raise UsageError(f"--prompt-file cannot read '{path}': {(reason or str(error)).lower()}") from None
     prompts = unique_prompts(list(_prompts(text, path)))
     if not prompts:
         raise UsageError(f"--prompt-file '{path}' holds no prompt")
     return prompts
+
+
+def _text(path: str) -> str:
+    """The text of a file, or of a pipe such as `<(...)`. Raises `OSError`, `ValueError` where there is too much."""
+    with Path(path).open("rb") as file:
+        content = file.read(_LARGEST_FILE + 1)
+    if len(content) > _LARGEST_FILE:
+        raise ValueError(f"larger than {_LARGEST_FILE >> 20} MiB")
+    return content.decode("utf-8-sig")
 
 
 def _prompts(text: str, path: str) -> Iterator[Prompt]:
