@@ -74,10 +74,16 @@ class SidecarOutput(Output):
         return None if reason is None else Fault("output", "not_writable", f"cannot write '{target}': {reason}")
 
     def _obstacle_above(self, target: Path) -> str | None:
-        """What is in the way of the folders below our own that lead to a caption."""
-        for folder in self._folders_above(target):
+        """What is in the way of the folders that lead to a caption."""
+        folders = self._folders_above(target)
+        for folder in folders:
+            if len(os.fsencode(folder.name)) > _LONGEST_NAME:
+                return f"the name of the folder '{folder.name[:20]}...' is too long"
             if os.path.lexists(folder) and not stat.S_ISDIR(folder.lstat().st_mode):
                 return f"'{folder}' is a link, or no folder"
+        nearest = next((folder for folder in reversed(folders) if folder.exists()), self._folder or target.parent)
+        if nearest.exists() and not os.access(nearest, os.W_OK | os.X_OK):
+            return f"the folder '{nearest}' cannot be written to"
         return None
 
     def _folders_above(self, target: Path) -> list[Path]:
