@@ -12,9 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from test_formats_archive import make
 
+from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import ArchiveError
 from llava_mini_cli.formats.archive.layout import HEADER, ArchiveHeader, part_name, part_numbers
 from llava_mini_cli.formats.archive.reader import Archive, open_archive
+from llava_mini_cli.pipelines.archive_media import sampling_of
 
 
 @pytest.fixture
@@ -153,6 +155,22 @@ def test_fewer_vectors_than_rows(folder: Path) -> None:
         assert archive.vector_rows(1, np.array([2], np.int32)).shape == (1, 4)
         with pytest.raises(ArchiveError, match=r"^frames/part-000001"):
             archive.vector_rows(1, np.array([3], np.int32))
+
+
+def test_a_name_of_a_column_that_is_no_text(folder: Path) -> None:
+    path = folder / part_name(1, "media")
+    path.write_bytes(path.read_bytes().replace(b"path", b"pa\xf4h"))
+    with open_archive(folder) as archive:
+        assert [medium.path for medium in archive.each_medium()] == ["/x/b"]
+        assert [each.part for each in archive.damage] == [1]
+
+
+@pytest.mark.parametrize("settings", [{}, {"fps": None}])
+def test_a_header_that_does_not_tell_how_media_were_sampled(settings: dict[str, object], folder: Path) -> None:
+    header = json.loads((folder / HEADER).read_text())
+    (folder / HEADER).write_text(json.dumps({**header, "settings": settings}))
+    with open_archive(folder) as archive, pytest.raises(ArchiveError, match="does not tell how its media were sampled"):
+        sampling_of(archive, SamplingOptions())
 
 
 @pytest.mark.parametrize("table", ["media", "frames"])

@@ -48,7 +48,8 @@ def requests(oracle: Oracle) -> list[Request]:
     asked: list[Request] = []
     for number in range(MEDIA):
         sampled = number % 3 == 2
-        options = GenerationOptions(max_new_tokens=2 + number % 3, temperature=float(sampled), seed=number, repetition_penalty=1.1)
+        new = 2 + number % 3
+        options = GenerationOptions(new, temperature=float(sampled), seed=number, repetition_penalty=1.1)
         pixels = oracle.video(1 + number // 2 * 2, number)
         windows = (Window(0, 2), Window()) if number == 3 else (Window(),)
         prompts = QUESTIONS[:2] if number == 3 else QUESTIONS[:4]

@@ -1,7 +1,9 @@
 """The approximate index: the media of the nearest frames, what is measured of it, and an index that is damaged."""
 
 import json
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,7 @@ from llava_mini_cli.formats.archive.part import FrameRows
 from llava_mini_cli.formats.archive.reader import open_archive
 from llava_mini_cli.formats.archive.writer import open_for_writing
 
+Change = Callable[[Path], object]  # of an index's folder
 COUNTS = {"/x/a": 30, "/x/b": 50, "/x/c": 20}
 
 
@@ -133,6 +136,55 @@ def test_no_index_and_a_damaged_one(folder: Path) -> None:
     forget(folder)
     forget(folder)
     assert not (folder / "near" / "near.json").exists()
+
+
+def changed_facts(**more: object) -> Change:
+    def change(folder: Path) -> None:
+        path = folder / "near.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), **more}))
+
+    return change
+
+
+def changed_table(column: str, value: int) -> Change:
+    def change(folder: Path) -> None:
+        table = np.load(folder / "frames.npy")
+        table[column] = value
+        np.save(folder / "frames.npy", table)
+
+    return change
+
+
+def piped(name: str) -> Change:
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        os.mkfifo(folder / name)
+
+    return change
+
+
+DAMAGE: dict[str, Change] = {
+    "parts that are a text": changed_facts(parts="12"),
+    "rows of another archive": changed_facts(rows=99),
+    "a mean of another width": changed_facts(mean=[0.0]),
+    "a mean of texts": changed_facts(mean=["0", "0", "0", "0"]),
+    "no probes": changed_facts(probes=0),
+    "facts from a pipe": piped("near.json"),
+    "vectors from a pipe": piped("vectors.faiss"),
+    "frames from a pipe": piped("frames.npy"),
+    "another table": lambda folder: np.save(folder / "frames.npy", np.zeros(100)),
+    "a medium that begins nowhere": changed_table("first", 100),
+    "a medium that begins before the table": changed_table("first", -1),
+    "a medium without a frame": changed_table("count", 0),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGE)
+def test_an_index_of_a_stranger_is_damaged_in_one_line(name: str, folder: Path) -> None:
+    built(folder)
+    DAMAGE[name](folder / "near")
+    with pytest.raises(ArchiveError, match=r"is damaged: [^\n]+$"):
+        list(nearest(folder, clip("/x/a")[0], 1)[1])
 
 
 def test_compaction_forgets_an_index_of_parts_that_go(folder: Path) -> None:

@@ -221,6 +221,7 @@ def test_offsets_beyond_the_file_or_over_each_other_are_refused(checkpoint: Path
         ({"a": "x\0y"}, r"'x\x00y' is no file of this directory"),
         ({"a": "clip"}, "clip: not a regular file"),
         ({"a": "gone.safetensors"}, "1 of 1 shards missing: gone.safetensors"),
+        ({"a": "x" * 300}, f"1 of 1 shards missing: {'x' * 300}"),
     ],
 )
 def test_an_index_names_files_of_its_directory(

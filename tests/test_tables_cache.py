@@ -6,9 +6,12 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from input_doubles import faults, jobs_of
 
@@ -16,6 +19,7 @@ from llava_mini_cli.errors import FetchError, LlavaMiniError, OutputError
 from llava_mini_cli.formats.fetch.download import Download
 from llava_mini_cli.formats.fetch.embedded import Embedded
 from llava_mini_cli.formats.fetch.file_cache import FileCache
+from llava_mini_cli.formats.inputs import parquet_table
 from llava_mini_cli.formats.inputs.csv_table import CsvTable
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.source import FetchOptions
@@ -163,6 +167,25 @@ def test_a_table_on_a_mount_that_is_gone(
     ((stage, found, words),) = faults(jobs_of(tmp_path / "t.csv"))
     assert (stage, found) == ("input", kind)
     assert words.endswith("cannot read the table '" + str(tmp_path / "t.csv") + "': said")
+
+
+def test_a_part_of_a_parquet_table_on_a_mount_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other parts are read, and the row is one of the moment."""
+    (tmp_path / "t").mkdir()
+    for name in "ab":
+        pq.write_table(pa.table({"path": [f"{name}.jpg"]}), tmp_path / "t" / f"{name}.parquet")
+    whole = parquet_table._opened
+
+    def opened(path: str, columns: Sequence[str]) -> pq.ParquetFile:
+        if path.endswith("a.parquet"):
+            raise OSError(errno.ESTALE, "Said")
+        return whole(path, columns)
+
+    monkeypatch.setattr(parquet_table, "_opened", opened)
+    failed, read = jobs_of(tmp_path / "t")
+    assert (read.file_name, read.fault) == ("b.jpg", None)
+    assert failed.fault is not None
+    assert failed.fault[:2] == ("input", "unreachable")
 
 
 def test_a_pattern_that_is_none_is_told_at_once(tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def weight_files(directory: Path) -> list[Path]:
         raise CheckpointError(f"{source}: weight_map {shown(weight_map)}: must be an object of tensors and file names")
     names = sorted(set(_values(weight_map)))
     paths = [member(directory, name) for name in names]
-    missing = [name for name, path in zip(names, paths, strict=True) if not path.exists()]
+    missing = [name for name, path in zip(names, paths, strict=True) if not is_there(path)]
     if missing:
         raise CheckpointError(f"{directory}: {len(missing)} of {len(names)} shards missing: {missing[0]}")
     return paths

@@ -3,7 +3,7 @@
 A medium that takes long is overtaken by those behind it, and another thread takes its thread's place meanwhile.
 Owns the bound on the bytes of decoded frames: a medium is decoded when there is room for what it will hold, and its
 room is given back when it is closed. Decoders are processes with deadlines of their own. A file that cannot even be
-opened, since its disk does not answer, is given up after the deadline; its thread, which nothing can end, is left behind.
+opened, since its disk does not answer, is given up after the deadline; its thread, which nothing can end, stays behind.
 Knows nothing of engines, rows or how media are opened.
 """
 

@@ -178,9 +178,11 @@ def sampling_of(archive: Archive, options: SamplingOptions, given: Collection[st
         given: the options of `SAMPLED` that the user named; the others are taken from the archive.
 
     Raises:
-        UsageError: a named one says otherwise.
+        UsageError: a named one says otherwise. ArchiveError: the archive does not tell.
     """
     stored: dict[str, Any] = {name: archive.header.settings.get(name) for name in SAMPLED}
+    if stored["fps"] is None:
+        raise ArchiveError(f"'{archive.folder}' is damaged: its header does not tell how its media were sampled")
     for name in given:
         wanted = getattr(options, name)
         if wanted != stored[name]:

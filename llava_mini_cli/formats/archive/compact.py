@@ -108,7 +108,7 @@ def _has_dead_rows(folder: Path, source: _Source) -> bool:
     try:
         media = pq.read_metadata(folder / part_name(source.number, "media")).num_rows
         there = pq.read_metadata(frames).num_rows if frames.exists() else 0
-    except (OSError, pa.ArrowException):
+    except (OSError, ValueError, pa.ArrowException):
         return True
     strangers = any(part != source.number for part in source.live["row_part"].to_pylist())
     return strangers or media != len(source.live) or there != _frames(source)
@@ -140,7 +140,7 @@ def _write(folder: Path, header: ArchiveHeader, number: int, sources: list[_Sour
                     part.append(table, rows)
             part.append("media", _as_own(source.live))
         part.commit()
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         part.discard()
         raise OutputError(f"cannot compact the archive '{folder}': {error}") from error
     except _UnreadableError:
@@ -160,7 +160,7 @@ def _live_rows(folder: Path, source: _Source, table: str) -> Iterator[pa.Table]:
                 rows = pa.Table.from_batches([batch.filter(pa.array(np.isin(batch["medium"].to_numpy(), live)))])
                 if len(rows):
                     yield _renumbered(rows, source.live)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         if may_pass(error):
             raise
         raise _UnreadableError(source, Damage(source.number, name, one_line(str(error)))) from error

@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 from llava_mini_cli.errors import ArchiveError, OutputError, UsageError, first_line
 from llava_mini_cli.formats.archive.locks import writing
 from llava_mini_cli.formats.archive.reader import Archive
+from llava_mini_cli.formats.archive.verify import plain
 from llava_mini_cli.formats.disk import write_own_file
 from llava_mini_cli.formats.safe_files import Temporary, make_own_folder, sweep
+from llava_mini_cli.plain_files import read_object
 
 FOLDER = "near"
 INDEX, FRAMES, FACTS = "vectors.faiss", "frames.npy", "near.json"
@@ -62,11 +64,21 @@ class NearFacts:
         """Raises `UsageError` where there is none, `ArchiveError` where it is damaged."""
         path = folder / FOLDER / FACTS
         try:
-            return cls(**json.loads(path.read_text()))
+            facts = cls(**read_object(path))
+            facts._check()
+            return facts
         except FileNotFoundError:
             raise UsageError(f"'{folder}' has no approximate index; llava-mini index --ann makes one") from None
         except (OSError, ValueError, TypeError) as error:
             raise ArchiveError(f"'{path}' is damaged: {error}") from error
+
+    def _check(self) -> None:
+        """Raises `TypeError` or `ValueError` for facts that are none."""
+        counts = (*self.parts, self.rows, self.cells, self.probes)
+        if any(type(count) is not int or not 0 < count < 1 << 62 for count in counts):
+            raise ValueError("parts, rows, cells and probes are positive numbers")
+        if not all(isinstance(number, int | float) for number in (self.recall, *self.mean)):
+            raise ValueError("recall and mean are numbers")
 
 
 def forget(folder: Path) -> None:
@@ -124,19 +136,26 @@ def nearest(folder: Path, query: NDArray[np.float32], most: int) -> tuple[NearFa
     library, facts = faiss(), NearFacts.read(folder)
     path = folder / FOLDER / INDEX
     try:
-        index = library.read_index(str(path), library.IO_FLAG_MMAP | library.IO_FLAG_READ_ONLY)
-        table = np.load(folder / FOLDER / FRAMES, mmap_mode="r")
-    except (RuntimeError, OSError, ValueError) as error:
+        index = library.read_index(str(plain(path)), library.IO_FLAG_MMAP | library.IO_FLAG_READ_ONLY)
+        table = np.load(plain(folder / FOLDER / FRAMES), mmap_mode="r")
+        if (index.d, len(facts.mean), index.ntotal, *table.shape) != (*query.shape * 2, facts.rows, facts.rows):
+            raise ValueError("it is not of this archive's frames")
+        if table.dtype != TABLE:
+            raise ValueError("its table has other columns")
+        index.nprobe = facts.probes
+        library.omp_set_num_threads(1)  # one query is too little to share
+        _, numbers = index.search(query[None], most)
+        starts = dict.fromkeys(table["first"][numbers[0][numbers[0] >= 0]].tolist())
+    except (RuntimeError, OSError, ValueError, IndexError) as error:
         raise ArchiveError(f"'{path}' is damaged: {first_line(error)}") from error
-    index.nprobe = facts.probes
-    library.omp_set_num_threads(1)  # one query is too little to share
-    _, numbers = index.search(query[None], most)
-    starts = dict.fromkeys(table["first"][numbers[0][numbers[0] >= 0]].tolist())
-    return facts, (_stretch(table, start) for start in starts)
+    return facts, (_stretch(folder, table, start) for start in starts)
 
 
-def _stretch(table: NDArray[Any], start: int) -> Stretch:
-    rows = table[start : start + int(table["count"][start])]
+def _stretch(folder: Path, table: NDArray[Any], start: int) -> Stretch:
+    """The frames of the medium that begin at `start` of the table. Raises `ArchiveError` where there are none."""
+    rows = table[start : start + int(table["count"][start])] if 0 <= start < len(table) else table[:0]
+    if not len(rows):
+        raise ArchiveError(f"'{folder / FOLDER / FRAMES}' is damaged: no frame begins at {start}")
     part, medium = int(rows["part"][0]), int(rows["medium"][0])
     return Stretch(part, medium, rows["row"].copy(), rows["time"].copy(), rows["last_time"].copy())
 

@@ -158,7 +158,7 @@ class Archive:
         names = ("medium", "time", "last_time")
         try:
             table = read_frames(self.folder / part_name(part, "frames"), frame_schema(self.header.shapes), names)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise self._damaged(part, "frames", error) from error
         return FrameColumns(*(table[name].to_numpy() for name in names))
 
@@ -185,7 +185,7 @@ class Archive:
             path = self.folder / part_name(medium.part, "captions")
             table = read_table(path, caption_schema(), ["medium"], ["medium", "start", "end", "text"])
             check_filled(table.filter(table["start"].is_valid()), ["end"])
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise self._damaged(medium.part, "captions", error) from error
         return table.filter(equal(table["medium"], medium.number)).to_pylist()
 
@@ -220,7 +220,7 @@ class Archive:
                 for batch in file.iter_batches(batch_size=4096, columns=["clip"]):
                     column: Any = batch.column(0)
                     yield column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise self._damaged(part, "frames", error) from error
 
     def features(self, medium: StoredMedium) -> Iterator[tuple[NDArray[np.generic], NDArray[np.float64]]]:
@@ -239,7 +239,7 @@ class Archive:
                     for features, times in self._group_features(file, group, medium.number):
                         found += len(times)
                         yield features, times
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             raise self._damaged(medium.part, "features", error) from error
         if found != medium.frames:
             name = part_name(medium.part, "features")
@@ -297,7 +297,7 @@ def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
         try:
             table = read_media(folder / name, media_schema())
             check_frames(folder / part_name(part, "frames"), table)
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, pa.ArrowException) as error:
             damage.append(Damage(part, name, one_line(str(error)), may_pass(error)))
             continue
         except ArchiveError as error:

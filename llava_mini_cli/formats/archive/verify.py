@@ -124,7 +124,7 @@ def check_frames(path: Path, media: pa.Table) -> None:
         return
     try:
         there = pq.read_metadata(plain(path)).num_rows
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:
         raise ArchiveError(one_line(str(error))) from error
     if there < wanted:
         raise ArchiveError(f"{there} of {wanted} frames are there")

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from llava_mini_cli.errors import UsageError, first_line
+from llava_mini_cli.errors import PASSING_KINDS, UsageError, first_line, kind_of
 from llava_mini_cli.formats.inputs.table import TableRow, check_width, reading_error
 from llava_mini_cli.plain_files import open_plain
 
@@ -53,9 +53,10 @@ class ParquetTable:
     def rows(self, columns: Sequence[str]) -> Iterator[TableRow]:
         """Each row's values of `columns`. Where a part cannot be read on, one bad row says so and the next begins.
 
-        A row with a value that Python cannot hold, such as a text that is no UTF-8, is a bad row by itself.
+        A row with a value that Python cannot hold, such as a text that is no UTF-8, is a bad row by itself. Raises
+        `OSError` behind the last row where a part could not be read for a reason of the moment.
         """
-        number = 0
+        number, passing = 0, None
         for path in self._paths:
             begin = number
             try:
@@ -65,7 +66,12 @@ class ParquetTable:
                             yield number, values, problem
                     number = begin + file.metadata.num_rows
             except (OSError, ValueError, pa.ArrowException) as error:
-                yield number + 1, (), reading_error(path, error)
+                if isinstance(error, OSError) and kind_of(error) in PASSING_KINDS:
+                    passing = error
+                else:
+                    yield number + 1, (), reading_error(path, error)
+        if passing is not None:
+            raise passing
 
 
 def _types(schema: pa.Schema) -> dict[str, pa.DataType]:

@@ -72,7 +72,7 @@ def read_file(path: Path) -> pq.ParquetFile:
         return pq.ParquetFile(path)
     except OSError as error:
         raise OutputError(f"cannot read '{path}': {error.strerror or error}") from error
-    except pa.ArrowInvalid as error:
+    except (ValueError, pa.ArrowException) as error:
         raise UsageError(f"'{path}' is not a whole Parquet file: {ANEW}") from error
 
 
