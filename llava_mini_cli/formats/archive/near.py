@@ -77,7 +77,8 @@ class NearFacts:
         counts = (*self.parts, self.rows, self.cells, self.probes)
         if any(type(count) is not int or not 0 < count < 1 << 62 for count in counts):
             raise ValueError("parts, rows, cells and probes are positive numbers")
-        if not all(isinstance(number, int | float) for number in (self.recall, *self.mean)):
+        numbers: list[Any] = [self.recall, *self.mean]
+        if not all(isinstance(number, int | float) for number in numbers):
             raise ValueError("recall and mean are numbers")
 
 
