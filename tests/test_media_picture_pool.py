@@ -20,9 +20,9 @@ from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.media import picture as picture_module
 from llava_mini_cli.media import picture_pool as pool_module
+from llava_mini_cli.media.child import KilledError
 from llava_mini_cli.media.open import open_clip, probe
 from llava_mini_cli.media.picture_pool import POOL, PicturePool
-from llava_mini_cli.media.picture_process import StoppedError
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
 
@@ -225,7 +225,7 @@ def test_whoever_waits_for_a_process_at_the_end_is_told(monkeypatch: pytest.Monk
     first = pool.take()
     monkeypatch.setattr(pool_module, "SLOW_S", 60.0)
     threading.Timer(0.2, pool.close).start()
-    with pytest.raises(StoppedError):
+    with pytest.raises(KilledError):
         pool.take()
     pool.give_back(first)
 

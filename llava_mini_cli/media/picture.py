@@ -20,11 +20,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_mini_cli.errors import MediaError, MediaErrorKind, kind_of
+from llava_mini_cli.media.child import KilledError
 from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
 from llava_mini_cli.media.picture_head import HEAD, may_be_picture
 from llava_mini_cli.media.picture_messages import mapped
 from llava_mini_cli.media.picture_pool import POOL, PicturePool
-from llava_mini_cli.media.picture_process import MOST_BYTES, EndedError, PictureProcess, SilentError, StoppedError
+from llava_mini_cli.media.picture_process import MOST_BYTES, EndedError, PictureProcess, SilentError
 from llava_mini_cli.media.timeline import Selection, Timeline
 from llava_mini_cli.pieces import PieceLayout
 
@@ -177,7 +178,7 @@ class Picture:
             reply = self._process.ask(request, self._timeout, files, memory)
         except SilentError:
             raise self._lost("timeout", f"the picture could not be read within {self._timeout:g} s") from None
-        except StoppedError:
+        except KilledError:
             raise self._lost("decoder_killed", "its decoder was ended with the run") from None
         except EndedError as error:
             if not error.is_from_outside:

@@ -14,7 +14,8 @@ from collections.abc import Generator
 from concurrent.futures import Future
 from contextlib import contextmanager
 
-from llava_mini_cli.media.picture_process import PICTURES, CommandOf, PictureProcess, StoppedError, worker_command
+from llava_mini_cli.media.child import KilledError
+from llava_mini_cli.media.picture_process import PICTURES, CommandOf, PictureProcess, worker_command
 
 AT_ONCE = max(2, min(4, os.cpu_count() or 1))  # pictures that are decoded
 SLOW_S = 1.0  # seconds after which a picture no longer counts among them
@@ -62,14 +63,14 @@ class PicturePool:
         """A process for one picture, once there may be one more; to be given back.
 
         Raises:
-            StoppedError: all were ended meanwhile. OSError: the system gives no process.
+            KilledError: all were ended meanwhile. OSError: the system gives no process.
         """
         with self._changed:
             rounds = self._rounds
             while not self._has_room():
                 self._changed.wait(0.05)  # a process becomes late without anybody's saying so
                 if self._rounds != rounds:
-                    raise StoppedError
+                    raise KilledError
             while self._idle:
                 process = self._idle.pop()
                 if process.is_alive:
@@ -162,7 +163,7 @@ class PicturePool:
             order = self._orders.popleft()
             if process is not None and self._rounds != rounds:
                 process.close()
-                failure = StoppedError()
+                failure = KilledError()
             elif process is not None and order is None:
                 process.idle_since = time.monotonic()
                 self._idle.append(process)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llava_mini_cli.media.child import Command, confined_command, python_command
+from llava_mini_cli.media.child import Command, KilledError, confined_command, python_command
 from llava_mini_cli.media.picture_messages import BrokenMessageError, receive, send
 
 START_S = 60.0  # that a process may take to start, on a machine that is very busy
@@ -28,10 +28,6 @@ _LONGEST_WAIT_S = 3600.0
 _OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})  # no crash ends with these
 
 CommandOf = Callable[[int], Command]  # from the number of the inherited socket to what is run
-
-
-class StoppedError(Exception):
-    """The process was ended by `kill`: nobody waits for it any more."""
 
 
 class SilentError(Exception):
@@ -100,7 +96,7 @@ class PictureProcess:
             timeout: seconds without a sign of life. memory: bytes that it may take for this, more than it has.
 
         Raises:
-            SilentError, EndedError, StoppedError: there is no answer; afterwards the process is gone.
+            SilentError, EndedError, KilledError: there is no answer; afterwards the process is gone.
         """
         if not self._is_ready:
             self._next(START_S)
@@ -150,7 +146,7 @@ class PictureProcess:
         is_stopped = self._is_stopped
         self.kill()
         if is_stopped:
-            return StoppedError()
+            return KilledError()
         return EndedError(1 if status is None else status)
 
     def _bound(self, memory: int) -> None:
