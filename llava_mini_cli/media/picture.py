@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from llava_mini_cli.errors import MediaError, MediaErrorKind, kind_of
 from llava_mini_cli.media.child import KilledError
 from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
-from llava_mini_cli.media.picture_head import HEAD, may_be_picture
+from llava_mini_cli.media.picture_head import HEAD, may_be_picture, webp_size
 from llava_mini_cli.media.picture_messages import mapped
 from llava_mini_cli.media.picture_pool import POOL, PicturePool
 from llava_mini_cli.media.picture_process import MOST_BYTES, EndedError, PictureProcess, SilentError
@@ -30,6 +30,7 @@ from llava_mini_cli.media.timeline import Selection, Timeline
 from llava_mini_cli.pieces import PieceLayout
 
 OPEN_BYTES = 96 << 20  # that reading a header takes, beside the file, which some packages read whole
+_CANVAS = 8  # bytes a pixel more for a WebP, whose decoder sets its two canvases aside while it is opened
 Still = PieceLayout | int | None  # a still picture in pieces, with a longest edge, or as it is
 
 _MILLISECOND = Fraction(1, 1000)
@@ -84,10 +85,7 @@ class Picture:
         if self.decode_bytes > MOST_BYTES:
             width, height, name = self._header["width"], self._header["height"], self._header["format"]
             article = "an" if name[:1] in "AIJ" and name not in ("JPEG", "JXL", "JPEG2000") else "a"
-            takes = (
-                f"decoding {article} {name} picture of {width}x{height} pixels takes {self.decode_bytes / _GIB:.1f} GiB"
-            )
-            raise MediaError("too_large", f"{takes}; one picture may take {MOST_BYTES // _GIB} GiB")
+            raise _takes_too_much(f"decoding {article} {name} picture of {width}x{height} pixels", self.decode_bytes)
 
     @contextmanager
     def waiting(self) -> Generator[None]:
@@ -147,7 +145,11 @@ class Picture:
             os.close(file)
 
     def _open(self) -> dict[str, Any]:
-        memory = min(OPEN_BYTES + 3 * os.fstat(self._file).st_size, MOST_BYTES)
+        width, height = webp_size(os.pread(self._file, HEAD, 0))
+        canvas = _CANVAS * width * height
+        if OPEN_BYTES + canvas > MOST_BYTES:
+            raise _takes_too_much(f"opening a WEBP picture of {width}x{height} pixels", OPEN_BYTES + canvas)
+        memory = min(OPEN_BYTES + canvas + 3 * os.fstat(self._file).st_size, MOST_BYTES)
         return self._ask({"do": "open", "suffix": self.path.suffix}, memory)
 
     def _ask_for_pixels(
@@ -222,6 +224,12 @@ class Picture:
 def _rounded(memory: int) -> int:
     """The bound for what takes so much memory: one for all small pictures, so that it need not be set for each."""
     return max(LEAST_BYTES, -(-memory // _STEP_BYTES) * _STEP_BYTES)
+
+
+def _takes_too_much(what: str, memory: int) -> MediaError:
+    """The error for what would take more memory than one picture may."""
+    takes = f"{what} takes {memory / _GIB:.1f} GiB"
+    return MediaError("too_large", f"{takes}; one picture may take {MOST_BYTES // _GIB} GiB")
 
 
 def _system(error: OSError) -> MediaError:

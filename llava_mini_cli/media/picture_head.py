@@ -1,4 +1,4 @@
-"""The first bytes of a file: whether they may be those of a picture. Nothing is parsed, and nothing settled.
+"""The first bytes of a file: whether they may be those of a picture, and the size of a WebP. Nothing is settled.
 
 What is a picture, and of which kind, is told by the process that decodes it.
 """
@@ -23,3 +23,18 @@ def may_be_picture(head: bytes) -> bool:
     if head.startswith(b"RIFF") and head[8:12] == b"WEBP":
         return True
     return head.startswith(_SIGNS) or any(head.startswith(sign, at) for _, at, sign in SIGNATURES)
+
+
+def webp_size(head: bytes) -> tuple[int, int]:
+    """Width and height that the head of a WebP tells, in pixels; (0, 0) for any other file."""
+    if not (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
+        return 0, 0
+    kind, body = head[12:16], head[20:30].ljust(10, b"\0")
+    if kind == b"VP8X":
+        return int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1
+    if kind == b"VP8 ":
+        return int.from_bytes(body[6:8], "little") & 0x3FFF, int.from_bytes(body[8:10], "little") & 0x3FFF
+    if kind == b"VP8L":
+        bits = int.from_bytes(body[1:5], "little")
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return 0, 0
