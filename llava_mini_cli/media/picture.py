@@ -147,7 +147,7 @@ class Picture:
     def _open(self) -> dict[str, Any]:
         width, height = webp_size(os.pread(self._file, HEAD, 0))
         canvas = _CANVAS * width * height
-        if OPEN_BYTES + canvas > MOST_BYTES:
+        if canvas and OPEN_BYTES + canvas > MOST_BYTES:
             raise _takes_too_much(f"opening a WEBP picture of {width}x{height} pixels", OPEN_BYTES + canvas)
         memory = min(OPEN_BYTES + canvas + 3 * os.fstat(self._file).st_size, MOST_BYTES)
         return self._ask({"do": "open", "suffix": self.path.suffix}, memory)
