@@ -126,6 +126,12 @@ def test_a_tokenizer_that_panics_is_one_line(folder: Path, fields: dict[str, Any
     assert words in line
 
 
+@pytest.mark.parametrize("letter", ["y", "Q", "~", "7"])
+def test_a_tokenizer_that_makes_very_much_of_one_letter_is_refused(folder: Path, letter: str) -> None:
+    edit("tokenizer.json", normalizer={"type": "Replace", "pattern": {"String": letter}, "content": "q " * 3000})
+    assert "tokens of" in refused(folder)
+
+
 def test_a_tokenizer_that_fills_the_memory_is_ended(folder: Path) -> None:
     grows = {"type": "Replace", "pattern": {"Regex": "a"}, "content": "a" * 2000}
     edit("tokenizer.json", normalizer={"type": "Sequence", "normalizers": [grows] * 4})

@@ -14,7 +14,9 @@ from typing import Any, NoReturn
 MEMORY_BYTES = 2 << 30
 CPU_SECONDS = 6  # tens of times what a tokenizer of 128,000 tokens takes
 MOST_TEXT = 1 << 20  # characters of a prompt
-SAMPLE = "What's in the 2 pictures?  Describe them\n\n'now', naïve ÄÖ 漢字 🙂 " + "a" * 60 + "!" * 60 + " 1234567890"
+LETTERS = " ".join(chr(code) for code in range(33, 127))  # each may be one that a normalizer makes many of
+SAMPLE = f"What's in the 2 pictures?  Describe them\n\n'now', naïve ÄÖ 漢字 🙂 {'a' * 60}{'!' * 60} {LETTERS}"
+MOST_TOKENS = 16 * len(SAMPLE)  # of the sample: a letter is at most a few bytes, each a token
 HEADER = "<|start_header_id|>"  # Llama 3 has it; other families do not use the template
 GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")  # a tag of transformers that changes no text
 
@@ -44,21 +46,28 @@ def try_tokenizer(directory: Path) -> bool:
         from tokenizers import Tokenizer
 
         tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
-        tokenizer.decode(tokenizer.encode(SAMPLE).ids)
+        tokenizer.decode(_checked(tokenizer.encode(SAMPLE).ids))
         return HEADER in tokenizer.get_vocab()
     if (directory / "vocab.json").exists() and (directory / "merges.txt").exists():
         say("begins", directory / "vocab.json")
         from tokenizers import Tokenizer, models
 
         pieces = models.BPE.from_file(str(directory / "vocab.json"), str(directory / "merges.txt"))
-        Tokenizer(pieces).encode(SAMPLE)
+        _checked(Tokenizer(pieces).encode(SAMPLE).ids)
     if (directory / "tokenizer.model").exists():
         say("begins", directory / "tokenizer.model")
         from sentencepiece import SentencePieceProcessor
 
         make: Any = SentencePieceProcessor
-        make(model_file=str(directory / "tokenizer.model")).encode(SAMPLE)
+        _checked(make(model_file=str(directory / "tokenizer.model")).encode(SAMPLE))
     return False
+
+
+def _checked(ids: Any) -> Any:
+    """The tokens of the sample. Raises `ValueError` where there are so many that a prompt would fill the memory."""
+    if len(ids) > MOST_TOKENS:
+        raise ValueError(f"it makes {len(ids)} tokens of {len(SAMPLE)} characters")
+    return ids
 
 
 def try_template(template: str, tokens: dict[str, str]) -> None:
