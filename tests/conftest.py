@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from llava_mini_cli.media.picture_pool import POOL
+
 # Tiny models are quickest on one thread, and tests then do not fight over the cores with their subprocesses.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -18,6 +20,12 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = [name for name in os.environ if name.startswith("LLAVA_MINI_")]
     for name in (*ours, "FORCE_COLOR", "NO_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_process_of_others() -> None:
+    """Ends the processes that tests of another file had pictures decoded by, which linger for a moment."""
+    POOL.close()
 
 
 @pytest.fixture(scope="session")
