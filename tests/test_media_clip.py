@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
+from child_processes import child_processes
 from media_doubles import Decoders, found
 
 from llava_mini_cli.config import SamplingOptions
@@ -173,7 +173,7 @@ def test_each_child_has_ended_before_the_next_begins(opened: Callable[..., Clip]
     """Also one that would go on by itself, as ffmpeg does behind the last frame that was asked for."""
 
     def read(_: Child, plan: Plan) -> Iterator[tuple[int, np.ndarray]]:
-        running.append(len(psutil.Process().children()))
+        running.append(len(child_processes()))
         for pts in plan.pts:
             yield pts, frame(pts)
 
@@ -181,19 +181,19 @@ def test_each_child_has_ended_before_the_next_begins(opened: Callable[..., Clip]
     clip = opened({"ffmpeg": decoder(read, "exec sleep 60", parts=3)}, decoder="ffmpeg")
     assert times(clip) == WANTED
     assert running == [1, 1, 1]
-    assert psutil.Process().children() == []
+    assert child_processes() == []
 
 
 def test_closing_kills_the_child_that_is_read(opened: Callable[..., Clip]) -> None:
     clip = opened({"ffmpeg": decoder(reading(), "exec sleep 60")}, decoder="ffmpeg", decode_timeout=60)
     end = time.monotonic() + 10
-    while not psutil.Process().children():
+    while not child_processes():
         assert time.monotonic() < end
         time.sleep(0.01)
     begin = time.monotonic()
     clip.close()
     assert time.monotonic() - begin < 4  # less than the thread would be waited for
-    assert psutil.Process().children() == []
+    assert child_processes() == []
     assert list(clip) == []
 
 

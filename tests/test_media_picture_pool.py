@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from child_processes import child_processes
 from picture_doubles import CRASH, GROW, HANG, KILLED, acting_worker, changed_worker, decoded_by
 from PIL import Image
 
@@ -83,7 +84,7 @@ def watched(child: psutil.Process, sizes: list[int], done: threading.Event) -> N
 def test_a_decoder_that_grows_is_stopped_at_the_picture_s_own_bound(tmp_path: Path) -> None:
     with decoded_by(acting_worker({66: GROW})):
         seen(still(tmp_path))
-        (child,) = psutil.Process().children()
+        (child,) = child_processes()
         before, sizes = child.memory_info().rss, [0]
         done = threading.Event()
         watch = threading.Thread(target=lambda: watched(child, sizes, done))
@@ -111,7 +112,7 @@ def test_a_decoder_that_is_killed_once_is_asked_again(tmp_path: Path) -> None:
     path = still(tmp_path, 66)
     with decoded_by(acting_worker({66: "time.sleep(0.3)"})):
         seen(still(tmp_path))
-        (child,) = psutil.Process().children()
+        (child,) = child_processes()
         timer = threading.Timer(0.2, child.kill)
         timer.start()
         assert seen(path) == [66, 2, 3]
@@ -127,7 +128,7 @@ def test_an_animation_goes_on_when_its_decoder_was_killed_between_frames(tmp_pat
     with open_clip(tmp_path / "a.png", SamplingOptions(), chunk_frames=2, frame_size=8) as clip:
         chunks = iter(clip)
         reds = [next(chunks).pixels[:, 0, 0, 0]]
-        (child,) = psutil.Process().children()
+        (child,) = child_processes()
         child.kill()
         reds += [chunk.pixels[:, 0, 0, 0] for chunk in chunks]
     assert len(set(whole.tolist())) == 5
@@ -170,19 +171,19 @@ def test_a_process_is_used_again_and_replaced_after_many_pictures(
     with POOL.lease():
         for _ in range(7):
             seen(still(tmp_path))
-            ids += [child.pid for child in psutil.Process().children()] or [0]
+            ids += [child.pid for child in child_processes()] or [0]
     assert ids[0] == ids[1]
     assert ids[2] == ids[5] == 0
     assert len({ids[0], ids[3], ids[6]}) == 3
-    assert psutil.Process().children() == []
+    assert child_processes() == []
 
 
 def test_a_process_that_nobody_uses_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "LINGER_S", 0.2)
     seen(still(tmp_path))
-    assert len(psutil.Process().children()) == 1
+    assert len(child_processes()) == 1
     end = time.monotonic() + 10
-    while psutil.Process().children() or "pictures" in [thread.name for thread in threading.enumerate()]:
+    while child_processes() or "pictures" in [thread.name for thread in threading.enumerate()]:
         assert time.monotonic() < end
         time.sleep(0.02)
 

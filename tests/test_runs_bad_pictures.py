@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from child_processes import child_processes
 from cli_doubles import EchoEngine
 from picture_doubles import CRASH, GROW, HANG, acting_worker, decoded_by
 from PIL import Image
@@ -30,7 +31,7 @@ def test_one_in_twenty_pictures_misbehaves(tmp_path: Path, monkeypatch: pytest.M
     for name, width in widths.items():
         Image.new("RGB", (width, 40)).save(tmp_path / name)
     sizes: list[int] = []
-    done, before = threading.Event(), psutil.Process().children()
+    done, before = threading.Event(), child_processes()
 
     def watch() -> None:
         while not done.wait(0.2):
@@ -44,7 +45,7 @@ def test_one_in_twenty_pictures_misbehaves(tmp_path: Path, monkeypatch: pytest.M
     threads = set(threading.enumerate())
     with decoded_by(acting_worker(ACTS)):
         run = CliRunner().invoke(app, ["ask", str(tmp_path), "-p", "What?", "-q", "--decode-timeout", "3"])
-        assert psutil.Process().children() == before
+        assert child_processes() == before
     assert set(threading.enumerate()) <= threads
     done.set()
     watcher.join()
