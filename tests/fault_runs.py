@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +25,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import torch
 from engine_oracle import Oracle
+from http_server import QuietHandler, serving
 from media_films import ffmpeg
 from PIL import Image
 from typer.testing import CliRunner
@@ -96,10 +96,10 @@ def make_media(folder: Path, most: int) -> list[Path]:
 def served(folder: Path, faults: Callable[[], Faults | None]) -> Iterator[str]:
     """The address of a server of a folder, which fails as `faults` says."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_GET(self) -> None:
+        def do_GET(self) -> None:  # noqa: N802 - as http.server calls it
             body = (folder / self.path.rpartition("/")[2]).read_bytes()
             now = faults()
             if now is not None and now.meet("refused download"):
@@ -114,18 +114,8 @@ def served(folder: Path, faults: Callable[[], Faults | None]) -> Iterator[str]:
             self.wfile.write(body[: len(body) // 2] if cut else body)
             self.close_connection = cut
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Says nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        http.daemon_threads = True
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{http.server_port}"
-        finally:
-            http.shutdown()
-            thread.join()
+    with serving(Handler) as url:
+        yield url
 
 
 class _Torn:

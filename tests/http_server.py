@@ -22,6 +22,27 @@ class Server:
     let_go: threading.Event = field(default_factory=threading.Event)  # ends what stalls
 
 
+class QuietHandler(BaseHTTPRequestHandler):
+    """A handler of requests that says nothing on standard error."""
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+@contextmanager
+def serving(handler: type[QuietHandler]) -> Iterator[str]:
+    """The address of a server on this machine that has requests answered by `handler`."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as http:
+        http.daemon_threads = True
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{http.server_port}"
+        finally:
+            http.shutdown()
+            thread.join()
+
+
 @contextmanager
 def serve(files: dict[str, bytes]) -> Iterator[Server]:
     """Serves `files`; `/404/`, `/403/`, `/500/`, `/flaky/`, `/stall/`, `/short/`, `/drip/` and `/move/` misbehave.
@@ -31,7 +52,7 @@ def serve(files: dict[str, bytes]) -> Iterator[Server]:
     """
     lock = threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(QuietHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
@@ -107,17 +128,9 @@ def serve(files: dict[str, bytes]) -> Iterator[Server]:
             self.send_header("Content-Length", str(length))
             self.end_headers()
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Says nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        http.daemon_threads = True
-        server = Server(f"http://127.0.0.1:{http.server_port}", files)
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
+    with serving(Handler) as url:
+        server = Server(url, files)
         try:
             yield server
         finally:
             server.let_go.set()
-            http.shutdown()
-            thread.join()

@@ -5,40 +5,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_doubles import EchoEngine, open_made_clip
+from cli_doubles import EchoEngine
+from configured_cli import echo_engines, llava_mini
 from test_cli_words import Screen
 from typer.main import get_command
-from typer.testing import CliRunner, Result
+from typer.testing import Result
 
 from llava_mini_cli.commands.config_files import Kind, config_files, read_settings, user_file
 from llava_mini_cli.commands.configured import options_of
 from llava_mini_cli.commands.main import app
-from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.pipelines.health import Fact
 
-
-@pytest.fixture(autouse=True)
-def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EchoEngine]:
-    """Every engine that was loaded; the working directory holds one medium, and the user's config folder is empty."""
-    loaded: list[EchoEngine] = []
-
-    def load_echo(options: ModelOptions) -> EchoEngine:
-        loaded.append(EchoEngine(options))
-        return loaded[-1]
-
-    monkeypatch.setattr("llava_mini_cli.pipelines.load_engine.load_engine", load_echo)
-    monkeypatch.setattr("llava_mini_cli.media.open.open_clip", open_made_clip)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
-    (tmp_path / "home" / "llava-mini").mkdir(parents=True)
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    Path("a.mp4").write_text("4")
-    return loaded
-
-
-def llava_mini(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
+engines = pytest.fixture(autouse=True)(echo_engines)
 
 
 def write_user_file(text: str, tmp_path: Path) -> None:

@@ -5,14 +5,13 @@ import os
 from pathlib import Path
 
 import pytest
-from cli_doubles import EchoEngine, open_made_clip
+from cli_doubles import EchoEngine
+from configured_cli import echo_engines, llava_mini
 from typer.main import get_command
-from typer.testing import CliRunner, Result
 
 from llava_mini_cli.commands.config_files import MOST_BYTES
 from llava_mini_cli.commands.configured import harmless_options, options_of
 from llava_mini_cli.commands.main import app
-from llava_mini_cli.config import ModelOptions
 
 # Every option that is not here, nor in EXCLUDED, makes a test fail: whoever adds one says to which it belongs.
 HARMLESS_WORDS = """
@@ -33,27 +32,7 @@ EXCLUDED = frozenset(EXCLUDED_WORDS.split())
 FOUND = "a config file that is only found in the working directory may neither write nor load"
 
 
-@pytest.fixture(autouse=True)
-def engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EchoEngine]:
-    """Every engine that was loaded; the working directory holds one medium, and the user's config folder is empty."""
-    loaded: list[EchoEngine] = []
-
-    def load_echo(options: ModelOptions) -> EchoEngine:
-        loaded.append(EchoEngine(options))
-        return loaded[-1]
-
-    monkeypatch.setattr("llava_mini_cli.pipelines.load_engine.load_engine", load_echo)
-    monkeypatch.setattr("llava_mini_cli.media.open.open_clip", open_made_clip)
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
-    (tmp_path / "home" / "llava-mini").mkdir(parents=True)
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    Path("a.mp4").write_text("4")
-    return loaded
-
-
-def llava_mini(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
+engines = pytest.fixture(autouse=True)(echo_engines)
 
 
 def test_every_option_is_harmless_or_left_out() -> None:

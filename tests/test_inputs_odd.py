@@ -11,14 +11,13 @@ import tarfile
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from http_server import serve
+from http_server import QuietHandler, serve, serving
 from input_doubles import WHAT, faults, inputs, jobs_of, touch
 
 from llava_mini_cli.errors import FetchError, ModelNotFound, OutputError, UsageError
@@ -75,8 +74,8 @@ def pictures(*contents: bytes | None) -> bytes:
 def each_query_its_file(answer: Callable[[str], bytes], **headers: str) -> Generator[str]:
     """A server that answers by the value of the URL's query."""
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
+    class Handler(QuietHandler):
+        def do_GET(self) -> None:  # noqa: N802 - as http.server calls it
             body = answer(self.path.rpartition("=")[2])
             self.send_response(200)
             self.send_header("Content-Length", str(len(body)))
@@ -85,18 +84,8 @@ def each_query_its_file(answer: Callable[[str], bytes], **headers: str) -> Gener
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: object) -> None:
-            """Says nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        http.daemon_threads = True
-        thread = threading.Thread(target=http.serve_forever)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{http.server_port}"
-        finally:
-            http.shutdown()
-            thread.join()
+    with serving(Handler) as url:
+        yield url
 
 
 def contents(tmp_path: Path, *arguments: object, size: int = 1 << 30) -> list[bytes]:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +13,7 @@ import media_films as films
 import numpy as np
 import psutil
 import pytest
+from child_processes import left_by_killed_parent
 
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import MediaError
@@ -212,18 +212,7 @@ def test_nothing_outlives_a_killed_parent(film: Path, decoder: str, sign: signal
         f"clip = open_clip({str(film)!r}, SamplingOptions(fps=30, decoder={decoder!r}), chunk_frames=4)\n"
         "chunks = iter(clip); next(chunks); print('going', flush=True); time.sleep(60)\n"
     )
-    root = str(Path(__file__).parents[1])
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=root
-    ) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == b"going\n"
-        decoding = psutil.Process(parent.pid).children(recursive=True)
-        assert decoding
-        parent.send_signal(sign)
-        parent.wait(10)
-    _, alive = psutil.wait_procs(decoding, timeout=5)
-    assert alive == []
+    assert left_by_killed_parent(code, sign) == []
 
 
 def wait_until(condition: Callable[[], bool]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
-from child_processes import child_processes
+from child_processes import child_processes, left_by_killed_parent
 from picture_doubles import CRASH, GROW, HANG, KILLED, acting_worker, changed_worker, decoded_by
 from PIL import Image
 
@@ -266,18 +266,7 @@ def test_nothing_outlives_a_killed_parent(tmp_path: Path, sign: signal.Signals) 
         f"    threading.Thread(target=open_clip, args=({str(still(tmp_path, 66))!r}, SamplingOptions())).start()\n"
         "    time.sleep(0.5); print('going', flush=True); time.sleep(60)\n"
     )
-    root = str(Path(__file__).parents[1])
-    with subprocess.Popen(
-        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=root
-    ) as parent:
-        assert parent.stdout is not None
-        assert parent.stdout.readline() == b"going\n"
-        decoding = psutil.Process(parent.pid).children(recursive=True)
-        assert decoding
-        parent.send_signal(sign)
-        parent.wait(20)
-    _, alive = psutil.wait_procs(decoding, timeout=5)
-    assert alive == []
+    assert left_by_killed_parent(code, sign, 20) == []
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
