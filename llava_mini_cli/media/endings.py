@@ -34,7 +34,7 @@ class SignalledError(Exception):
 
     def as_media_error(self) -> MediaError:
         """The error of a medium with which this happened, and is not tried again."""
-        if self.name in _CRASHES:
+        if is_crash(self.name):
             return MediaError("corrupt", f"the decoder crashed ({self.name})")
         return MediaError("decoder_killed", f"the decoder was ended from outside ({self.name})")
 
@@ -74,16 +74,22 @@ def twice(run: Callable[[], Result]) -> Result:
 def _signal(status: int, said: Sequence[str]) -> str | None:
     """The name of the signal that ended a child, or the program that it ran for us; None where there was none."""
     if status < 0:
-        return _name(-status)
+        return signal_name(-status)
     if status <= _OF_SHELL or any(os.strerror(256 - status) in line for line in said):
         return None  # ffmpeg ends with the number of the system's error, too, and says its words then
     if status == _OF_FFMPEG:
         heeded = [int(match[1]) for line in said if (match := _HEEDED.search(line))]
-        return _name(heeded[-1] if heeded else signal.SIGTERM)
-    return _name(status - _OF_SHELL) if status - _OF_SHELL in set(signal.Signals) else None
+        return signal_name(heeded[-1] if heeded else signal.SIGTERM)
+    return signal_name(status - _OF_SHELL) if status - _OF_SHELL in set(signal.Signals) else None
 
 
-def _name(number: int) -> str:
+def is_crash(name: str) -> bool:
+    """True of a signal that a process brings upon itself; others come from outside."""
+    return name in _CRASHES
+
+
+def signal_name(number: int) -> str:
+    """The name of a signal, such as SIGKILL."""
     try:
         return signal.Signals(number).name
     except ValueError:  # such as those of real time

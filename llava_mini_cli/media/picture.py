@@ -260,9 +260,10 @@ def open_picture_file(path: Path, timeout: float, opened: Callable[[], None] | N
         MediaError: it is neither, or cannot be read.
     """
     try:
-        if stat.S_ISDIR(path.stat().st_mode):
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
             raise MediaError("unreadable", "is a directory")
-        if not stat.S_ISREG(path.stat().st_mode):
+        if not stat.S_ISREG(mode):
             return None  # a pipe or a device: opening it here could wait for ever, so a child does
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # it may have become a pipe just now
         try:

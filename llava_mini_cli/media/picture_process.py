@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from llava_mini_cli.media.child import Command, KilledError, confined_command, python_command
+from llava_mini_cli.media.endings import is_crash, signal_name
 from llava_mini_cli.media.picture_messages import BrokenMessageError, receive, send
 
 START_S = 60.0  # that a process may take to start, on a machine that is very busy
@@ -25,7 +26,6 @@ _BASE_BYTES = 256 << 20  # of private memory that Python and all packages may ha
 _SLACK_BYTES = 32 << 20  # more than was asked for: a decoder's threads have stacks
 _ASKED_UNDER_ONE = 32  # requests under one bound, until what leaked is no longer counted against a picture
 _LONGEST_WAIT_S = 3600.0
-_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})  # no crash ends with these
 
 CommandOf = Callable[[int], Command]  # from the number of the inherited socket to what is run
 
@@ -38,15 +38,9 @@ class EndedError(Exception):
     """It ended by itself, or was ended from outside; the text says how."""
 
     def __init__(self, status: int) -> None:
-        self.is_from_outside = -status in _OUTSIDE
-        super().__init__(_signal_name(-status) if status < 0 else f"it ended with status {status}")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
+        how = signal_name(-status) if status < 0 else f"it ended with status {status}"
+        self.is_from_outside = status < 0 and not is_crash(how)
+        super().__init__(how)
 
 
 def worker_command(channel: int) -> Command:
