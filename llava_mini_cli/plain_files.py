@@ -8,6 +8,7 @@ import errno
 import json
 import os
 import stat
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
@@ -65,9 +66,9 @@ def parse_json(content: bytes) -> Any:
 def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        keys = [key for key, _ in pairs]
-        twice = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"'{twice}' stands there twice")
+        seen = Counter(key for key, _ in pairs)
+        twice = next(key for key, count in seen.items() if count > 1)
+        raise ValueError(f"'{twice[:100]}' stands there twice")
     return fields
 
 
