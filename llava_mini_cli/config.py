@@ -15,6 +15,7 @@ DecoderName = Literal["auto", "decord", "ffmpeg"]
 PromptLayout = Literal["trained", "reference"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "int4", "fp8"]
+WeightFormat = Literal["float32", "bfloat16", "float16", "int8", "int4", "fp8"]  # how a loaded model's weights are held
 Format = Literal["jsonl", "parquet", "csv", "txt", "hf"]  # of rows
 Existing = Literal["skip", "overwrite", "append", "prepend"]  # what becomes of captions that are there
 MomentFormat = Literal["jsonl", "csv", "parquet"]
