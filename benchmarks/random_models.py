@@ -10,7 +10,7 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from llava_mini_cli.engine.engine import Engine
-from llava_mini_cli.engine.products import choose_products
+from llava_mini_cli.engine.products import choose_products, measured_rates
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.model import LlavaMiniConfig, LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini_cli.model.preprocess import Preprocessor
@@ -97,7 +97,7 @@ def build_engine(
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     limits = Limits(chunk_frames=chunk, generations=generations, media=64, cache_bytes=8 << 30)
-    choose_products(model)
+    choose_products(model, measured_rates(config, model.device))
     return Engine(model, processor, prompts, limits)  # pyright: ignore[reportArgumentType]
 
 

@@ -6,7 +6,7 @@ from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.dense import EAGER, compile_dense
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.memory import unless_out_of_memory
-from llava_mini_cli.engine.products import choose_products
+from llava_mini_cli.engine.products import choose_products, measured_rates
 from llava_mini_cli.engine.quantize import quantize
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.errors import ModelError, ModelNotFound, UsageError
@@ -81,7 +81,7 @@ def make_engine(
     if options.compile:
         dense = compile_dense(model)
     else:
-        choose_products(model)
+        choose_products(model, measured_rates(model.config, model.device))
         dense = EAGER
     return Engine(model, processor, prompts, limits, revision, dense, image_projection)
 
