@@ -1,8 +1,8 @@
 """Matrix products of a model's shape on the CPU, through whichever of torch's ways is quickest on this machine.
 
 torch gives float32 products to MKL and bfloat16 ones to oneDNN. oneDNN computes float32, too, on some processors a
-third quicker; and for one row in bfloat16, as in a decoding step, torch has a product of its own that reads weights up to
-three times as quickly. The way that is taken is measured (`rates.py`).
+third quicker; and for one row in bfloat16, as in a decoding step, torch has a product of its own that reads weights
+up to three times as quickly. The way that is taken is measured (`rates.py`).
 """
 
 import re
