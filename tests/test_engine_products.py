@@ -1,16 +1,15 @@
 """The ways in which a model's products are computed: chosen by measured rates, and equal in what they compute."""
 
 import threading
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
 from llava_mini_cli.engine import products
-from llava_mini_cli.engine.products import GemvLinear, OneDnnLinear, choose_products, measure, measured_rates
-from llava_mini_cli.engine.rates import ROWS, Rates
-from llava_mini_cli.model.configuration import LlavaMiniConfig
+from llava_mini_cli.engine.products import GemvLinear, OneDnnLinear, choose_products, measure
+from llava_mini_cli.engine.rates import Rates
 
 pytestmark = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch without oneDNN")
 
@@ -109,36 +108,53 @@ def test_every_way_is_measured_and_a_cut_weight_counts_in_proportion(monkeypatch
         return made(weight)
 
     monkeypatch.setattr(products, "_ways", ways)
-    monkeypatch.setattr(products, "ROUNDS", (1, 1, 1))
     monkeypatch.setattr(products, "_cache_bytes", lambda: 4096)
-    ticks = iter(range(1000))
-    monkeypatch.setattr(products.time, "perf_counter", lambda: float(next(ticks)))
-    found = measure((128, 64))
+    monkeypatch.setattr(products, "_times", lambda ways, _: dict.fromkeys(ways, [1.0] * 3))
+    found, settled = measure((128, 64))
+    assert settled
     assert sizes == [(32, 64)]
     assert {way: len(times) for way, times in found.items() if way.startswith(("float32", "bfloat16"))} == {
         "float32 mkl": 3, "float32 onednn": 3, "bfloat16 onednn": 3, "bfloat16 gemv": 1,
     }  # fmt: skip
-    assert {seconds for times in found.values() for seconds in times} == {4.0}  # one tick for a fourth of the weight
+    assert {seconds for times in found.values() for seconds in times} == {4.0}  # a second for a fourth of the weight
 
 
-def test_a_small_model_and_another_device_are_not_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    asked: list[tuple[int, int]] = []
+class Clock:
+    """A clock that a product moves on by the seconds that it is said to take."""
 
-    def measured(shape: tuple[int, int]) -> dict[str, tuple[float, ...]]:
-        asked.append(shape)
-        return {"float32 mkl": QUICK, "bfloat16 onednn": QUICK}
+    def __init__(self, **seconds: list[float]) -> None:
+        self.now = 0.0
+        self.seconds = seconds
+        self.order: list[str] = []
 
-    monkeypatch.setattr(products, "measure", measured)
-    large = LlavaMiniConfig(hidden_size=2048, intermediate_size=8192, num_hidden_layers=2, vocab_size=99999)
-    cpu = torch.device("cpu")
-    assert measured_rates(LlavaMiniConfig(hidden_size=1024, intermediate_size=4095), cpu) is None
-    assert measured_rates(large, torch.device("cuda")) is None
-    assert asked == []
-    found = measured_rates(large, cpu)
-    assert found == measured_rates(large, cpu)
-    assert found is not None
-    assert (found.shape, asked) == ((8192, 2048), [(8192, 2048)])
-    measured_rates(large, cpu, anew=True)
-    assert len(asked) == 2
-    assert len(ROWS) == 3
+    def perf_counter(self) -> float:
+        return self.now
+
+    def product(self, way: str) -> None:
+        self.order.append(way)
+        self.now += self.seconds[way].pop(0)
+
+
+def test_ways_are_measured_in_turn_until_they_settle(monkeypatch: pytest.MonkeyPatch) -> None:
+    b, c = [40, 8, 30, 9, 10, 9], [16, 32, 16, 64, 18, 9]
+    clock = Clock(a=[8 / 1024, 9 / 1024, 9 / 1024, 9], b=[n / 1024 for n in b], c=[n / 1024 for n in c])
+    monkeypatch.setattr(products, "time", clock)
+    ways = {way: partial(clock.product, way) for way in "abc"}
+    found = products._times(ways, torch.ones(1))
+    assert {way: times[0] for way, times in found.items()} == {"a": 8 / 1024, "b": 8 / 1024, "c": 16 / 1024}
+    assert all(map(products._settled, found.values()))
+    assert "".join(clock.order) == "abcabcabcbcbcb"
+
+
+def test_what_never_settles_ends_with_the_budget_but_is_measured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(a=[0.125, 0.25, 0.0625, 9.0], b=[0.0625, 0.125, 9.0])
+    monkeypatch.setattr(products, "time", clock)
+    ways = {way: partial(clock.product, way) for way in "ab"}
+    assert products._times(ways, torch.ones(1)) == {"a": [0.125, 0.25], "b": [0.0625, 0.125]}
+    assert "".join(clock.order) == "abab"
+    slow = Clock(a=[2.0], b=[3.0])
+    monkeypatch.setattr(products, "time", slow)
+    ways = {way: partial(slow.product, way) for way in "ab"}
+    assert products._times(ways, torch.ones(1)) == {"a": [2.0], "b": [3.0]}
+    monkeypatch.setattr(products, "_times", lambda ways, _: {way: [1.0] * (2 + (way != "float32 mkl")) for way in ways})
+    assert measure((16, 64))[1] is False

@@ -13,11 +13,12 @@ from llava_mini_cli.engine.rates import Rates, Seconds, Shape, common_shape, kee
 NEW = {
     "float32 mkl": (10.6, 37.0, 200.0), "float32 onednn": (6.9, 15.0, 138.0),
     "bfloat16 onednn": (5.7, 8.2, 69.0), "bfloat16 gemv": (3.35,),
-    "int8 onednn": (2.1, 3.2, 37.0), "int8 fbgemm": (2.0, 3.1, 40.0), "int4": (1.7, 11.0, 175.0),
+    "int8 onednn": (2.1, 3.2, 37.0), "int8 onednn_by_4": (1.6, 3.2, 37.0),
+    "int8 fbgemm": (2.0, 3.1, 40.0), "int4": (1.7, 11.0, 175.0),
 }  # fmt: skip
 OLD = NEW | {
     "float32 onednn": (7.0, 17.0, 142.0), "bfloat16 onednn": (2.6, 40.0, 615.0),
-    "int8 onednn": (5.0, 13.0, 83.0), "int8 fbgemm": (2.0, 3.1, 40.0),
+    "int8 onednn": (5.0, 13.0, 83.0), "int8 onednn_by_4": (5.0, 13.0, 83.0), "int8 fbgemm": (2.0, 3.1, 40.0),
 }  # fmt: skip
 
 
@@ -37,7 +38,8 @@ def test_the_quickest_format_and_libraries_follow_from_the_rates() -> None:
     assert old.quickest(["bfloat16", "float32"]) == "float32"
     assert new.quickest(["float32", "bfloat16", "int8", "int4"]) == "int8"
     assert new.quickest(["float32", "float16"]) == "float32"  # the other was not measured
-    assert (new.int8_kernel, old.int8_kernel) == ("onednn", "fbgemm")
+    assert (new.int8_kernel, old.int8_kernel) == ("onednn_by_4", "fbgemm")
+    assert made({"float32 mkl": (1.0, 1.0, 1.0)}).int8_kernel is None
     assert new.float32_one_dnn
     assert new.bfloat16_gemv
     assert not old.bfloat16_gemv
@@ -81,13 +83,14 @@ def test_the_commonest_shape_is_that_of_most_elements() -> None:
 class Measured:
     """Counts how often a shape is measured; each time takes longer than the one before."""
 
-    def __init__(self, *seconds: float) -> None:
+    def __init__(self, *seconds: float, settled: bool = True) -> None:
         self.seconds = list(seconds)
+        self.settled = settled
 
-    def __call__(self, shape: Shape) -> Seconds:
+    def __call__(self, shape: Shape) -> tuple[Seconds, bool]:
         assert shape == (8, 4)
         value = self.seconds.pop(0)
-        return {"float32 mkl": (value, value, 1.0), "bfloat16 onednn": (value, value, value)}
+        return {"float32 mkl": (value, value, 1.0), "bfloat16 onednn": (value, value, value)}, self.settled
 
 
 def test_rates_are_kept_for_one_user_and_measured_once(cache: Path) -> None:
@@ -105,6 +108,15 @@ def test_measured_anew_the_lesser_numbers_count() -> None:
     assert kept_rates((8, 4), 2, Measured(0.7), anew=True).ways["bfloat16 onednn"] == (0.5, 0.5, 0.5)
     assert kept_rates((8, 4), 2, Measured(0.2), anew=True).ways["float32 mkl"] == (0.2, 0.2, 1.0)
     assert kept_rates((8, 4), 2, Measured()).ways["bfloat16 onednn"] == (0.2, 0.2, 0.2)
+
+
+def test_what_did_not_settle_is_measured_until_it_does() -> None:
+    assert kept_rates((8, 4), 2, Measured(0.5, settled=False)).ways["float32 mkl"][0] == 0.5
+    assert kept_rates((8, 4), 2, Measured(0.25, settled=False)).ways["float32 mkl"][0] == 0.25
+    assert kept_rates((8, 4), 2, Measured(0.375)).ways["float32 mkl"][0] == 0.25
+    assert kept_rates((8, 4), 2, Measured()).ways["float32 mkl"][0] == 0.25
+    kept_rates((8, 4), 2, Measured(0.125, settled=False), anew=True)
+    assert kept_rates((8, 4), 2, Measured()).ways["float32 mkl"][0] == 0.125
 
 
 GOOD = {"float32 mkl": [1.0, 1.0, 1.0], "bfloat16 onednn": [1.0, 1.0, 1.0]}

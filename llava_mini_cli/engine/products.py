@@ -7,8 +7,9 @@ up to three times as quickly. The way that is taken is measured (`rates.py`).
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -16,13 +17,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from llava_mini_cli.engine.packed_linear import (
+    FILLED_ROWS,
+    Int4Linear,
+    Int8Linear,
+    int4_available,
+    int8_kernels,
+    pack,
+    rounded_weight,
+)
 from llava_mini_cli.engine.rates import GEMV, ROWS, Rates, Seconds, Shape, common_shape, kept_rates
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.tensor_shapes import model_shapes
 
-MOST_ELEMENTS = 1 << 24  # of a measured weight; a larger one is cut, and the time is in proportion
-ROUNDS = (5, 3, 2)  # for each of ROWS
+MOST_ELEMENTS = 1 << 23  # of a measured weight; a larger one is cut, and the time is in proportion
+AGREEING, SETTLED = 3, 1.15  # times of a way that have to be there, and how far apart the least of them may lie
+BUDGET = 0.5  # seconds for each of ROWS, after which a way is left unsettled
 USUAL_CACHE = 64 << 20  # bytes of a processor's last cache, where the system does not say
+ONE_DNN_INT8, BY_4 = "int8 onednn", "int8 onednn_by_4"  # the same but for few rows
 _ONE_DNN_SWITCH = Lock()
 
 Product = Callable[[torch.Tensor], torch.Tensor]
@@ -95,41 +107,69 @@ def _has_one_dnn() -> bool:
 
 
 @torch.inference_mode()
-def measure(shape: Shape) -> Seconds:
+def measure(shape: Shape) -> tuple[Seconds, bool]:
     """Seconds of one product with a weight of a shape for each of ROWS, by way of computing it.
 
-    Each is the least of a few rounds. Before each product everything else is read once, so that the weight comes from
-    memory, as in a model that is larger than the processor's cache.
+    The ways are measured in turn, each until its least times agree, which takes longer beside other work. The second
+    result is false where some did not come to agree.
     """
     out, into = shape
     cut = max(1, min(out, MOST_ELEMENTS // into))
     ways = _ways(torch.full((cut, into), 0.01))
     other = torch.ones(_cache_bytes() // 4)
     least: dict[str, list[float]] = {way: [] for way in ways}
-    for rows, rounds in zip(ROWS, ROUNDS, strict=True):
+    settled = True
+    for rows in ROWS:
         inputs = {kind: torch.full((rows, into), 0.01, dtype=kind) for kind in (torch.float32, torch.bfloat16)}
-        wanted = {way: made for way, made in ways.items() if rows == 1 or way != GEMV}
+        several = {BY_4: least[ONE_DNN_INT8]} if rows > FILLED_ROWS and BY_4 in ways else {}
+        wanted = {way: made for way, made in ways.items() if way not in several and (rows == 1 or way != GEMV)}
+        products = {way: partial(made, inputs[_takes(way)]) for way, made in wanted.items()}
+        for way, times in _times(products, other).items():
+            least[way].append(times[0])
+            settled &= _settled(times)
+        for way, same in several.items():
+            least[way].append(same[-1])
+    return {way: tuple(out / cut * seconds for seconds in times) for way, times in least.items()}, settled
+
+
+def _takes(way: str) -> torch.dtype:
+    return torch.float32 if way.startswith("float32") else torch.bfloat16
+
+
+def _times(products: Mapping[str, Callable[[], object]], other: torch.Tensor) -> dict[str, list[float]]:
+    """The times of each product, least first. Before each, `other` is read, so that the weight comes from memory."""
+    times: dict[str, list[float]] = {way: [] for way in products}
+    began = time.perf_counter()
+    while (wanted := [way for way, seen in times.items() if not _settled(seen)]) and (
+        time.perf_counter() - began < BUDGET or not times[wanted[-1]]
+    ):
         for way in wanted:
-            least[way].append(float("inf"))
-        for _ in range(rounds):
-            for way, product in wanted.items():
-                given = inputs[torch.float32 if way.startswith("float32") else torch.bfloat16]
-                other.sum()
-                began = time.perf_counter()
-                product(given)
-                least[way][-1] = min(least[way][-1], time.perf_counter() - began)
-    return {way: tuple(out / cut * seconds for seconds in times) for way, times in least.items()}
+            other.sum()
+            start = time.perf_counter()
+            products[way]()
+            times[way] = sorted([*times[way], time.perf_counter() - start])
+    return times
+
+
+def _settled(seen: list[float]) -> bool:
+    return len(seen) >= AGREEING and seen[AGREEING - 1] <= SETTLED * seen[0]
 
 
 def _ways(weight: torch.Tensor) -> dict[str, Product]:
     """The layers of a float32 weight in each way that this machine has."""
     half = weight.bfloat16()
-    return {
+    ways: dict[str, Product] = {
         "float32 mkl": _layer(nn.Linear, weight),
         "float32 onednn": _layer(OneDnnLinear, weight),
         "bfloat16 onednn": _layer(nn.Linear, half),
         GEMV: _layer(GemvLinear, half),
     }
+    rounded, scales = rounded_weight(half)
+    for kernel in int8_kernels():
+        ways[f"int8 {kernel}"] = Int8Linear(pack(rounded, kernel), scales, weight.shape[1], kernel=kernel)
+    if int4_available() is None:
+        ways["int4"] = Int4Linear.from_weight(half, None)
+    return ways
 
 
 def _layer(kind: type[nn.Linear], weight: torch.Tensor) -> nn.Linear:

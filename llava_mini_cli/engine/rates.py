@@ -1,7 +1,6 @@
 """How long matrix products of a model's shape take on this processor, by number format: measured once and kept.
 
-A file in the cache directory holds what was measured, one for each processor, version of torch and shape. Every number
-is the least of several, taken in turn with the others, so that other work on the machine changes their order little.
+A file in the cache directory holds what was measured, one for each processor, version of torch and shape.
 Knows neither models nor how products are made (`products.py`), and imports no torch.
 """
 
@@ -29,7 +28,7 @@ LEAST_ELEMENTS = 1 << 22  # of the commonest weight; below, a step is more overh
 WAYS: dict[WeightFormat, tuple[str, ...]] = {  # of computing products of a format; the usual one first
     "float32": ("float32 mkl", "float32 onednn"),
     "bfloat16": ("bfloat16 onednn",),
-    "int8": ("int8 onednn", "int8 fbgemm"),
+    "int8": ("int8 onednn", "int8 onednn_by_4", "int8 fbgemm"),
     "int4": ("int4",),
 }  # the order is that of accuracy, too
 GEMV = "bfloat16 gemv"  # for one row alone
@@ -45,6 +44,7 @@ _ENVIRONMENT = (  # variables that decide which instructions, and how many cores
 )
 _MOST_BYTES = 1 << 16  # of a file
 
+Int8Kernel = Literal["onednn", "onednn_by_4", "fbgemm"]  # as `packed_linear.py` has them
 Shape = tuple[int, int]  # of a weight, [out, in]
 Seconds = Mapping[str, tuple[float, ...]]  # of one product by way of computing it, for the first of ROWS
 
@@ -88,9 +88,10 @@ class Rates:
         return best
 
     @property
-    def int8_kernel(self) -> Literal["onednn", "fbgemm"]:
-        """The library that int8 products go through."""
-        return "fbgemm" if self._way("int8") == "int8 fbgemm" else "onednn"
+    def int8_kernel(self) -> Int8Kernel | None:
+        """The kernel that int8 products go through; None where none was measured."""
+        found = self._way("int8").removeprefix("int8 ")
+        return cast("Int8Kernel", found) if found else None
 
     @property
     def float32_one_dnn(self) -> bool:
@@ -122,27 +123,36 @@ def _ordinary(times: tuple[float, ...]) -> float:
     return sum(count * seconds for count, seconds in zip(ORDINARY, times, strict=True))
 
 
-def kept_rates(shape: Shape, threads: int, measure: Callable[[Shape], Seconds], *, anew: bool = False) -> Rates:
+def kept_rates(
+    shape: Shape, threads: int, measure: Callable[[Shape], tuple[Seconds, bool]], *, anew: bool = False
+) -> Rates:
     """The rates of a shape, from the cache directory or measured; a directory that cannot be written costs that again.
+
+    What was measured beside so much other work that it did not settle is used, and measured again the next time. The
+    lesser of a new number and a kept one counts: other work only adds to it.
 
     Args:
         threads: that torch computes with.
-        anew: measured in any case. The lesser of a new number and a kept one counts: other work only adds to it.
+        measure: gives the seconds by way, and whether they have settled.
+        anew: measured in any case.
     """
     key = {**this_machine(), "threads": threads, "shape": list(shape)}
-    kept = _seconds(read_kept("rates", key))
-    if kept is not None and not anew:
+    fields = read_kept("rates", key) or {}
+    kept, had_settled = _seconds(fields), fields.get("settled") is True
+    if kept is not None and had_settled and not anew:
         return Rates(shape, kept)
-    new = dict(measure(shape))
+    seconds, settled = measure(shape)
+    new = dict(seconds)
     for way, times in (kept or {}).items():
         new[way] = tuple(map(min, times, new[way])) if way in new else times
-    keep("rates", key, {"seconds": {way: list(times) for way, times in new.items()}})
+    told = {way: list(times) for way, times in new.items()}
+    keep("rates", key, {"settled": settled or (kept is not None and had_settled), "seconds": told})
     return Rates(shape, new)
 
 
-def _seconds(fields: Mapping[str, Any] | None) -> dict[str, tuple[float, ...]] | None:
+def _seconds(fields: Mapping[str, Any]) -> dict[str, tuple[float, ...]] | None:
     """What a file says was measured; None where that cannot be."""
-    seconds = (fields or {}).get("seconds")
+    seconds = fields.get("seconds")
     names = {way for ways in WAYS.values() for way in ways} | {GEMV}
     if not isinstance(seconds, dict):
         return None
