@@ -3,9 +3,10 @@
 Knows neither torch nor Typer: commands fill these in, everything below reads them.
 """
 
+import re
 from dataclasses import dataclass
 from math import inf
-from typing import Literal
+from typing import Literal, get_args
 
 from llava_mini_cli.errors import UsageError
 
@@ -16,6 +17,7 @@ PromptLayout = Literal["trained", "reference"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "int4", "fp8"]
 WeightFormat = Literal["float32", "bfloat16", "float16", "int8", "int4", "fp8"]  # how a loaded model's weights are held
+_DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:[0-9]{1,3})?")  # those that torch's own packages compute on
 Format = Literal["jsonl", "parquet", "csv", "txt", "hf"]  # of rows
 Existing = Literal["skip", "overwrite", "append", "prepend"]  # what becomes of captions that are there
 MomentFormat = Literal["jsonl", "csv", "parquet"]
@@ -97,6 +99,12 @@ class ModelOptions:
     compile: bool = False  # the layers' dense parts through torch.compile
 
     def __post_init__(self) -> None:
+        if _DEVICE.fullmatch(self.device) is None:
+            raise UsageError(f"--device {self.device}: no device has this name; give cpu, cuda, cuda:N or auto")
+        if self.dtype not in get_args(DTypeName):
+            raise UsageError(f"--dtype {self.dtype}: must be one of {', '.join(get_args(DTypeName))}")
+        if self.quantize is not None and self.quantize not in get_args(Quantization):
+            raise UsageError(f"--quantize {self.quantize}: must be one of {', '.join(get_args(Quantization))}")
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1, not {self.batch_size}")
 

@@ -48,6 +48,18 @@ def find_model(name: str, revision: str | None = None, *, local_files_only: bool
     return _snapshot(name, revision, CHECKPOINT_FILES, local_files_only)
 
 
+def check_model(name: str, revision: str | None = None) -> None:
+    """Makes sure that a model is on this disk or that the hub has it; downloads nothing.
+
+    Raises:
+        ModelNotFound: as `find_model`.
+    """
+    if is_hub_id(name) and (name == PUBLISHED or not is_there(_expanded(name))):
+        _cached_or_wanted(name, revision, CHECKPOINT_FILES, False, weights=True)
+    else:
+        find_model(name, revision)
+
+
 def check_name_from_archive(name: str) -> None:
     """Makes sure that a model which only an archive names is the demo or one that the user has fetched from the hub.
 
@@ -155,8 +167,29 @@ def _snapshot(
     repo: str, revision: str | None, patterns: Sequence[str], local_files_only: bool, *, weights: bool = True
 ) -> Path:
     """The cached snapshot of a hub repository, fetched first when it is not there and the hub answers."""
-    from huggingface_hub import constants, snapshot_download  # pyright: ignore[reportUnknownVariableType]
+    from huggingface_hub import snapshot_download  # pyright: ignore[reportUnknownVariableType]
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    found = _cached_or_wanted(repo, revision, patterns, local_files_only, weights=weights)
+    if isinstance(found, Path):
+        return found
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=found))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        how = _how_to_get(repo, revision)
+        raise ModelNotFound(f"model {repo}: download failed ({first_line(error)}); {how}") from error
+
+
+def _how_to_get(repo: str, revision: str | None) -> str:
+    return f"get it with: hf download {repo}" + (f" --revision {revision}" if revision else "")
+
+
+def _cached_or_wanted(
+    repo: str, revision: str | None, patterns: Sequence[str], local_files_only: bool, *, weights: bool
+) -> Path | list[str]:
+    """The cached snapshot of a hub repository, or patterns of the files that the hub has of it."""
+    from huggingface_hub import constants, snapshot_download  # pyright: ignore[reportUnknownVariableType]
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     lacking = "not in the cache"
     try:
@@ -168,14 +201,10 @@ def _snapshot(
         if missing is None:
             return cached
         lacking = f"only partly in the cache ({missing} is missing)"
-    how = f"get it with: hf download {repo}" + (f" --revision {revision}" if revision else "")
+    how = _how_to_get(repo, revision)
     if local_files_only or constants.HF_HUB_OFFLINE:
         raise ModelNotFound(f"model {repo}: {lacking}, and offline; {how}")
-    wanted = _wanted_files(repo, revision, patterns, f"model {repo}: {lacking}, and the hub cannot be reached; {how}")
-    try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise ModelNotFound(f"model {repo}: download failed ({first_line(error)}); {how}") from error
+    return _wanted_files(repo, revision, patterns, f"model {repo}: {lacking}, and the hub cannot be reached; {how}")
 
 
 def _missing_file(snapshot: Path, weights: bool) -> str | None:

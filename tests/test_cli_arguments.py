@@ -96,7 +96,7 @@ def trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[object]:
         double = ModuleType(f"llava_mini_cli.train.{name}")
         setattr(double, function, train)
         monkeypatch.setitem(sys.modules, double.__name__, double)
-    monkeypatch.setattr("llava_mini_cli.commands.train.find_spec", lambda name: name)
+    monkeypatch.setattr("llava_mini_cli.needs.find_spec", lambda name: name)
     monkeypatch.chdir(tmp_path)
     return asked
 
@@ -168,7 +168,7 @@ def test_train_makes_the_demo_model(trained: list[object]) -> None:
 
 
 def test_train_says_what_it_needs(trained: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llava_mini_cli.commands.train.find_spec", lambda name: None if name == "peft" else name)
+    monkeypatch.setattr("llava_mini_cli.needs.find_spec", lambda name: None if name == "peft" else name)
     result = llava_mini("train", "-o", "work", "--preset", "demo")
     assert (result.exit_code, result.stderr) == (
         2, "llava-mini: error: train needs peft: pip install 'llava-mini-cli[train]'\n",

@@ -157,7 +157,7 @@ def test_limits_are_chosen_for_the_device(oracle: Oracle, monkeypatch: pytest.Mo
 
 
 def test_a_device_that_is_not_there_is_a_usage_error() -> None:
-    with pytest.raises(UsageError, match="--device nowhere"):
+    with pytest.raises(UsageError, match="--device nowhere: no device has this name"):
         load_engine(ModelOptions("x", device="nowhere"))
 
 

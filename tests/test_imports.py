@@ -16,6 +16,7 @@ COMMON = {
     "bicubic",
     "pieces",
     "handover",
+    "needs",
     "hub",
     "paths",
     "plain_files",

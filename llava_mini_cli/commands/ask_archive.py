@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.archive_flags import ArchiveFlags
-from llava_mini_cli.commands.run import output_options, run_inputs, run_options
+from llava_mini_cli.commands.run import check_needs, output_options, run_inputs, run_options
 from llava_mini_cli.commands.stderr import hush_libraries
 from llava_mini_cli.errors import ArchiveError, UsageError
 
@@ -41,6 +41,7 @@ def ask_archive(
     from llava_mini_cli.pipelines.tally import Tally
 
     output = output_options(flags)
+    check_needs(flags)
     if output.format == "txt" and archive_flags.top is not None:
         raise UsageError("--top gives several moments of one medium, which --format txt cannot keep apart")
     with open_archive(Path(archive_flags.index or "")) as whole:

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 
 from llava_mini_cli.commands.stderr import say_error
 from llava_mini_cli.errors import LlavaMiniError, is_fault
+from llava_mini_cli.needs import words_for
 from llava_mini_cli.pipelines.interrupt import Interrupted
 
 # Errors of writing. Whatever a command opens by name has errors of its own, so they are those of standard output.
@@ -63,6 +64,9 @@ class Cli(TyperGroup):
                 raise
             if isinstance(error, OSError) and error.filename is None and error.errno in _OF_WRITING:
                 say_error(f"cannot write standard output: {(error.strerror or str(error)).lower()}")
+                return 1
+            if isinstance(error, ImportError) and (words := words_for(error)) is not None:
+                say_error(f"{words}; llava-mini doctor shows what else is missing")
                 return 1
             if {"-v", "--verbose"} & set(sys.argv if args is None else args):
                 raise

@@ -15,8 +15,10 @@ from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.run import exit_code
 from llava_mini_cli.commands.stderr import hush_libraries, say, say_error
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.paths import is_there
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
+    from llava_mini_cli.config import ModelOptions
     from llava_mini_cli.pipelines.index_options import IndexOptions
     from llava_mini_cli.pipelines.tally import Tally
 
@@ -42,6 +44,7 @@ def index(
     if not has_media and not (flags.prune or flags.compact or flags.ann):
         raise UsageError("there is no medium: llava-mini index MEDIA... -o ARCHIVE, or --files-from")
     hush_libraries(verbose=talk.verbose)
+    from llava_mini_cli.needs import ANN, check_decoder, check_model_packages
     from llava_mini_cli.pipelines.index_options import IndexOptions
     from llava_mini_cli.pipelines.tally import Tally
 
@@ -57,6 +60,12 @@ def index(
         flags.prune,
         limits.limits(),
     )
+    if flags.ann:
+        ANN.load("--ann", "faiss")  # not after hours of indexing
+    if has_media:
+        check_model_packages(options.model)
+        check_decoder(options.sampling.decoder)
+        _look_at_model(options.model, is_new=not is_there(flags.output))
     archive, tally, began = Path(flags.output), Tally(), time.monotonic()
     try:
         if has_media or flags.prune:
@@ -68,6 +77,18 @@ def index(
     finally:
         _say_end(tally, archive, talk, time.monotonic() - began)
     return exit_code(tally, limits.fail_on) or (3 if tally.damage else 0)
+
+
+def _look_at_model(model: "ModelOptions", *, is_new: bool) -> None:
+    """Makes sure, before anything is downloaded, that a model can be had, and that the options of a new archive work."""
+    from llava_mini_cli.hub import check_model
+    from llava_mini_cli.pipelines.interrupt import Interrupts
+    from llava_mini_cli.pipelines.model_needs import look_at_needs
+
+    with Interrupts() as interrupts, interrupts.allowed():
+        if is_new:
+            look_at_needs(model)
+        check_model(model.model, model.revision)
 
 
 def _index(

@@ -34,17 +34,22 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
     """Answers every prompt about every medium; returns the exit code."""
     hush_libraries(verbose=flags.talk.verbose)
     from llava_mini_cli.commands.left_out import left_out
+    from llava_mini_cli.formats.fetch.urls import is_remote
     from llava_mini_cli.formats.inputs.read import open_inputs
+    from llava_mini_cli.hub import check_model
     from llava_mini_cli.media.open import is_media_path, open_clip
     from llava_mini_cli.pipelines.load_engine import load_engine
     from llava_mini_cli.pipelines.run_parts import RunParts
 
     output = output_options(flags)
+    check_needs(flags)
     _refuse_own_input(media, flags.inputs.files_from, output.path)
 
     with left_out(flags.talk) as passed_over:
 
         def find(cache: "FileCache") -> "Inputs":
+            if output.is_new and not flags.run.dry_run and any(map(is_remote, media)):
+                check_model(flags.model.model, flags.model.revision)  # before anything is downloaded
             return open_inputs(media, prompts, is_media_path, cache, flags.inputs.options(), passed_over)
 
         return run_inputs(find, len(prompts), load_engine, run_options(flags), RunParts(open_clip), output, flags)
@@ -57,6 +62,20 @@ def output_options(flags: QuestionFlags) -> "OutputOptions":
     output = OutputOptions.parse(**vars(flags.outputs))
     output.check()
     return output
+
+
+def check_needs(flags: QuestionFlags) -> None:
+    """Makes sure that the packages are installed which the options need; a dry run needs none of them.
+
+    Raises:
+        PackageMissing, UsageError: one is not; the text says how to install it.
+    """
+    from llava_mini_cli.needs import check_decoder, check_model_packages
+
+    options = run_options(flags)
+    if not flags.run.dry_run:
+        check_model_packages(options.model)
+        check_decoder(options.sampling.decoder)
 
 
 def run_inputs(
@@ -79,10 +98,13 @@ def run_inputs(
     from llava_mini_cli.formats.fetch.file_cache import FileCache
     from llava_mini_cli.pipelines.answer import answer_into
     from llava_mini_cli.pipelines.interrupt import Interrupts
+    from llava_mini_cli.pipelines.model_needs import look_at_needs
 
     tally, talk = parts.tally, flags.talk
     with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
         with interrupts.allowed():
+            if output.is_new and not flags.run.dry_run:
+                look_at_needs(options.model)
             inputs = find(cache).share(output.shard)
             if flags.run.dry_run:
                 return _dry_run(inputs, options, output)

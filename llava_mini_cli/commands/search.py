@@ -48,7 +48,8 @@ def search(
     hush_libraries(verbose=talk.verbose)
     from llava_mini_cli.formats.archive.moments import format_of
     from llava_mini_cli.formats.archive.reader import open_archive
-    from llava_mini_cli.formats.disk import check_target
+    from llava_mini_cli.formats.disk import check_folder, check_target
+    from llava_mini_cli.needs import ANN, MODEL_PACKAGES, check_packages
     from llava_mini_cli.pipelines.find import find
     from llava_mini_cli.pipelines.search_archive import SearchOptions
 
@@ -58,6 +59,11 @@ def search(
     for place in (target, found.html and Path(found.html)):
         if place:
             check_target(place)
+    if found.thumbnails is not None:
+        check_folder(Path(found.thumbnails))
+    check_packages(MODEL_PACKAGES)
+    if flags.approximate:
+        ANN.load("--approximate", "faiss")
     with open_archive(Path(archive)) as opened:
         if not talk.quiet and (model or opened.header.model) == "demo":
             say(KNOWN_TO_DEMO)

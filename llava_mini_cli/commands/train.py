@@ -1,11 +1,10 @@
 """`llava-mini train`: the demo model from nothing, or a real model on data in LLaVA's own format."""
 
-from importlib.util import find_spec
-
 from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.flags.train_flags import TrainFlags
 from llava_mini_cli.commands.stderr import hush_libraries, say
-from llava_mini_cli.errors import OutputError, UsageError
+from llava_mini_cli.errors import OutputError
+from llava_mini_cli.needs import MODEL_PACKAGES, TRAIN, check_packages, importing
 
 
 def train(flags: TrainFlags, talk: TalkFlags) -> int:
@@ -16,22 +15,25 @@ def train(flags: TrainFlags, talk: TalkFlags) -> int:
     defaults of the others are the paper's.
     """
     hush_libraries(verbose=talk.verbose)
-    missing = [name for name in ("accelerate", "matplotlib", "peft") if find_spec(name) is None]
-    if missing:
-        raise UsageError(f"train needs {', '.join(missing)}: pip install 'llava-mini-cli[train]'")
+    TRAIN.check("train")
+    check_packages(MODEL_PACKAGES)
+    from llava_mini_cli.formats.disk import check_folder
     from llava_mini_cli.formats.safe_files import NotRegularError, check_tree
 
+    check_folder(flags.output)
     try:
         check_tree(flags.output)
     except NotRegularError as error:
         raise OutputError(f"cannot write into '{flags.output}': '{error.filename}': {error.strerror}") from error
     tell = _quiet if talk.quiet else say
     if flags.preset is not None:
-        from llava_mini_cli.train.demo_preset.stages import train_demo_model
+        with importing("torch"):
+            from llava_mini_cli.train.demo_preset.stages import train_demo_model
 
         target = train_demo_model(flags.output, tell)
     else:
-        from llava_mini_cli.train.finetune import finetune
+        with importing("torch"):
+            from llava_mini_cli.train.finetune import finetune
 
         target = finetune(flags.options(), tell)
     tell(f"the model is in {target}")

@@ -9,12 +9,12 @@ from llava_mini_cli.engine.memory import unless_out_of_memory
 from llava_mini_cli.engine.products import choose_products, measured_rates
 from llava_mini_cli.engine.quantize import quantize
 from llava_mini_cli.engine.scheduler import Limits
-from llava_mini_cli.errors import ModelError, ModelNotFound, UsageError
+from llava_mini_cli.engine.trials import try_options
+from llava_mini_cli.errors import ModelError, ModelNotFound
 from llava_mini_cli.hub import find_model, find_tower
 from llava_mini_cli.model.clip_space import load_image_projection
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
-from llava_mini_cli.model.pretrained import pick_device
 from llava_mini_cli.model.processor import LlavaMiniProcessor
 
 CPU_CHUNK_FRAMES = 8
@@ -32,10 +32,10 @@ def load_engine(options: ModelOptions, *, collects: bool = False) -> Engine:
         collects: requests will have sinks, so CLIP's image projection is loaded too, where the tower has one.
 
     Raises:
-        UsageError: a device that is not there.
+        UsageError: a device that is not there, or cannot do what is asked for.
         ModelError: the model cannot be had, or does not fit into memory; one line says why.
     """
-    device = _device(options.device)
+    device = try_options(options)
     processor = LlavaMiniProcessor.from_pretrained(options.model, revision=options.revision)
     model = unless_out_of_memory(
         LlavaMiniForConditionalGeneration.from_pretrained,
@@ -84,15 +84,6 @@ def make_engine(
         choose_products(model, measured_rates(model.config, model.device))
         dense = EAGER
     return Engine(model, processor, prompts, limits, revision, dense, image_projection)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = pick_device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UsageError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    return device
 
 
 def _revision(options: ModelOptions) -> str | None:

@@ -10,6 +10,7 @@ from torch import nn
 from llava_mini_cli.config import Quantization
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
+from llava_mini_cli.needs import QUANTIZE
 
 CONFIGURATIONS: dict[Quantization, str] = {
     "int8": "Int8WeightOnlyConfig",
@@ -24,10 +25,7 @@ def quantize(model: LlavaMiniForConditionalGeneration, kind: Quantization) -> No
     Raises:
         UsageError: torchao is not installed, or has no such kernel for this device or dtype.
     """
-    try:
-        from torchao import quantization
-    except ImportError as error:
-        raise UsageError("--quantize needs the [quantize] extra: pip install 'llava-mini-cli[quantize]'") from error
+    quantization = QUANTIZE.load("--quantize", "torchao.quantization")
     try:
         configuration: Any = getattr(quantization, CONFIGURATIONS[kind])()
         for layers in (model.model.layers, model.model.prefusion_layers):

@@ -63,6 +63,15 @@ def check_target(path: Path) -> None:
         raise OutputError(f"cannot write '{path}': permission denied")
 
 
+def check_folder(path: Path) -> None:
+    """Raises `OutputError` where a folder is not there and cannot be made, or nothing can be written into it."""
+    there = next(place for place in (path, *path.absolute().parents) if os.path.lexists(place))
+    if not is_folder(there):
+        raise OutputError(f"cannot write '{path}': '{there}' is not a folder")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise OutputError(f"cannot write '{path}': permission denied")
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the names in a folder survive a loss of power; a file system that cannot do so is left to itself."""
     descriptor = os.open(folder, os.O_RDONLY)

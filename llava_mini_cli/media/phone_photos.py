@@ -14,12 +14,12 @@ from PIL.ImageFile import ImageFile
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.media.camera_raw import raw_kind
 from llava_mini_cli.media.jxl_header import CODESTREAM, CONTAINER, read_jxl_header
+from llava_mini_cli.needs import PHOTOS
 
 HEAD = 64  # bytes of a file that tell what it is
 
 _HEIF_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2"})  # of still pictures
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})  # Pillow's own; AVIF may call itself mif1 first
-_INSTALL = "pip install 'llava-mini-cli[photos]'"
 
 
 def open_photo(file: IO[bytes], head: bytes, suffix: str) -> ImageFile | None:
@@ -65,7 +65,7 @@ def _heif_opener() -> Callable[[IO[bytes]], ImageFile]:
     try:
         from pillow_heif import HeifImageFile  # pyright: ignore[reportUnknownVariableType]
     except ImportError:
-        raise MediaError("unsupported_codec", f"HEIC and HEIF need pillow-heif: {_INSTALL}") from None
+        raise MediaError("unsupported_codec", f"HEIC and HEIF need pillow-heif: {PHOTOS.install}") from None
     return cast("Callable[[IO[bytes]], ImageFile]", HeifImageFile)
 
 
@@ -74,7 +74,7 @@ def _jxl_opener() -> Callable[[IO[bytes]], Any]:
     try:
         from pillow_jxl.JpegXLImagePlugin import JXLImageFile  # pyright: ignore
     except ImportError:
-        raise MediaError("unsupported_codec", f"JPEG XL needs pillow-jxl-plugin: {_INSTALL}") from None
+        raise MediaError("unsupported_codec", f"JPEG XL needs pillow-jxl-plugin: {PHOTOS.install}") from None
     return cast("Callable[[IO[bytes]], Any]", JXLImageFile)
 
 

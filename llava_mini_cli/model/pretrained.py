@@ -12,7 +12,7 @@ import torch
 from huggingface_hub import save_torch_state_dict
 from transformers import GenerationConfig
 
-from llava_mini_cli.errors import CheckpointError
+from llava_mini_cli.errors import CheckpointError, UsageError, first_line
 from llava_mini_cli.hub import find_model
 from llava_mini_cli.model.checkpoint import TOWER_FILE, load_config, load_weights, look_at_weights
 from llava_mini_cli.model.config_rules import token_faults
@@ -27,18 +27,27 @@ HF_ONLY = frozenset(  # keywords of transformers' from_pretrained that mean noth
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """`auto` is CUDA when there is one, else the CPU."""
+    """`auto` is CUDA when there is one, else the CPU. Raises `UsageError` for a name that torch does not know."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UsageError(f"--device {name}: {first_line(error)}") from error
 
 
 def pick_dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype:
-    """`auto` is bfloat16 on CUDA that has it (float16 on older), float32 on the CPU."""
+    """`auto` is bfloat16 on CUDA that has it (float16 on older), float32 on the CPU.
+
+    Raises `UsageError` for a name that is no number format of torch.
+    """
     if isinstance(name, torch.dtype):
         return name
     if name != "auto":
-        return getattr(torch, name)
+        number = getattr(torch, name, None)
+        if not isinstance(number, torch.dtype):
+            raise UsageError(f"--dtype {name}: torch has no such number format")
+        return number
     if device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
@@ -73,20 +82,21 @@ class CheckpointMixin:
             attn_implementation: `sdpa` (default), `eager`.
 
         Raises:
+            UsageError: a device or number format that torch does not know.
             ModelNotFound, CheckpointError: one line that names the file, key or shapes at fault.
         """
         unknown = [key for key in kwargs if key not in HF_ONLY and not key.startswith("_")]
         if unknown:
             raise TypeError(f"from_pretrained() does not know {unknown[0]!r}")
+        place = device if device is not None else device_map
+        target = place if isinstance(place, torch.device) else pick_device(_device_name(place))
+        number = pick_dtype(dtype or torch_dtype or "auto", target)
         checkpoint = find_model(str(pretrained_model_name_or_path), revision, local_files_only=local_files_only)
         own = load_config(checkpoint, local_files_only=local_files_only)
         if config is None:
             config = own
         else:
             config = LlavaMiniConfig.from_fields({**config.to_dict(), "vision_config": own.vision.to_dict()})
-        place = device if device is not None else device_map
-        target = place if isinstance(place, torch.device) else pick_device(_device_name(place))
-        number = pick_dtype(dtype or torch_dtype or "auto", target)
         config._attn_implementation = attn_implementation or "sdpa"  # pyright: ignore[reportPrivateUsage]
         config.dtype = number
         generation = generation_config(checkpoint, config)

@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from llava_mini_cli.errors import MediaError, ModelNotFound, UsageError
 from llava_mini_cli.formats.archive.layout import ArchiveHeader
 from llava_mini_cli.formats.archive.moments import Moment
+from llava_mini_cli.formats.archive.near import NearFacts
 from llava_mini_cli.formats.archive.reader import Archive
 from llava_mini_cli.hub import check_name_from_archive, check_revision, model_digest
+from llava_mini_cli.needs import importing
 from llava_mini_cli.pieces import PieceLayout
-from llava_mini_cli.pipelines.search_archive import Scanner, SearchOptions, Vector, combined, search
+from llava_mini_cli.pipelines.search_archive import Scanner, SearchOptions, Vector, check_searchable, combined, search
 
 
 def find(
@@ -28,9 +30,15 @@ def find(
     Raises:
         UsageError: it is another model, or the picture cannot be read. ModelError: it, or half of its CLIP, is missing.
     """
+    check_searchable(archive)
+    if options.approximate:
+        NearFacts.read(archive.folder)
+    if picture is not None:
+        _check_picture(picture)
     name, revision = the_model(archive.header, model)
-    from llava_mini_cli.engine.query import QueryEncoder  # torch
-    from llava_mini_cli.engine.similarity import scan_batches, scan_file
+    with importing("torch"):
+        from llava_mini_cli.engine.query import QueryEncoder
+        from llava_mini_cli.engine.similarity import scan_batches, scan_file
 
     encoder = QueryEncoder(name, revision)
     queries: list[Vector] = []
@@ -64,6 +72,17 @@ def the_model(header: ArchiveHeader, given: str | None, revision: str | None = N
     if digest != header.model_digest:
         raise UsageError(f"the archive was made with the model {header.name}, and '{name}' is another ({digest[:8]})")
     return name, revision
+
+
+def _check_picture(path: str) -> None:
+    """Raises `UsageError` where the header of a file is not that of a picture; decodes nothing."""
+    from llava_mini_cli.media.open import probe
+
+    try:
+        if probe(path).kind != "image":
+            raise UsageError(f"--image '{path}' is a video; give a picture")
+    except MediaError as error:
+        raise UsageError(f"--image '{Path(path)}': {error}") from error
 
 
 def _pieces(path: str, layout: PieceLayout) -> NDArray[np.uint8]:

@@ -2,16 +2,20 @@
 
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.hub import find_model
+from llava_mini_cli.needs import importing
+from llava_mini_cli.pipelines.model_needs import look_at_needs
 from llava_mini_cli.pipelines.run_parts import CollectingEngine
 
 
 def load_engine(options: ModelOptions, *, collects: bool = False) -> CollectingEngine:
-    """The engine of a model. Raises `ModelNotFound`, `CheckpointError` or `UsageError`.
+    """The engine of a model. Raises `PackageMissing`, `ModelNotFound`, `CheckpointError` or `UsageError`.
 
     Args:
         collects: it will hand out what it makes of frames.
     """
+    look_at_needs(options)
     find_model(options.model, options.revision)
-    from llava_mini_cli.engine import load
+    with importing("torch"):
+        from llava_mini_cli.engine import load
 
     return load.load_engine(options, collects=collects)

@@ -72,14 +72,19 @@ def combined(queries: list[Vector]) -> Vector:
     return np.stack(queries).mean(axis=0).astype(np.float32)
 
 
-def search(archive: Archive, query: Vector, options: SearchOptions, scanner: Scanner) -> list[Moment]:
-    """The best moments, best first. What cannot be read is added to the archive's `damage` and left out."""
-    chosen = by_path(archive, options.path)
-    if chosen.header.shapes.clip is None:
+def check_searchable(archive: Archive) -> None:
+    """Raises `UsageError` where an archive has nothing to search in, whatever the query."""
+    if archive.header.shapes.clip is None:
         raise UsageError(
             f"'{archive.folder}' holds no CLIP embeddings: its model's CLIP checkpoint is the vision half alone, "
             "without a projection; index with a model whose mm_vision_tower is a whole CLIP"
         )
+
+
+def search(archive: Archive, query: Vector, options: SearchOptions, scanner: Scanner) -> list[Moment]:
+    """The best moments, best first. What cannot be read is added to the archive's `damage` and left out."""
+    check_searchable(archive)
+    chosen = by_path(archive, options.path)
     hits: list[Hit] = []
     if options.approximate:
         chosen, hits = _near(archive, query, options, scanner)

@@ -15,8 +15,11 @@ import torch
 from torch import nn
 
 from llava_mini_cli.config import SamplingOptions
+from llava_mini_cli.errors import UsageError, first_line
+from llava_mini_cli.hub import check_model
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
+from llava_mini_cli.needs import TRAIN
 from llava_mini_cli.train.answers_loss import answer_loss
 from llava_mini_cli.train.conversations import ConversationCollator, ConversationData
 from llava_mini_cli.train.loop import StageSettings, train_stage
@@ -99,9 +102,15 @@ def finetune(options: TrainOptions, say: Callable[[str], None]) -> Path:
     """Trains a model on a data file, or goes on with it; returns the checkpoint directory.
 
     Raises:
-        UsageError: the data cannot be used.
+        UsageError: the data cannot be used, or an option needs what is not there.
         ModelError: the model cannot be had.
     """
+    TRAIN.load("train", "accelerate")
+    if options.lora_rank:
+        TRAIN.load("--lora-rank", "peft")
+    if options.bf16:
+        try_bfloat16()
+    check_model(options.model)  # and downloaded once the data are seen to be good
     found = read_records(options.data, options.media_root)
     if options.stage == 1:
         found = found.with_media("stage 1 trains the projector on media, and this is text alone")
@@ -119,6 +128,16 @@ def finetune(options: TrainOptions, say: Callable[[str], None]) -> Path:
     target = options.output / "model"
     save(model, processor, target)
     return target
+
+
+def try_bfloat16() -> None:
+    """Has the device that will train multiply two matrices in bfloat16. Raises `UsageError`."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        with torch.autocast(device, torch.bfloat16):
+            (torch.ones(8, 8, device=device, requires_grad=True) @ torch.ones(8, 8, device=device)).sum().backward()
+    except RuntimeError as error:
+        raise UsageError(f"--bf16: not to be had on {device} ({first_line(error)})") from error
 
 
 def _stage_directory(options: TrainOptions) -> Path:

@@ -5,7 +5,6 @@ measured when it is built, on frames of the archive itself, and kept beside it. 
 medium, that spares a search the Parquet files.
 """
 
-import importlib
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -23,6 +22,7 @@ from llava_mini_cli.formats.archive.reader import Archive
 from llava_mini_cli.formats.archive.verify import plain
 from llava_mini_cli.formats.disk import write_own_file
 from llava_mini_cli.formats.safe_files import Temporary, make_own_folder, sweep
+from llava_mini_cli.needs import ANN
 from llava_mini_cli.plain_files import read_object
 
 FOLDER = "near"
@@ -88,11 +88,8 @@ def forget(folder: Path) -> None:
 
 
 def faiss() -> Any:
-    """The library. Raises `UsageError` where it is not installed."""
-    try:
-        return importlib.import_module("faiss")
-    except ImportError as error:
-        raise UsageError("an approximate index needs the [ann] extra: pip install 'llava-mini-cli[ann]'") from error
+    """The library. Raises `UsageError` where it is not installed, or is broken."""
+    return ANN.load("an approximate index", "faiss")
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,7 @@ from llava_mini_cli.formats.fetch.web_client import WebClient
 from llava_mini_cli.formats.fetch.zipped import ZippedHere, ZippedThere
 from llava_mini_cli.formats.job import ItemIdentity
 from llava_mini_cli.formats.source import FetchOptions, NoRoomError
+from llava_mini_cli.needs import REMOTE
 
 _LOCAL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
 # The names that the packages behind the protocols give to a server that cannot be reached; most are no OSError.
@@ -234,7 +235,7 @@ def check_installed(url: str) -> None:
 
 def _missing(scheme: str, error: ImportError) -> UsageError:
     in_extra = scheme in ("http", "https", "s3", "s3a", "gs", "gcs")
-    what = "pip install 'llava-mini-cli[remote]'" if in_extra else first_line(error)
+    what = REMOTE.install if in_extra else first_line(error)
     return UsageError(f"reading {scheme}:// needs a package that is not installed: {what}")
 
 

@@ -17,6 +17,7 @@ from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.outputs.output import Output, Store
 from llava_mini_cli.formats.safe_files import check_regular
 from llava_mini_cli.formats.shard import Shard
+from llava_mini_cli.needs import check_packages
 from llava_mini_cli.paths import is_file, is_folder, is_there
 
 if TYPE_CHECKING:
@@ -76,8 +77,20 @@ class OutputOptions:
             return self.format != "txt"
         return is_there(self.path) and not _is_regular(self.path) and not self.folder
 
+    @property
+    def is_new(self) -> bool:
+        """True if there is certainly no row yet, so that a run has all of its inputs to do."""
+        if self.format == "txt":
+            return False
+        return self.overwrite or self.is_stream or self.path is None or not is_there(rows_at(self.path))
+
     def check(self) -> None:
-        """Raises `UsageError` or `OutputError` where the output cannot be made; writes nothing."""
+        """Raises `UsageError` or `OutputError` where the output cannot be made; writes nothing.
+
+        `PackageMissing` where the package that writes its format is not installed.
+        """
+        if self.format == "parquet" or (self.format == "hf" and self.path and self.path.suffix == ".parquet"):
+            check_packages(("pyarrow",))
         if self.path is None:
             return
         if self.folder and is_file(self.path):

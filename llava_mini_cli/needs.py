@@ -1,0 +1,162 @@
+"""The packages and programs that an option needs, looked for before any work is done.
+
+Looking imports nothing of the size of torch: a package that is not installed is told in a moment. One that is installed
+and broken is told by importing it, which is left to whoever needs it. What an option needs of a device is tried in
+`engine.trials`.
+"""
+
+import sys
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.util import find_spec
+from traceback import walk_tb
+from typing import Any
+
+from llava_mini_cli.config import DecoderName, ModelOptions
+from llava_mini_cli.errors import LlavaMiniError, UsageError, first_line
+
+MODEL_PACKAGES = ("torch", "transformers", "safetensors", "huggingface_hub")  # without which no model is loaded
+_PROJECTS = {  # names by which packages are installed, where they are imported by others
+    "PIL": "pillow",
+    "ffmpeg": "ffmpeg-python",
+    "google": "protobuf",
+    "imageio_ffmpeg": "imageio-ffmpeg",
+    "llava_mini_cli": "llava-mini-cli",
+}
+_IMPORT_S = 60  # seconds that another process has for importing a package
+
+
+class PackageMissing(LlavaMiniError):
+    """A package without which the program does not work is not installed, or is broken."""
+
+
+@dataclass(frozen=True)
+class Extra:
+    """A set of packages that only some options need, by its name in pyproject.toml."""
+
+    name: str
+    packages: tuple[str, ...]  # by the names that they are imported by
+    options: tuple[str, ...]  # of the command line; none: a kind of file or URL needs it, and an error of that says so
+
+    @property
+    def install(self) -> str:
+        """The command that installs it."""
+        return f"pip install 'llava-mini-cli[{self.name}]'"
+
+    def check(self, user: str) -> None:
+        """Raises `UsageError` where a package is not installed; `user` is the option or command that needs it."""
+        missing = [name for name in self.packages if not is_installed(name)]
+        if missing:
+            raise UsageError(f"{user} needs {', '.join(missing)}: {self.install}")
+
+    def load(self, user: str, package: str) -> Any:
+        """One of the packages, imported. Raises `UsageError` where it is not installed, or is and cannot be used."""
+        self.check(user)
+        try:
+            return import_module(package)
+        except Exception as error:
+            line = first_line(error)
+            raise UsageError(f"{user} needs {package}, which is installed and cannot be imported: {line}") from error
+
+
+QUANTIZE = Extra("quantize", ("torchao",), ("--quantize",))
+ANN = Extra("ann", ("faiss",), ("--ann", "--approximate"))
+TRAIN = Extra("train", ("accelerate", "matplotlib", "peft"), ("train",))
+REMOTE = Extra("remote", ("aiohttp", "s3fs", "gcsfs"), ())
+PHOTOS = Extra("photos", ("pillow_heif", "pillow_jxl"), ())
+EXTRAS = (QUANTIZE, ANN, TRAIN, REMOTE, PHOTOS)
+
+
+def is_installed(package: str) -> bool:
+    """True if a package can be found; it is not imported."""
+    try:
+        return find_spec(package) is not None
+    except ValueError:  # something that no file holds is in its place
+        return True
+
+
+def check_packages(packages: Iterable[str]) -> None:
+    """Raises `PackageMissing` where one that every installation has is not there."""
+    for package in packages:
+        if not is_installed(package):
+            raise PackageMissing(_not_installed(package))
+
+
+def check_model_packages(options: ModelOptions) -> None:
+    """Makes sure that the packages are installed which a model with these options certainly needs.
+
+    Raises:
+        PackageMissing, UsageError: one is not; the text says how to install it.
+    """
+    check_packages(MODEL_PACKAGES)
+    # On a CPU, integers have products in torch itself; which device `auto` is takes torch to tell.
+    if options.quantize is not None and (options.quantize == "fp8" or options.device.startswith("cuda")):
+        QUANTIZE.check("--quantize")
+
+
+def check_decoder(name: DecoderName) -> None:
+    """Makes sure that a decoder that was asked for by its name works; `auto` takes what is there.
+
+    Raises:
+        UsageError: decord is not installed, or cannot be imported.
+    """
+    if name != "decord":
+        return
+    if not is_installed("decord"):
+        raise UsageError("--decoder decord: decord is not installed: python -m pip install decord")
+    import subprocess  # pictures are decoded by processes that need this module, and not that one
+
+    command = [sys.executable, "-c", "import decord"]  # in a process of its own, as when it decodes
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_IMPORT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UsageError(f"--decoder decord: decord cannot be imported: {first_line(error)}") from error
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"its process ended with status {done.returncode}"])[-1]
+        raise UsageError(f"--decoder decord: decord is installed and cannot be imported: {why}")
+
+
+@contextmanager
+def importing(package: str) -> Generator[None]:
+    """Turns what a broken package raises while it is imported inside the block into one line.
+
+    Raises:
+        PackageMissing: it, or one that it imports, is missing or broken.
+    """
+    try:
+        yield
+    except (ImportError, OSError) as error:  # OSError: a shared library cannot be loaded
+        words = words_for(error) if isinstance(error, ImportError) else None
+        if isinstance(error, ImportError) and words is None:
+            raise  # a fault of this package
+        raise PackageMissing(words or _broken(_raised_by(error) or package, error)) from error
+
+
+def words_for(error: ImportError) -> str | None:
+    """One line about a package that cannot be imported; None where the fault is this package's own."""
+    package = (error.name or "").partition(".")[0]
+    if package == __package__:
+        return None
+    if package and not is_installed(package):
+        return _not_installed(package)
+    return _broken(_raised_by(error) or package or "a package", error)
+
+
+def _raised_by(error: BaseException) -> str | None:
+    """The package of others that this one imported when the error was raised inside it."""
+    for frame, _ in walk_tb(error.__traceback__):
+        package = str(frame.f_globals.get("__name__")).partition(".")[0]
+        if package not in (__package__, "importlib", "__main__", "typer"):
+            return package
+    return None
+
+
+def _broken(package: str, error: BaseException) -> str:
+    return f"{_PROJECTS.get(package, package)} is installed and cannot be imported: {first_line(error)}"
+
+
+def _not_installed(package: str) -> str:
+    project = _PROJECTS.get(package, package)
+    return f"{project} is not installed: python -m pip install {project}"

@@ -1,0 +1,27 @@
+"""What the options of a model need of this machine, looked at before the model is.
+
+torch is imported only where an option asks something of a device.
+"""
+
+from llava_mini_cli.config import ModelOptions
+from llava_mini_cli.needs import check_model_packages, importing
+
+
+def look_at_needs(options: ModelOptions) -> None:
+    """Makes sure that what the options need is there and works; opens no file of a model.
+
+    Raises:
+        PackageMissing, UsageError: a package, device, number format, kernel or compiler is not to be had; one line
+            says which.
+    """
+    check_model_packages(options)
+    asked = (options.dtype, options.quantize, options.compile) != ("auto", None, False)
+    if not asked and options.device in ("auto", "cpu"):
+        return
+    with importing("torch"):
+        from llava_mini_cli.engine.devices import try_device
+    try_device(options.device)  # which takes torch alone
+    if asked:
+        with importing("torch"):
+            from llava_mini_cli.engine.trials import try_options
+        try_options(options)
