@@ -10,12 +10,14 @@ on. Knows nothing of files or output formats.
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
+from typing import cast
 
 import torch
 
-from llava_mini_cli.config import GenerationOptions
+from llava_mini_cli.config import GenerationOptions, WeightFormat
 from llava_mini_cli.engine.admit import ContextLimit
 from llava_mini_cli.engine.dense import EAGER, Dense
+from llava_mini_cli.engine.fit import NUMBER_BYTES, Sizes, Work
 from llava_mini_cli.engine.frame_encoder import FrameEncoder
 from llava_mini_cli.engine.generate import prefill
 from llava_mini_cli.engine.intake import Intake
@@ -26,6 +28,7 @@ from llava_mini_cli.engine.scheduler import Action, Limits, Load, choose
 from llava_mini_cli.engine.token_decoder import TokenDecoder
 from llava_mini_cli.engine.track import Complete, Generation, prefill_items
 from llava_mini_cli.engine.work import More, Piece, work_off
+from llava_mini_cli.engine.work_room import WorkRoom
 from llava_mini_cli.errors import ItemError, PromptError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
@@ -46,22 +49,35 @@ class Engine:
         revision: str | None = None,
         dense: Dense = EAGER,
         image_projection: torch.Tensor | None = None,
+        weight_format: WeightFormat | None = None,
+        note: str | None = None,
     ) -> None:
-        """`image_projection`: CLIP's, for requests with a sink; None: it has none."""
+        """Args:
+        image_projection: CLIP's, for requests with a sink; None: it has none.
+        weight_format: that of the Llama layers' weights; None: the model's number format.
+        note: why they are in it, where nobody asked for that.
+        """
         config = model.config
         self.model = model
         self.processor = processor
         self.prompts = prompts
         self.limits = limits
+        self.weight_format = weight_format or cast(WeightFormat, self.dtype)
+        self.note = note
         self.model_revision = revision
         self.frame_size = config.video_frame_size  # pixels; what video frames are squashed to
         self.still = processor.preprocessor.layout  # how pictures may be given: in pieces
         self._shared_width = None if image_projection is None else image_projection.shape[0]
         self._context = ContextLimit(config.max_position_embeddings, config.vision_tokens_per_frame)
-        self._encoder = FrameEncoder(
-            model.model, processor.preprocessor, self._context, limits.chunk_frames, image_projection
-        )
         self._decoder = TokenDecoder(model, prompts, dense)
+        work = Work.of(
+            Sizes.of(config.to_dict()), model.dtype.itemsize, is_packed=self.weight_format not in NUMBER_BYTES
+        )
+        self._room = WorkRoom(work, limits.work_bytes, lambda: self._decoder.cache_bytes)
+        self._decoder.room = self._room
+        self._encoder = FrameEncoder(
+            model.model, processor.preprocessor, self._context, limits.chunk_frames, self._room, image_projection
+        )
 
     @property
     def frames_encoded(self) -> int:
@@ -227,7 +243,10 @@ class Engine:
     def _begun(self, batch: Sequence[Complete]) -> tuple[list[Generation], torch.Tensor]:
         """The generations of some windows and the logits of each one's first token, `[n, vocab]`."""
         groups = [(track, window, group) for track, window in batch for group in window.groups]
-        cache, logits = prefill(self.model, [item for one in batch for item in prefill_items(*one)])
+        items = [item for one in batch for item in prefill_items(*one)]
+        prefix, rows = max(item.prefix.shape[0] for item in items), max(len(item.tails) for item in items)
+        self._room.prefill(len(items), prefix, max(sum(map(len, item.tails)) for item in items), rows)
+        cache, logits = prefill(self.model, items)
         begun: list[Generation] = []
         for medium, (track, window, group) in enumerate(groups):
             for slot, prompt in enumerate(group.prompts):

@@ -20,6 +20,7 @@ from llava_mini_cli.engine.pack import TextPack
 from llava_mini_cli.engine.request import EncodedFrames, Failure
 from llava_mini_cli.engine.track import Chunk, Complete, SeenFrames, SomeFrames, Track, apart, halves
 from llava_mini_cli.engine.work import More, Once, Piece
+from llava_mini_cli.engine.work_room import WorkRoom
 from llava_mini_cli.errors import ItemError, MediaError
 from llava_mini_cli.media.clip import FrameChunk
 from llava_mini_cli.model.modeling import LlavaMiniModel
@@ -39,6 +40,7 @@ class FrameEncoder:
         preprocessor: Preprocessor,
         context: ContextLimit,
         chunk_frames: int,
+        room: WorkRoom,
         image_projection: torch.Tensor | None = None,
     ) -> None:
         self.tracks: list[Track] = []  # media with frames still to come
@@ -51,6 +53,7 @@ class FrameEncoder:
         self._most_frames = chunk_frames  # of a chunk
         self._chunk_frames = chunk_frames  # halves when memory runs out, and grows again
         self._done_well = 0  # chunks since it did either
+        self._room = room
         self._image_projection = image_projection  # CLIP's, for requests with a sink; None: it has none
         self._upload = Upload(model.device)
         self._asked: Track | None = None  # the medium whose frames are taken
@@ -131,6 +134,7 @@ class FrameEncoder:
         if not chunk:
             return ()
         packs = [track.packs[number] for track, frames in chunk for _ in range(len(frames.times))]
+        self._room.encode(len(packs), max(map(len, packs)))
         encoded = self._encoded(chunk, packs)
         self._grow()
         keeping: list[Piece] = []

@@ -33,6 +33,14 @@ class RowCache:
         """R."""
         return self.own_lengths.shape[1]
 
+    @property
+    def growth(self) -> int:
+        """Positions, of all rows together, for which `reserve` will make space."""
+        full = int(self.own_lengths.max()) + 1 > min(
+            tensor.shape[2] for tensor in (self.own_keys[0], self.own_keys[-1])
+        )
+        return self.own_lengths.numel() * GROWTH if full else 0
+
     def reserve(self) -> None:
         """Makes space for one more position in every row."""
         need = int(self.own_lengths.max()) + 1

@@ -18,9 +18,11 @@ class Limits:
     generations: int  # questions answered at once
     media: int  # media taken in at once
     cache_bytes: int  # keys and values of all that is being answered
+    media_bytes: int = 512 << 20  # decoded frames and their decoders, for whoever decodes
+    work_bytes: int | None = None  # keys and values, and one piece of work; None: no bound
 
     def __post_init__(self) -> None:
-        for name in ("chunk_frames", "generations", "media", "cache_bytes"):
+        for name in ("chunk_frames", "generations", "media", "cache_bytes", "media_bytes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1")
 

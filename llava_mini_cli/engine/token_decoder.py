@@ -20,6 +20,7 @@ from llava_mini_cli.engine.request import Answer, FinishReason, Outcome
 from llava_mini_cli.engine.sampling import LOOP_TOKENS, YesNo, is_looping, next_token, penalised
 from llava_mini_cli.engine.track import Generation
 from llava_mini_cli.engine.work import More, Piece
+from llava_mini_cli.engine.work_room import WorkRoom
 from llava_mini_cli.errors import ItemError, UsageError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
@@ -36,6 +37,7 @@ class TokenDecoder:
         self._model = model
         self._prompts = prompts
         self._dense = dense
+        self.room: WorkRoom | None = None  # for keys and values; None: any
         self._yes_no: YesNo | None = None  # once `accept` was asked for it
         end = cast("int | list[int] | None", cast(Any, model.generation_config).eos_token_id)
         self._end_ids = frozenset(end if isinstance(end, list) else [] if end is None else [end])
@@ -76,6 +78,8 @@ class TokenDecoder:
 
     def _decode(self, generations: Sequence[Generation]) -> More:
         groups = _by_cache(generations)
+        if self.room is not None:
+            self.room.grow(sum(group[0].cache.growth for group in groups))
         shrinking = [Piece(partial(self._free, group[0].cache), tuple) for group in groups]
         ordered = [one for group in groups for one in group]
         return [self.begin(ordered, self._logits(groups)), *shrinking]
