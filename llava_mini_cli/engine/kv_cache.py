@@ -36,10 +36,8 @@ class RowCache:
     @property
     def growth(self) -> int:
         """Positions, of all rows together, for which `reserve` will make space."""
-        full = int(self.own_lengths.max()) + 1 > min(
-            tensor.shape[2] for tensor in (self.own_keys[0], self.own_keys[-1])
-        )
-        return self.own_lengths.numel() * GROWTH if full else 0
+        space = min(tensor.shape[2] for tensor in self.own_keys)
+        return self.own_lengths.numel() * GROWTH if int(self.own_lengths.max()) >= space else 0
 
     def reserve(self) -> None:
         """Makes space for one more position in every row."""
