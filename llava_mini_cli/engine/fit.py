@@ -30,7 +30,8 @@ _PACKED_ROWS_BYTES = 512 * 16  # beside each feature of a packed layer: rows tha
 # Of the numbers that a position takes on its way through a Llama layer, as measured (docs/engine.md): gate, up, and
 # a copy of one in the order that a library of products likes; hidden states and what attention makes of them.
 _MLP_WIDTHS, _HIDDEN_WIDTHS, _TOWER_WIDTHS = 3.0, 4.5, 12.5
-_SHARE_FOR_WORK = 0.5  # of what is left behind the weights, for one piece of work
+_SHARE_USED = 0.9  # of what is left beside the weights: allocators keep some of what was freed
+_SHARE_FOR_WORK = 0.5  # of it, for the usual piece of work
 _SHARE_FOR_CACHE = 0.3
 _SHARE_FOR_MEDIA = 0.1
 
@@ -231,34 +232,33 @@ def gib(size: int) -> str:
 
 @dataclass(frozen=True)
 class Bounds:
-    """The bounds of a run that follow from what is left behind the weights."""
+    """The bounds of a run that follow from what is left beside the weights."""
 
     chunk_frames: int
     cache_bytes: int
     media_bytes: int
-    work_bytes: int | None  # of one piece of work; None: nobody knows how much there is
+    work_bytes: int | None  # of keys and values and a piece of work; None: nobody knows how much there is
 
 
-def bounds(left: int | None, work: Work, *, batch_size: int | None, most_frames: int = CHUNK_FRAMES) -> Bounds:
+def bounds(left: int | None, work: Work, batch_size: int | None) -> Bounds:
     """Within the usual bounds, and never below what a single question about a picture needs.
 
     Args:
-        left: bytes that this process may still have beside its weights; None: nobody knows.
+        left: bytes that this process may still have beside the weights; None: nobody knows.
         batch_size: frames that the user asked for.
     """
     if left is None:
-        return Bounds(batch_size or most_frames, CACHE_BYTES[0], MEDIA_BYTES[0], None)
-    at_once = int(left * _SHARE_FOR_WORK)
-    frames = max(1, min(most_frames, at_once // work.encoding(1, TEXT)))
+        return Bounds(batch_size or CHUNK_FRAMES, CACHE_BYTES[0], MEDIA_BYTES[0], None)
+    media_bytes = _within(int(left * _SHARE_FOR_MEDIA), MEDIA_BYTES)
+    of_frame = work.encoding(1, TEXT)
     return Bounds(
-        batch_size or frames,
-        within(int(left * _SHARE_FOR_CACHE), CACHE_BYTES),
-        within(int(left * _SHARE_FOR_MEDIA), MEDIA_BYTES),
-        max(at_once, work.encoding(1, TEXT)),
+        chunk_frames=batch_size or max(1, min(CHUNK_FRAMES, int(left * _SHARE_FOR_WORK) // of_frame)),
+        cache_bytes=_within(int(left * _SHARE_FOR_CACHE), CACHE_BYTES),
+        media_bytes=media_bytes,
+        work_bytes=max(int(left * _SHARE_USED) - media_bytes, of_frame + 2 * TEXT * work.cached),
     )
 
 
-def within(size: int, most_and_least: tuple[int, int]) -> int:
-    """A number of bytes, or the bound that it is beyond."""
+def _within(size: int, most_and_least: tuple[int, int]) -> int:
     most, least = most_and_least
     return max(least, min(most, size))

@@ -1,10 +1,15 @@
 """From options to a running engine: the model is found, loaded and put on its device."""
 
+from dataclasses import replace
+from typing import cast
+
 import torch
 
-from llava_mini_cli.config import ModelOptions
+from llava_mini_cli.config import ModelOptions, Quantization
+from llava_mini_cli.engine.choose_format import Choice, choose_format
 from llava_mini_cli.engine.dense import EAGER, compile_dense
 from llava_mini_cli.engine.engine import Engine
+from llava_mini_cli.engine.fit import NUMBER_BYTES, Sizes, Work, bounds
 from llava_mini_cli.engine.memory import unless_out_of_memory
 from llava_mini_cli.engine.products import choose_products, measured_rates
 from llava_mini_cli.engine.quantize import quantize
@@ -12,16 +17,17 @@ from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.engine.trials import try_options
 from llava_mini_cli.errors import ModelError, ModelNotFound
 from llava_mini_cli.hub import find_model, find_tower
+from llava_mini_cli.memory_there import held_bytes, memory_there
+from llava_mini_cli.model.checkpoint import load_config, look_at_weights
 from llava_mini_cli.model.clip_space import load_image_projection
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
 
-CPU_CHUNK_FRAMES = 8
 CUDA_CHUNK_FRAMES = 32
-GENERATIONS = 64
+GENERATIONS = 64  # at most, and as many as have room for ANSWER positions each
+ANSWER = 512
 MEDIA = 64
-CPU_CACHE_BYTES = 4 << 30
 CUDA_CACHE_SHARE = 0.5  # of the memory that is free once the model is loaded
 
 
@@ -32,24 +38,27 @@ def load_engine(options: ModelOptions, *, collects: bool = False) -> Engine:
         collects: requests will have sinks, so CLIP's image projection is loaded too, where the tower has one.
 
     Raises:
-        UsageError: a device that is not there, or cannot do what is asked for.
-        ModelError: the model cannot be had, or does not fit into memory; one line says why.
+        UsageError: a device that is not there or cannot do what is asked for, or a model that does not fit into memory.
+        ModelError: the model cannot be had, or memory ran out on the way; one line says why.
     """
     device = try_options(options)
+    checkpoint = find_model(options.model, options.revision)
+    config = load_config(checkpoint)
+    choice = choose_format(options, config, look_at_weights(checkpoint, config), device)
     processor = LlavaMiniProcessor.from_pretrained(options.model, revision=options.revision)
     model = unless_out_of_memory(
         LlavaMiniForConditionalGeneration.from_pretrained,
         options.model,
         revision=options.revision,
-        dtype=options.dtype,
+        dtype=choice.dtype,
         device=device,
     )
     if model is None:
         raise ModelError(f"model {options.model}: no memory left on {device} for its weights")
-    if options.quantize is not None:
-        quantize(model, options.quantize)
+    if choice.kind not in NUMBER_BYTES:
+        quantize(model, cast(Quantization, choice.kind))
     projection = _projection(options, model.config) if collects else None
-    return make_engine(model, processor, options, _revision(options), projection)
+    return make_engine(model, processor, options, _revision(options), projection, choice)
 
 
 def _projection(options: ModelOptions, config: LlavaMiniConfig) -> torch.Tensor | None:
@@ -67,23 +76,43 @@ def make_engine(
     options: ModelOptions,
     revision: str | None = None,
     image_projection: torch.Tensor | None = None,
+    choice: Choice | None = None,
 ) -> Engine:
-    """An engine around a loaded model, its bounds chosen for the device."""
-    on_cuda = model.device.type == "cuda"
-    chunk = options.batch_size or (CUDA_CHUNK_FRAMES if on_cuda else CPU_CHUNK_FRAMES)
-    limits = Limits(
-        chunk_frames=chunk,
-        generations=GENERATIONS,
-        media=max(MEDIA, chunk),
-        cache_bytes=int(torch.cuda.mem_get_info(model.device)[0] * CUDA_CACHE_SHARE) if on_cuda else CPU_CACHE_BYTES,
-    )
+    """An engine around a loaded model, its bounds chosen for the device and for the memory that is left.
+
+    `choice`: None: the weights are in the model's number format, and all of them in memory.
+    """
+    limits = _limits(model, options, choice)
     prompts = processor.prompts(options.prompt_layout)
     if options.compile:
         dense = compile_dense(model)
     else:
         choose_products(model, measured_rates(model.config, model.device))
         dense = EAGER
-    return Engine(model, processor, prompts, limits, revision, dense, image_projection)
+    kind, note = (None, None) if choice is None else (choice.kind, choice.note)
+    return Engine(model, processor, prompts, limits, revision, dense, image_projection, kind, note)
+
+
+def _limits(model: LlavaMiniForConditionalGeneration, options: ModelOptions, choice: Choice | None) -> Limits:
+    """The bounds of a run: shares of what is left beside the weights on a CPU; a card says itself when it is full."""
+    there, on_cuda = memory_there(), model.device.type == "cuda"
+    own, mapped = (0, 0) if choice is None or on_cuda else (choice.need.own, choice.need.mapped)
+    left = None if there is None else max(0, there.bytes - max(held_bytes(), own) - mapped)
+    is_packed = choice is not None and choice.kind not in NUMBER_BYTES
+    work = Work.of(Sizes.of(model.config.to_dict()), model.dtype.itemsize, is_packed=is_packed)
+    found = bounds(left, work, options.batch_size)
+    if on_cuda:
+        cache_bytes = int(torch.cuda.mem_get_info(model.device)[0] * CUDA_CACHE_SHARE)
+        found = replace(found, chunk_frames=options.batch_size or CUDA_CHUNK_FRAMES, cache_bytes=cache_bytes)
+        found = replace(found, work_bytes=None)
+    return Limits(
+        chunk_frames=found.chunk_frames,
+        generations=max(1, min(GENERATIONS, found.cache_bytes // (ANSWER * work.cached))),
+        media=max(MEDIA, found.chunk_frames),
+        cache_bytes=found.cache_bytes,
+        media_bytes=found.media_bytes,
+        work_bytes=found.work_bytes,
+    )
 
 
 def _revision(options: ModelOptions) -> str | None:

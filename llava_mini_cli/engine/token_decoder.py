@@ -78,7 +78,7 @@ class TokenDecoder:
 
     def _decode(self, generations: Sequence[Generation]) -> More:
         groups = _by_cache(generations)
-        if self.room is not None:
+        if self.room is not None and self.room.is_bounded:
             self.room.grow(sum(group[0].cache.growth for group in groups))
         shrinking = [Piece(partial(self._free, group[0].cache), tuple) for group in groups]
         ordered = [one for group in groups for one in group]

@@ -20,6 +20,11 @@ class WorkRoom:
         self._most = most
         self._cached = cached
 
+    @property
+    def is_bounded(self) -> bool:
+        """True if anything can be refused."""
+        return self._most is not None
+
     def encode(self, frames: int, text: int) -> None:
         """So many frames at once, each with so many positions of text."""
         self._check(self._work.encoding(frames, text))
