@@ -20,9 +20,6 @@ from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.pretrained import pick_dtype
 
 Stored = Mapping[str, StoredTensor]
-_BESIDE: dict[WeightFormat, tuple[WeightFormat, ...]] = {
-    kind: ("float32", "bfloat16") for kind in ("int8", "int4", "fp8")
-}  # number formats that are tried with weights in fewer bits
 Counted = Sequence[tuple[WeightFormat, Need]]  # the number format of the computation with each
 
 
@@ -60,7 +57,7 @@ def choose_format(options: ModelOptions, config: LlavaMiniConfig, stored: Stored
     assert there is not None
     number, least = min(counted, key=lambda pair: pair[1].bytes)
     others = {
-        kind: min((need(kind, number) for number in _BESIDE.get(kind, (kind,))), key=lambda other: other.bytes)
+        kind: min((need(kind, number) for number in _numbers_beside(kind)), key=lambda other: other.bytes)
         for kind in formats_to_be_had(device)
     }
     fewer = bisect_right(range(1, frames), there.bytes, key=lambda some: need(least.kind, number, some).bytes)
@@ -76,6 +73,11 @@ def _candidates(
     is_open = options.quantize is None and options.dtype == "auto" and device.type == "cpu"
     if is_open and int8_available() is None:
         yield from (("int8", number) for number in numbers)
+
+
+def _numbers_beside(kind: WeightFormat) -> tuple[WeightFormat, ...]:
+    """The number formats that are tried where the Llama layers' weights are in a format."""
+    return (kind,) if kind in NUMBER_BYTES else ("float32", "bfloat16")
 
 
 def number_formats(options: ModelOptions, config: LlavaMiniConfig, device: torch.device) -> Sequence[WeightFormat]:

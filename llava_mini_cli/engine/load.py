@@ -42,23 +42,29 @@ def load_engine(options: ModelOptions, *, collects: bool = False) -> Engine:
         ModelError: the model cannot be had, or memory ran out on the way; one line says why.
     """
     device = try_options(options)
-    checkpoint = find_model(options.model, options.revision)
-    config = load_config(checkpoint)
-    choice = choose_format(options, config, look_at_weights(checkpoint, config), device)
+    choice = unless_out_of_memory(_choose, options, device)
     processor = LlavaMiniProcessor.from_pretrained(options.model, revision=options.revision)
-    model = unless_out_of_memory(
-        LlavaMiniForConditionalGeneration.from_pretrained,
-        options.model,
-        revision=options.revision,
-        dtype=choice.dtype,
-        device=device,
-    )
+    model = choice and unless_out_of_memory(_load_model, options, choice, device)
     if model is None:
         raise ModelError(f"model {options.model}: no memory left on {device} for its weights")
-    if choice.kind not in NUMBER_BYTES:
-        quantize(model, cast(Quantization, choice.kind))
     projection = _projection(options, model.config) if collects else None
     return make_engine(model, processor, options, _revision(options), projection, choice)
+
+
+def _choose(options: ModelOptions, device: torch.device) -> Choice:
+    """How the weights are going to be held; none of them is read."""
+    checkpoint = find_model(options.model, options.revision)
+    config = load_config(checkpoint)
+    return choose_format(options, config, look_at_weights(checkpoint, config), device)
+
+
+def _load_model(options: ModelOptions, choice: Choice, device: torch.device) -> LlavaMiniForConditionalGeneration:
+    model = LlavaMiniForConditionalGeneration.from_pretrained(
+        options.model, revision=options.revision, dtype=choice.dtype, device=device
+    )
+    if choice.kind not in NUMBER_BYTES:
+        quantize(model, cast(Quantization, choice.kind))
+    return model
 
 
 def _projection(options: ModelOptions, config: LlavaMiniConfig) -> torch.Tensor | None:
