@@ -15,7 +15,7 @@ from typing import Self
 
 import numpy as np
 
-from llava_mini_cli.config import ModelOptions, SamplingOptions
+from llava_mini_cli.config import ModelOptions, SamplingOptions, WeightFormat
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.formats.fetch.file_cache import FileCache
@@ -95,6 +95,9 @@ class EchoEngine:
     model_revision = "abc123"
     device = "cpu"
     dtype = "float32"
+    weight_format: WeightFormat = "float32"
+    media_bytes = 512 << 20
+    note: str | None = None
 
     def __init__(self, options: ModelOptions) -> None:
         self.options = options

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from llava_mini_cli.commands.stderr import KNOWN_TO_DEMO, say, say_warning, terminal_line
 from llava_mini_cli.commands.summary import counts
+from llava_mini_cli.config import WeightFormat
 from llava_mini_cli.errors import LlavaMiniError
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import ClipInfo
@@ -69,6 +70,12 @@ class Reporter(Progress):
             say(f"llava-mini: {text}")
         if model == "demo" and not self._quiet:
             self._say(KNOWN_TO_DEMO)
+
+    def loaded(self, weight_format: WeightFormat, note: str | None) -> None:
+        if note is not None and not self._quiet:
+            self._say(f"llava-mini: {note}")
+        if self._verbose:
+            self._say(f"llava-mini: the model's weights are held in {weight_format}")
 
     def opened(self, info: ClipInfo) -> None:
         if self._bar is not None:

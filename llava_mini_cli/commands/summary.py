@@ -132,6 +132,7 @@ def summary(
         "exit_code": exit_code,
         "error": error and terminal_line(error),
         "stopped_by": tally.stopped_by,
+        "weight_format": tally.weight_format,
         "began_at": began.isoformat(timespec="seconds"),
         "seconds": round((now - began).total_seconds(), 3),
         "media": tally.media,

@@ -62,7 +62,7 @@ class Engine:
         self.processor = processor
         self.prompts = prompts
         self.limits = limits
-        self.weight_format = weight_format or cast(WeightFormat, self.dtype)
+        self.weight_format: WeightFormat = weight_format or cast(WeightFormat, self.dtype)
         self.note = note
         self.model_revision = revision
         self.frame_size = config.video_frame_size  # pixels; what video frames are squashed to
@@ -88,6 +88,11 @@ class Engine:
     def dtype(self) -> str:
         """The model's number format, such as `float32`."""
         return str(self.model.dtype).removeprefix("torch.")
+
+    @property
+    def media_bytes(self) -> int:
+        """The bytes that decoded frames and their decoders may take at once."""
+        return self.limits.media_bytes
 
     @property
     def frame_shapes(self) -> FrameShapes:

@@ -9,11 +9,13 @@ together. A medium that fails becomes a row of the archive, as it does elsewhere
 import os
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from math import ceil
 from pathlib import Path
+from typing import cast, get_args
 
 from llava_mini_cli import __version__
-from llava_mini_cli.config import ModelOptions
+from llava_mini_cli.config import DTypeName, ModelOptions, Quantization
 from llava_mini_cli.engine.request import WHOLE, Answer, Failure, Window
 from llava_mini_cli.errors import PASSING_KINDS, UsageError
 from llava_mini_cli.formats.archive.layout import ArchiveHeader, Shapes
@@ -53,6 +55,7 @@ def index_jobs(
         parts.tally.damage = archive.damage
         there = archive.header
         if there is not None:  # other settings are refused before the model is loaded
+            options = replace(options, model=_as_before(options.model, there))
             dtype = str(there.settings.get("dtype"))
             archive.start(_header(options, digest, there.shapes, there.model_revision, dtype))
 
@@ -67,6 +70,9 @@ def index_jobs(
                 match event:
                     case ModelLoaded():
                         engine = event.engine
+                        if engine.weight_format in get_args(Quantization):  # as `auto` found it
+                            model = replace(options.model, quantize=cast(Quantization, engine.weight_format))
+                            options = replace(options, model=model)
                         shapes = _shapes(options, engine)
                         archive.start(_header(options, digest, shapes, engine.model_revision, engine.dtype))
                     case NotOpened(job, fault):
@@ -142,6 +148,14 @@ def _shapes(options: IndexOptions, engine: CollectingEngine) -> Shapes:
     if options.dedupe is not None and shapes.embedding is None:
         raise UsageError("--dedupe compares CLIP embeddings, and this model's CLIP has no image projection")
     return Shapes(shapes.token, shapes.embedding, shapes.features)
+
+
+def _as_before(model: ModelOptions, there: ArchiveHeader) -> ModelOptions:
+    """The options, with the format of an archive in place of `auto`, which may choose another one each time."""
+    dtype, kind = there.settings.get("dtype"), there.settings.get("quantize")
+    if model.dtype != "auto" or dtype not in get_args(DTypeName) or kind not in (None, *get_args(Quantization)):
+        return model
+    return replace(model, dtype=cast(DTypeName, dtype), quantize=model.quantize or cast(Quantization | None, kind))
 
 
 def _header(options: IndexOptions, digest: str, shapes: Shapes, revision: str | None, dtype: str) -> ArchiveHeader:

@@ -1,5 +1,6 @@
 """The events that a run tells about itself while it goes on. Pipelines call it; whoever prints overrides it."""
 
+from llava_mini_cli.config import WeightFormat
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import ClipInfo
 
@@ -9,6 +10,9 @@ class Progress:
 
     def loading(self, model: str) -> None:
         """The model is about to be loaded."""
+
+    def loaded(self, weight_format: WeightFormat, note: str | None) -> None:
+        """The model was loaded; `note`: why its weights are held in fewer bits, where nobody asked for that."""
 
     def opened(self, info: ClipInfo) -> None:
         """A medium was opened and its frames will be read."""

@@ -204,7 +204,7 @@ class _Run(Generic[SomeSink]):
             fault = parts.find_fault(job)
             return fault or open_or_fault(parts.open_clip, job, sampling, engine.frame_size, opening, most)
 
-        ahead = OpenAhead(jobs, open_one, engine.still, timeout=sampling.decode_timeout)
+        ahead = OpenAhead(jobs, open_one, engine.still, engine.media_bytes, timeout=sampling.decode_timeout)
         try:
             while not self.is_over():
                 parts.interrupts.check()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from llava_mini_cli.config import GenerationOptions, ModelOptions
+from llava_mini_cli.config import GenerationOptions, ModelOptions, WeightFormat
 from llava_mini_cli.engine.request import Answer, Failure, FrameShapes, Request
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
@@ -25,6 +25,12 @@ class AnswerEngine(Protocol):
     def still(self) -> Still: ...
     @property
     def model_revision(self) -> str | None: ...
+    @property
+    def media_bytes(self) -> int: ...
+    @property
+    def weight_format(self) -> WeightFormat: ...
+    @property
+    def note(self) -> str | None: ...
     @property
     def is_idle(self) -> bool: ...
     @property
@@ -59,6 +65,9 @@ class RunParts:
     tally: Tally = field(default_factory=Tally)
 
     def load(self, load_engine: Callable[[ModelOptions], SomeEngine], model: ModelOptions) -> SomeEngine:
-        """The engine of a model, announced before it is loaded."""
+        """The engine of a model, announced before it is loaded and behind."""
         self.progress.loading(model.model)
-        return load_engine(model)
+        engine = load_engine(model)
+        self.tally.weight_format = engine.weight_format
+        self.progress.loaded(engine.weight_format, engine.note)
+        return engine

@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from llava_mini_cli.config import WeightFormat
 from llava_mini_cli.errors import PASSING_KINDS
 from llava_mini_cli.formats.row import Row
 
@@ -41,6 +42,7 @@ class Tally:
     listed: list[FailedMedium] = field(default_factory=list[FailedMedium])  # the first failed media
     dropped: int = 0  # media of an archive whose files are gone
     damage: "list[Damage]" = field(default_factory=list["Damage"])  # parts of an archive that could not be read
+    weight_format: WeightFormat | None = None  # in which the model was loaded; None: it was not needed
     stopped_by: Stop | None = None  # the limit that left work undone
 
     @property
