@@ -18,6 +18,7 @@ COMMON = {
     "handover",
     "needs",
     "hub",
+    "memory_there",
     "paths",
     "plain_files",
     "",

@@ -20,6 +20,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.load import load_engine
 from llava_mini_cli.errors import CheckpointError, ModelError
+from llava_mini_cli.memory_there import MemoryThere
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini_cli.model.tensor_shapes import model_shapes, text_shapes
 from llava_mini_cli.model.weight_headers import member, weight_files
@@ -320,9 +321,10 @@ def test_a_pickle_with_members_without_end_is_refused(checkpoint: Path, end: byt
 
 
 def test_weights_that_no_memory_holds_are_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llava_mini_cli.model.pretrained._host_memory", lambda: 1 << 20)
-    assert ": the weights take 0.0 GiB in float32, and cpu has 0.0 GiB" in refused(checkpoint)
-    monkeypatch.setattr("llava_mini_cli.model.pretrained._host_memory", lambda: None)
+    there = MemoryThere(1 << 18, "the cgroup x")
+    monkeypatch.setattr("llava_mini_cli.model.pretrained.memory_there", lambda: there)
+    assert ": the weights take 0.0 GiB in float32, and the cgroup x leaves 0.0 GiB" in refused(checkpoint)
+    monkeypatch.setattr("llava_mini_cli.model.pretrained.memory_there", lambda: None)
     LlavaMiniForConditionalGeneration.from_pretrained(checkpoint)
 
 

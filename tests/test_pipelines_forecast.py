@@ -8,17 +8,21 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from llava_mini_cli import __version__
 from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
+from llava_mini_cli.engine.fit import MEDIA_BYTES, PROCESS_BYTES
 from llava_mini_cli.errors import MediaError, ModelNotFound
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
 from llava_mini_cli.media.clip import ClipInfo
+from llava_mini_cli.memory_there import MemoryThere
 from llava_mini_cli.pipelines import footprint as footprints
 from llava_mini_cli.pipelines import forecast as forecasts
 from llava_mini_cli.pipelines import health, load_engine
-from llava_mini_cli.pipelines.footprint import Footprint, footprint_of, number_bytes
+from llava_mini_cli.pipelines.footprint import Footprint, footprint_of, number_formats
 from llava_mini_cli.pipelines.forecast import Forecast, Longest, expected_frames, forecast
 from llava_mini_cli.pipelines.health import Fact
 from llava_mini_cli.pipelines.settings import RunOptions
@@ -111,7 +115,16 @@ def test_how_many_frames_are_expected(info: ClipInfo, sampling: SamplingOptions,
 
 # What a model needs
 
-CONFIG = {"max_position_embeddings": 512, "num_hidden_layers": 3, "num_attention_heads": 8, "hidden_size": 64}
+CONFIG = {
+    "max_position_embeddings": 512, "num_hidden_layers": 3, "num_attention_heads": 8, "hidden_size": 64,
+    "intermediate_size": 128, "vocab_size": 100,
+    "vision_config": {"hidden_size": 32, "image_size": 28, "patch_size": 14},
+}  # fmt: skip
+
+
+def write_tensors(path: Path, **shapes: tuple[int, ...]) -> None:
+    """Tensors of zeros in float32, under names with dots in place of double underscores."""
+    save_file({name.replace("__", "."): np.zeros(shape, np.float32) for name, shape in shapes.items()}, path)
 
 
 @pytest.fixture
@@ -119,10 +132,14 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder, tower = tmp_path / "model", tmp_path / "tower"
     folder.mkdir()
     tower.mkdir()
-    (folder / "model-1.safetensors").write_bytes(bytes(60))
-    (folder / "model-2.safetensors").write_bytes(bytes(40))
-    (folder / "pytorch_model.bin").write_bytes(bytes(1000))
-    (tower / "pytorch_model.bin").write_bytes(bytes(30))
+    write_tensors(folder / "a.safetensors", model__layers__0__mlp__up_proj__weight=(128, 64), lm_head__weight=(5, 64))
+    write_tensors(folder / "b.safetensors", model__norm__weight=(64,), model__vision_tower__x=(1000,))
+    index = {"weight_map": {"any": "a.safetensors", "other": "b.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    write_tensors(
+        tower / "model.safetensors", vision_model__x=(30,), text_model__x=(999,), vision_model__position_ids=(7,)
+    )
+    (tower / "config.json").write_text(json.dumps({"vision_config": CONFIG["vision_config"]}))
 
     def find_model(name: str, revision: str | None, *, local_files_only: bool) -> Path:
         assert local_files_only
@@ -139,6 +156,7 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
     monkeypatch.setattr(footprints, "find_model", find_model)
     monkeypatch.setattr(footprints, "find_tower", find_tower)
+    monkeypatch.setattr(footprints, "_CUDA_DEVICE", tmp_path / "none")
     return folder
 
 
@@ -146,20 +164,55 @@ def write_config(model: Path, **more: object) -> None:
     (model / "config.json").write_text(json.dumps(CONFIG | more))
 
 
+OF_MODEL = 128 * 64 + 5 * 64 + 64  # numbers
+
+
 def test_the_sizes_of_a_model(model: Path) -> None:
-    write_config(model, mm_vision_tower="clip", dtype="float32")
+    write_config(model, mm_vision_tower="clip", vision_config=None)
     assert footprint_of(ModelOptions("m", dtype="float16")) == Footprint(
-        tokens_per_frame=1, context=512, position_bytes=2 * 3 * 8 * 8 * 2, token_bytes=128, weights_bytes=65
+        tokens_per_frame=1,
+        context=512,
+        position_bytes=2 * 3 * 8 * 8 * 2,
+        token_bytes=128,
+        weights_bytes=2 * (OF_MODEL + 30),
+        weight_format="float16",
     )
-    write_config(model, compressor_size=3, num_key_value_heads=2, head_dim=16, torch_dtype="bfloat16")
-    assert footprint_of(ModelOptions("m", dtype="float32")) == Footprint(9, 512, 2 * 3 * 2 * 16 * 4, 256, 200)
-    write_config(model)  # which does not say: two bytes
-    assert footprint_of(ModelOptions("m", dtype="float32")).weights_bytes == 200
-    for file in model.glob("*.safetensors"):
+    write_config(model, compressor_size=3, num_key_value_heads=2, head_dim=16)
+    assert footprint_of(ModelOptions("m", dtype="float32")) == Footprint(
+        9, 512, 2 * 3 * 2 * 16 * 4, 256, 4 * OF_MODEL, "float32"
+    )
+    write_config(model, mm_vision_tower="clip", unfreeze_mm_vision_tower=True)
+    found = footprint_of(ModelOptions("m", quantize="int8"))
+    assert found is not None
+    assert (found.weight_format, found.weights_bytes) == ("int8", 128 * (64 + 8) + 2 * (5 * 64 + 64 + 1000))
+
+
+def test_the_sizes_of_a_model_in_pickles(model: Path) -> None:
+    for file in model.glob("*.safetensors*"):
         file.unlink()
-    assert footprint_of(ModelOptions("m", dtype="bfloat16")).weights_bytes == 1000
+    write_config(model, torch_dtype="bfloat16", prefusion_layer_num=1)
+    (model / "pytorch_model.bin").write_bytes(bytes(2 * 400_000))
+    found = [footprint_of(ModelOptions("m", dtype="float32")), footprint_of(ModelOptions("m", quantize="int8"))]
+    rows = (3 + 1) * (2 * 64 + 2 * 64 + 3 * 128)
+    sizes = [one.weights_bytes for one in found if one is not None]
+    assert sizes == [4 * 400_000, rows * (64 + 8) + 2 * (400_000 - rows * 64)]
     (model / "pytorch_model.bin").unlink()
-    assert footprint_of(ModelOptions("m", dtype="bfloat16")).weights_bytes == 0
+    assert footprint_of(ModelOptions("m")) == Footprint(1, 512, 2 * 3 * 64 * 4, 256, 0, "float32")
+
+
+def test_auto_takes_what_fits(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_config(model)
+
+    def taken(there: int | None, **options: object) -> str | None:
+        monkeypatch.setattr(footprints, "memory_there", lambda: there and MemoryThere(there, "x"))
+        found = footprint_of(ModelOptions("m", **options))  # pyright: ignore[reportArgumentType]
+        return found and found.weight_format
+
+    work = PROCESS_BYTES + MEDIA_BYTES[1]
+    needed = dict.fromkeys(("float32", "bfloat16"), work + (4 << 20))
+    assert taken(None) == taken(needed["float32"]) == "float32"
+    assert taken(1) == "int8"
+    assert taken(1, dtype="bfloat16") == "bfloat16"
 
 
 @pytest.mark.parametrize("config", ["{", "{}", "[]", '{"max_position_embeddings": "x"}'])
@@ -169,15 +222,17 @@ def test_a_model_that_cannot_be_read_has_no_sizes(model: Path, config: str) -> N
     assert footprint_of(ModelOptions("none")) is None
 
 
-def test_bytes_of_a_number(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    for name, size in (("float32", 4), ("bfloat16", 2), ("float16", 2)):
-        assert number_bytes(ModelOptions("m", dtype=name)) == size
+def test_number_formats(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("float32", "bfloat16", "float16"):
+        assert number_formats(ModelOptions("m", dtype=name)) == (name,)
     monkeypatch.setattr(footprints, "_CUDA_DEVICE", tmp_path / "none")
-    assert number_bytes(ModelOptions("m")) == number_bytes(ModelOptions("m", device="cpu")) == 4
-    assert number_bytes(ModelOptions("m", device="cuda:1")) == 2
+    assert (
+        number_formats(ModelOptions("m")) == number_formats(ModelOptions("m", device="cpu")) == ("float32", "bfloat16")
+    )
+    assert number_formats(ModelOptions("m", device="cuda:1")) == ("bfloat16",)
     monkeypatch.setattr(footprints, "_CUDA_DEVICE", tmp_path)
-    assert number_bytes(ModelOptions("m")) == 2
-    assert number_bytes(ModelOptions("m", device="cpu")) == 4
+    assert number_formats(ModelOptions("m")) == ("bfloat16",)
+    assert number_formats(ModelOptions("m", device="cpu")) == ("float32", "bfloat16")
 
 
 def test_what_a_medium_holds_while_it_is_asked_about() -> None:

@@ -14,6 +14,7 @@ from transformers import GenerationConfig
 
 from llava_mini_cli.errors import CheckpointError, UsageError, first_line
 from llava_mini_cli.hub import find_model
+from llava_mini_cli.memory_there import MemoryThere, memory_there
 from llava_mini_cli.model.checkpoint import TOWER_FILE, load_config, load_weights, look_at_weights
 from llava_mini_cli.model.config_rules import token_faults
 from llava_mini_cli.model.configuration import LlavaMiniConfig
@@ -131,29 +132,22 @@ class CheckpointMixin:
 
 
 def check_memory(stored: Mapping[str, Stored], dtype: torch.dtype, device: torch.device, checkpoint: Path) -> None:
-    """Makes sure that the machine could hold a model's weights at all, before any of them is read.
+    """Makes sure that a model's weights have room, before any of them is read. `load_engine` counts work as well.
 
-    Tensors that need not be converted stay in their file on a CPU, which then may be larger than memory.
+    Tensors that need not be converted stay in their file on a CPU, which here may be larger than memory.
 
     Raises:
-        CheckpointError: they need more than the device has, whoever else uses it.
+        CheckpointError: they need more than there is.
     """
     on_cpu = device.type == "cpu"
     needed = sum(prod(one.shape) * dtype.itemsize for one in stored.values() if not on_cpu or one.dtype != dtype)
-    there = _host_memory() if on_cpu else torch.cuda.mem_get_info(device)[1] if device.type == "cuda" else None
-    if there is not None and needed > there:
+    there = memory_there() if on_cpu else None
+    if device.type == "cuda":
+        there = MemoryThere(torch.cuda.mem_get_info(device)[0], str(device))
+    if there is not None and needed > there.bytes:
         size = f"{needed / 2**30:.1f} GiB in {str(dtype).removeprefix('torch.')}"
-        raise CheckpointError(f"{checkpoint}: the weights take {size}, and {device} has {there / 2**30:.1f} GiB")
-
-
-def _host_memory() -> int | None:
-    """Bytes of memory and swap; None where the system does not say."""
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return None
-    kibibytes = {name: int(rest.split()[0]) for name, _, rest in (line.partition(":") for line in lines)}
-    return 1024 * (kibibytes["MemTotal"] + kibibytes.get("SwapTotal", 0))
+        left = f"{there.source} leaves {there.bytes / 2**30:.1f} GiB"
+        raise CheckpointError(f"{checkpoint}: the weights take {size}, and {left}")
 
 
 def _device_name(place: Any) -> str:
