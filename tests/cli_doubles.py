@@ -152,6 +152,9 @@ class ProgressLog:
     def loading(self, model: str) -> None:
         self.events.append(f"loading {model}")
 
+    def loaded(self, weight_format: WeightFormat, note: str | None) -> None:
+        self.events.append(f"loaded in {weight_format}, {note}")
+
     def opened(self, info: ClipInfo) -> None:
         self.events.append(f"opened {Path(info.path).name}")
 

@@ -116,12 +116,14 @@ def test_the_summary_of_a_run() -> None:
     counts |= {"errors_skipped": 7, "known_by_content": 9, "frames": 8}
     failed = [FailedMedium("a", "timeout", "slow")]
     tally = Tally(**counts, video_s=1.23456, failures=Counter(corrupt=1, timeout=4), listed=failed, stopped_by="limit")
+    tally.weight_format = "int8"
     began = datetime.now(UTC) - timedelta(seconds=5)
     told = summary.summary(tally, OPTIONS, Path("out"), began, exit_code=101, error="two\nlines")
     assert 5 <= told.pop("seconds") < 60
     settings = told.pop("settings")
     assert told == {
         "version": __version__, "exit_code": 101, "error": "two lines", "stopped_by": "limit",
+        "weight_format": "int8",
         "began_at": began.isoformat(timespec="seconds"), "media": 1, "media_failed": 2, "media_skipped": 3,
         "rows_answered": 4, "rows_failed": 5, "rows_skipped": 6, "errors_skipped": 7, "known_by_content": 9,
         "rows_failed_in_passing": 0, "frames": 8, "video_seconds": 1.235, "failures": {"timeout": 4, "corrupt": 1},

@@ -255,7 +255,14 @@ def test_a_full_disk_ends_the_run_and_closes_clips(tmp_path: Path) -> None:
 def test_progress_hears_of_everything(tmp_path: Path) -> None:
     progress = ProgressLog()
     run(read_jobs(write_media(tmp_path, a="2"), PROMPTS[:1], is_media_path), RowList(), progress)
-    assert progress.events == ["loading echo", "opened a.mp4", "frames 1", "frames 1", "item done"]
+    assert progress.events == [
+        "loading echo",
+        "loaded in float32, None",
+        "opened a.mp4",
+        "frames 1",
+        "frames 1",
+        "item done",
+    ]
     assert [row.text for row in progress.rows] == ["What? [2]"]
 
 
