@@ -6,8 +6,7 @@ and broken is told by importing it, which is left to whoever needs it. What an o
 """
 
 import sys
-from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
@@ -118,43 +117,23 @@ def check_decoder(name: DecoderName) -> None:
         raise UsageError(f"--decoder decord: decord is installed and cannot be imported: {why}")
 
 
-@contextmanager
-def importing(package: str) -> Generator[None]:
-    """Turns what a broken package raises while it is imported inside the block into one line.
-
-    Raises:
-        PackageMissing: it, or one that it imports, is missing or broken.
-    """
-    try:
-        yield
-    except (ImportError, OSError) as error:  # OSError: a shared library cannot be loaded
-        words = words_for(error) if isinstance(error, ImportError) else None
-        if isinstance(error, ImportError) and words is None:
-            raise  # a fault of this package
-        raise PackageMissing(words or _broken(_raised_by(error) or package, error)) from error
-
-
-def words_for(error: ImportError) -> str | None:
-    """One line about a package that cannot be imported; None where the fault is this package's own."""
-    package = (error.name or "").partition(".")[0]
-    if package == __package__:
+def words_for(error: BaseException) -> str | None:
+    """One line about a package of others that is missing or broken; None where the error is about something else."""
+    named = (error.name or "").partition(".")[0] if isinstance(error, ImportError) else ""
+    if named not in ("", __package__) and not is_installed(named):
+        return _not_installed(named)
+    package = _imported_when_raised(error) or named
+    if package in ("", __package__):
         return None
-    if package and not is_installed(package):
-        return _not_installed(package)
-    return _broken(_raised_by(error) or package or "a package", error)
-
-
-def _raised_by(error: BaseException) -> str | None:
-    """The package of others that this one imported when the error was raised inside it."""
-    for frame, _ in walk_tb(error.__traceback__):
-        package = str(frame.f_globals.get("__name__")).partition(".")[0]
-        if package not in (__package__, "importlib", "__main__", "typer"):
-            return package
-    return None
-
-
-def _broken(package: str, error: BaseException) -> str:
     return f"{_PROJECTS.get(package, package)} is installed and cannot be imported: {first_line(error)}"
+
+
+def _imported_when_raised(error: BaseException) -> str | None:
+    """The package of others whose modules were being run for the first time when an error was raised in them."""
+    modules = [frame for frame, _ in walk_tb(error.__traceback__) if frame.f_code.co_name == "<module>"]
+    names = [str(frame.f_globals.get("__name__")).partition(".")[0] for frame in modules]
+    others = [name for name in names if name not in sys.stdlib_module_names and name != __package__]
+    return others[-1] if others else None
 
 
 def _not_installed(package: str) -> str:

@@ -41,7 +41,7 @@ def ask_archive(
     from llava_mini_cli.pipelines.tally import Tally
 
     output = output_options(flags)
-    check_needs(flags)
+    check_needs(run_options(flags))
     if output.format == "txt" and archive_flags.top is not None:
         raise UsageError("--top gives several moments of one medium, which --format txt cannot keep apart")
     with open_archive(Path(archive_flags.index or "")) as whole:

@@ -65,8 +65,8 @@ class Cli(TyperGroup):
             if isinstance(error, OSError) and error.filename is None and error.errno in _OF_WRITING:
                 say_error(f"cannot write standard output: {(error.strerror or str(error)).lower()}")
                 return 1
-            if isinstance(error, ImportError) and (words := words_for(error)) is not None:
-                say_error(f"{words}; llava-mini doctor shows what else is missing")
+            if (words := words_for(error)) is not None:
+                say_error(words)
                 return 1
             if {"-v", "--verbose"} & set(sys.argv if args is None else args):
                 raise

@@ -12,7 +12,7 @@ from llava_mini_cli.commands.flags.input_flags import InputFlags, Media
 from llava_mini_cli.commands.flags.model_flags import ModelFlags
 from llava_mini_cli.commands.flags.run_flags import LimitFlags
 from llava_mini_cli.commands.flags.talk_flags import TalkFlags
-from llava_mini_cli.commands.run import exit_code
+from llava_mini_cli.commands.run import check_needs, exit_code
 from llava_mini_cli.commands.stderr import hush_libraries, say, say_error
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.paths import is_there
@@ -44,7 +44,7 @@ def index(
     if not has_media and not (flags.prune or flags.compact or flags.ann):
         raise UsageError("there is no medium: llava-mini index MEDIA... -o ARCHIVE, or --files-from")
     hush_libraries(verbose=talk.verbose)
-    from llava_mini_cli.needs import ANN, check_decoder, check_model_packages
+    from llava_mini_cli.needs import ANN
     from llava_mini_cli.pipelines.index_options import IndexOptions
     from llava_mini_cli.pipelines.tally import Tally
 
@@ -63,8 +63,7 @@ def index(
     if flags.ann:
         ANN.load("--ann", "faiss")  # not after hours of indexing
     if has_media:
-        check_model_packages(options.model)
-        check_decoder(options.sampling.decoder)
+        check_needs(options, media or ())
         _look_at_model(options.model, is_new=not is_there(flags.output))
     archive, tally, began = Path(flags.output), Tally(), time.monotonic()
     try:
@@ -80,7 +79,7 @@ def index(
 
 
 def _look_at_model(model: "ModelOptions", *, is_new: bool) -> None:
-    """Makes sure, before anything is downloaded, that a model can be had, and that the options of a new archive work."""
+    """Makes sure that a model can be had and, for a new archive, that its options work; downloads nothing."""
     from llava_mini_cli.hub import check_model
     from llava_mini_cli.pipelines.interrupt import Interrupts
     from llava_mini_cli.pipelines.model_needs import look_at_needs

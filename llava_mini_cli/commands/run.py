@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.formats.inputs.read import Inputs
     from llava_mini_cli.formats.job import Prompt
     from llava_mini_cli.formats.outputs.open_output import Output, OutputOptions, RunInfo
+    from llava_mini_cli.pipelines.index_options import IndexOptions
     from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
     from llava_mini_cli.pipelines.settings import RunOptions
     from llava_mini_cli.pipelines.tally import Tally
@@ -42,7 +43,9 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
     from llava_mini_cli.pipelines.run_parts import RunParts
 
     output = output_options(flags)
-    check_needs(flags)
+    options = run_options(flags)
+    if not flags.run.dry_run:
+        check_needs(options, media)
     _refuse_own_input(media, flags.inputs.files_from, output.path)
 
     with left_out(flags.talk) as passed_over:
@@ -52,7 +55,7 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
                 check_model(flags.model.model, flags.model.revision)  # before anything is downloaded
             return open_inputs(media, prompts, is_media_path, cache, flags.inputs.options(), passed_over)
 
-        return run_inputs(find, len(prompts), load_engine, run_options(flags), RunParts(open_clip), output, flags)
+        return run_inputs(find, len(prompts), load_engine, options, RunParts(open_clip), output, flags)
 
 
 def output_options(flags: QuestionFlags) -> "OutputOptions":
@@ -64,18 +67,21 @@ def output_options(flags: QuestionFlags) -> "OutputOptions":
     return output
 
 
-def check_needs(flags: QuestionFlags) -> None:
-    """Makes sure that the packages are installed which the options need; a dry run needs none of them.
+def check_needs(options: "RunOptions | IndexOptions", media: Iterable[str] = ()) -> None:
+    """Makes sure that the packages are installed which the options and the URLs of media need.
 
     Raises:
         PackageMissing, UsageError: one is not; the text says how to install it.
     """
+    from llava_mini_cli.formats.fetch.urls import is_remote, local_path
     from llava_mini_cli.needs import check_decoder, check_model_packages
 
-    options = run_options(flags)
-    if not flags.run.dry_run:
-        check_model_packages(options.model)
-        check_decoder(options.sampling.decoder)
+    check_model_packages(options.model)
+    check_decoder(options.sampling.decoder)
+    for url in filter(is_remote, map(local_path, media)):
+        from llava_mini_cli.formats.fetch.download import check_installed  # and fsspec
+
+        check_installed(url)
 
 
 def run_inputs(

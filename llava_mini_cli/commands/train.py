@@ -4,7 +4,7 @@ from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.flags.train_flags import TrainFlags
 from llava_mini_cli.commands.stderr import hush_libraries, say
 from llava_mini_cli.errors import OutputError
-from llava_mini_cli.needs import MODEL_PACKAGES, TRAIN, check_packages, importing
+from llava_mini_cli.needs import MODEL_PACKAGES, TRAIN, check_packages
 
 
 def train(flags: TrainFlags, talk: TalkFlags) -> int:
@@ -27,13 +27,11 @@ def train(flags: TrainFlags, talk: TalkFlags) -> int:
         raise OutputError(f"cannot write into '{flags.output}': '{error.filename}': {error.strerror}") from error
     tell = _quiet if talk.quiet else say
     if flags.preset is not None:
-        with importing("torch"):
-            from llava_mini_cli.train.demo_preset.stages import train_demo_model
+        from llava_mini_cli.train.demo_preset.stages import train_demo_model
 
         target = train_demo_model(flags.output, tell)
     else:
-        with importing("torch"):
-            from llava_mini_cli.train.finetune import finetune
+        from llava_mini_cli.train.finetune import finetune
 
         target = finetune(flags.options(), tell)
     tell(f"the model is in {target}")

@@ -14,7 +14,6 @@ from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.near import NearFacts
 from llava_mini_cli.formats.archive.reader import Archive
 from llava_mini_cli.hub import check_name_from_archive, check_revision, model_digest
-from llava_mini_cli.needs import importing
 from llava_mini_cli.pieces import PieceLayout
 from llava_mini_cli.pipelines.search_archive import Scanner, SearchOptions, Vector, check_searchable, combined, search
 
@@ -36,9 +35,8 @@ def find(
     if picture is not None:
         _check_picture(picture)
     name, revision = the_model(archive.header, model)
-    with importing("torch"):
-        from llava_mini_cli.engine.query import QueryEncoder
-        from llava_mini_cli.engine.similarity import scan_batches, scan_file
+    from llava_mini_cli.engine.query import QueryEncoder
+    from llava_mini_cli.engine.similarity import scan_batches, scan_file
 
     encoder = QueryEncoder(name, revision)
     queries: list[Vector] = []

@@ -2,7 +2,6 @@
 
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.hub import find_model
-from llava_mini_cli.needs import importing
 from llava_mini_cli.pipelines.model_needs import look_at_needs
 from llava_mini_cli.pipelines.run_parts import CollectingEngine
 
@@ -15,7 +14,6 @@ def load_engine(options: ModelOptions, *, collects: bool = False) -> CollectingE
     """
     look_at_needs(options)
     find_model(options.model, options.revision)
-    with importing("torch"):
-        from llava_mini_cli.engine import load
+    from llava_mini_cli.engine import load
 
     return load.load_engine(options, collects=collects)

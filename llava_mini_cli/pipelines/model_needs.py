@@ -4,7 +4,7 @@ torch is imported only where an option asks something of a device.
 """
 
 from llava_mini_cli.config import ModelOptions
-from llava_mini_cli.needs import check_model_packages, importing
+from llava_mini_cli.needs import check_model_packages
 
 
 def look_at_needs(options: ModelOptions) -> None:
@@ -18,10 +18,10 @@ def look_at_needs(options: ModelOptions) -> None:
     asked = (options.dtype, options.quantize, options.compile) != ("auto", None, False)
     if not asked and options.device in ("auto", "cpu"):
         return
-    with importing("torch"):
-        from llava_mini_cli.engine.devices import try_device
+    from llava_mini_cli.engine.devices import try_device
+
     try_device(options.device)  # which takes torch alone
     if asked:
-        with importing("torch"):
-            from llava_mini_cli.engine.trials import try_options
+        from llava_mini_cli.engine.trials import try_options
+
         try_options(options)

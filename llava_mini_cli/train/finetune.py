@@ -19,7 +19,6 @@ from llava_mini_cli.errors import UsageError, first_line
 from llava_mini_cli.hub import check_model
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
-from llava_mini_cli.needs import TRAIN
 from llava_mini_cli.train.answers_loss import answer_loss
 from llava_mini_cli.train.conversations import ConversationCollator, ConversationData
 from llava_mini_cli.train.loop import StageSettings, train_stage
@@ -105,9 +104,6 @@ def finetune(options: TrainOptions, say: Callable[[str], None]) -> Path:
         UsageError: the data cannot be used, or an option needs what is not there.
         ModelError: the model cannot be had.
     """
-    TRAIN.load("train", "accelerate")
-    if options.lora_rank:
-        TRAIN.load("--lora-rank", "peft")
     if options.bf16:
         try_bfloat16()
     check_model(options.model)  # and downloaded once the data are seen to be good
