@@ -17,8 +17,6 @@ from llava_mini_cli.engine.packed_linear import (
     int4_available,
     int8_available,
     int8_kernels,
-    int8_seconds,
-    quickest_kernel,
     rounded_weight,
 )
 
@@ -206,14 +204,6 @@ def test_the_default_kernel_is_an_exact_one(
     monkeypatch.setattr(packed_linear, "_trial", trials.get)
     assert default_kernel() == taken
     assert int8_available() is None
-
-
-def test_all_kernels_are_measured_and_the_quickest_is_taken() -> None:
-    seconds = int8_seconds(numbers(64, 64))
-    assert list(seconds) == KERNELS
-    assert all(0 < least < 1 for times in seconds.values() for least in times.values())
-    assert quickest_kernel({"onednn": {1: 2.0, 256: 1.0}, "fbgemm": {1: 1.0, 256: 9.0}}) == "fbgemm"
-    assert quickest_kernel({"onednn": {1: 2.0, 256: 1.0}, "fbgemm": {1: 1.0, 256: 90.0}}) == "onednn"
 
 
 @needs_int4

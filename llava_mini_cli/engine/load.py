@@ -12,7 +12,7 @@ from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.fit import NUMBER_BYTES, Sizes, Work, bounds
 from llava_mini_cli.engine.memory import unless_out_of_memory
 from llava_mini_cli.engine.products import choose_products, measured_rates
-from llava_mini_cli.engine.quantize import quantize
+from llava_mini_cli.engine.quantize import Packing, quantize
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.engine.trials import try_options
 from llava_mini_cli.errors import ModelError, ModelNotFound
@@ -59,12 +59,20 @@ def _choose(options: ModelOptions, device: torch.device) -> Choice:
 
 
 def _load_model(options: ModelOptions, choice: Choice, device: torch.device) -> LlavaMiniForConditionalGeneration:
+    kind = None if choice.kind in NUMBER_BYTES else cast(Quantization, choice.kind)
+    packing = None if kind is None or device.type != "cpu" else _packing(kind, choice, options, device)
     model = LlavaMiniForConditionalGeneration.from_pretrained(
-        options.model, revision=options.revision, dtype=choice.dtype, device=device
+        options.model, revision=options.revision, dtype=choice.dtype, device=device, maker=packing
     )
-    if choice.kind not in NUMBER_BYTES:
-        quantize(model, cast(Quantization, choice.kind))
+    if kind is not None and packing is None:
+        quantize(model, kind)
     return model
+
+
+def _packing(kind: Quantization, choice: Choice, options: ModelOptions, device: torch.device) -> Packing:
+    """How layers are packed while their weights are read, by the kernel that was measured to be the quickest."""
+    rates = measured_rates(load_config(find_model(options.model, options.revision)), device)
+    return Packing(kind, choice.dtype, None if rates is None else rates.int8_kernel)
 
 
 def _projection(options: ModelOptions, config: LlavaMiniConfig) -> torch.Tensor | None:

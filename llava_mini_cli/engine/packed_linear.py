@@ -6,9 +6,8 @@ on how many they are, or on the library that computes it. 4 bits: weights are ro
 with a scale and a zero of its own, and multiplied in bfloat16.
 """
 
-import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal, Self, get_args
 
@@ -28,11 +27,9 @@ FILLED_ROWS = 4  # of `onednn_by_4`
 GROUPS = (128, 64, 32)  # inputs that share a scale in 4 bits: the first that divides them all
 INT4_CHANNELS = 16  # torch packs 4-bit weights in blocks of so many output channels
 
-_ATEN: Any = torch.ops.aten
+_TORCH: Any = torch  # for what it has without saying so
 
 TRIAL_INPUTS, TRIAL_OUTPUTS, TRIAL_ROWS = 512, 64, (1, 4, 64)
-USE = {1: 64, 256: 3}  # products of each number of rows for an image, a question and an answer, roughly
-ROUNDS = 3
 
 
 class Int8Linear(nn.Module):
@@ -68,7 +65,7 @@ class Int8Linear(nn.Module):
         self.scales = scales  # no buffer: a model that is moved to another dtype leaves it in float32
         self.in_features = in_features
         self.out_features = scales.shape[0]
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
         self._bits = _bits(self.kernel)
 
     @classmethod
@@ -82,6 +79,23 @@ class Int8Linear(nn.Module):
         _bits(kernel)
         rounded, scales = rounded_weight(weight)
         return cls(pack(rounded, kernel), scales, weight.shape[1], bias, kernel)
+
+    def parts(self) -> dict[str, Any]:
+        """Its tensors but the bias; of FBGEMM's weights nothing that can be kept."""
+        return {"packed": self.packed, "scales": self.scales}
+
+    def facts(self) -> dict[str, Any]:
+        """Plain JSON that makes the layer again, together with its parts."""
+        return {"kind": "int8", "in_features": self.in_features, "kernel": self.kernel}
+
+    def use(self, parts: Mapping[str, Any]) -> None:
+        """Puts equal tensors in the place of its own."""
+        self.packed, self.scales = parts["packed"], parts["scales"]
+
+    @classmethod
+    def restored(cls, facts: Mapping[str, Any], parts: Mapping[str, Any]) -> Self:
+        """The layer that has these facts and parts."""
+        return cls(parts["packed"], parts["scales"], facts["in_features"], kernel=facts["kernel"])
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """`input @ weight.T + bias`, `[..., in]` to `[..., out]` in the input's dtype."""
@@ -126,12 +140,9 @@ def pack(rounded: torch.Tensor, kernel: Int8Kernel) -> Any:
     """Weights that were rounded, int8 `[out, in]`, in the order in which a kernel reads them."""
     if kernel != "fbgemm":
         return torch.ops.onednn.qlinear_prepack(rounded, None)
-    ones = torch.ones(rounded.shape[0], dtype=torch.float64)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message=r"torch\.quantize_per_tensor", category=UserWarning)
-        quantised = _ATEN._make_per_channel_quantized_tensor(
-            rounded, ones, torch.zeros(rounded.shape[0], dtype=torch.int64), 0
-        )
+    channels = rounded.shape[0]
+    ones, zeros = torch.ones(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.int64)
+    quantised = _TORCH._make_per_channel_quantized_tensor(rounded, ones, zeros, 0)
     return torch.ops.quantized.linear_prepack(quantised, None)
 
 
@@ -167,7 +178,9 @@ def _trial(kernel: Int8Kernel) -> int | str:
     try:
         weight = torch.full((TRIAL_OUTPUTS, TRIAL_INPUTS), WEIGHT_LIMIT, dtype=torch.int8)
         weight[1::2] *= -1
-        packed = pack(weight, kernel)
+        with warnings.catch_warnings():  # torch says once that what FBGEMM takes will go
+            warnings.filterwarnings("ignore", message=r"torch\.quantize_per_tensor", category=UserWarning)
+            packed = pack(weight, kernel)
         for bits in INPUT_BITS:
             largest = (1 << bits - 1) - 1
             if all(_is_exact(kernel, packed, weight, rows, largest) for rows in TRIAL_ROWS):
@@ -216,31 +229,6 @@ def int8_available() -> str | None:
     return "; ".join(f"{kernel}: {_trial(kernel)}" for kernel in KERNELS if kernel != "onednn_by_4")
 
 
-@torch.inference_mode()
-def int8_seconds(weight: torch.Tensor) -> dict[Int8Kernel, dict[int, float]]:
-    """The least seconds that a product with a weight takes in each kernel that is there, by the rows of `USE`."""
-    rounded, scales = rounded_weight(weight)
-    seconds: dict[Int8Kernel, dict[int, float]] = {}
-    for kernel in int8_kernels():
-        layer = Int8Linear(pack(rounded, kernel), scales, weight.shape[1], kernel=kernel)
-        seconds[kernel] = {rows: _least(layer, torch.ones(rows, weight.shape[1], dtype=weight.dtype)) for rows in USE}
-    return seconds
-
-
-def quickest_kernel(seconds: dict[Int8Kernel, dict[int, float]]) -> Int8Kernel:
-    """The kernel that needs the least time for an image, a question and an answer of ordinary length."""
-    return min(seconds, key=lambda kernel: sum(count * seconds[kernel][rows] for rows, count in USE.items()))
-
-
-def _least(layer: nn.Module, inputs: torch.Tensor) -> float:
-    least = float("inf")
-    for _ in range(ROUNDS):
-        began = time.perf_counter()
-        layer(inputs)
-        least = min(least, time.perf_counter() - began)
-    return least
-
-
 class Int4Linear(nn.Module):
     """A linear layer with weights in 4 bits, each group of inputs with a scale and a zero; multiplied in bfloat16."""
 
@@ -267,7 +255,7 @@ class Int4Linear(nn.Module):
         self.in_features = in_features
         self.out_features = out_features
         self.group = packed.shape[1] * 2 // scales.shape[0]
-        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
 
     @classmethod
     def from_weight(cls, weight: torch.Tensor, bias: torch.Tensor | None) -> Self:
@@ -283,13 +271,30 @@ class Int4Linear(nn.Module):
             numbers, worth = _rounded_groups(exact)
             rounded[start:stop] = numbers.flatten(1)
             scales[:, start:stop] = worth.transpose(0, 1)
-        return cls(_ATEN._convert_weight_to_int4pack_for_cpu(rounded, 1), scales, inputs, channels, bias)
+        return cls(_TORCH._convert_weight_to_int4pack_for_cpu(rounded, 1), scales, inputs, channels, bias)
+
+    def parts(self) -> dict[str, Any]:
+        """Its tensors but the bias."""
+        return {"packed": self.packed, "scales": self.scales}
+
+    def facts(self) -> dict[str, Any]:
+        """Plain JSON that makes the layer again, together with its parts."""
+        return {"kind": "int4", "in_features": self.in_features, "out_features": self.out_features}
+
+    def use(self, parts: Mapping[str, Any]) -> None:
+        """Puts equal tensors in the place of its own."""
+        self.packed, self.scales = parts["packed"], parts["scales"]
+
+    @classmethod
+    def restored(cls, facts: Mapping[str, Any], parts: Mapping[str, Any]) -> Self:
+        """The layer that has these facts and parts."""
+        return cls(parts["packed"], parts["scales"], facts["in_features"], facts["out_features"])
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """`input @ weight.T + bias`, `[..., in]` to `[..., out]` in the input's dtype."""
         rows = input.reshape(-1, self.in_features).bfloat16()
         rows = functional.pad(rows, (0, self.packed.shape[1] * 2 - self.in_features)).contiguous()
-        out = _ATEN._weight_int4pack_mm_for_cpu(rows, self.packed, self.group, self.scales)[:, : self.out_features].to(
+        out = _TORCH._weight_int4pack_mm_for_cpu(rows, self.packed, self.group, self.scales)[:, : self.out_features].to(
             input.dtype
         )
         if self.bias is not None:

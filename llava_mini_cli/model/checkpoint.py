@@ -8,9 +8,11 @@ otherwise those of `mm_vision_tower`, and any in the checkpoint are ignored.
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import torch
 from safetensors import safe_open
@@ -40,6 +42,23 @@ logger = logging.getLogger(__name__)
 TOWER_FILE = TOWER_MODULE + "vision_model."  # the names under which a checkpoint holds the tower
 NOT_WEIGHTS = ("rotary_emb.inv_freq", "position_ids")  # buffers that old checkpoints carry along
 TEXT_HALF = ("text_", "visual_projection", "logit_scale")  # of a whole CLIP; the vision tower does not have them
+MAKING = 2  # layers that are made of their weights at once
+
+
+class LayerMaker(Protocol):
+    """Makes layers of the weights that a file holds, in place of those that are filled with them as they are."""
+
+    def layer(self, name: str, empty: nn.Module, weight: torch.Tensor) -> nn.Module | Callable[[], nn.Module] | None:
+        """A layer that is there already, a function that makes it in another thread, or None: it is filled as it is.
+
+        Args:
+            weight: as stored; on a CPU it is a part of the mapped file where that can be. Biases are added afterwards.
+        """
+        ...
+
+    def made(self, name: str, layer: nn.Module) -> None:
+        """Tells of a layer that such a function has made."""
+        ...
 
 
 def load_config(checkpoint: Path, *, local_files_only: bool = False) -> LlavaMiniConfig:
@@ -100,13 +119,24 @@ def read_tensors(path: Path, prefix: str = "") -> Iterator[tuple[str, torch.Tens
 class _Loader:
     """Fills a model that was built on the meta device, checking every name and shape."""
 
-    def __init__(self, model: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        device: torch.device,
+        maker: LayerMaker | None = None,
+        threads: ThreadPoolExecutor | None = None,
+    ) -> None:
+        """`threads`: those that make its layers."""
         self.model = model
         self.dtype = dtype
         self.device = device
         self.wanted = dict(model.named_parameters())
         self.loaded: set[str] = set()
         self.unexpected: list[str] = []
+        self._maker = maker
+        self._threads = threads
+        self._making: deque[tuple[str, Future[nn.Module]]] = deque()
 
     def put(self, key: str, tensor: torch.Tensor, source: Path) -> None:
         """One tensor under our own name; tensors that the model does not have are noted."""
@@ -119,15 +149,52 @@ class _Loader:
             raise CheckpointError(
                 f"{source}: {key} has shape {list(tensor.shape)}, the configuration asks for {list(place.shape)}"
             )
+        self.loaded.add(key)
         owner, _, name = key.rpartition(".")
+        if name == "weight" and self._make(owner, tensor):
+            return
         # The position table is interpolated in float32 whatever the model's dtype.
         dtype = torch.float32 if name == "pos_embed" else self.dtype
         value = nn.Parameter(tensor.to(self.device, dtype), requires_grad=place.requires_grad)
         setattr(self.model.get_submodule(owner), name, value)
-        self.loaded.add(key)
+
+    def _make(self, name: str, weight: torch.Tensor) -> bool:
+        """Has a layer made of its weight; False where it is to be filled with it."""
+        if self._maker is None or self._threads is None:
+            return False
+        layer = self._maker.layer(name, self.model.get_submodule(name), weight)
+        if layer is None:
+            return False
+        if isinstance(layer, nn.Module):
+            self._place(name, layer)
+        else:
+            self._making.append((name, self._threads.submit(layer)))
+            self._place_made(MAKING)
+        return True
+
+    def _place_made(self, left: int) -> None:
+        """Puts layers that are being made into the model, all but the last few."""
+        while self._maker is not None and len(self._making) > left:
+            name, job = self._making.popleft()
+            layer = job.result()
+            self._maker.made(name, layer)
+            self._place(name, layer)
+
+    def _place(self, name: str, layer: nn.Module) -> None:
+        bias = getattr(self.model.get_submodule(name), "bias", None)
+        if bias is not None and not bias.is_meta:
+            layer.bias = bias
+        self.model.set_submodule(name, layer)
+
+    def tie(self) -> None:
+        """Gives the head the table of embeddings for its weight."""
+        table = self.model.get_parameter("model.embed_tokens.weight")
+        if not self._make("lm_head", table):
+            self.model.get_submodule("lm_head").weight = table
 
     def finish(self, checkpoint: Path) -> None:
-        """Raises when a tensor is missing; warns of those that the model does not have."""
+        """Puts in what is still being made. Raises when a tensor is missing; warns of those that the model lacks."""
+        self._place_made(0)
         missing = [key for key in self.wanted if key not in self.loaded]
         if missing:
             raise CheckpointError(
@@ -197,7 +264,13 @@ def _tower_tensors(checkpoint: Path, config: LlavaMiniConfig, local: bool) -> It
 
 
 def load_weights(
-    model: nn.Module, checkpoint: Path, dtype: torch.dtype, device: torch.device, *, local_files_only: bool = False
+    model: nn.Module,
+    checkpoint: Path,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    local_files_only: bool = False,
+    maker: LayerMaker | None = None,
 ) -> None:
     """Fills a meta-device `LlavaMiniForConditionalGeneration` from a checkpoint directory.
 
@@ -206,16 +279,17 @@ def load_weights(
     """
     config = model.config
     assert isinstance(config, LlavaMiniConfig)
-    loader = _Loader(model, dtype, device)
-    for path in weight_files(checkpoint):
-        for key, tensor in read_tensors(path):
-            if not key.startswith(TOWER_MODULE):
-                loader.put(key, tensor, path)
-    for name, tensor, path in _tower_tensors(checkpoint, config, local_files_only):
-        loader.put(TOWER_MODULE + name, tensor, path)
-    loader.finish(checkpoint)
-    if config.tie_word_embeddings:
-        model.get_submodule("lm_head").weight = model.get_parameter("model.embed_tokens.weight")
+    with ThreadPoolExecutor(min(MAKING, torch.get_num_threads())) as threads:
+        loader = _Loader(model, dtype, device, maker, threads)
+        for path in weight_files(checkpoint):
+            for key, tensor in read_tensors(path):
+                if not key.startswith(TOWER_MODULE):
+                    loader.put(key, tensor, path)
+        for name, tensor, path in _tower_tensors(checkpoint, config, local_files_only):
+            loader.put(TOWER_MODULE + name, tensor, path)
+        if config.tie_word_embeddings:
+            loader.tie()
+        loader.finish(checkpoint)
     model.get_submodule("model").rotary_emb = LlamaRotaryEmbedding(config).to(device)
     _number_positions(model.get_submodule(TOWER_MODULE + "embeddings"), config, device)
 

@@ -72,6 +72,11 @@ class LlavaMiniModel(LlamaModel):
         )
         self.post_init()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format that it computes in; weights may be held in others."""
+        return self.norm.weight.dtype
+
     def encode_vision(self, pixels: torch.Tensor) -> VisionFeatures:
         """Pixels to the vision half of pre-fusion's input. Does not depend on any text.
 
@@ -155,6 +160,11 @@ class LlavaMiniForConditionalGeneration(CheckpointMixin, LlamaForCausalLM):  # p
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format that it computes in; weights may be held in others."""
+        return self.model.dtype
 
     def prepare_embeddings(
         self,

@@ -10,12 +10,13 @@ from typing import Any, Self
 
 import torch
 from huggingface_hub import save_torch_state_dict
+from torch import nn
 from transformers import GenerationConfig
 
-from llava_mini_cli.errors import CheckpointError, UsageError, first_line
+from llava_mini_cli.errors import CheckpointError, ModelError, UsageError, first_line
 from llava_mini_cli.hub import find_model
 from llava_mini_cli.memory_there import MemoryThere, memory_there
-from llava_mini_cli.model.checkpoint import TOWER_FILE, load_config, load_weights, look_at_weights
+from llava_mini_cli.model.checkpoint import TOWER_FILE, LayerMaker, load_config, load_weights, look_at_weights
 from llava_mini_cli.model.config_rules import token_faults
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.fields import GENERATION, checked_fields
@@ -70,6 +71,7 @@ class CheckpointMixin:
         revision: str | None = None,
         local_files_only: bool = False,
         attn_implementation: str | None = None,
+        maker: LayerMaker | None = None,
         **kwargs: Any,
     ) -> Self:
         """Loads a checkpoint from a directory or hub id, in evaluation mode.
@@ -81,6 +83,7 @@ class CheckpointMixin:
                 (whatever dtype the file has).
             device: `cpu` by default; `auto` is CUDA when there is one. `device_map` is read the same way.
             attn_implementation: `sdpa` (default), `eager`.
+            maker: makes layers of their weights while these are read, in a format of its own.
 
         Raises:
             UsageError: a device or number format that torch does not know.
@@ -102,10 +105,11 @@ class CheckpointMixin:
         config.dtype = number
         generation = generation_config(checkpoint, config)
         stored = look_at_weights(checkpoint, config, local_files_only=local_files_only)
-        check_memory(stored, number, target, checkpoint)
+        if maker is None:
+            check_memory(stored, number, target, checkpoint)
         with torch.device("meta"):
             model: Any = cls(config)  # pyright: ignore[reportCallIssue]  the mixin's other base takes it
-        load_weights(model, checkpoint, number, target, local_files_only=local_files_only)
+        load_weights(model, checkpoint, number, target, local_files_only=local_files_only, maker=maker)
         model.generation_config = generation
         model.name_or_path = str(pretrained_model_name_or_path)
         return model.eval()
@@ -115,8 +119,13 @@ class CheckpointMixin:
 
         The result stands alone: `vision_config` is in its configuration and `unfreeze_mm_vision_tower`
         is set, so no other directory is needed. Save the processor to the same place.
+
+        Raises:
+            ModelError: the weights are held in a format that is none of the published layout's.
         """
         model: Any = self
+        if _is_reduced(model):
+            raise ModelError("a model whose weights were reduced to fewer bits cannot be saved; load it without")
         directory = Path(save_directory)
         directory.mkdir(parents=True, exist_ok=True)
         config = LlavaMiniConfig.from_fields({**model.config.to_dict(), "unfreeze_mm_vision_tower": True})
@@ -129,6 +138,13 @@ class CheckpointMixin:
             for key, value in (kwargs.get("state_dict") or model.state_dict()).items()
         }
         save_torch_state_dict(state, directory, max_shard_size=max_shard_size)
+
+
+def _is_reduced(model: nn.Module) -> bool:
+    """True where layers hold packed weights, or parameters are no plain tensors."""
+    return any(hasattr(module, "packed") for module in model.modules()) or any(
+        type(parameter.data) is not torch.Tensor for parameter in model.parameters()
+    )
 
 
 def check_memory(stored: Mapping[str, Stored], dtype: torch.dtype, device: torch.device, checkpoint: Path) -> None:
