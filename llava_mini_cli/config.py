@@ -50,6 +50,60 @@ class SamplingOptions:
             raise UsageError(f"--decode-timeout must be above 0 seconds, not {self.decode_timeout:g}")
 
 
+MOST_OVERLAPS = 100  # spans that hold the same frame: each of them keeps its tokens
+LEAST_SPAN_S = 0.001
+
+
+@dataclass(frozen=True)
+class SpanOptions:
+    """The stretches of a video that are asked about one by one. By default there are none but the video itself."""
+
+    every: float | None = None  # seconds of each stretch, one behind the other
+    window: float | None = None  # seconds of each stretch, where the next one begins `stride` later
+    stride: float | None = None
+    whole: bool = False  # the video as a whole is asked about, too
+
+    def __post_init__(self) -> None:
+        given = {"--every": self.every, "--window": self.window, "--stride": self.stride}
+        for flag, value in given.items():
+            if value is not None and not LEAST_SPAN_S <= value < inf:
+                raise UsageError(f"{flag} must be at least {LEAST_SPAN_S:g} s, not {value:g}")
+        if self.every is not None and (self.window is not None or self.stride is not None):
+            raise UsageError("--every TIME says it all; without it --window and --stride are told apart")
+        if (self.window is None) != (self.stride is None):
+            raise UsageError("--window and --stride go together; --every TIME has stretches one behind the other")
+        if self.length > MOST_OVERLAPS * self.step:
+            raise UsageError(
+                f"--stride {self.step:g} s is too short for --window {self.length:g} s: at most {MOST_OVERLAPS} "
+                "stretches may hold the same frame"
+            )
+        if self.whole and not self.wanted:
+            raise UsageError("--whole goes with --every or --window; without them each video is asked about as a whole")
+
+    @property
+    def wanted(self) -> bool:
+        """True if there are stretches to ask about."""
+        return self.every is not None or self.window is not None
+
+    @property
+    def length(self) -> float:
+        """Seconds of each stretch."""
+        return self.every or self.window or inf
+
+    @property
+    def step(self) -> float:
+        """Seconds from the beginning of a stretch to that of the next."""
+        return self.every or self.stride or inf
+
+    def shaping(self) -> dict[str, float | None]:
+        """The options that shape the rows of stretches, by name; none where there are no stretches."""
+        if not self.wanted:
+            return {}
+        if self.length == self.step:
+            return {"every": self.length}
+        return {"window": self.window, "stride": self.stride}
+
+
 @dataclass(frozen=True)
 class GenerationOptions:
     """The generation of answers. The default is greedy decoding."""

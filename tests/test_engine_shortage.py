@@ -243,6 +243,6 @@ def test_a_run_without_memory_even_for_its_failures_ends(oracle: Oracle, monkeyp
         raise MemoryError
 
     monkeypatch.setattr(Track, "take", short)
-    monkeypatch.setattr(Track, "failures", short)
+    monkeypatch.setattr(Track, "pass_failures", short)
     with pytest.raises(DeviceLost, match="no memory is left"):
         run(oracle)

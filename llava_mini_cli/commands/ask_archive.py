@@ -41,6 +41,8 @@ def ask_archive(
     from llava_mini_cli.pipelines.tally import Tally
 
     output = output_options(flags)
+    if archive_flags.top is not None and flags.spans.options().wanted:
+        raise UsageError("--top asks about the best moments, not about stretches of the same length; leave one of both")
     check_needs(run_options(flags))
     if output.format == "txt" and archive_flags.top is not None:
         raise UsageError("--top gives several moments of one medium, which --format txt cannot keep apart")

@@ -63,6 +63,7 @@ def output_options(flags: QuestionFlags) -> "OutputOptions":
     from llava_mini_cli.formats.outputs.open_output import OutputOptions
 
     output = OutputOptions.parse(**vars(flags.outputs))
+    flags.spans.check_with(format=output.format, fit=flags.fit.fit)
     output.check()
     return output
 
@@ -119,7 +120,7 @@ def run_inputs(
             Reporter(tally, inputs.total, quiet=talk.quiet, verbose=talk.verbose) as reporter,
         ):
             reporter.count_from(inputs.again)
-            single = inputs.total == 1 and prompts == 1
+            single = inputs.total == 1 and prompts == 1 and not options.spans.wanted
             run = options.run_info(inputs.kept)
             opener = output_opener(output, run, flags, reporter, single=single, prompts=prompts)
             parts = replace(parts, progress=reporter, interrupts=interrupts, cache=cache)
@@ -151,6 +152,7 @@ def run_options(flags: QuestionFlags) -> "RunOptions":
         flags.run.limits(),
         flags.prompts.prefix,
         flags.prompts.suffix,
+        flags.spans.options(),
     )
 
 
@@ -166,7 +168,7 @@ def _dry_run(inputs: "Inputs", options: "RunOptions", output: "OutputOptions") -
 
     done = done_at(output, options.run_info(inputs.kept))
     done.keeps_digests = False  # no row is made, so media are read only where they tell which rows are done
-    left = left_to_do(inputs.jobs, options.row_keys(), done, Tally())
+    left = left_to_do(inputs.jobs, options.row_keys(), done, Tally(), options.spans)
     wanted = limited(left, options.limits.media, Tally())
     found = forecast(wanted, options, probe, footprint_of(options.model))
     found.rows_done = done.rows_left

@@ -51,11 +51,27 @@ class BlockWriter(_TerminalWriter):
                     self._console.print()
                 self._console.print(Text(terminal_line(row.id), style="bold"))
             self._last = row.id
-            if self._prompt_count > 1:
-                self._console.print(Text(f"  {terminal_line(row.prompt_name or row.prompt)}", style="cyan"))
-            indent = "    " if self._prompt_count > 1 else "  "
+            heading = terminal_line(row.prompt_name or row.prompt) if self._prompt_count > 1 else ""
+            if row.segment is not None and row.start is not None:
+                heading = " ".join(filter(None, (_stretch(row.start, row.end), heading)))
+            if heading:
+                self._console.print(Text(f"  {heading}", style="cyan"))
+            indent = "    " if heading else "  "
             for line in for_terminal(_said(row)).splitlines() or [""]:
                 self._console.print(Text(indent + line))
+
+
+def _stretch(start: float, end: float | None) -> str:
+    """A stretch of a video as a clock shows it: `0:30-1:00`."""
+    return f"{_clock(start)}-{'' if end is None else _clock(end)}"
+
+
+def _clock(time: float) -> str:
+    tenths = round(time * 10)
+    minutes, seconds = divmod(tenths / 10, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    shown = f"{seconds:02.0f}" if tenths % 10 == 0 else f"{seconds:04.1f}"
+    return f"{hours}:{minutes:02}:{shown}" if hours else f"{minutes}:{shown}"
 
 
 def _said(row: Row) -> str:

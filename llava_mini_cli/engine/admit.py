@@ -57,7 +57,7 @@ def admit(
                 raise error
         except PromptError as error:
             found.append(None)
-            failures += [request.failure(index, window, error) for window in range(len(request.windows))]
+            failures += request.failures(index, error)
         else:
             found.append(ids)
     return found, failures

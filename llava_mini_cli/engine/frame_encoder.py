@@ -9,6 +9,7 @@ are all encoded, and failures. Knows nothing of the language model's answers.
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
+from math import isinf
 from typing import Literal
 
 import torch
@@ -17,7 +18,7 @@ from llava_mini_cli.engine.admit import ContextLimit
 from llava_mini_cli.engine.encode import Encoded, encode, encode_features
 from llava_mini_cli.engine.memory import Upload
 from llava_mini_cli.engine.pack import TextPack
-from llava_mini_cli.engine.request import EncodedFrames, Failure
+from llava_mini_cli.engine.request import EncodedFrames, Failure, Window
 from llava_mini_cli.engine.track import Chunk, Complete, SeenFrames, SomeFrames, Track, apart, halves
 from llava_mini_cli.engine.work import More, Once, Piece
 from llava_mini_cli.engine.work_room import WorkRoom
@@ -166,15 +167,10 @@ class FrameEncoder:
         """Drops the prompt of a pass that does not fit with a frame; the medium, if its frames are wanted, too."""
         ((track, _),) = chunk
         error = ItemError("out_of_memory", "one frame does not fit the memory; fewer prompts need less")
-        asked = [window for window in track.windows if window.pass_number != number and window.groups]
+        asked = [pack for other, pack in enumerate(track.packs) if other != number and pack.groups]
         if not asked or (number == 0 and track.request.sink is not None) or not track.packs[number].groups:
             return self._drop(track, error, "generate")
-        failures = [
-            failure
-            for window in track.windows
-            if window.pass_number == number
-            for failure in track.failures(window, error, "generate")
-        ]
+        failures = track.pass_failures(number, error, "generate")
         again = [self._pass(chunk, number)]
         track.drop_pass(number)
         self.failures += failures
@@ -242,19 +238,19 @@ class FrameEncoder:
             failures = [track.request.failure(prompt, window.index, error) for prompt, error in errors.items()]
             window.drop_prompts(errors)
             self.failures += failures
-        if full and track.request.sink is None and not any(window.groups for window in track.windows):
+        if full and not track.coming and track.request.sink is None and not any(one.groups for one in track.windows):
             self._end(track)
 
     def _complete(self, track: Track, now: float) -> None:
         """The windows of a medium that end at or before `now`, seconds."""
         complete: list[Complete] = []
         failures: list[Failure] = []
+        track.begin(now)
         for window in track.due(now):
             if window.frame_count and window.groups:
                 complete.append((track, window))
-            else:
-                start, end = window.window.start, window.window.end
-                failures += track.failures(window, MediaError("empty", f"no frame between {start:g} and {end:g} s"))
+            elif window.groups:
+                failures += track.failures(window, MediaError("empty", f"no frame {_stretch(window.window)}"))
         track.complete(now)
         self.windows += complete
         self.failures += failures
@@ -277,13 +273,13 @@ class FrameEncoder:
         """Fails whatever of a medium is not answered yet and is not being answered."""
         if track not in self.tracks:
             return ()
-        failures = [failure for window in track.windows for failure in track.failures(window, error, stage)]
+        failures = [one for number in range(len(track.packs)) for one in track.pass_failures(number, error, stage)]
         telling: list[Piece] = []
         if track.request.sink is not None:
             failed = partial(track.request.sink.fail, stage or error.stage, error.kind, str(error))
             telling = [Piece(partial(_told, failed), partial(_told, failed))]
         self._end(track)
-        track.windows = []
+        track.windows, track.coming = [], 0
         self.failures += failures
         return telling
 
@@ -309,6 +305,10 @@ def collect(kind: Literal["float16", "float32"] | None, frames: SomeFrames, enco
         features = kept.cpu().numpy()
     embeddings = None if encoded.embeddings is None else encoded.embeddings.cpu().numpy()
     return EncodedFrames(frames.times, encoded.tokens.half().cpu().numpy(), embeddings, features)
+
+
+def _stretch(window: Window) -> str:
+    return f"from {window.start:g} s on" if isinf(window.end) else f"between {window.start:g} and {window.end:g} s"
 
 
 def _told(function: Callable[[], None]) -> More:

@@ -10,7 +10,7 @@ from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine.admit import ContextLimit, admit, passes
 from llava_mini_cli.engine.pack import TextPack, pack_prompts
 from llava_mini_cli.engine.request import Failure, Request
-from llava_mini_cli.engine.track import Track, WindowSum
+from llava_mini_cli.engine.track import Track
 from llava_mini_cli.engine.work import More, Piece
 from llava_mini_cli.errors import ItemError
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
@@ -73,11 +73,7 @@ class Intake:
         error = ItemError("out_of_memory", "the prompt does not fit the memory")
         known = {failure.prompt_index for failure in self.failures}
         failed = [prompt for prompt in prompts if prompt not in known]
-        failures = [
-            self._request.failure(prompt, window, error, "prompt")
-            for prompt in failed
-            for window in range(len(self._request.windows))
-        ]
+        failures = [failure for prompt in failed for failure in self._request.failures(prompt, error, "prompt")]
         for prompt in failed:
             self._ids[prompt] = None
         self.failures += failures
@@ -85,10 +81,6 @@ class Intake:
 
     def _make_track(self) -> More:
         if self._packs and (any(self._ids) or self._request.sink is not None):
-            windows = [
-                WindowSum(index, window, pack.groups, pass_number=number)
-                for number, pack in enumerate(self._packs)
-                for index, window in enumerate(self._request.windows)
-            ]
-            self.track = Track(self._request, self._packs, iter(self._request.frames), windows)
+            frames, coming = iter(self._request.frames), len(self._request.windows)
+            self.track = Track(self._request, self._packs, frames, coming=coming)
         return ()

@@ -5,7 +5,7 @@ exactly one `Answer` or one `Failure` for each window and prompt, in any order. 
 is given what the model made of each frame; then it needs no prompts.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Literal, Protocol
@@ -81,6 +81,7 @@ class Window:
 
     start: float = 0.0  # seconds from the beginning of the video
     end: float = inf
+    without: frozenset[int] = frozenset()  # prompts of the request, by their index, that are not asked of it
 
 
 WHOLE = Window()
@@ -127,10 +128,19 @@ class Request:
     frames: FrameSource  # closed by the engine when the last frame was read or the request failed
     prompts: tuple[str, ...]  # questions as the user typed them
     generation: GenerationOptions
-    windows: tuple[Window, ...] = (WHOLE,)
+    windows: Sequence[Window] = (WHOLE,)  # ordered by their starts; each is looked at once its first frame came
     sink: FrameSink | None = None
     frame_count: int | None = None  # frames that `frames` will give; None: only reading them tells
 
     def failure(self, prompt: int, window: int, error: ItemError, stage: str | None = None) -> Failure:
         """The failure of one prompt for one window; `stage`: the error's own if None."""
         return Failure(self.key, prompt, stage or error.stage, error.kind, str(error), window)
+
+    def failures(self, prompt: int, error: ItemError, stage: str | None = None, first: int = 0) -> list[Failure]:
+        """The failures of one prompt for all windows from the `first` on that it is asked of."""
+        windows = range(first, len(self.windows))
+        return [
+            self.failure(prompt, window, error, stage)
+            for window in windows
+            if prompt not in self.windows[window].without
+        ]

@@ -123,7 +123,8 @@ class Track:
     request: Request
     packs: Sequence[TextPack]  # one for each pass; one is enough but for very many prompts
     frames: Iterator[AnyChunk]
-    windows: list[WindowSum]  # not yet complete; one for each of the request's and each pass
+    windows: list[WindowSum] = field(default_factory=list[WindowSum])  # begun, not yet complete; one for each pass
+    coming: int = 0  # windows of the request that begin behind the frames so far: its last ones
     ended: bool = False  # the source has no more frames
     error: ItemError | None = None  # the source broke; what was seen before counts
     _left: SomeFrames | None = None  # decoded, and more than was taken
@@ -160,6 +161,7 @@ class Track:
 
     def add(self, tokens: torch.Tensor, fused: torch.Tensor, times: NDArray[np.float64], pass_number: int = 0) -> None:
         """Adds frames that a pass encoded to each of its windows that holds them; to none if memory runs out."""
+        self.begin(float(times[-1]))
         added: list[tuple[WindowSum, _Sums]] = []
         for window in self.windows:
             if window.pass_number != pass_number or not window.groups:
@@ -172,6 +174,19 @@ class Track:
                 added.append((window, window.with_more(tokens[index], fused[index])))
         for window, sums in added:
             window.put(sums)
+
+    def begin(self, now: float) -> None:
+        """Makes the sums of the windows that begin at or before `now`, seconds."""
+        asked = self.request.windows
+        while self.coming:
+            index = len(asked) - self.coming
+            window = asked[index]
+            if window.start > now:
+                return
+            for number, pack in enumerate(self.packs):
+                groups = without(pack.groups, window.without) if window.without else pack.groups
+                self.windows.append(WindowSum(index, window, groups, pass_number=number))
+            self.coming -= 1
 
     def drop_pass(self, number: int) -> None:
         """Asks nothing in a pass any more, which goes over the frames all the same if others do."""
@@ -205,6 +220,16 @@ class Track:
         """One for each prompt that is asked of a window; `stage`: the error's own if None."""
         return [self.request.failure(prompt, window.index, error, stage) for prompt in window.prompts]
 
+    def pass_failures(self, number: int, error: ItemError, stage: str | None = None) -> list[Failure]:
+        """One for each prompt that a pass asks of a window, also of those that are still to come."""
+        begun = [window for window in self.windows if window.pass_number == number]
+        failures = [failure for window in begun for failure in self.failures(window, error, stage)]
+        first = len(self.request.windows) - self.coming
+        for group in self.packs[number].groups:
+            for prompt in group.prompts:
+                failures += self.request.failures(prompt, error, stage, first)
+        return failures
+
     def due(self, now: float) -> list[WindowSum]:
         """The windows that end at or before `now`, seconds; all of them once the source ended."""
         return [window for window in self.windows if self.ended or window.window.end <= now]
@@ -212,7 +237,7 @@ class Track:
     def complete(self, now: float) -> list[WindowSum]:
         """Takes out the windows that are due."""
         done = self.due(now)
-        left = [window for window in self.windows if window not in done]
+        left = [window for window in self.windows if not self.ended and window.window.end > now]
         for window in done:
             window.pack = self.packs[window.pass_number]
         self.windows = left

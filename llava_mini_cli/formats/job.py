@@ -24,14 +24,32 @@ class Prompt(NamedTuple):
     name: str | None = None
 
 
+class SpanKeys(NamedTuple):
+    """The keys of the rows about the spans of one medium, of which only opening it tells how many there are.
+
+    They differ in the number that ends them. The last span's key says that it is the last, by its state: so a later
+    run knows from the rows alone whether they are all there.
+    """
+
+    stem: str  # the digits of a key that name the work
+    state: int  # of the file and the settings
+    there: frozenset[int]  # numbers of the spans whose rows are there
+    whole: bool  # the row of the whole medium is wanted, too
+
+    def key(self, number: int, *, is_last: bool) -> str:
+        """What the row of a span carries as its fingerprint."""
+        return f"{self.stem}{self.state ^ is_last:012x}.{number}"
+
+
 class Question(NamedTuple):
-    """One prompt about one medium: one row of the output."""
+    """One prompt about one medium: one row of the output, or one for each of its spans."""
 
     prompt: Prompt
     id: str  # what the row carries as its id: the medium as the user named it, or a value of --id-column
     kept: Mapping[str, object] = NOTHING_KEPT  # columns of the input that the row carries on
     key: str = ""  # what the row carries as its fingerprint; given by `pipelines.resume`
     digest: str | None = None  # what the row carries as its digest; given there, too
+    spans: SpanKeys | None = None  # given there, too, where spans are asked about
 
 
 # The same as `Prompt(...)` and `Question(...)` in a third of the time, for the rows of tables.
@@ -40,7 +58,7 @@ def make_prompt(text: str, name: str | None) -> Prompt:
 
 
 def make_question(prompt: Prompt, row_id: str, kept: Mapping[str, object]) -> Question:
-    return tuple.__new__(Question, (prompt, row_id, kept, "", None))  # pyright: ignore[reportUnknownMemberType]
+    return tuple.__new__(Question, (prompt, row_id, kept, "", None, None))  # pyright: ignore[reportUnknownMemberType]
 
 
 class Fault(NamedTuple):

@@ -22,8 +22,8 @@ class Row:
     id: str  # the medium, as the user named it
     file_name: str  # relative to the folder that was given; the name that Hugging Face datasets read
     media: str | None = None  # image or video; null when it could not be opened
-    segment: int | None = None  # number of the window within the medium; null: the whole medium was asked about
-    start: float | None = None  # seconds, the span asked for with --start and --end
+    segment: int | None = None  # number of the span within the medium; null: the whole medium was asked about
+    start: float | None = None  # seconds, the span that was asked about; null: from the beginning, or to the end
     end: float | None = None
     prompt_name: str | None = None  # NAME of -p NAME=TEXT
     prompt: str

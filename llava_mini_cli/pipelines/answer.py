@@ -20,6 +20,7 @@ from llava_mini_cli.pipelines.rows import RowBuilder
 from llava_mini_cli.pipelines.run_jobs import Asked, MediumDone, ModelLoaded, NotOpened, OutcomeCame, run_jobs
 from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
 from llava_mini_cli.pipelines.settings import RunOptions
+from llava_mini_cli.pipelines.spans import SpanWindows, places_unopened
 
 
 def answer(
@@ -70,7 +71,7 @@ def answer_into(
     """
     tally = parts.tally
     with open_output() as output:
-        left = left_to_do(jobs, options.row_keys(), output.done, tally)
+        left = left_to_do(jobs, options.row_keys(), output.done, tally, options.spans)
         try:
             with closing(load_and_answer(left, load_engine, options, parts)) as rows:
                 for row in rows:
@@ -83,8 +84,12 @@ def answer_into(
 def _rows(
     jobs: Iterable[Job], load: Callable[[], AnswerEngine], builder: RowBuilder, parts: RunParts
 ) -> Generator[Row]:
-    def ask(job: Job, clip: Clip) -> Asked[None]:
-        return Asked(tuple(question.prompt.text for question in job.questions), None)
+    def ask(job: Job, clip: Clip) -> Asked[None] | Fault:
+        prompts, options = tuple(question.prompt.text for question in job.questions), builder.options
+        if not options.spans.wanted:
+            return Asked(prompts, None)
+        windows = SpanWindows(job, clip.info, options.spans, options.sampling)
+        return windows.fault or Asked(prompts, None, windows)
 
     def counted(row: Row, *, fails_medium: bool) -> Iterator[Row]:
         yield row
@@ -97,8 +102,10 @@ def _rows(
                 case ModelLoaded():
                     builder = replace(builder, model_revision=event.engine.model_revision)
                 case NotOpened(job, fault):
-                    for index in range(len(job.questions)):
-                        yield from counted(builder.failure(job, index, fault), fails_medium=index == 0)
+                    places = [place for index in range(len(job.questions)) for place in places_unopened(job, index)]
+                    for count, place in enumerate(places):
+                        row = builder.failure(job, place.question, fault, place=place)
+                        yield from counted(row, fails_medium=count == 0)
                 case OutcomeCame():
                     row, flight = _row(builder, event), event.flight
                     yield from counted(row, fails_medium=row.status == "error" and not flight.has_failed)
@@ -109,7 +116,9 @@ def _rows(
 
 def _row(builder: RowBuilder, came: OutcomeCame[None]) -> Row:
     flight, result = came.flight, came.result
+    windows, index = flight.asked.windows, result.prompt_index
+    place = windows.place(result.window_index, index) if isinstance(windows, SpanWindows) else None
     if isinstance(result, Answer):
-        return builder.answer(flight.job, result, flight.clip.info, flight.clip.warnings)
+        return builder.answer(flight.job, result, flight.clip.info, flight.clip.warnings, place)
     fault = Fault(result.stage, result.error_type, result.message)
-    return builder.failure(flight.job, result.prompt_index, fault, flight.clip.info)
+    return builder.failure(flight.job, index, fault, flight.clip.info, place)

@@ -18,6 +18,7 @@ from llava_mini_cli.formats.media_root import file_of
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.footprint import Footprint
 from llava_mini_cli.pipelines.settings import RunOptions
+from llava_mini_cli.pipelines.spans import SpanWindows, places_unopened
 
 PROBE_S = 10.0  # seconds for one header
 THREADS = 4  # that read headers
@@ -61,7 +62,7 @@ def forecast(jobs: Iterator[Job], options: RunOptions, probe: Probe, footprint: 
     found = Forecast(weights_bytes=footprint and footprint.weights_bytes)
     for job, info in _probed(jobs, probe):
         found.media += 1
-        found.rows += len(job.questions)
+        found.rows += _rows(job, info if isinstance(info, ClipInfo) else None, options)
         if isinstance(info, Fault):
             found.unreadable[info.kind] += 1
         elif info is None:
@@ -71,6 +72,18 @@ def forecast(jobs: Iterator[Job], options: RunOptions, probe: Probe, footprint: 
     if footprint is not None:
         found.vision_tokens = found.frames * footprint.tokens_per_frame
     return found
+
+
+def _rows(job: Job, info: ClipInfo | None, options: RunOptions) -> int:
+    """The rows that a job will give; of a medium with spans that is not known, one for all of them."""
+    spans = options.spans
+    if job.fault is not None or not spans.wanted:
+        return len(job.questions)
+    if info is not None:
+        windows = SpanWindows(job, info, spans, options.sampling)
+        if windows.fault is None:
+            return sum(len(job.questions) - len(window.without) for window in windows)
+    return sum(1 for index in range(len(job.questions)) for _ in places_unopened(job, index))
 
 
 def _count(found: Forecast, job: Job, info: ClipInfo, options: RunOptions, footprint: Footprint | None) -> None:

@@ -9,8 +9,9 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from llava_mini_cli.config import SpanOptions
 from llava_mini_cli.formats.content import content_of_job, size_of
-from llava_mini_cli.formats.job import Fault, ItemIdentity, Job, Question
+from llava_mini_cli.formats.job import Fault, ItemIdentity, Job, Question, SpanKeys
 from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.outputs.row_keys import RowKeys
 from llava_mini_cli.pipelines.tally import Tally
@@ -18,8 +19,52 @@ from llava_mini_cli.pipelines.tally import Tally
 MOST_HELD = 100_000  # media that seem to have moved and wait for the end of the jobs; half a kilobyte each
 
 
-def left_to_do(jobs: Iterator[Job], keys: RowKeys, done: Done, tally: Tally) -> Iterator[Job]:
-    """The jobs with the questions whose rows are not there yet; looks at each medium once."""
+def left_to_do(
+    jobs: Iterator[Job],
+    keys: RowKeys,
+    done: Done,
+    tally: Tally,
+    spans: SpanOptions = SpanOptions(),  # noqa: B008 - frozen
+) -> Iterator[Job]:
+    """The jobs with the questions whose rows are not there yet; looks at each medium once.
+
+    Args:
+        spans: the stretches of each medium that have rows of their own.
+    """
+    return (
+        _by_span(jobs, keys, done, tally, whole=spans.whole) if spans.wanted else _by_question(jobs, keys, done, tally)
+    )
+
+
+def _by_span(jobs: Iterator[Job], keys: RowKeys, done: Done, tally: Tally, *, whole: bool) -> Iterator[Job]:
+    """The questions of which the row of some span is not there, or that of the whole if it is wanted.
+
+    What a medium holds is not compared: one that was moved or touched is asked about again.
+    """
+    asked_before: dict[bytes, int] = {}
+    for job in jobs:
+        item = keys.item(job)
+        state = keys.state(item)
+        left: list[Question] = []
+        for question in job.questions:
+            work = keys.work(item, job.path, question)
+            key = done.claim(work, state) if whole or job.fault is not None else None
+            if job.fault is not None:  # a row of a table that cannot be used has one row
+                left += [question._replace(key=key)] if key is not None else []
+                continue
+            before = asked_before[work] = asked_before.get(work, -1) + 1
+            stem = keys.spans(item, job.path, question, before)
+            there, is_complete = done.spans(stem, state)
+            if key is not None or not is_complete:
+                span_keys = SpanKeys(stem.hex(), state, there, key is not None)
+                left.append(question._replace(key=key or "", spans=span_keys))
+        if left:
+            yield job._replace(questions=tuple(left))
+        else:
+            tally.media_skipped += 1
+
+
+def _by_question(jobs: Iterator[Job], keys: RowKeys, done: Done, tally: Tally) -> Iterator[Job]:
     work, find, is_there = keys.work, done.find, done.is_there
     others = _Others(keys, done, tally)
     for job in jobs:

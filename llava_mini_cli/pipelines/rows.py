@@ -9,6 +9,7 @@ from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.row import Row, one_line, printable
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.settings import RunOptions
+from llava_mini_cli.pipelines.spans import Place
 
 
 @dataclass(frozen=True)
@@ -18,13 +19,15 @@ class RowBuilder:
     options: RunOptions
     model_revision: str | None = None  # known once the model is loaded
 
-    def answer(self, job: Job, answer: Answer, info: ClipInfo, warnings: list[str]) -> Row:
-        """The row of a prompt that was answered."""
+    def answer(self, job: Job, answer: Answer, info: ClipInfo, warnings: list[str], place: Place | None = None) -> Row:
+        """The row of a prompt that was answered; `place`: the prompt's one row about the job if None."""
+        place = place or _only_place(job, answer.prompt_index)
+        notes = [place.span.note] if place.span and place.span.note else []
         return Row(
-            **self._common(job, answer.prompt_index, info),
+            **self._common(job, place, info),
             text=f"{self.options.prefix}{answer.text}{self.options.suffix}",
             status="ok",
-            warning=one_line("; ".join([*([job.span.note] if job.span else []), *warnings])) or None,
+            warning=one_line("; ".join([*notes, *warnings])) or None,
             finish_reason=answer.finish_reason,
             p_yes=answer.p_yes,
             frame_count=answer.frame_count,
@@ -33,19 +36,21 @@ class RowBuilder:
             completion_tokens=answer.completion_tokens,
         )
 
-    def failure(self, job: Job, prompt_index: int, fault: Fault, info: ClipInfo | None = None) -> Row:
+    def failure(
+        self, job: Job, prompt_index: int, fault: Fault, info: ClipInfo | None = None, place: Place | None = None
+    ) -> Row:
         """The row of a prompt that has no answer; `info` is None when the medium was never opened."""
         return Row(
-            **self._common(job, prompt_index, info),
+            **self._common(job, place or _only_place(job, prompt_index), info),
             status="error",
             error=one_line(fault.message),
             error_type=fault.kind,
             error_stage=fault.stage,
         )
 
-    def _common(self, job: Job, prompt_index: int, info: ClipInfo | None) -> dict[str, Any]:
-        prompt, row_id, kept, key, digest = job.questions[prompt_index]
-        span = job.span
+    def _common(self, job: Job, place: Place, info: ClipInfo | None) -> dict[str, Any]:
+        prompt, row_id, kept, _, digest, _ = job.questions[place.question]
+        span = place.span
         return {
             "id": row_id,
             "file_name": printable(job.file_name),
@@ -56,7 +61,7 @@ class RowBuilder:
             "prompt": prompt.text,
             "model": printable(self.options.model.model),
             "model_revision": self.model_revision,
-            "fingerprint": key,
+            "fingerprint": place.key,
             "digest": digest,
             "created_at": datetime.now(UTC),
             "kept": kept,
@@ -67,3 +72,7 @@ class RowBuilder:
             "width": info and info.width,
             "height": info and info.height,
         }
+
+
+def _only_place(job: Job, prompt_index: int) -> Place:
+    return Place(prompt_index, job.span, job.questions[prompt_index].key)

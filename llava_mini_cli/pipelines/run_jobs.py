@@ -7,7 +7,7 @@ too; only an interrupt, a limit or a model that cannot be had ends the loop earl
 Prints nothing, and knows neither how media are decoded nor of rows, outputs and archives.
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
@@ -53,7 +53,11 @@ class Asked(Generic[SomeSink]):
 
     prompts: tuple[str, ...]
     sink: SomeSink
-    windows: tuple[Window, ...] = (WHOLE,)
+    windows: Sequence[Window] = (WHOLE,)
+
+    def outcomes(self) -> int:
+        """The number of answers and failures that will come."""
+        return sum(len(self.prompts) - len(window.without) for window in self.windows)
 
 
 @dataclass(eq=False)
@@ -63,9 +67,14 @@ class InFlight(Generic[SomeSink]):
     job: Job
     clip: Clip
     frames: CountedFrames
-    sink: SomeSink
+    asked: Asked[SomeSink]
     waiting: int  # answers that are still to come
     has_failed: bool = False  # whether one of its questions has
+
+    @property
+    def sink(self) -> SomeSink:
+        """Who takes what the model makes of its frames."""
+        return self.asked.sink
 
     @property
     def is_over(self) -> bool:
@@ -105,7 +114,7 @@ class MediumDone(Generic[SomeSink]):
 def run_jobs(
     jobs: Iterable[Job],
     load: Callable[[], SomeEngine],
-    ask: Callable[[Job, Clip], Asked[SomeSink]],
+    ask: Callable[[Job, Clip], Asked[SomeSink] | Fault],
     options: RunOptions | IndexOptions,
     parts: RunParts,
 ) -> Generator[ModelLoaded[SomeEngine] | NotOpened | OutcomeCame[SomeSink] | MediumDone[SomeSink]]:
@@ -116,7 +125,7 @@ def run_jobs(
 
     Args:
         load: called at most once.
-        ask: what the engine is asked about a medium that was opened.
+        ask: what the engine is asked about a medium that was opened, or why nothing can be.
 
     Raises:
         Interrupted: a signal came. Also what `load` and the iterator of jobs raise.
@@ -159,7 +168,7 @@ def limited(jobs: Iterable[Job], most: int | None, tally: Tally) -> Iterator[Job
 class _Run(Generic[SomeSink]):
     """The media in flight, and how many were dealt with."""
 
-    ask: Callable[[Job, Clip], Asked[SomeSink]]
+    ask: Callable[[Job, Clip], Asked[SomeSink] | Fault]
     options: RunOptions | IndexOptions
     parts: RunParts
     cache: FileCache
@@ -234,16 +243,19 @@ class _Run(Generic[SomeSink]):
                 return
             if isinstance(opened.clip, Fault):
                 yield from self.not_opened(opened.job, opened.clip)
+                continue
+            asked = self.ask(opened.job, opened.clip)
+            if isinstance(asked, Fault):
+                CountedFrames(opened.clip, self._count_frames, opened.release).close()
+                yield from self.not_opened(opened.job, asked)
             else:
-                self._add(engine, opened, opened.clip)
+                self._add(engine, opened, opened.clip, asked)
 
-    def _add(self, engine: AnswerEngine, opened: Opened, clip: Clip) -> None:
+    def _add(self, engine: AnswerEngine, opened: Opened, clip: Clip, asked: Asked[SomeSink]) -> None:
         key, job = str(next(_keys)), opened.job
         frames = CountedFrames(clip, self._count_frames, opened.release)
         self.parts.progress.opened(replace(clip.info, path=job.path))
-        asked = self.ask(job, clip)
-        waiting = len(asked.prompts) * len(asked.windows)
-        self.in_flight[key] = InFlight(job, clip, frames, asked.sink, waiting)
+        self.in_flight[key] = InFlight(job, clip, frames, asked, asked.outcomes())
         generation, count = self.options.generation, clip.info.frame_count
         engine.add(Request(key, clip.info.kind, frames, asked.prompts, generation, asked.windows, asked.sink, count))
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
+from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions, SpanOptions
 from llava_mini_cli.formats.outputs.open_output import RunInfo
 from llava_mini_cli.formats.outputs.row_keys import RowKeys, Settings
 from llava_mini_cli.formats.row import KeptColumn, printable
@@ -18,6 +18,7 @@ class RunOptions:
     limits: RunLimits = field(default_factory=RunLimits)
     prefix: str = ""  # written before each answer
     suffix: str = ""  # written after each answer
+    spans: SpanOptions = field(default_factory=SpanOptions)
 
     def run_info(self, kept: tuple[KeptColumn, ...] = ()) -> RunInfo:
         """The facts about the run that an output records."""
@@ -42,4 +43,5 @@ class RunOptions:
             "suffix": self.suffix or None,
             "yes_no": self.generation.yes_no or None,
             **({"fit": 1} if self.sampling.fit else {}),  # rows from before there was --fit stand
+            **self.spans.shaping(),
         }

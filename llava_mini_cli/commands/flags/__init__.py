@@ -18,6 +18,7 @@ from llava_mini_cli.commands.flags.model_flags import ModelFlags
 from llava_mini_cli.commands.flags.output_flags import OutputFlags
 from llava_mini_cli.commands.flags.prompt_flags import PromptFlags
 from llava_mini_cli.commands.flags.run_flags import RunFlags
+from llava_mini_cli.commands.flags.span_flags import SpanFlags
 from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 
 
@@ -28,6 +29,7 @@ class QuestionFlags:
     inputs: InputFlags
     frames: FrameFlags
     fit: FitFlags
+    spans: SpanFlags
     prompts: PromptFlags
     answer: AnswerFlags
     model: ModelFlags

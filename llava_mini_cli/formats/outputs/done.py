@@ -7,6 +7,7 @@ another key and is looked up by content. An error whose reason lay in the moment
 work. Knows no file format, and keeps 110 bytes a row, and 36 more once something was looked up.
 """
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from functools import cached_property
 from itertools import islice
@@ -73,7 +74,8 @@ class Done:
         """Lets the memory go; the counts stay. Nothing can be claimed after it."""
         self._entries.clear()
         self._asked_again.clear()
-        self.__dict__.pop("_contents", None)
+        for found in ("_contents", "_numbers"):
+            self.__dict__.pop(found, None)
 
     def claim(self, work: bytes, state: int) -> str | None:
         """None if the row of this work is there; otherwise the key that it is to carry."""
@@ -121,6 +123,27 @@ class Done:
         self._leave(work, entry)
         return True
 
+    def spans(self, stem: bytes, state: int) -> tuple[frozenset[int], bool]:
+        """The numbers of a medium's spans whose rows are there, which are claimed thereby, and whether they are all.
+
+        Args:
+            stem: what the works of these rows begin with.
+        """
+        numbers = self._numbers.get(stem, ())
+        there: set[int] = set()
+        ends: list[int] = []
+        for number in numbers:
+            entry = self._entries[numbered(stem, number)]
+            if entry >> _FLAGS not in (state, state ^ 1) or self._is_tried_again(entry):
+                continue
+            there.add(number)
+            if entry >> _FLAGS != state:
+                ends.append(number)
+            self.errors_left += bool(entry & _ERROR)
+        self.rows_left += len(there)
+        self.replaced += len(numbers) - len(there)
+        return frozenset(there), any(there.issuperset(range(1, end + 1)) for end in ends)
+
     def _is_tried_again(self, entry: int) -> bool:
         """True for an error of the moment, and for others where that was asked for."""
         return bool(entry & _PASSING or (entry & _ERROR and self._retry_errors))
@@ -134,6 +157,16 @@ class Done:
         self._entries[work] = entry | _ASKED
         if len(work) > WORK_DIGITS // 2:
             self._asked_again[work[: WORK_DIGITS // 2]] = int.from_bytes(work[WORK_DIGITS // 2 :], "big")
+
+    @cached_property
+    def _numbers(self) -> "dict[bytes, array[int]]":
+        """The numbers of rows that were there when the run began, by the work in front of them."""
+        found: dict[bytes, array[int]] = {}
+        for work in self._entries:
+            if len(work) > WORK_DIGITS // 2:
+                number = int.from_bytes(work[WORK_DIGITS // 2 :], "big")
+                found.setdefault(work[: WORK_DIGITS // 2], array("I")).append(number)
+        return found
 
     @cached_property
     def _contents(self) -> KnownContents:

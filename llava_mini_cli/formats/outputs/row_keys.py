@@ -7,7 +7,7 @@ A key has two parts. The first 20 hexadecimal digits (80 bits) name the work: th
 id if the input gave one of its own, the prompt and the model. The other 12 name the state it was done in: the file's
 size and time of change, and the settings. Rows that differ in the second part alone are older and newer rows of the
 same work, and the newer one stands. A file that was moved has another key; its row's digest tells it: `known_contents`.
-(Rows that share all of it, such as those of several windows, would need a number of their own in the first part.)
+Rows about the spans of a medium share all of it, and have a number behind the key: `job.SpanKeys`.
 """
 
 import json
@@ -58,6 +58,16 @@ class RowKeys:
         digest = self._model.copy()
         # ascii() puts quotes around each part and escapes those within, so no two works give the same text.
         digest.update(ascii((item[0], None if row_id == path else row_id, prompt.name, prompt.text)).encode())
+        return digest.digest()
+
+    def spans(self, item: ItemIdentity, path: str, question: Question, occurrence: int) -> bytes:
+        """The first part of the keys that the rows about a medium's spans share.
+
+        Args:
+            occurrence: how often the same was asked before in this run: the numbers behind these keys are taken.
+        """
+        digest = blake2b(self.work(item, path, question), digest_size=WORK_DIGITS // 2)
+        digest.update(b"spans %d" % occurrence)
         return digest.digest()
 
     def asked(self, job: Job, question: Question) -> str:

@@ -1,0 +1,49 @@
+"""Options for the stretches of a video that get rows of their own."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from llava_mini_cli.commands.times import parse_time
+from llava_mini_cli.config import SpanOptions
+from llava_mini_cli.errors import UsageError
+
+_option = partial(typer.Option, rich_help_panel="Spans")
+_time = partial(_option, parser=parse_time, metavar="TIME", show_default="off")
+
+
+@dataclass(frozen=True)
+class SpanFlags:
+    """The fields of `SpanOptions`, as options."""
+
+    every: Annotated[
+        float | None,
+        _time(help="Length of the stretches of a video, such as 30s, that are asked about one by one."),
+    ] = SpanOptions.every
+    window: Annotated[
+        float | None,
+        _time(help="Length of stretches that may overlap: the next one begins --stride later."),
+    ] = SpanOptions.window
+    stride: Annotated[
+        float | None,
+        _time(help="Time from the beginning of a stretch of --window to that of the next."),
+    ] = SpanOptions.stride
+    whole: Annotated[bool, _option(help="Each medium is asked about as a whole, too.")] = SpanOptions.whole
+
+    def options(self) -> SpanOptions:
+        """The options, checked. Raises `UsageError`."""
+        return SpanOptions(**vars(self))
+
+    def check_with(self, *, format: str, fit: bool) -> None:
+        """Raises `UsageError` where other options do not go with stretches."""
+        if not self.options().wanted:
+            return
+        flag = "--window" if self.every is None else "--every"
+        if format == "txt":
+            raise UsageError(f"{flag} gives several rows of one medium, which --format txt cannot keep apart")
+        if fit:
+            raise UsageError(
+                f"--fit thins out whole videos, not the stretches of {flag}; a lower --fps fits more of them"
+            )

@@ -1,0 +1,141 @@
+"""The spans of a medium as windows of one request, made one by one as its frames come, and the row that each answer is.
+
+Knows nothing of engines, and not how a row is filled in.
+"""
+
+from collections.abc import Iterator, Sequence
+from math import ceil, inf, isfinite
+from typing import NamedTuple, overload
+
+from llava_mini_cli.config import SamplingOptions, SpanOptions
+from llava_mini_cli.engine.request import WHOLE, Window
+from llava_mini_cli.formats.job import Fault, Job, TimeSpan
+from llava_mini_cli.media.clip import ClipInfo
+
+MOST_SPANS = 1_000_000  # of one medium, whose length a file may make up
+
+
+class Place(NamedTuple):
+    """The row that an answer belongs to."""
+
+    question: int  # of the job, by its index
+    span: TimeSpan | None  # None: the medium as a whole
+    key: str
+
+
+class Grid(NamedTuple):
+    """Stretches of the same length, one every `step` seconds; the last one is the first that reaches the end."""
+
+    begin: float  # seconds
+    end: float | None  # None: a picture, or a video of which nobody knows how long it is
+    length: float
+    step: float
+
+    @property
+    def total(self) -> int:
+        """The number of stretches, at least one."""
+        if self.end is None:
+            return 1
+        return 1 + max(0, ceil(round((self.end - self.begin - self.length) / self.step, 6)))
+
+    def bounds(self, number: int) -> tuple[float, float]:
+        """Where a stretch begins and ends; the first has the number 1. Neighbours meet without a gap."""
+        start = self.begin + (number - 1) * self.step
+        return round(start, 6), round(start + self.length, 6)
+
+    def window(self, number: int, without: frozenset[int] = frozenset()) -> Window:
+        """A stretch for the engine. What comes behind the last one would belong to none, so that it is open."""
+        start, end = self.bounds(number)
+        return Window(start, inf if number == self.total else end, without)
+
+    def span(self, number: int, *, is_picture: bool = False) -> TimeSpan:
+        """A stretch for its row."""
+        if is_picture:
+            return TimeSpan(number, None, None, "")
+        start, end = self.bounds(number)
+        return TimeSpan(number, start, self.end if number == self.total else end, "")
+
+
+def grid_of(info: ClipInfo, spans: SpanOptions, sampling: SamplingOptions) -> Grid:
+    """The stretches of a medium that was opened, or whose header was read."""
+    begin = sampling.start or 0.0
+    if info.kind == "image" or info.duration_s is None or not isfinite(info.duration_s):
+        return Grid(begin, sampling.end if info.kind == "video" else None, spans.length, spans.step)
+    return Grid(begin, min(info.duration_s, sampling.end or inf), spans.length, spans.step)
+
+
+class SpanWindows(Sequence[Window]):
+    """The windows that a job's questions are asked of: the whole, then each span of which a row is not there yet.
+
+    No window is kept, so that a video may have very many.
+    """
+
+    def __init__(self, job: Job, info: ClipInfo, spans: SpanOptions, sampling: SamplingOptions) -> None:
+        self.grid = grid_of(info, spans, sampling)
+        keys = [question.spans for question in job.questions]
+        self._job = job
+        self._is_picture = info.kind == "image"
+        self._there = [frozenset[int]() if key is None else key.there for key in keys]
+        self._not_whole = frozenset(
+            index for index, key in enumerate(keys) if not (spans.whole if key is None else key.whole)
+        )
+        self._has_whole = len(self._not_whole) < len(keys)
+        self._is_begun = any(self._there)
+        everywhere = self._there[0].intersection(*self._there[1:])
+        numbers = range(1, self.grid.total + 1)
+        self._numbers = [one for one in numbers if one not in everywhere] if everywhere else numbers
+
+    @property
+    def fault(self) -> Fault | None:
+        """Why there are too many to ask about, if so."""
+        if self.grid.total <= MOST_SPANS:
+            return None
+        words = f"it lasts so long that it has {self.grid.total:,} stretches; at most {MOST_SPANS:,} are asked about"
+        return Fault("decode", "too_many", words)
+
+    def place(self, window: int, question: int) -> Place:
+        """The row of a question about one of the windows."""
+        asked = self._job.questions[question]
+        if self._has_whole and window == 0:
+            return Place(question, None, asked.key)
+        number = self._numbers[window - self._has_whole]
+        key = "" if asked.spans is None else asked.spans.key(number, is_last=number == self.grid.total)
+        return Place(question, self.grid.span(number, is_picture=self._is_picture), key)
+
+    def __len__(self) -> int:
+        return self._has_whole + len(self._numbers)
+
+    @overload
+    def __getitem__(self, index: int) -> Window: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Window]: ...
+    def __getitem__(self, index: int | slice) -> Window | Sequence[Window]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        if self._has_whole and index == 0:
+            return Window(WHOLE.start, WHOLE.end, self._not_whole)
+        number = self._numbers[index - self._has_whole]
+        return self.grid.window(number, self._answered(number))
+
+    def _answered(self, number: int) -> frozenset[int]:
+        """The questions of which the row about a span is there."""
+        if not self._is_begun:
+            return frozenset()
+        return frozenset(question for question, numbers in enumerate(self._there) if number in numbers)
+
+
+def places_unopened(job: Job, question: int) -> Iterator[Place]:
+    """The rows of a question about a medium that cannot be opened.
+
+    Of its spans nothing is known, so that one row stands for those that are not there yet.
+    """
+    asked = job.questions[question]
+    if asked.spans is None:
+        yield Place(question, job.span, asked.key)
+        return
+    if asked.spans.whole:
+        yield Place(question, None, asked.key)
+    number = 1
+    while number in asked.spans.there:
+        number += 1
+    yield Place(question, TimeSpan(number, None, None, ""), asked.spans.key(number, is_last=True))
