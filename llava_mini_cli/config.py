@@ -69,9 +69,9 @@ class SpanOptions:
             if value is not None and not LEAST_SPAN_S <= value < inf:
                 raise UsageError(f"{flag} must be at least {LEAST_SPAN_S:g} s, not {value:g}")
         if self.every is not None and (self.window is not None or self.stride is not None):
-            raise UsageError("--every TIME says it all; without it --window and --stride are told apart")
+            raise UsageError("--every has no --window and --stride: it is both")
         if (self.window is None) != (self.stride is None):
-            raise UsageError("--window and --stride go together; --every TIME has stretches one behind the other")
+            raise UsageError("--window and --stride go together; --every TIME is both")
         if self.length > MOST_OVERLAPS * self.step:
             raise UsageError(
                 f"--stride {self.step:g} s is too short for --window {self.length:g} s: at most {MOST_OVERLAPS} "

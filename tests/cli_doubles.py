@@ -87,7 +87,7 @@ def read_jobs(media: Sequence[str], prompts: tuple[Prompt, ...], is_media: IsMed
 
 
 class EchoEngine:
-    """Answers each prompt with itself and the number of frames, one request a step."""
+    """Answers each prompt about each window with itself and the number of frames, one request a step."""
 
     frame_size = 336
     still = None
@@ -123,23 +123,29 @@ class EchoEngine:
 
     def step(self) -> list[Answer | Failure]:
         request = self._waiting.pop(0)
+        asked = [
+            (prompt, number)
+            for number, window in enumerate(request.windows)
+            for prompt in range(len(request.prompts))
+            if prompt not in window.without
+        ]
         try:
-            frames = sum(len(chunk.times) for chunk in request.frames)
+            times = [time for chunk in request.frames for time in chunk.times]
         except MediaError as error:
-            return [
-                Failure(request.key, index, error.stage, error.kind, str(error))
-                for index in range(len(request.prompts))
-            ]
+            return [request.failure(prompt, window, error) for prompt, window in asked]
         finally:
             request.frames.close()
-        return [self._answer(request, index, frames) for index in range(len(request.prompts))]
+        return [self._answer(request, prompt, window, times) for prompt, window in asked]
 
-    def _answer(self, request: Request, index: int, frames: int) -> Answer | Failure:
-        prompt = request.prompts[index]
+    def _answer(self, request: Request, index: int, number: int, times: Sequence[float]) -> Answer | Failure:
+        prompt, window = request.prompts[index], request.windows[number]
+        frames = sum(window.start <= time < window.end for time in times)
         if "too long" in prompt:
-            return Failure(request.key, index, "prompt", "too_long", "the prompt leaves room for 7 frames")
+            return Failure(request.key, index, "prompt", "too_long", "the prompt leaves room for 7 frames", number)
+        if not frames:
+            return request.failure(index, number, MediaError("empty", "no frame"))
         text = f"{prompt} [{frames}]"
-        return Answer(request.key, index, text, (1, 2), "stop", frames, 5, frames, 2)
+        return Answer(request.key, index, text, (1, 2), "stop", frames, 5, frames, 2, number)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.flags.train_flags import TrainFlags
 from llava_mini_cli.commands.sizes import parse_size
 from llava_mini_cli.commands.times import parse_time
-from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
+from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions, SpanOptions
 from llava_mini_cli.errors import UsageError
 
 
@@ -38,6 +38,15 @@ from llava_mini_cli.errors import UsageError
         (GenerationOptions, {"seed": -1}, "--seed must be at least 0 and below 2**63, not -1"),
         (GenerationOptions, {"seed": 2**63}, "--seed must be at least 0 and below 2**63, not 9223372036854775808"),
         (ModelOptions, {"model": "m", "batch_size": 0}, "--batch-size must be at least 1, not 0"),
+        (SpanOptions, {"every": 0.0}, "--every must be at least 0.001 s, not 0"),
+        (SpanOptions, {"every": float("inf")}, "--every must be at least 0.001 s, not inf"),
+        (SpanOptions, {"every": 2.0, "stride": 1.0}, "--every has no --window and --stride: it is both"),
+        (SpanOptions, {"window": 2.0}, "--window and --stride go together; --every TIME is both"),
+        (SpanOptions, {"stride": 2.0}, "--window and --stride go together; --every TIME is both"),
+        (SpanOptions, {"window": 101.0, "stride": 1.0},
+         "--stride 1 s is too short for --window 101 s: at most 100 stretches may hold the same frame"),
+        (SpanOptions, {"whole": True},
+         "--whole goes with --every or --window; without them each video is asked about as a whole"),
         (RunLimits, {"media": 0}, "--limit must be at least 1, not 0"),
         (RunLimits, {"failures": 0}, "--max-failures must be at least 1, not 0"),
         (ArchiveFlags, {"path": "*"}, "--path goes with --index ARCHIVE"),

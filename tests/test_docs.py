@@ -53,7 +53,12 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("page", "made"),
-    [("commands.md", "rows.parquet"), ("inputs.md", "captions.parquet"), ("outputs.md", "photos/metadata.jsonl")],
+    [
+        ("commands.md", "rows.parquet"),
+        ("inputs.md", "captions.parquet"),
+        ("outputs.md", "photos/metadata.jsonl"),
+        ("spans.md", "spans.parquet"),
+    ],
 )
 def test_the_commands_of_the_docs_run(page: str, made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With doubles of the engine and of clips."""

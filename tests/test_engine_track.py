@@ -96,6 +96,45 @@ def test_windows_are_complete_when_their_end_has_come() -> None:
     assert track.windows == []
 
 
+def coming(*windows: Window) -> Track:
+    source = ArrayFrames(pixels(1))
+    request = Request("v", "video", source, ("a", "b"), GenerationOptions(), windows)
+    return Track(request, [PACK], iter(source), coming=len(windows))
+
+
+def test_a_window_is_made_when_its_first_frame_comes() -> None:
+    track = coming(Window(0, 2), Window(2, 4), Window(2, 9, frozenset({0})), Window(5, 9))
+    track.add(*frames_of(2), np.arange(2.0))
+    assert ([window.index for window in track.windows], track.coming) == ([0], 3)
+    track.add(*frames_of(2), np.arange(2.0, 4.0))
+    assert [(window.index, window.frame_count, window.prompts) for window in track.windows] == [
+        (0, 2, [0, 1]), (1, 2, [0, 1]), (2, 2, [1]),
+    ]  # fmt: skip
+    track.begin(100.0)
+    assert (len(track.windows), track.coming) == (4, 0)
+
+
+def test_ten_thousand_windows_are_never_there_together() -> None:
+    track = coming(*(Window(number, number + 2) for number in range(10_000)))
+    most = 0
+    for second in range(0, 10_000, 10):
+        track.add(*frames_of(10), np.arange(second, second + 10.0))
+        most = max(most, len(track.windows))
+        assert [window.frame_count for window in track.complete(second + 10.0)][1:] == [2] * (8 if second == 0 else 9)
+    assert most == 11
+
+
+def test_a_pass_fails_with_the_windows_that_are_still_to_come() -> None:
+    track = coming(Window(0, 2), Window(2, 4, frozenset({1})), Window(4, 6))
+    track.begin(0.0)
+    failures = track.pass_failures(0, ItemError("x", "y"), "generate")
+    assert [(one.window_index, one.prompt_index) for one in failures] == [(0, 0), (0, 1), (1, 0), (2, 0), (2, 1)]
+    track.drop_pass(0)
+    track.begin(9.0)
+    assert [window.prompts for window in track.windows] == [[], [], []]
+    assert track.pass_failures(0, ItemError("x", "y")) == []
+
+
 def test_a_window_grows_and_keeps_what_it_has() -> None:
     window = WindowSum(0, Window(), PACK.groups)
     for _ in range(3):

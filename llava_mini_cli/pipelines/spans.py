@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
 
 class Grid(NamedTuple):
-    """Stretches of the same length, one every `step` seconds; the last one is the first that reaches the end."""
+    """Stretches of the same length, one every `step` seconds, up to the first that reaches the end."""
 
     begin: float  # seconds
     end: float | None  # None: a picture, or a video of which nobody knows how long it is
@@ -36,7 +36,9 @@ class Grid(NamedTuple):
         """The number of stretches, at least one."""
         if self.end is None:
             return 1
-        return 1 + max(0, ceil(round((self.end - self.begin - self.length) / self.step, 6)))
+        asked = self.end - self.begin
+        reaching, begun = (ceil(round(one / self.step, 6)) for one in (asked - self.length, asked))
+        return max(1, min(1 + reaching, begun))
 
     def bounds(self, number: int) -> tuple[float, float]:
         """Where a stretch begins and ends; the first has the number 1. Neighbours meet without a gap."""
@@ -44,16 +46,16 @@ class Grid(NamedTuple):
         return round(start, 6), round(start + self.length, 6)
 
     def window(self, number: int, without: frozenset[int] = frozenset()) -> Window:
-        """A stretch for the engine. What comes behind the last one would belong to none, so that it is open."""
+        """A stretch for the engine. One that reaches the end is open, so that no frame is left over."""
         start, end = self.bounds(number)
-        return Window(start, inf if number == self.total else end, without)
+        return Window(start, inf if self.end is None or end >= round(self.end, 6) else end, without)
 
     def span(self, number: int, *, is_picture: bool = False) -> TimeSpan:
         """A stretch for its row."""
         if is_picture:
             return TimeSpan(number, None, None, "")
         start, end = self.bounds(number)
-        return TimeSpan(number, start, self.end if number == self.total else end, "")
+        return TimeSpan(number, start, self.end if self.end is None else min(end, self.end), "")
 
 
 def grid_of(info: ClipInfo, spans: SpanOptions, sampling: SamplingOptions) -> Grid:
