@@ -61,6 +61,7 @@ class SpanOptions:
     every: float | None = None  # seconds of each stretch, one behind the other
     window: float | None = None  # seconds of each stretch, where the next one begins `stride` later
     stride: float | None = None
+    scenes_from: str | None = None  # a list of stretches, or a folder of such lists
     whole: bool = False  # the video as a whole is asked about, too
 
     def __post_init__(self) -> None:
@@ -72,18 +73,31 @@ class SpanOptions:
             raise UsageError("--every has no --window and --stride: it is both")
         if (self.window is None) != (self.stride is None):
             raise UsageError("--window and --stride go together; --every TIME is both")
+        if self.scenes_from is not None and (self.every is not None or self.window is not None):
+            raise UsageError("--scenes-from has stretches of its own; leave --every, --window and --stride out")
+        if self.scenes_from == "":
+            raise UsageError("--scenes-from is empty")
         if self.length > MOST_OVERLAPS * self.step:
             raise UsageError(
                 f"--stride {self.step:g} s is too short for --window {self.length:g} s: at most {MOST_OVERLAPS} "
                 "stretches may hold the same frame"
             )
         if self.whole and not self.wanted:
-            raise UsageError("--whole goes with --every or --window; without them each video is asked about as a whole")
+            raise UsageError(
+                "--whole goes with --every, --window or --scenes-from; without them videos are asked about as wholes"
+            )
 
     @property
     def wanted(self) -> bool:
         """True if there are stretches to ask about."""
-        return self.every is not None or self.window is not None
+        return self.flag is not None
+
+    @property
+    def flag(self) -> str | None:
+        """The option that says which stretches there are; None: none does."""
+        if self.scenes_from is not None:
+            return "--scenes-from"
+        return "--every" if self.every is not None else "--window" if self.window is not None else None
 
     @property
     def length(self) -> float:
@@ -95,13 +109,15 @@ class SpanOptions:
         """Seconds from the beginning of a stretch to that of the next."""
         return self.every or self.stride or inf
 
-    def shaping(self) -> dict[str, float | None]:
+    def shaping(self) -> dict[str, str | float | None]:
         """The options that shape the rows of stretches, by name; none where there are no stretches."""
         if not self.wanted:
             return {}
-        if self.length == self.step:
-            return {"every": self.length}
-        return {"window": self.window, "stride": self.stride}
+        every, window, stride = self.every, self.window, self.stride
+        if window == stride and window is not None:
+            every, window, stride = window, None, None
+        scenes = None if self.scenes_from is None else "given"  # each row's key has its own medium's
+        return {"every": every, "window": window, "stride": stride, "scenes_from": scenes}
 
 
 @dataclass(frozen=True)

@@ -139,7 +139,7 @@ class EchoEngine:
 
     def _answer(self, request: Request, index: int, number: int, times: Sequence[float]) -> Answer | Failure:
         prompt, window = request.prompts[index], request.windows[number]
-        frames = sum(window.start <= time < window.end for time in times)
+        frames = sum(bool(window.start <= time < window.end) for time in times)
         if "too long" in prompt:
             return Failure(request.key, index, "prompt", "too_long", "the prompt leaves room for 7 frames", number)
         if not frames:

@@ -26,7 +26,7 @@ EXCLUDED_WORDS = """
 ann batch-size cache-dir cache-size caption-every check column compact compile csv-safe data decode-timeout
 device-batch every existing features features-dtype fetch-timeout files-from format hosts html image index lora-rank
 max-file-size media-root model netrc output overwrite preset prompt-file prune quantize revision save-every
-shard stride summary-json thumbnails whole window workers
+scenes-from shard stride summary-json thumbnails whole window workers
 """
 EXCLUDED = frozenset(EXCLUDED_WORDS.split())
 FOUND = "a config file that is only found in the working directory may neither write nor load"

@@ -66,7 +66,7 @@ engines = pytest.fixture(echo_engines)
         (["--every", "soon"], "'soon' is not a time"),
         (["--every", "0"], "--every must be at least 0.001 s, not 0"),
         (["--window", "3s"], "--window and --stride go together"),
-        (["--whole"], "--whole goes with --every or --window"),
+        (["--whole"], "--whole goes with --every, --window or --scenes-from"),
         (["--every", "2s", "--fit"], "--fit thins out whole videos, not the stretches of --every"),
         (["--every", "2s", "-f", "txt", "-o", "out"], "--every gives several rows of one medium"),
         (["--window", "2s", "--stride", "1s", "-f", "txt"], "--window gives several rows of one medium"),

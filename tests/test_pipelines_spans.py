@@ -114,8 +114,10 @@ def test_neighbours_meet_however_long_a_video_is() -> None:
 
 
 def test_every_is_a_window_that_is_as_long_as_its_stride() -> None:
-    assert SpanOptions(window=3.0, stride=3.0).shaping() == SpanOptions(every=3.0).shaping() == {"every": 3.0}
-    assert SpanOptions(window=3.0, stride=1.0, whole=True).shaping() == {"window": 3.0, "stride": 1.0}
+    none = {"every": None, "window": None, "stride": None, "scenes_from": None}
+    assert SpanOptions(window=3.0, stride=3.0).shaping() == SpanOptions(every=3.0).shaping() == none | {"every": 3.0}
+    assert SpanOptions(window=3.0, stride=1.0, whole=True).shaping() == none | {"window": 3.0, "stride": 1.0}
+    assert SpanOptions(scenes_from="a.csv").shaping() == none | {"scenes_from": "given"}
     assert SpanOptions().shaping() == {}
 
 

@@ -113,6 +113,10 @@ def run_inputs(
             if output.is_new and not flags.run.dry_run:
                 look_at_needs(options.model)
             inputs = find(cache).share(output.shard)
+            if options.spans.scenes_from is not None:
+                from llava_mini_cli.formats.inputs.scenes import with_scenes
+
+                inputs = with_scenes(inputs, options.spans.scenes_from)
             if flags.run.dry_run:
                 return _dry_run(inputs, options, output)
         with (

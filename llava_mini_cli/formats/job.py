@@ -91,6 +91,9 @@ class Job(NamedTuple):
     span: TimeSpan | None = None  # None: the whole medium, or what --start and --end leave of it
     content: str | None = None  # what it holds (`formats.content`), where that is known without reading it
     roots: tuple[str, ...] = ()  # folders, one of which the file at `path` must lie below; none: it may lie anywhere
+    spans: tuple[
+        TimeSpan, ...
+    ] = ()  # stretches to ask about one by one, ordered by their starts, where a list has them
 
     @property
     def file(self) -> str:
@@ -112,4 +115,4 @@ def make_job(
     source: Source | None,
     roots: tuple[str, ...] = (),
 ) -> Job:
-    return tuple.__new__(Job, (path, file_name, questions, fault, item, None, source, None, None, roots))  # pyright: ignore
+    return tuple.__new__(Job, (path, file_name, questions, fault, item, None, source, None, None, roots, ()))  # pyright: ignore

@@ -44,7 +44,7 @@ def _by_span(jobs: Iterator[Job], keys: RowKeys, done: Done, tally: Tally, *, wh
     asked_before: dict[bytes, int] = {}
     for job in jobs:
         item = keys.item(job)
-        state = keys.state(item)
+        state, span_state = keys.state(item), keys.span_state(item, job.spans)
         left: list[Question] = []
         for question in job.questions:
             work = keys.work(item, job.path, question)
@@ -54,9 +54,9 @@ def _by_span(jobs: Iterator[Job], keys: RowKeys, done: Done, tally: Tally, *, wh
                 continue
             before = asked_before[work] = asked_before.get(work, -1) + 1
             stem = keys.spans(item, job.path, question, before)
-            there, is_complete = done.spans(stem, state)
+            there, is_complete = done.spans(stem, span_state)
             if key is not None or not is_complete:
-                span_keys = SpanKeys(stem.hex(), state, there, key is not None)
+                span_keys = SpanKeys(stem.hex(), span_state, there, key is not None)
                 left.append(question._replace(key=key or "", spans=span_keys))
         if left:
             yield job._replace(questions=tuple(left))

@@ -30,6 +30,7 @@ class Grid(NamedTuple):
     end: float | None  # None: a picture, or a video of which nobody knows how long it is
     length: float
     step: float
+    is_picture: bool = False
 
     @property
     def total(self) -> int:
@@ -50,19 +51,40 @@ class Grid(NamedTuple):
         start, end = self.bounds(number)
         return Window(start, inf if self.end is None or end >= round(self.end, 6) else end, without)
 
-    def span(self, number: int, *, is_picture: bool = False) -> TimeSpan:
+    def span(self, number: int) -> TimeSpan:
         """A stretch for its row."""
-        if is_picture:
+        if self.is_picture:
             return TimeSpan(number, None, None, "")
         start, end = self.bounds(number)
         return TimeSpan(number, start, self.end if self.end is None else min(end, self.end), "")
+
+
+class Listed(NamedTuple):
+    """Stretches that a list has."""
+
+    spans: tuple[TimeSpan, ...]
+
+    @property
+    def total(self) -> int:
+        """The number of stretches."""
+        return len(self.spans)
+
+    def window(self, number: int, without: frozenset[int] = frozenset()) -> Window:
+        """A stretch for the engine."""
+        _, start, end, _ = self.spans[number - 1]
+        return Window(start or 0.0, inf if end is None else end, without)
+
+    def span(self, number: int) -> TimeSpan:
+        """A stretch for its row."""
+        return self.spans[number - 1]
 
 
 def grid_of(info: ClipInfo, spans: SpanOptions, sampling: SamplingOptions) -> Grid:
     """The stretches of a medium that was opened, or whose header was read."""
     begin = sampling.start or 0.0
     if info.kind == "image" or info.duration_s is None or not isfinite(info.duration_s):
-        return Grid(begin, sampling.end if info.kind == "video" else None, spans.length, spans.step)
+        is_picture = info.kind == "image"
+        return Grid(begin, None if is_picture else sampling.end, spans.length, spans.step, is_picture)
     return Grid(begin, min(info.duration_s, sampling.end or inf), spans.length, spans.step)
 
 
@@ -73,10 +95,10 @@ class SpanWindows(Sequence[Window]):
     """
 
     def __init__(self, job: Job, info: ClipInfo, spans: SpanOptions, sampling: SamplingOptions) -> None:
-        self.grid = grid_of(info, spans, sampling)
+        is_listed = job.spans and info.kind == "video"
+        self.grid = Listed(job.spans) if is_listed else grid_of(info, spans, sampling)
         keys = [question.spans for question in job.questions]
         self._job = job
-        self._is_picture = info.kind == "image"
         self._there = [frozenset[int]() if key is None else key.there for key in keys]
         self._not_whole = frozenset(
             index for index, key in enumerate(keys) if not (spans.whole if key is None else key.whole)
@@ -102,7 +124,7 @@ class SpanWindows(Sequence[Window]):
             return Place(question, None, asked.key)
         number = self._numbers[window - self._has_whole]
         key = "" if asked.spans is None else asked.spans.key(number, is_last=number == self.grid.total)
-        return Place(question, self.grid.span(number, is_picture=self._is_picture), key)
+        return Place(question, self.grid.span(number), key)
 
     def __len__(self) -> int:
         return self._has_whole + len(self._numbers)

@@ -30,6 +30,15 @@ class SpanFlags:
         float | None,
         _time(help="Time from the beginning of a stretch of --window to that of the next."),
     ] = SpanOptions.stride
+    scenes_from: Annotated[
+        str | None,
+        _option(
+            metavar="FILE|FOLDER",
+            help="List of a video's scenes to ask about one by one, as PySceneDetect's list-scenes writes it; a folder "
+            "holds NAME-Scenes.csv for each NAME.mp4.",
+            show_default="off",
+        ),
+    ] = SpanOptions.scenes_from
     whole: Annotated[bool, _option(help="Each medium is asked about as a whole, too.")] = SpanOptions.whole
 
     def options(self) -> SpanOptions:
@@ -38,9 +47,9 @@ class SpanFlags:
 
     def check_with(self, *, format: str, fit: bool) -> None:
         """Raises `UsageError` where other options do not go with stretches."""
-        if not self.options().wanted:
+        flag = self.options().flag
+        if flag is None:
             return
-        flag = "--window" if self.every is None else "--every"
         if format == "txt":
             raise UsageError(f"{flag} gives several rows of one medium, which --format txt cannot keep apart")
         if fit:

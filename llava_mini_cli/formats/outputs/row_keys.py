@@ -12,10 +12,10 @@ Rows about the spans of a medium share all of it, and have a number behind the k
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import blake2b
 
-from llava_mini_cli.formats.job import ItemIdentity, Job, Question
+from llava_mini_cli.formats.job import ItemIdentity, Job, Question, TimeSpan
 from llava_mini_cli.formats.outputs.done import STATE_DIGITS, WORK_DIGITS
 from llava_mini_cli.formats.row import printable
 
@@ -87,6 +87,17 @@ class RowKeys:
         if item[1] is None and item[2] is None:
             return self._nothing_there
         return self._state(item)
+
+    def span_state(self, item: ItemIdentity, spans: Sequence[TimeSpan]) -> int:
+        """The second part of the keys of rows about spans, which also says where these begin and end, if that is known.
+
+        The last span's key has another last bit.
+        """
+        if not spans:
+            return self.state(item)
+        digest = self._settings.copy()
+        digest.update(ascii((item[1:], [(span.start, span.end) for span in spans])).encode())
+        return int.from_bytes(digest.digest(), "big")
 
     def _state(self, item: ItemIdentity) -> int:
         digest = self._settings.copy()
