@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llava_mini_cli.engine.labels import LabelIds
 from llava_mini_cli.engine.request import WHOLE, Failure, Request
 from llava_mini_cli.errors import PromptError
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
@@ -21,21 +22,28 @@ class ContextLimit:
         """Frames that fit beside a prompt of `text` tokens and `new` tokens of its answer; below 1 where none does."""
         return (self.positions - text - new) // self.per_frame
 
-    def too_long(self, text: int, new: int, frames: int) -> PromptError | None:
-        """The error of a prompt whose `text` tokens, `new` tokens and frames exceed the context; None if they fit."""
+    def too_long(self, text: int, new: int, frames: int, of: str = "new tokens") -> PromptError | None:
+        """The error of a prompt whose `text` tokens, `new` tokens and frames exceed the context; None if they fit.
+
+        `of`: what the new tokens are, for the message.
+        """
         most = self.most_frames(text, new)
         if frames <= most:
             return None
         hint = f"at most {most} frames fit: use --fit, --max-frames {most} or a lower --fps" if most > 0 else "none fit"
         return PromptError(
             "too_long",
-            f"the prompt ({text} tokens), {new} new tokens and {self.per_frame} for each frame exceed the model's "
+            f"the prompt ({text} tokens), {new} {of} and {self.per_frame} for each frame exceed the model's "
             f"context of {self.positions}; {hint}",
         )
 
 
 def admit(
-    request: Request, prompts: PromptBuilder, context: ContextLimit, which: Sequence[int] | None = None
+    request: Request,
+    prompts: PromptBuilder,
+    context: ContextLimit,
+    which: Sequence[int] | None = None,
+    labels: LabelIds | None = None,
 ) -> tuple[list[list[int] | None], list[Failure]]:
     """The ids of each prompt of a request, or of some by their index; None for those that cannot be asked.
 
@@ -47,7 +55,8 @@ def admit(
     for index in range(len(request.prompts)) if which is None else which:
         try:
             ids = prompts.question_ids(request.prompts[index])
-            error = context.too_long(len(ids) - 1, request.generation.max_new_tokens, frames)
+            new, of = new_tokens(request, index, labels or LabelIds(prompts))
+            error = context.too_long(len(ids) - 1, new, frames, of)
             if error is None and len(ids) > MAX_TEXT:
                 error = PromptError(
                     "too_long",
@@ -61,6 +70,14 @@ def admit(
         else:
             found.append(ids)
     return found, failures
+
+
+def new_tokens(request: Request, prompt: int, labels: LabelIds) -> tuple[int, str]:
+    """How many tokens the answer to a prompt may have, and what they are. Raises `PromptError`."""
+    choices = request.choices_of(prompt)
+    if choices is None:
+        return request.generation.max_new_tokens, "new tokens"
+    return labels.of(choices).longest, "tokens of the longest of its choices"
 
 
 def passes(prompts: Sequence[list[int] | None]) -> list[list[list[int] | None]]:

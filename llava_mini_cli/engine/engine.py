@@ -9,7 +9,7 @@ on. Knows nothing of files or output formats.
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import cast
 
 import torch
@@ -21,15 +21,17 @@ from llava_mini_cli.engine.fit import NUMBER_BYTES, Sizes, Work
 from llava_mini_cli.engine.frame_encoder import FrameEncoder
 from llava_mini_cli.engine.generate import prefill
 from llava_mini_cli.engine.intake import Intake
+from llava_mini_cli.engine.label_scorer import LabelScorer
+from llava_mini_cli.engine.labels import LabelIds
 from llava_mini_cli.engine.memory import unless_out_of_memory
-from llava_mini_cli.engine.request import FrameShapes, Outcome, Request
+from llava_mini_cli.engine.request import Choices, FrameShapes, Outcome, Request
 from llava_mini_cli.engine.sampling import random_generator
 from llava_mini_cli.engine.scheduler import Action, Limits, Load, choose
 from llava_mini_cli.engine.token_decoder import TokenDecoder
 from llava_mini_cli.engine.track import Complete, Generation, prefill_items
 from llava_mini_cli.engine.work import More, Piece, work_off
 from llava_mini_cli.engine.work_room import WorkRoom
-from llava_mini_cli.errors import ItemError, PromptError
+from llava_mini_cli.errors import ItemError, PromptError, UsageError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
@@ -78,6 +80,8 @@ class Engine:
         self._encoder = FrameEncoder(
             model.model, processor.preprocessor, self._context, limits.chunk_frames, self._room, image_projection
         )
+        self._labels = LabelIds(prompts)
+        self._scorer = LabelScorer(model, self._labels, self._decoder)
 
     @property
     def frames_encoded(self) -> int:
@@ -122,7 +126,9 @@ class Engine:
         Raises:
             UsageError: its options ask for what this model cannot give.
         """
-        intake = Intake(request, self.prompts, self._context)
+        if any(request.choices) and not self._decoder.end_ids:
+            raise UsageError("--choices: this model's generation_config.json names no token that ends an answer")
+        intake = Intake(request, self.prompts, self._context, self._labels)
         work_off([intake.piece(self._decoder.accept)])
         self._encoder.failures += intake.failures
         if intake.track is not None:
@@ -132,15 +138,21 @@ class Engine:
         if request.sink is not None:
             request.sink.fail("generate", "out_of_memory", "its prompts do not fit the memory")
 
-    def most_frames(self, prompts: Iterable[str], generation: GenerationOptions) -> int | None:
-        """Frames of one medium that fit the context beside each prompt that fits at all; None if none does."""
+    def most_frames(
+        self, prompts: Iterable[str], generation: GenerationOptions, choices: Iterable[Choices | None] = ()
+    ) -> int | None:
+        """Frames of one medium that fit the context beside each prompt that fits at all; None if none does.
+
+        `choices`: of each prompt; of those behind the last one, and of all by default, there are none.
+        """
         fitting: list[int] = []
-        for prompt in prompts:
+        for prompt, given in zip(prompts, chain(choices, repeat(None)), strict=False):
             try:
                 text = len(self.prompts.question_ids(prompt)) - 1
+                new = generation.max_new_tokens if given is None else self._labels.of(given).longest
             except PromptError:
                 continue  # it will fail, whatever the frames
-            fitting.append(self._context.most_frames(text, generation.max_new_tokens))
+            fitting.append(self._context.most_frames(text, new))
         return min((most for most in fitting if most > 0), default=None)
 
     def run(self, requests: Iterable[Request]) -> Iterator[Outcome]:
@@ -235,13 +247,20 @@ class Engine:
         return [self._prefilling(batch[:half]), self._prefilling(batch[half:])]
 
     def _prefill(self, batch: Sequence[Complete]) -> More:
-        """Windows through the language model, and the first token of each of their answers."""
-        first_tokens = self._decoder.begin(*self._begun(batch))
+        """Windows through the language model, and the first token of each of their answers, or which of its choices."""
+        generations, logits = self._begun(batch)
+        chosen = [one.track.request.choices_of(one.prompt_index) is not None for one in generations]
+        following: list[Piece] = []
+        for begin, wanted in ((self._scorer.begin, True), (self._decoder.begin, False)):
+            which = [number for number, is_chosen in enumerate(chosen) if is_chosen is wanted]
+            if which:
+                some = logits if len(which) == len(generations) else logits[which]
+                following.append(begin([generations[number] for number in which], some))
 
         def released() -> More:
             for _, window in batch:
                 window.release()
-            return [first_tokens]
+            return following
 
         return [Piece(released, released)]
 

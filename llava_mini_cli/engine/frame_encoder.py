@@ -227,13 +227,14 @@ class FrameEncoder:
 
     def _check_context(self, track: Track) -> None:
         """Fails each prompt as soon as a window's frames and it cannot fit the context; nobody waits for the rest."""
-        new, lengths = track.request.generation.max_new_tokens, {}
+        lengths: dict[int, int] = {}
         for pack in track.packs:
             lengths |= pack.prompt_lengths
-        longest = max(lengths.values(), default=0)
-        full = [window for window in track.windows if self._context.too_long(longest, new, window.frame_count)]
+        longest = max((length + track.new_tokens[one][0] for one, length in lengths.items()), default=0)
+        full = [window for window in track.windows if self._context.too_long(longest, 0, window.frame_count)]
         for window in full:
-            found = ((one, self._context.too_long(lengths[one], new, window.frame_count)) for one in window.prompts)
+            asked = ((one, lengths[one], *track.new_tokens[one]) for one in window.prompts)
+            found = ((one, self._context.too_long(text, new, window.frame_count, of)) for one, text, new, of in asked)
             errors = {prompt: error for prompt, error in found if error is not None}
             failures = [track.request.failure(prompt, window.index, error) for prompt, error in errors.items()]
             window.drop_prompts(errors)

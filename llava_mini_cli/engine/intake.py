@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from llava_mini_cli.config import GenerationOptions
-from llava_mini_cli.engine.admit import ContextLimit, admit, passes
+from llava_mini_cli.engine.admit import ContextLimit, admit, new_tokens, passes
+from llava_mini_cli.engine.labels import LabelIds
 from llava_mini_cli.engine.pack import TextPack, pack_prompts
 from llava_mini_cli.engine.request import Failure, Request
 from llava_mini_cli.engine.track import Track
@@ -21,12 +22,13 @@ OfPrompts = Callable[[Sequence[int]], More]
 class Intake:
     """Makes a track of a request. `failures` are those of prompts that cannot be asked; None is `track` if none can."""
 
-    def __init__(self, request: Request, prompts: PromptBuilder, context: ContextLimit) -> None:
+    def __init__(self, request: Request, prompts: PromptBuilder, context: ContextLimit, labels: LabelIds) -> None:
         self.failures: list[Failure] = []
         self.track: Track | None = None
         self._request = request
         self._prompts = prompts
         self._context = context
+        self._labels = labels
         self._ids: list[list[int] | None] = [None] * len(request.prompts)
         self._packs: list[TextPack] = []
 
@@ -54,7 +56,7 @@ class Intake:
         )
 
     def _admit(self, prompts: Sequence[int]) -> More:
-        ids, failures = admit(self._request, self._prompts, self._context, prompts)
+        ids, failures = admit(self._request, self._prompts, self._context, prompts, self._labels)
         for prompt, found in zip(prompts, ids, strict=True):
             self._ids[prompt] = found
         self.failures += failures
@@ -81,6 +83,8 @@ class Intake:
 
     def _make_track(self) -> More:
         if self._packs and (any(self._ids) or self._request.sink is not None):
+            asked = [prompt for prompt, ids in enumerate(self._ids) if ids]
+            new = {prompt: new_tokens(self._request, prompt, self._labels) for prompt in asked}
             frames, coming = iter(self._request.frames), len(self._request.windows)
-            self.track = Track(self._request, self._packs, frames, coming=coming)
+            self.track = Track(self._request, self._packs, frames, coming=coming, new_tokens=new)
         return ()

@@ -5,7 +5,7 @@ exactly one `Answer` or one `Failure` for each window and prompt, in any order. 
 is given what the model made of each frame; then it needs no prompts.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Literal, Protocol
@@ -18,6 +18,7 @@ from llava_mini_cli.errors import ItemError
 from llava_mini_cli.media.clip import FrameChunk, MediaKind
 
 FinishReason = Literal["stop", "length", "repetition"]
+Choices = tuple[str, ...]  # the answers that a question may have, each once
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class Answer:
     completion_tokens: int
     window_index: int = 0
     p_yes: float | None = None  # of yes against no, as the answer's first word; None: not asked for
+    choice_probs: Mapping[str, float] | None = None  # of each choice, in their order; None: the question has none
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,13 @@ class Request:
     windows: Sequence[Window] = (WHOLE,)  # ordered by their starts; each is looked at once its first frame came
     sink: FrameSink | None = None
     frame_count: int | None = None  # frames that `frames` will give; None: only reading them tells
+    choices: tuple[
+        Choices | None, ...
+    ] = ()  # of each prompt, one of which is its answer; None: any text. (): no prompt's
+
+    def choices_of(self, prompt: int) -> Choices | None:
+        """The answers that a prompt may have, by its index; None where the model writes one."""
+        return self.choices[prompt] if self.choices else None
 
     def failure(self, prompt: int, window: int, error: ItemError, stage: str | None = None) -> Failure:
         """The failure of one prompt for one window; `stage`: the error's own if None."""

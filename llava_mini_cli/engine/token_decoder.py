@@ -4,7 +4,7 @@ What is to be done is handed out in pieces (`work`). A generation's last token i
 there and has the next one from the scores. Knows nothing of frames. Failures are values, as in `engine`.
 """
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import isfinite
@@ -40,7 +40,7 @@ class TokenDecoder:
         self.room: WorkRoom | None = None  # for keys and values; None: any
         self._yes_no: YesNo | None = None  # once `accept` was asked for it
         end = cast("int | list[int] | None", cast(Any, model.generation_config).eos_token_id)
-        self._end_ids = frozenset(end if isinstance(end, list) else [] if end is None else [end])
+        self.end_ids = frozenset(end if isinstance(end, list) else [] if end is None else [end])
 
     def accept(self, options: GenerationOptions) -> None:
         """Gets ready for answers with these options.
@@ -125,7 +125,7 @@ class TokenDecoder:
         if reason == "internal":
             done = one.failure(ItemError("internal", "the model gave no finite scores; another --dtype may"))
         else:
-            done = self._answer(one, reason)
+            done = self.answer(one, reason, one.tokens, self._prompts.answer_text(one.tokens))
         self.done.append(done)
         return ()
 
@@ -147,8 +147,7 @@ class TokenDecoder:
                 continue
             options = one.track.request.generation
             if options.yes_no and one.p_yes is None:
-                assert self._yes_no is not None
-                one.p_yes = self._yes_no.p_yes(scores)
+                one.p_yes = self.p_yes(scores)
             if options.repetition_penalty != 1 and one.tokens:
                 scores = penalised(scores, one.tokens, options.repetition_penalty)
                 best = int(scores.argmax())
@@ -159,7 +158,7 @@ class TokenDecoder:
         """The end that a generation comes to by a token that it is not given yet; None if it goes on."""
         if token is None:
             return "internal"
-        if token in self._end_ids:
+        if token in self.end_ids:
             return "stop"
         if len(one.tokens) + 1 >= one.track.request.generation.max_new_tokens:
             return "length"
@@ -200,20 +199,34 @@ class TokenDecoder:
             one.row = row
         return True
 
-    def _answer(self, one: Generation, reason: FinishReason) -> Answer:
+    def p_yes(self, scores: torch.Tensor) -> float:
+        """The probability of yes against no, from the scores `[vocab]` of an answer's first token."""
+        assert self._yes_no is not None  # `accept` was told
+        return self._yes_no.p_yes(scores)
+
+    def answer(
+        self,
+        one: Generation,
+        reason: FinishReason,
+        tokens: Sequence[int],
+        text: str,
+        choice_probs: Mapping[str, float] | None = None,
+    ) -> Answer:
+        """The answer that a question came to."""
         request = one.track.request
         return Answer(
             key=request.key,
             prompt_index=one.prompt_index,
-            text=self._prompts.answer_text(one.tokens),
-            token_ids=tuple(one.tokens),
+            text=text,
+            token_ids=tuple(tokens),
             finish_reason=reason,
             frame_count=one.window.frame_count,
             prompt_tokens=one.track.pack_of(one.window).prompt_lengths[one.prompt_index],
             vision_tokens=one.window.frame_count * self._model.config.vision_tokens_per_frame,
-            completion_tokens=len(one.tokens),
+            completion_tokens=len(tokens),
             window_index=one.window.index,
             p_yes=one.p_yes,
+            choice_probs=choice_probs,
         )
 
 

@@ -3,7 +3,7 @@
 Holds tensors but computes nothing beyond sums; the order of work is the engine's.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import NamedTuple
@@ -127,6 +127,8 @@ class Track:
     coming: int = 0  # windows of the request that begin behind the frames so far: its last ones
     ended: bool = False  # the source has no more frames
     error: ItemError | None = None  # the source broke; what was seen before counts
+    # Of each prompt that is asked: how many tokens its answer may have, and what they are, for messages.
+    new_tokens: Mapping[int, tuple[int, str]] = field(default_factory=dict[int, tuple[int, str]])
     _left: SomeFrames | None = None  # decoded, and more than was taken
 
     def frames_ready(self) -> bool:

@@ -7,7 +7,7 @@ Two families, told apart by the tokenizer: Llama 3.1's chat template, and Vicuna
   assistant header (the model has to write the header itself).
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
@@ -29,6 +29,8 @@ VICUNA_SYSTEM = (
     "The assistant gives helpful, detailed, and polite answers to the user's questions."
 )
 HEADER_START, HEADER_END = "<|start_header_id|>", "<|end_header_id|>"
+HEADER = f"{HEADER_START}assistant{HEADER_END}\n\n"
+_MOST_SHOWN = 40  # characters of an answer in a message
 
 
 @contextmanager
@@ -130,6 +132,34 @@ class PromptBuilder:
 
         return cast(Any, SentencePieceProcessor)(model_file=path)
 
+    def header_ids(self) -> list[int]:
+        """The ids that the model writes before it answers: Llama 3's header in the reference layout, else none."""
+        if self.family == "llama3" and self.layout == "reference":
+            return list(self.tokenizer(HEADER, add_special_tokens=False).input_ids)
+        return []
+
+    def answer_ids(self, answers: Sequence[str]) -> list[list[int]]:
+        """The ids of each answer as the model was trained to write it, without header and end.
+
+        An answer is tokenised behind the end of a prompt, and so with the space that is before it in Vicuna's layout.
+
+        Raises:
+            PromptError: an answer holds nothing, or special tokens, or tokens that the model does not have.
+        """
+        before, gap = (HEADER, "") if self.family == "llama3" else ("ASSISTANT:", " ")
+        with _as_the_prompts_error("tokenizer"):
+            texts = [before, *(f"{before}{gap}{answer}" for answer in answers)]
+            start, *found = cast("list[list[int]]", self.tokenizer(texts, add_special_tokens=False).input_ids)
+        special = {*self.tokenizer.all_special_ids}
+        special |= {number for number, token in self.tokenizer.added_tokens_decoder.items() if token.special}
+        for answer, ids in zip(answers, found, strict=True):
+            own = ids[len(start) :]
+            wrong = [one for one in own if one in special or (self.vocabulary is not None and one >= self.vocabulary)]
+            if not own or ids[: len(start)] != start or wrong:
+                why = f"token {wrong[0]}" if wrong else "no token of its own"
+                raise PromptError("bad_prompt", f"'{_short(answer)}' holds {why}, which the model writes in no answer")
+        return [ids[len(start) :] for ids in found]
+
     def answer_text(self, ids: list[int]) -> str:
         """Generated ids as the user reads them: no special tokens, no assistant header, stripped."""
         text = self.tokenizer.decode(self._without_header(ids), skip_special_tokens=True)
@@ -143,3 +173,7 @@ class PromptBuilder:
             return ids
         start, end = (self.tokenizer.convert_tokens_to_ids(token) for token in (HEADER_START, HEADER_END))
         return ids[ids.index(end) + 1 :] if ids[0] == start and end in ids else ids
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."

@@ -1,0 +1,175 @@
+"""Given texts behind the rows of a cache, and how likely the language model finds each. Nothing is generated.
+
+The texts behind one row are a tree: what they begin with alike is there once. A token sees the keys and values of its
+row where they lie, the tokens between the row and itself, and itself. Knows nothing of questions.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import cast
+
+import torch
+from torch.nn import functional
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer
+
+from llava_mini_cli.engine.dense import finish, project
+from llava_mini_cli.engine.kv_cache import RowCache
+from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
+
+HEAD_POSITIONS = 256  # positions whose scores of the whole vocabulary are there at once
+
+
+@dataclass(frozen=True)
+class Branches:
+    """Some texts behind one row of a cache. Parents come before their children; -1 stands for the row."""
+
+    row: int
+    tokens: list[int]
+    parents: list[int]
+    paths: list[list[int]]  # of each text: where its tokens are
+
+    @classmethod
+    def of(cls, row: int, texts: Sequence[Sequence[int]]) -> "Branches":
+        """From the tokens of each text, of which there is at least one."""
+        tree = cls(row, [], [], [])
+        known: dict[tuple[int, int], int] = {}
+        for text in texts:
+            path, here = list[int](), -1
+            for token in text:
+                step = here, token
+                here = known.setdefault(step, len(tree.tokens))
+                if here == len(tree.tokens):
+                    tree.parents.append(step[0])
+                    tree.tokens.append(token)
+                path.append(here)
+            tree.paths.append(path)
+        return tree
+
+    def depths(self) -> list[int]:
+        """The distance of each token from the row, from 0."""
+        found: list[int] = []
+        for parent in self.parents:
+            found.append(0 if parent < 0 else found[parent] + 1)
+        return found
+
+
+@torch.inference_mode()
+def log_likelihoods(
+    model: LlavaMiniForConditionalGeneration,
+    cache: RowCache,
+    branches: Sequence[Branches],
+    first: torch.Tensor,
+    ends: Sequence[int],
+    given: int = 0,
+) -> list[list[float]]:
+    """The log-likelihood of each text of each tree: of its tokens and then of an end.
+
+    Args:
+        branches: of rows in ascending order. The cache is read and stays as it is.
+        first: `[len(branches), vocab]`, the scores of the token behind each row.
+        ends: the tokens that end an answer, any of which may follow a text.
+        given: tokens at the beginning of every text that are taken as said.
+
+    Returns:
+        One number for each text of each tree; NaN where the model gave no finite scores.
+    """
+    hidden = _extend(model, cache, branches)
+    begins = _begins(branches)
+    trees = list(zip(branches, begins, strict=True))
+    parents = torch.tensor([begin + up if up >= 0 else -1 for one, begin in trees for up in one.parents])
+    tokens = torch.tensor([token for one in branches for token in one.tokens])
+    said, ended = torch.zeros(2, len(tokens), dtype=torch.float64)
+    heads = torch.tensor([number for number, one in enumerate(branches) for up in one.parents if up < 0])
+    roots = (parents < 0).nonzero().flatten()
+    said[roots] = first.float().log_softmax(-1)[heads.to(first.device), tokens[roots].to(first.device)].double().cpu()
+    for start in range(0, len(tokens), HEAD_POSITIONS):
+        scores = model.lm_head(hidden[start : start + HEAD_POSITIONS]).float().log_softmax(-1)
+        stop = start + len(scores)
+        ended[start:stop] = scores[:, list(ends)].double().logsumexp(-1).cpu()
+        here = ((parents >= start) & (parents < stop)).nonzero().flatten()
+        said[here] = scores[(parents[here] - start).to(scores.device), tokens[here].to(scores.device)].double().cpu()
+    chances, endings = said.tolist(), ended.tolist()
+    return [
+        [sum(chances[begin + place] for place in path[given:]) + endings[begin + path[-1]] for path in one.paths]
+        for one, begin in trees
+    ]
+
+
+def _begins(branches: Sequence[Branches]) -> list[int]:
+    """Where the tokens of each tree begin, one tree behind the other."""
+    begins, total = list[int](), 0
+    for one in branches:
+        begins.append(total)
+        total += len(one.tokens)
+    return begins
+
+
+def _extend(model: LlavaMiniForConditionalGeneration, cache: RowCache, branches: Sequence[Branches]) -> torch.Tensor:
+    """All trees through the language model in one pass; attention alone goes medium by medium. `[n, hidden]`."""
+    trunk = model.model
+    device = cache.prefix_lengths.device
+    rows = torch.tensor([one.row for one in branches], device=device)
+    sizes = torch.tensor([len(one.tokens) for one in branches], device=device)
+    depths = torch.tensor([depth for one in branches for depth in one.depths()], device=device)
+    positions = cache.positions(rows).repeat_interleave(sizes) + depths
+    hidden = trunk.embed_tokens(torch.tensor([token for one in branches for token in one.tokens], device=device))[None]
+    rotary = trunk.rotary_emb(hidden, positions[None])
+    grouped = groupby(branches, lambda one: one.row // cache.rows_per_medium)
+    views = [_View.of(cache, medium, list(trees)) for medium, trees in grouped]
+    for number, layer in enumerate(cast("list[LlamaDecoderLayer]", list(trunk.layers))):
+        states = project(layer, layer.input_layernorm(hidden), rotary)
+        split = [part.split([view.size for view in views], dim=2) for part in states]
+        out = [view.attend(number, *parts) for view, *parts in zip(views, *split, strict=True)]
+        hidden = finish(layer, hidden, torch.cat(out, dim=2).transpose(1, 2).flatten(2))
+    return trunk.norm(hidden)[0]
+
+
+@dataclass(frozen=True)
+class _View:
+    """The trees behind the rows of one medium, and what each of their tokens sees."""
+
+    cache: RowCache
+    medium: int
+    prefix: int  # P, positions of the medium's prefix
+    rows: torch.Tensor  # int64 [R'], those that have trees
+    own: int  # S, positions of the longest of these rows' own parts
+    mask: torch.Tensor  # bool [n, P + R' * S + n]
+
+    @property
+    def size(self) -> int:
+        """Tokens of the trees."""
+        return self.mask.shape[0]
+
+    @classmethod
+    def of(cls, cache: RowCache, medium: int, trees: Sequence[Branches]) -> "_View":
+        device = cache.prefix_lengths.device
+        rows = torch.tensor([one.row for one in trees], device=device)
+        prefix = int(cache.prefix_lengths[medium])
+        lengths = cache.own_lengths.flatten()[rows].tolist()
+        longest, total = max(lengths), sum(len(one.tokens) for one in trees)
+        mask = torch.zeros(total, prefix + len(trees) * longest + total, dtype=torch.bool)
+        mask[:, :prefix] = True
+        inner = mask[:, prefix + len(trees) * longest :]
+        for slot, (one, begin, length) in enumerate(zip(trees, _begins(trees), lengths, strict=True)):
+            own = prefix + slot * longest
+            mask[begin : begin + len(one.tokens), own : own + length] = True
+            for place, parent in enumerate(one.parents):
+                if parent >= 0:
+                    inner[begin + place] = inner[begin + parent]
+                inner[begin + place, begin + place] = True
+        return cls(cache, medium, prefix, rows, longest, mask.to(device))
+
+    def attend(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """`[1, heads, n, d]`; keys and values are those of the trees' own tokens, `[1, kv heads, n, d]`."""
+        cache = self.cache
+        seen = self._seen(cache.prefix_keys[layer], cache.own_keys[layer], keys)
+        told = self._seen(cache.prefix_values[layer], cache.own_values[layer], values)
+        return functional.scaled_dot_product_attention(
+            queries, seen, told, attn_mask=self.mask[None, None], enable_gqa=True
+        )
+
+    def _seen(self, prefix: torch.Tensor, own: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """Keys or values of the prefix, the rows and the trees as one, for this layer alone."""
+        rows = own[self.rows, :, : self.own].transpose(0, 1).flatten(1, 2)
+        return torch.cat([prefix[self.medium, :, : self.prefix], rows, new[0]], dim=1)[None]
