@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from math import exp
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from engine_oracle import GREEDY, QUESTIONS, Oracle, by_prompt, limits, make_ora
 from golden_cases import write_case
 
 from llava_mini_cli.config import GenerationOptions, PromptLayout
+from llava_mini_cli.engine import label_scorer
 from llava_mini_cli.engine.request import Answer, Choices, Failure, Request, Window
 from llava_mini_cli.errors import UsageError
 
@@ -20,7 +21,9 @@ MANY = tuple(f"label {number} of {number % 7}" for number in range(200))
 FEW: tuple[Choices | None, ...] = (COLOURS, ("yes", "no"), None, ("one",))
 
 
-def loop(oracle: Oracle, pixels: np.ndarray, question: str, choices: Choices, layout: PromptLayout = "trained"):
+def loop(
+    oracle: Oracle, pixels: np.ndarray, question: str, choices: Choices, layout: PromptLayout = "trained"
+) -> list[float]:
     """The log-likelihood of each choice, one forward of the model for each."""
     ends = oracle.model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
@@ -36,7 +39,9 @@ def loop(oracle: Oracle, pixels: np.ndarray, question: str, choices: Choices, la
         own = whole[len(start) :]
         said = [*prompts.header_ids(), *own]
         ids = torch.cat([batch["input_ids"], torch.tensor([said])], dim=1)
-        target = torch.tensor([[-100] * batch["input_ids"].shape[1] + said])  # an answer's text does not meet the frames
+        target = torch.tensor(
+            [[-100] * batch["input_ids"].shape[1] + said]
+        )  # an answer's text does not meet the frames
         with torch.inference_mode():
             given = {key: value for key, value in batch.items() if key not in ("input_ids", "attention_mask")}
             logits = oracle.model(input_ids=ids, labels=target, **given).logits[0].double()
@@ -127,3 +132,102 @@ def test_yes_against_no_is_told_beside_the_choices(oracle: Oracle) -> None:
     assert isinstance(free, Answer)
     assert chosen.p_yes == pytest.approx(free.p_yes, abs=1e-6)
     assert chosen.choice_probs is not None
+
+
+def test_what_cannot_be_chosen_fails_alone_and_in_one_line(oracle: Oracle) -> None:
+    bad: dict[str, tuple[Choices, str, str]] = {
+        "none": ((), "bad_prompt", "the prompt has no choices"),
+        "special": (
+            ("a", "b<|eot_id|>"),
+            "bad_prompt",
+            "the choice 'b<|eot_id|>' holds token 257, as no answer does",
+        ),
+        "empty": (("a", ""), "bad_prompt", "the choice '' is no text of its own to the model"),
+        "same": (("a", "a"), "bad_prompt", "the choices 'a' and 'a' are the same to the model"),
+        "long": (
+            ("a", "b" * 20000),
+            "too_long",
+            "20001 tokens of the longest of its choices and 1 for each frame exceed",
+        ),
+    }
+    pixels = oracle.video(1, 0)
+    requests = [asked(key, pixels, (choices, COLOURS)) for key, (choices, _, _) in bad.items()]
+    found = by_prompt(list(oracle.engine(limits()).run(requests)))
+    scores = loop(oracle, pixels, QUESTIONS[1], COLOURS)
+    for key, (_, kind, words) in bad.items():
+        failure = found[key, 0, 0]
+        assert isinstance(failure, Failure)
+        assert (failure.stage, failure.error_type) == ("prompt", kind)
+        assert words in failure.message
+        check(found[key, 0, 1], scores, COLOURS)
+
+
+def test_choices_take_as_much_of_the_context_as_the_longest_of_them(
+    oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(oracle.model.config, "max_position_embeddings", 400)
+    long = GenerationOptions(max_new_tokens=390)
+    engine = oracle.engine(limits())
+    text = len(oracle.processor.prompts().question_ids(QUESTIONS[0])) - 1
+    most = engine.most_frames(QUESTIONS[:1], long, [("a", "four")])
+    assert most == 400 - text - 5
+    assert engine.most_frames(QUESTIONS[:1], long) is None
+    for frames, answers in ((most, True), (most + 1, False)):
+        source = ArrayFrames(noise_video(frames, 0))
+        asked = Request("v", "video", source, QUESTIONS[:1], long, choices=(("a", "four"),))
+        (outcome,) = oracle.engine(limits(64)).run([asked])
+        assert isinstance(outcome, Answer) is answers
+        if isinstance(outcome, Failure):
+            assert "5 tokens of the longest of its choices" in outcome.message
+            assert f"at most {most} frames fit" in outcome.message
+
+
+def test_a_model_without_an_end_cannot_choose(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle.model.generation_config, "eos_token_id", None)
+    engine = oracle.engine(limits())
+    with pytest.raises(UsageError, match=r"--choices: this model's generation_config\.json names no token that ends"):
+        engine.add(asked("v", oracle.video(1, 0), (COLOURS,)))
+    engine.add(asked("v", oracle.video(1, 0), ()))
+
+
+def test_scores_that_are_no_numbers_are_a_failure(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(oracle.model.lm_head, "forward", lambda hidden: torch.full((len(hidden), 262), float("nan")))
+    (failure,) = oracle.engine(limits()).run([asked("v", oracle.video(2, 0), (COLOURS,))])
+    assert isinstance(failure, Failure)
+    assert "no finite scores" in failure.message
+
+
+def shortage(most: int, scored: list[int]) -> Any:
+    """A scoring step that has no memory for more than some tokens, and notes how many it had it for."""
+    plain = label_scorer.log_likelihoods
+
+    def run(model: Any, cache: Any, branches: Any, *rest: Any) -> Any:
+        tokens = sum(len(one.tokens) for one in branches)
+        if tokens > most:
+            raise MemoryError
+        scored.append(tokens)
+        return plain(model, cache, branches, *rest)
+
+    return run
+
+
+def test_a_step_that_does_not_fit_is_made_in_halves(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    scored: list[int] = []
+    monkeypatch.setattr(label_scorer, "log_likelihoods", shortage(40, scored))
+    media = {str(seed): noise_video(1, seed) for seed in range(3)}
+    found = by_prompt(list(oracle.engine(limits()).run([asked(key, one, FEW) for key, one in media.items()])))
+    for key, pixels in media.items():
+        check(found[key, 0, 0], loop(oracle, pixels, QUESTIONS[0], COLOURS), COLOURS)
+        assert isinstance(found[key, 0, 2], Answer)
+    assert len(found) == 12
+    assert 10 < max(scored) <= 40
+
+
+def test_a_choice_that_never_fits_fails_its_question_alone(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_scorer, "log_likelihoods", shortage(8, []))
+    found = by_prompt(list(oracle.engine(limits()).run([asked("i", oracle.video(1, 0), FEW)])))
+    failure = found["i", 0, 0]  # of which one choice has 17 tokens
+    assert isinstance(failure, Failure)
+    assert (failure.stage, failure.error_type) == ("generate", "out_of_memory")
+    assert failure.message == "the question's choices do not fit the memory"
+    assert all(isinstance(found["i", 0, index], Answer) for index in (1, 2, 3))

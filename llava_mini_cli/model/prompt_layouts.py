@@ -155,9 +155,12 @@ class PromptBuilder:
         for answer, ids in zip(answers, found, strict=True):
             own = ids[len(start) :]
             wrong = [one for one in own if one in special or (self.vocabulary is not None and one >= self.vocabulary)]
-            if not own or ids[: len(start)] != start or wrong:
-                why = f"token {wrong[0]}" if wrong else "no token of its own"
-                raise PromptError("bad_prompt", f"'{_short(answer)}' holds {why}, which the model writes in no answer")
+            if not own or ids[: len(start)] != start:
+                raise PromptError("bad_prompt", f"the choice '{_short(answer)}' is no text of its own to the model")
+            if wrong:
+                raise PromptError(
+                    "bad_prompt", f"the choice '{_short(answer)}' holds token {wrong[0]}, as no answer does"
+                )
         return [ids[len(start) :] for ids in found]
 
     def answer_text(self, ids: list[int]) -> str:
