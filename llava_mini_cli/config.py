@@ -22,6 +22,7 @@ Format = Literal["jsonl", "parquet", "csv", "txt", "hf"]  # of rows
 Existing = Literal["skip", "overwrite", "append", "prepend"]  # what becomes of captions that are there
 MomentFormat = Literal["jsonl", "csv", "parquet"]
 FeatureKind = Literal["float32", "float16", "int8"]  # how an archive stores patch features
+Choices = tuple[str, ...]  # the answers that a question may have, each once
 
 
 @dataclass(frozen=True)

@@ -87,7 +87,10 @@ def read_jobs(media: Sequence[str], prompts: tuple[Prompt, ...], is_media: IsMed
 
 
 class EchoEngine:
-    """Answers each prompt about each window with itself and the number of frames, one request a step."""
+    """Answers each prompt about each window with itself and the number of frames, or with the first of its choices.
+
+    One request a step.
+    """
 
     frame_size = 336
     still = None
@@ -144,6 +147,10 @@ class EchoEngine:
             return Failure(request.key, index, "prompt", "too_long", "the prompt leaves room for 7 frames", number)
         if not frames:
             return request.failure(index, number, MediaError("empty", "no frame"))
+        choices = request.choices_of(index)
+        if choices is not None:
+            probs = dict.fromkeys(choices, 0.5 / (len(choices) - 1)) | {choices[0]: 0.5}
+            return Answer(request.key, index, choices[0], (1,), "stop", frames, 5, frames, 1, number, choice_probs=probs)
         text = f"{prompt} [{frames}]"
         return Answer(request.key, index, text, (1, 2), "stop", frames, 5, frames, 2, number)
 

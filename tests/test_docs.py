@@ -58,6 +58,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
         ("inputs.md", "captions.parquet"),
         ("outputs.md", "photos/metadata.jsonl"),
         ("spans.md", "spans.parquet"),
+        ("labels.md", "labels.parquet"),
     ],
 )
 def test_the_commands_of_the_docs_run(page: str, made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,9 +11,9 @@ from engine_doubles import ArrayFrames, noise_video
 from engine_oracle import GREEDY, QUESTIONS, Oracle, by_prompt, limits, make_oracle
 from golden_cases import write_case
 
-from llava_mini_cli.config import GenerationOptions, PromptLayout
+from llava_mini_cli.config import Choices, GenerationOptions, PromptLayout
 from llava_mini_cli.engine import label_scorer
-from llava_mini_cli.engine.request import Answer, Choices, Failure, Request, Window
+from llava_mini_cli.engine.request import Answer, Failure, Request, Window
 from llava_mini_cli.errors import UsageError
 
 COLOURS = ("red", "red car", "green", "re", "red cars", "blue-green, or so", "Red")

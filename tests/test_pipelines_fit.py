@@ -27,7 +27,7 @@ FIT = RunOptions(ModelOptions("echo"), SamplingOptions(fit=True), GenerationOpti
 class ShortEngine(EchoEngine):
     """An engine that fits four frames beside `What?`."""
 
-    def most_frames(self, prompts: object, generation: GenerationOptions) -> int | None:
+    def most_frames(self, prompts: object, generation: GenerationOptions, choices: object = ()) -> int | None:
         return 4 if list(prompts) == ["What?"] else None  # pyright: ignore
 
 

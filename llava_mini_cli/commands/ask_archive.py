@@ -53,7 +53,7 @@ def ask_archive(
         parts = RunParts(media.open_clip, media.find_fault, tally=Tally(damage=whole.damage))
         load = media.loading(load_engine)
         code = run_inputs(
-            lambda _: _inputs(media, prompts, options, archive_flags), len(prompts), load, options, parts, output, flags
+            lambda _: _inputs(media, prompts, options, archive_flags), prompts, load, options, parts, output, flags
         )
         say_damage(whole.folder, whole.damage)
         return code

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -55,7 +55,7 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
                 check_model(flags.model.model, flags.model.revision)  # before anything is downloaded
             return open_inputs(media, prompts, is_media_path, cache, flags.inputs.options(), passed_over)
 
-        return run_inputs(find, len(prompts), load_engine, options, RunParts(open_clip), output, flags)
+        return run_inputs(find, prompts, load_engine, options, RunParts(open_clip), output, flags)
 
 
 def output_options(flags: QuestionFlags) -> "OutputOptions":
@@ -87,7 +87,7 @@ def check_needs(options: "RunOptions | IndexOptions", media: Iterable[str] = ())
 
 def run_inputs(
     find: Callable[["FileCache"], "Inputs"],
-    prompts: int,
+    prompts: Sequence["Prompt"],
     load_engine: "Callable[[ModelOptions], AnswerEngine]",
     options: "RunOptions",
     parts: "RunParts",
@@ -98,7 +98,7 @@ def run_inputs(
 
     Args:
         find: the run's inputs, whose tables and shards are fetched to a cache.
-        prompts: how many there are for each medium.
+        prompts: those that are asked about each medium, besides those of tables.
         parts: how media are opened and who counts; who is told how far it is comes from here.
     """
     from llava_mini_cli.commands.reporter import Reporter
@@ -108,6 +108,9 @@ def run_inputs(
     from llava_mini_cli.pipelines.model_needs import look_at_needs
 
     tally, talk = parts.tally, flags.talk
+    choices = flags.prompts.choices_given()
+    if choices is not None:
+        choices.check_names([*(prompt.name for prompt in prompts), *(flags.inputs.prompt_column or [])])
     with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
         with interrupts.allowed():
             if output.is_new and not flags.run.dry_run:
@@ -117,6 +120,8 @@ def run_inputs(
                 from llava_mini_cli.formats.inputs.scenes import with_scenes
 
                 inputs = with_scenes(inputs, options.spans.scenes_from)
+            if choices is not None:
+                inputs = replace(inputs, jobs=choices.put(inputs.jobs))
             if flags.run.dry_run:
                 return _dry_run(inputs, options, output)
         with (
@@ -124,9 +129,9 @@ def run_inputs(
             Reporter(tally, inputs.total, quiet=talk.quiet, verbose=talk.verbose) as reporter,
         ):
             reporter.count_from(inputs.again)
-            single = inputs.total == 1 and prompts == 1 and not options.spans.wanted
+            single = inputs.total == 1 and len(prompts) == 1 and not options.spans.wanted
             run = options.run_info(inputs.kept)
-            opener = output_opener(output, run, flags, reporter, single=single, prompts=prompts)
+            opener = output_opener(output, run, flags, reporter, single=single, prompts=len(prompts))
             parts = replace(parts, progress=reporter, interrupts=interrupts, cache=cache)
             answer_into(opener, inputs.jobs, load_engine, options, parts)
     return exit_code(tally, flags.run.fail_on)

@@ -75,6 +75,8 @@ def _clock(time: float) -> str:
 
 
 def _said(row: Row) -> str:
-    """The answer, and how likely the model finds yes where that was asked."""
+    """The answer, how likely it is of the choices if there were some, and how likely yes is where that was asked."""
     text = row.text or ""
+    if row.choice is not None and row.choice_probs is not None:
+        text = f"{text} ({row.choice_probs[row.choice]:.2f})"
     return text if row.p_yes is None else f"{text} (yes: {row.p_yes:.2f})"

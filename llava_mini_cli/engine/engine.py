@@ -14,7 +14,7 @@ from typing import cast
 
 import torch
 
-from llava_mini_cli.config import GenerationOptions, WeightFormat
+from llava_mini_cli.config import Choices, GenerationOptions, WeightFormat
 from llava_mini_cli.engine.admit import ContextLimit
 from llava_mini_cli.engine.dense import EAGER, Dense
 from llava_mini_cli.engine.fit import NUMBER_BYTES, Sizes, Work
@@ -24,7 +24,7 @@ from llava_mini_cli.engine.intake import Intake
 from llava_mini_cli.engine.label_scorer import LabelScorer
 from llava_mini_cli.engine.labels import LabelIds
 from llava_mini_cli.engine.memory import unless_out_of_memory
-from llava_mini_cli.engine.request import Choices, FrameShapes, Outcome, Request
+from llava_mini_cli.engine.request import FrameShapes, Outcome, Request
 from llava_mini_cli.engine.sampling import random_generator
 from llava_mini_cli.engine.scheduler import Action, Limits, Load, choose
 from llava_mini_cli.engine.token_decoder import TokenDecoder

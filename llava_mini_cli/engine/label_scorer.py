@@ -94,7 +94,7 @@ class LabelScorer:
             parts[0][0].one.cache,
             branches,
             torch.stack([scoring.first for scoring, _ in parts]),
-            self._decoder.end_ids,
+            sorted(self._decoder.end_ids),
             len(parts[0][0].labels.header),
         )
         for (scoring, labels), found in zip(parts, scores, strict=True):  # the same again where it is done again

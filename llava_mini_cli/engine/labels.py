@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import cached_property
 
-from llava_mini_cli.engine.request import Choices
+from llava_mini_cli.config import Choices
 from llava_mini_cli.errors import PromptError
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
 

@@ -13,12 +13,11 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_mini_cli.config import GenerationOptions
+from llava_mini_cli.config import Choices, GenerationOptions
 from llava_mini_cli.errors import ItemError
 from llava_mini_cli.media.clip import FrameChunk, MediaKind
 
 FinishReason = Literal["stop", "length", "repetition"]
-Choices = tuple[str, ...]  # the answers that a question may have, each once
 
 
 @dataclass(frozen=True)

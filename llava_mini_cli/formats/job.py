@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
+from llava_mini_cli.config import Choices
 from llava_mini_cli.formats.source import Source
 
 NOTHING_KEPT: Mapping[str, object] = MappingProxyType({})
@@ -22,6 +23,7 @@ class Prompt(NamedTuple):
 
     text: str
     name: str | None = None
+    choices: Choices | None = None  # one of which is the answer; None: the model writes one
 
 
 class SpanKeys(NamedTuple):
@@ -54,7 +56,7 @@ class Question(NamedTuple):
 
 # The same as `Prompt(...)` and `Question(...)` in a third of the time, for the rows of tables.
 def make_prompt(text: str, name: str | None) -> Prompt:
-    return tuple.__new__(Prompt, (text, name))  # pyright: ignore[reportUnknownMemberType]
+    return tuple.__new__(Prompt, (text, name, None))  # pyright: ignore[reportUnknownMemberType]
 
 
 def make_question(prompt: Prompt, row_id: str, kept: Mapping[str, object]) -> Question:

@@ -17,7 +17,15 @@ from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import Clip
 from llava_mini_cli.pipelines.resume import left_to_do
 from llava_mini_cli.pipelines.rows import RowBuilder
-from llava_mini_cli.pipelines.run_jobs import Asked, MediumDone, ModelLoaded, NotOpened, OutcomeCame, run_jobs
+from llava_mini_cli.pipelines.run_jobs import (
+    Asked,
+    MediumDone,
+    ModelLoaded,
+    NotOpened,
+    OutcomeCame,
+    choices_of,
+    run_jobs,
+)
 from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.spans import SpanWindows, places_unopened
@@ -86,10 +94,11 @@ def _rows(
 ) -> Generator[Row]:
     def ask(job: Job, clip: Clip) -> Asked[None] | Fault:
         prompts, options = tuple(question.prompt.text for question in job.questions), builder.options
+        choices = choices_of(job)
         if not options.spans.wanted:
-            return Asked(prompts, None)
+            return Asked(prompts, None, choices=choices)
         windows = SpanWindows(job, clip.info, options.spans, options.sampling)
-        return windows.fault or Asked(prompts, None, windows)
+        return windows.fault or Asked(prompts, None, windows, choices)
 
     def counted(row: Row, *, fails_medium: bool) -> Iterator[Row]:
         yield row

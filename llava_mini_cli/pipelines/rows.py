@@ -30,6 +30,8 @@ class RowBuilder:
             warning=one_line("; ".join([*notes, *warnings])) or None,
             finish_reason=answer.finish_reason,
             p_yes=answer.p_yes,
+            choice=None if answer.choice_probs is None else answer.text,
+            choice_probs=None if answer.choice_probs is None else dict(answer.choice_probs),
             frame_count=answer.frame_count,
             prompt_tokens=answer.prompt_tokens,
             vision_tokens=answer.vision_tokens,

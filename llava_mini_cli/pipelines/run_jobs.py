@@ -14,6 +14,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+from llava_mini_cli.config import Choices
 from llava_mini_cli.engine.request import WHOLE, Answer, Failure, FrameSink, Request, Window
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
@@ -54,6 +55,7 @@ class Asked(Generic[SomeSink]):
     prompts: tuple[str, ...]
     sink: SomeSink
     windows: Sequence[Window] = (WHOLE,)
+    choices: tuple[Choices | None, ...] = ()  # of each prompt, as a request has them
 
     def outcomes(self) -> int:
         """The number of answers and failures that will come."""
@@ -155,6 +157,12 @@ def run_jobs(
                 return
 
 
+def choices_of(job: Job) -> tuple[Choices | None, ...]:
+    """The answers that each question of a job may have; () where none is given any."""
+    found = tuple(question.prompt.choices for question in job.questions)
+    return found if any(found) else ()
+
+
 def limited(jobs: Iterable[Job], most: int | None, tally: Tally) -> Iterator[Job]:
     """The first `most` jobs; says so in the tally if there are more."""
     for number, job in enumerate(jobs):
@@ -209,7 +217,7 @@ class _Run(Generic[SomeSink]):
             most = None
             if sampling.fit:
                 asked = (question.prompt.text for question in job.questions)
-                most = engine.most_frames(asked, self.options.generation)
+                most = engine.most_frames(asked, self.options.generation, choices_of(job))
             fault = parts.find_fault(job)
             return fault or open_or_fault(parts.open_clip, job, sampling, engine.frame_size, opening, most)
 
@@ -257,7 +265,8 @@ class _Run(Generic[SomeSink]):
         self.parts.progress.opened(replace(clip.info, path=job.path))
         self.in_flight[key] = InFlight(job, clip, frames, asked, asked.outcomes())
         generation, count = self.options.generation, clip.info.frame_count
-        engine.add(Request(key, clip.info.kind, frames, asked.prompts, generation, asked.windows, asked.sink, count))
+        request = Request(key, clip.info.kind, frames, asked.prompts, generation, asked.windows, asked.sink, count)
+        engine.add(replace(request, choices=asked.choices))
 
     def _outcomes(self, results: list[Answer | Failure]) -> Iterator[OutcomeCame[SomeSink]]:
         for result in results:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
-from llava_mini_cli.config import GenerationOptions, ModelOptions, WeightFormat
+from llava_mini_cli.config import Choices, GenerationOptions, ModelOptions, WeightFormat
 from llava_mini_cli.engine.request import Answer, Failure, FrameShapes, Request
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
@@ -36,7 +36,9 @@ class AnswerEngine(Protocol):
     @property
     def is_waiting(self) -> bool: ...
     def has_room(self) -> bool: ...
-    def most_frames(self, prompts: Iterable[str], generation: GenerationOptions) -> int | None: ...
+    def most_frames(
+        self, prompts: Iterable[str], generation: GenerationOptions, choices: Iterable[Choices | None] = ()
+    ) -> int | None: ...
     def add(self, request: Request) -> None: ...
     def step(self) -> list[Answer | Failure]: ...
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from llava_mini_cli.commands.config_files import HARMLESS
+from llava_mini_cli.formats.inputs.choices import ChoicesGiven
 from llava_mini_cli.formats.inputs.prompts import parse_prompts, read_prompt_file, unique_prompts
 from llava_mini_cli.formats.job import Prompt
 
@@ -31,8 +32,17 @@ class PromptFlags:
     prompt_file: Annotated[
         str | None,
         typer.Option(
-            metavar="FILE", help="File of questions: one per line as for -p, or JSON lines with prompt and name."
+            metavar="FILE", help="File of questions: one per line as for -p, or JSON lines with prompt, name, choices."
         ),
+    ] = None
+    choices: Annotated[
+        list[str] | None,
+        _option(
+            metavar="[NAME=]A,B,...",
+            help="Answers to choose from: the likeliest one is the answer, and each gets a probability. For every "
+            "question, or for the one called NAME; may be repeated. A JSON list where a choice holds a comma.",
+        ),
+        HARMLESS,
     ] = None
     prefix: Annotated[
         str, _option(metavar="TEXT", help="Text to write before each answer.", show_default=False), HARMLESS
@@ -43,6 +53,10 @@ class PromptFlags:
     yes_no: Annotated[
         bool, _option(help="Probability of yes against no is told for each answer, in the column p_yes."), HARMLESS
     ] = False
+
+    def choices_given(self) -> ChoicesGiven | None:
+        """The choices of --choices; None where it is not given. Raises `UsageError`."""
+        return ChoicesGiven.parse(self.choices) if self.choices else None
 
     def prompts(self) -> tuple[Prompt, ...]:
         """The questions of -p, then those of the file. Raises `UsageError`."""

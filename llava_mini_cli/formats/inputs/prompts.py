@@ -26,7 +26,7 @@ STYLES: dict[CaptionStyle, Prompt] = {
 }
 
 _LARGEST_FILE = 16 << 20  # bytes, of questions
-_NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)=(.*)", re.DOTALL)
+NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)=(.*)", re.DOTALL)
 
 
 def checked_prompt(text: str, name: str | None = None) -> Prompt:
@@ -40,7 +40,7 @@ def checked_prompt(text: str, name: str | None = None) -> Prompt:
 
 def parse_prompt(text: str) -> Prompt:
     """A prompt from `-p [NAME=]TEXT`; what stands before the first `=` is a name if it is a plain word."""
-    named = _NAMED.fullmatch(text)
+    named = NAMED.fullmatch(text)
     return checked_prompt(named[2], named[1]) if named else checked_prompt(text)
 
 
@@ -108,12 +108,15 @@ def _from_json(line: str) -> Prompt:
 
     try:
         record: Any = json.loads(line)
-        text, name = record["prompt"], record.get("name")
+        text, name, choices = record["prompt"], record.get("name"), record.get("choices")
     except (ValueError, KeyError, TypeError, AttributeError):
         raise UsageError('not an object such as {"name": "topic", "prompt": "What is taught?"}') from None
     if not isinstance(text, str) or not isinstance(name, str | None):
         raise UsageError("prompt and name must be text")
-    return checked_prompt(text, name or None)
+    from llava_mini_cli.formats.inputs.choices import checked_choices
+
+    prompt = checked_prompt(text, name or None)
+    return prompt if choices is None else prompt._replace(choices=checked_choices(choices))
 
 
 def encodes(text: str) -> bool:

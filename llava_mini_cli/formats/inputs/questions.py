@@ -84,7 +84,7 @@ class RowAsker:
         named = [name for template in templates for name in template.columns]
         self.columns = tuple(dict.fromkeys([*named, *options.prompt_columns, *ids, *here]))  # of each row, for `ask`
         place = {name: position for position, name in enumerate(self.columns)}
-        self._constant = [Prompt(t.literals[0], t.prompt.name) for t in templates if not t.columns]
+        self._constant = [t.prompt._replace(text=t.literals[0]) for t in templates if not t.columns]
         self._templates = [(t, [place[name] for name in t.columns]) for t in templates if t.columns]
         self._cells = [(printable(name), place[name]) for name in options.prompt_columns]
         self._id = place[options.id_column] if options.id_column else None
@@ -130,7 +130,7 @@ class RowAsker:
             text = template.fill(given) if why is None else ""
             why = why or _too_long(text)
             if why is None:
-                asked.append(Question(Prompt(text, template.prompt.name), row_id, kept))
+                asked.append(Question(template.prompt._replace(text=text), row_id, kept))
             else:
                 yield Unasked(Question(template.prompt, row_id, kept), why)
 

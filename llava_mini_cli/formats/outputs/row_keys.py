@@ -4,17 +4,20 @@ A changed file, prompt, model or setting gives another key, so that rows of diff
 one another. What does not change the answer (device, batch size, decoder, deadlines) has no part in it.
 
 A key has two parts. The first 20 hexadecimal digits (80 bits) name the work: the item by its absolute path or URL, the
-id if the input gave one of its own, the prompt and the model. The other 12 name the state it was done in: the file's
-size and time of change, and the settings. Rows that differ in the second part alone are older and newer rows of the
-same work, and the newer one stands. A file that was moved has another key; its row's digest tells it: `known_contents`.
+id if the input gave one of its own, the prompt with its choices and the model. The other 12 name the state it was done
+in: the file's size and time of change, and the settings. Rows that differ in the second part alone are older and newer
+rows of the same work, and the newer one stands. A file that was moved has another key; its row's digest tells it:
+`known_contents`.
 Rows about the spans of a medium share all of it, and have a number behind the key: `job.SpanKeys`.
 """
 
 import json
 import os
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 
+from llava_mini_cli.config import Choices
 from llava_mini_cli.formats.job import ItemIdentity, Job, Question, TimeSpan
 from llava_mini_cli.formats.outputs.done import STATE_DIGITS, WORK_DIGITS
 from llava_mini_cli.formats.row import printable
@@ -58,6 +61,8 @@ class RowKeys:
         digest = self._model.copy()
         # ascii() puts quotes around each part and escapes those within, so no two works give the same text.
         digest.update(ascii((item[0], None if row_id == path else row_id, prompt.name, prompt.text)).encode())
+        if prompt.choices is not None:
+            digest.update(_choices_digest(prompt.choices))
         return digest.digest()
 
     def spans(self, item: ItemIdentity, path: str, question: Question, occurrence: int) -> bytes:
@@ -80,6 +85,8 @@ class RowKeys:
         digest = self._model.copy()
         digest.update(self._settings.digest())
         digest.update(ascii((job.file_name, own_id, prompt.name, prompt.text)).encode())
+        if prompt.choices is not None:
+            digest.update(_choices_digest(prompt.choices))
         return digest.hexdigest()
 
     def state(self, item: ItemIdentity) -> int:
@@ -103,3 +110,8 @@ class RowKeys:
         digest = self._settings.copy()
         digest.update(b"%a %a" % item[1:])
         return int.from_bytes(digest.digest(), "big")
+
+
+@lru_cache(maxsize=64)
+def _choices_digest(choices: Choices) -> bytes:
+    return blake2b(ascii(choices).encode(), digest_size=16).digest()

@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
+_PROBS = "choice_probs"
+
 
 def write_with_types_first(lines: BinaryIO, stream: BinaryIO) -> None:
     """Writes rows in such an order that the first ones have a value in every column; `lines` is read three times.
@@ -46,4 +48,6 @@ def _may_be_a_date(value: object) -> bool:
 
 def _with_columns(line: bytes, names: Iterable[str]) -> bytes:
     record: dict[str, Any] = json.loads(line)
+    if record.get(_PROBS) is not None:  # as in Parquet: other choices would be of another type
+        record[_PROBS] = [{"choice": choice, "probability": value} for choice, value in record[_PROBS].items()]
     return json.dumps({name: record[name] for name in record if name in names}, ensure_ascii=False).encode() + b"\n"
