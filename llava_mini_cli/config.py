@@ -21,6 +21,7 @@ _DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:[0-9]{1,3})?")  # those that tor
 Format = Literal["jsonl", "parquet", "csv", "txt", "hf"]  # of rows
 Existing = Literal["skip", "overwrite", "append", "prepend"]  # what becomes of captions that are there
 MomentFormat = Literal["jsonl", "csv", "parquet"]
+ChoiceScore = Literal["sum", "mean"]  # how the log-likelihoods of an answer's tokens become its score
 FeatureKind = Literal["float32", "float16", "int8"]  # how an archive stores patch features
 Choices = tuple[str, ...]  # the answers that a question may have, each once
 
@@ -131,6 +132,8 @@ class GenerationOptions:
     seed: int = 0  # of each row's own generator, read only when temperature > 0
     repetition_penalty: float = 1.0  # above 1: what the answer holds already becomes less likely; 1: nothing changes
     yes_no: bool = False  # say as well how likely the model finds yes, against no
+    choice_score: ChoiceScore = "sum"  # of a given answer: of its tokens together, or the mean of them
+    choice_prior: bool = False  # subtract the score that a given answer has without a medium
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -141,8 +144,15 @@ class GenerationOptions:
             raise UsageError(f"--top-p must be in (0, 1], not {self.top_p:g}")
         if not 0 < self.repetition_penalty < inf:
             raise UsageError(f"--repetition-penalty must be above 0 and finite, not {self.repetition_penalty:g}")
+        if self.choice_score not in get_args(ChoiceScore):
+            raise UsageError(f"--choice-score must be sum or mean, not {self.choice_score}")
         if not 0 <= self.seed < 2**63:
             raise UsageError(f"--seed must be at least 0 and below 2**63, not {self.seed}")
+
+    def choosing(self) -> dict[str, str | int]:
+        """The options that the scores of choices depend on, by name, where they are not the defaults."""
+        prior: dict[str, str | int] = {"choice_prior": 1} if self.choice_prior else {}
+        return prior if self.choice_score == "sum" else {"choice_score": self.choice_score, **prior}
 
     def shaping(self) -> dict[str, int | float | None]:
         """The options that the words of an answer depend on, by name; None for one that has no effect."""

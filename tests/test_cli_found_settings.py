@@ -15,7 +15,8 @@ from llava_mini_cli.commands.main import app
 
 # Every option that is not here, nor in EXCLUDED, makes a test fail: whoever adds one says to which it belongs.
 HARMLESS_WORDS = """
-after allow-truncated approximate average batch before bf16 caption-prompt check-margin choices decoder dedupe device
+after allow-truncated approximate average batch before bf16 caption-prompt check-margin choice-prior
+choice-score choices decoder dedupe device
 dry-run dtype end epochs exclude fail-on find fit fps gradient-checkpointing id-column include keep-columns
 learning-rate limit max-failures max-frames max-new-tokens min-score min-yes most null path paths-only prefix
 prompt prompt-column prompt-layout quiet recursive repetition-penalty retry-errors seed skip-bad stage start

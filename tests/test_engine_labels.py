@@ -1,6 +1,7 @@
 """The probabilities of given choices are those of a plain loop over them through the model, whatever is around them."""
 
 from collections.abc import Sequence
+from itertools import product
 from math import exp
 from typing import Any
 
@@ -11,7 +12,7 @@ from engine_doubles import ArrayFrames, noise_video
 from engine_oracle import GREEDY, QUESTIONS, Oracle, by_prompt, limits, make_oracle
 from golden_cases import write_case
 
-from llava_mini_cli.config import Choices, GenerationOptions, PromptLayout
+from llava_mini_cli.config import Choices, ChoiceScore, GenerationOptions, PromptLayout
 from llava_mini_cli.engine import label_scorer
 from llava_mini_cli.engine.request import Answer, Failure, Request, Window
 from llava_mini_cli.errors import UsageError
@@ -22,13 +23,17 @@ FEW: tuple[Choices | None, ...] = (COLOURS, ("yes", "no"), None, ("one",))
 
 
 def loop(
-    oracle: Oracle, pixels: np.ndarray, question: str, choices: Choices, layout: PromptLayout = "trained"
+    oracle: Oracle, pixels: np.ndarray | None, question: str, choices: Choices, layout: PromptLayout = "trained"
 ) -> list[float]:
     """The log-likelihood of each choice, one forward of the model for each."""
     ends = oracle.model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
     text = {"text": question, "prompt_layout": layout}
-    batch = oracle.processor(images=pixels[0], **text) if len(pixels) == 1 else oracle.processor(videos=pixels, **text)
+    if pixels is None:
+        batch = oracle.processor(**text)
+    else:
+        is_one = len(pixels) == 1
+        batch = oracle.processor(images=pixels[0], **text) if is_one else oracle.processor(videos=pixels, **text)
     prompts = oracle.processor.prompts(layout)
     found: list[float] = []
     for choice in choices:
@@ -132,6 +137,80 @@ def test_yes_against_no_is_told_beside_the_choices(oracle: Oracle) -> None:
     assert isinstance(free, Answer)
     assert chosen.p_yes == pytest.approx(free.p_yes, abs=1e-6)
     assert chosen.choice_probs is not None
+
+
+@pytest.mark.parametrize("case", ["mini-llama3", "mini-vicuna"])
+@pytest.mark.parametrize(("score", "prior"), [("mean", False), ("sum", True), ("mean", True)])
+def test_scores_by_length_and_without_what_is_likely_anyway(
+    families: dict[str, Oracle], case: str, score: ChoiceScore, prior: bool
+) -> None:
+    oracle = families[case]
+    side = oracle.model.config.video_frame_size
+    options = GenerationOptions(choice_score=score, choice_prior=prior)
+    media = {str(seed): noise_video(1 + seed, seed, side, side) for seed in range(2)}
+    prompts = (QUESTIONS[0], QUESTIONS[3])  # the second one has the frames in its middle
+    requests = [
+        Request(
+            key, "image" if len(one) == 1 else "video", ArrayFrames(one), prompts, options, choices=(COLOURS, COLOURS)
+        )
+        for key, one in media.items()
+    ]
+    found = by_prompt(list(oracle.engine(limits()).run(requests)))
+    lengths = [len(ids) + 1 for ids in oracle.processor.prompts().answer_ids(COLOURS)]
+    for (key, pixels), index in product(media.items(), range(2)):
+        scores = np.array(loop(oracle, pixels, prompts[index], COLOURS))
+        if prior:
+            scores -= np.array(loop(oracle, None, prompts[index].replace("<image-placeholder>", ""), COLOURS))
+        if score == "mean":
+            scores /= lengths
+        check(found[key, 0, index], scores.tolist(), COLOURS)
+
+
+def test_what_is_likely_anyway_is_asked_once(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_of: list[int] = []
+    plain = label_scorer.prefill
+    monkeypatch.setattr(
+        label_scorer, "prefill", lambda model, items: asked_of.append(len(items)) or plain(model, items)
+    )
+    options = GenerationOptions(choice_prior=True)
+
+    def requests(*keys: str) -> list[Request]:
+        return [
+            Request(key, "image", ArrayFrames(noise_video(1, int(key))), QUESTIONS[:3], options, choices=FEW[:3])
+            for key in keys
+        ]
+
+    engine = oracle.engine(limits())
+    first = by_prompt(list(engine.run(requests("1", "2"))))
+    again = by_prompt(list(engine.run(requests("1", "3"))))
+    assert asked_of == [2]
+    assert first["1", 0, 0].choice_probs == pytest.approx(again["1", 0, 0].choice_probs, abs=1e-6)  # pyright: ignore
+    monkeypatch.setattr(label_scorer, "MOST_KEPT", 1)
+    list(engine.run(requests("4")))
+    assert asked_of == [2, 2]
+
+
+def test_a_prior_that_does_not_fit_fails_its_question_until_it_does(
+    oracle: Oracle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = label_scorer.prefill
+    asked_of: list[int] = []
+
+    def short(model: Any, items: Any) -> Any:
+        asked_of.append(len(items))
+        if len(items) > 1 or len(asked_of) < 4:
+            raise MemoryError
+        return plain(model, items)
+
+    monkeypatch.setattr(label_scorer, "prefill", short)
+    options = GenerationOptions(choice_prior=True)
+    source = Request("i", "image", ArrayFrames(noise_video(1, 1)), QUESTIONS[:2], options, choices=FEW[:2])
+    found = by_prompt(list(oracle.engine(limits()).run([source])))
+    assert asked_of == [2, 1, 1, 1]  # both, the first twice, the second
+    failure = found["i", 0, 0]
+    assert isinstance(failure, Failure)
+    assert failure.error_type == "out_of_memory"
+    assert isinstance(found["i", 0, 1], Answer)
 
 
 def test_what_cannot_be_chosen_fails_alone_and_in_one_line(oracle: Oracle) -> None:

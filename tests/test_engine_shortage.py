@@ -44,17 +44,20 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def requests(oracle: Oracle) -> list[Request]:
-    """24 questions: pictures and videos, greedy and drawn, of the whole and of windows; some end before others."""
+    """24 questions: pictures and videos, greedy, drawn and chosen, of the whole and of windows; some end early."""
     asked: list[Request] = []
     for number in range(MEDIA):
         sampled = number % 3 == 2
         new = 2 + number % 3
-        options = GenerationOptions(new, temperature=float(sampled), seed=number, repetition_penalty=1.1)
+        prior = {"choice_prior": number == 4}
+        options = GenerationOptions(new, temperature=float(sampled), seed=number, repetition_penalty=1.1, **prior)
         pixels = oracle.video(1 + number // 2 * 2, number)
         windows = (Window(0, 2), Window()) if number == 3 else (Window(),)
         prompts = QUESTIONS[:2] if number == 3 else QUESTIONS[:4]
         source = ArrayFrames(pixels, size=2)
-        asked.append(Request(str(number), "image" if len(pixels) == 1 else "video", source, prompts, options, windows))
+        kind = "image" if len(pixels) == 1 else "video"
+        choices = (("red", "red car", "blue"), None, ("a", "b"), None) if number == 4 else ()
+        asked.append(Request(str(number), kind, source, prompts, options, windows, choices=choices))
     return asked
 
 
@@ -111,8 +114,11 @@ def test_memory_that_runs_out_once_changes_no_answer(oracle: Oracle, wanted: Row
 
 NAMED = [
     "Track.take", "Track.complete", "Track.add", "pack_prompts", "admit", "prefill", "RowCache.reserve", "decode",
-    "TokenDecoder._logits", "TokenDecoder._next_tokens", "TokenDecoder._shrink", "TokenDecoder._answer", "is_looping",
+    "TokenDecoder._logits", "TokenDecoder._next_tokens", "TokenDecoder._shrink", "TokenDecoder.answer", "is_looping",
     "choose", "FrameEncoder.frames_ready", "RowCache.let_go", "Engine._prefilling", "next_token",
+    "LabelIds.of", "LabelScorer._begin", "LabelScorer._steps", "LabelScorer._score", "LabelScorer._reply", "log_likelihoods", "_extend",
+    "LabelScorer._ask_blindly", "PromptBuilder.text_ids", "_View.attend", "Branches.of",
+    "_softmax", "Engine._following",
 ]  # fmt: skip
 
 

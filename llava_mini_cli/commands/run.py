@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.commands.reporter import Reporter
     from llava_mini_cli.config import ModelOptions
     from llava_mini_cli.formats.fetch.file_cache import FileCache
+    from llava_mini_cli.formats.inputs.choices import ChoicesGiven
     from llava_mini_cli.formats.inputs.read import Inputs
     from llava_mini_cli.formats.job import Prompt
     from llava_mini_cli.formats.outputs.open_output import Output, OutputOptions, RunInfo
@@ -108,9 +109,7 @@ def run_inputs(
     from llava_mini_cli.pipelines.model_needs import look_at_needs
 
     tally, talk = parts.tally, flags.talk
-    choices = flags.prompts.choices_given()
-    if choices is not None:
-        choices.check_names([*(prompt.name for prompt in prompts), *(flags.inputs.prompt_column or [])])
+    choices = _choices_given(prompts, flags)
     with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
         with interrupts.allowed():
             if output.is_new and not flags.run.dry_run:
@@ -137,6 +136,21 @@ def run_inputs(
     return exit_code(tally, flags.run.fail_on)
 
 
+def _choices_given(prompts: Sequence["Prompt"], flags: QuestionFlags) -> "ChoicesGiven | None":
+    """The choices of --choices. Raises `UsageError` where they, or options about them, are for no question."""
+    choices = flags.prompts.choices_given()
+    if choices is not None:
+        choices.check_names([*(prompt.name for prompt in prompts), *(flags.inputs.prompt_column or [])])
+    elif not any(prompt.choices for prompt in prompts):
+        for flag, is_given in (
+            ("--choice-score", flags.prompts.choice_score != "sum"),
+            ("--choice-prior", flags.prompts.choice_prior),
+        ):
+            if is_given:
+                raise UsageError(f"{flag} is about choices, and no question has any; --choices gives them")
+    return choices
+
+
 def _refuse_own_input(media: list[str], listing: str | None, output: Path | None) -> None:
     """Raises `UsageError` where rows would be appended to a table that is being read: the run would never end."""
     from llava_mini_cli.formats.fetch.urls import local_path
@@ -157,7 +171,7 @@ def run_options(flags: QuestionFlags) -> "RunOptions":
     return RunOptions(
         flags.model.options(),
         replace(flags.frames.options(), fit=flags.fit.fit),
-        replace(flags.answer.options(), yes_no=flags.prompts.yes_no),
+        flags.prompts.shaped(flags.answer.options()),
         flags.run.limits(),
         flags.prompts.prefix,
         flags.prompts.suffix,

@@ -81,7 +81,7 @@ class Engine:
             model.model, processor.preprocessor, self._context, limits.chunk_frames, self._room, image_projection
         )
         self._labels = LabelIds(prompts)
-        self._scorer = LabelScorer(model, self._labels, self._decoder)
+        self._scorer = LabelScorer(model, prompts, self._labels, self._decoder)
 
     @property
     def frames_encoded(self) -> int:
@@ -248,14 +248,7 @@ class Engine:
 
     def _prefill(self, batch: Sequence[Complete]) -> More:
         """Windows through the language model, and the first token of each of their answers, or which of its choices."""
-        generations, logits = self._begun(batch)
-        chosen = [one.track.request.choices_of(one.prompt_index) is not None for one in generations]
-        following: list[Piece] = []
-        for begin, wanted in ((self._scorer.begin, True), (self._decoder.begin, False)):
-            which = [number for number, is_chosen in enumerate(chosen) if is_chosen is wanted]
-            if which:
-                some = logits if len(which) == len(generations) else logits[which]
-                following.append(begin([generations[number] for number in which], some))
+        following = self._following(*self._begun(batch))
 
         def released() -> More:
             for _, window in batch:
@@ -263,6 +256,17 @@ class Engine:
             return following
 
         return [Piece(released, released)]
+
+    def _following(self, generations: Sequence[Generation], logits: torch.Tensor) -> list[Piece]:
+        """What comes behind prefill: the choices of the questions that have some, the first tokens of the others."""
+        free = [one.track.request.choices_of(one.prompt_index) is None for one in generations]
+        pieces: list[Piece] = []
+        for is_free, begin in ((False, self._scorer.begin), (True, self._decoder.begin)):
+            which = [number for number, this in enumerate(free) if this is is_free]
+            if which:
+                some = logits if len(which) == len(generations) else logits[which]
+                pieces.append(begin([generations[number] for number in which], some))
+        return pieces
 
     def _begun(self, batch: Sequence[Complete]) -> tuple[list[Generation], torch.Tensor]:
         """The generations of some windows and the logits of each one's first token, `[n, vocab]`."""

@@ -4,38 +4,45 @@ What is to be done is handed out in pieces (`work`), as in `token_decoder`, whic
 labels of all questions of a batch are scored in one packed step, as far as `STEP_POSITIONS` goes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import exp, isfinite
 
 import torch
 
+from llava_mini_cli.config import Choices
 from llava_mini_cli.engine.branches import Branches, log_likelihoods
-from llava_mini_cli.engine.labels import LabelIds, Labels
+from llava_mini_cli.engine.generate import PrefillItem, prefill
+from llava_mini_cli.engine.kv_cache import RowCache
+from llava_mini_cli.engine.labels import MOST_KEPT, LabelIds, Labels
 from llava_mini_cli.engine.token_decoder import TokenDecoder
 from llava_mini_cli.engine.track import Generation
 from llava_mini_cli.engine.work import More, Piece
 from llava_mini_cli.errors import ItemError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
+from llava_mini_cli.model.prompt_layouts import PromptBuilder
 
 STEP_POSITIONS = 2048  # tokens of labels that are scored at once
+
+Blind = tuple[str, Choices]  # a question that is asked about no medium, and its choices
 
 
 @dataclass(eq=False)
 class Scoring:
-    """One question and what is known of its labels."""
+    """One question in a cache, and what is known of its labels."""
 
-    one: Generation
+    asked: Generation | Blind
     labels: Labels
+    cache: RowCache
+    row: int
     first: torch.Tensor  # [vocab], the scores of the token behind the question
     scores: dict[int, float] = field(default_factory=dict[int, float])  # of each label so far, by its index
     is_over: bool = False
 
-    @property
-    def texts(self) -> list[tuple[int, ...]]:
-        """The tokens of each label, with what the model writes before it."""
-        return [self.labels.header + ids for ids in self.labels.ids]
+    def text(self, label: int) -> tuple[int, ...]:
+        """The tokens of a label by its index, with what the model writes before it."""
+        return self.labels.header + self.labels.ids[label]
 
 
 Part = tuple[Scoring, range]  # some labels of one question
@@ -44,36 +51,74 @@ Part = tuple[Scoring, range]  # some labels of one question
 class LabelScorer:
     """Answers questions that have choices."""
 
-    def __init__(self, model: LlavaMiniForConditionalGeneration, labels: LabelIds, decoder: TokenDecoder) -> None:
+    def __init__(
+        self,
+        model: LlavaMiniForConditionalGeneration,
+        prompts: PromptBuilder,
+        labels: LabelIds,
+        decoder: TokenDecoder,
+    ) -> None:
         """`decoder` knows what ends an answer, and hands out what is done."""
         self._model = model
+        self._prompts = prompts
         self._labels = labels
         self._decoder = decoder
+        self._blind: dict[Blind, list[float] | None] = {}  # scores without a medium; None: there was no memory for them
 
     def begin(self, generations: Sequence[Generation], logits: torch.Tensor) -> Piece:
         """Scores the choices of questions, whose first token has the logits `[n, vocab]`."""
-        return Piece(
-            partial(self._deal_out, generations, logits),
-            partial(self._fail, [Scoring(one, Labels((), (), ()), logits[0]) for one in generations]),
-        )
+        return Piece(partial(self._begin, generations, logits), partial(self._fail_all, generations))
 
-    def _deal_out(self, generations: Sequence[Generation], logits: torch.Tensor) -> More:
-        """The questions' labels in steps, each of about as many tokens as are scored at once."""
-        steps: list[list[Part]] = [[]]
-        left = STEP_POSITIONS
+    def _begin(self, generations: Sequence[Generation], logits: torch.Tensor) -> More:
+        """The questions without a medium whose scores are wanted and not known, then those at hand."""
+        if sum(len(choices) for _, choices in self._blind) > MOST_KEPT:
+            self._blind.clear()
+        scorings: list[Scoring] = []
+        wanted: dict[Blind, None] = {}
         for one, first in sorted(zip(generations, logits, strict=True), key=lambda pair: pair[0].row):
             choices = one.track.request.choices_of(one.prompt_index)
             assert choices is not None
-            scoring = Scoring(one, self._labels.of(choices), first)
+            scorings.append(Scoring(one, self._labels.of(choices), one.cache, one.row, first))
+            if one.track.request.generation.choice_prior and self._blind.get(_blind(one, choices)) is None:
+                wanted[_blind(one, choices)] = None
+        return [*([self._asking_blindly(list(wanted))] if wanted else []), *self._steps(scorings)]
+
+    def _asking_blindly(self, questions: Sequence[Blind]) -> Piece:
+        half = len(questions) // 2
+        parts = (questions[:half], questions[half:]) if half else ()
+        return Piece(
+            partial(self._ask_blindly, questions),
+            partial(self._forget, questions),
+            lambda: [self._asking_blindly(part) for part in parts],
+        )
+
+    @torch.inference_mode()
+    def _ask_blindly(self, questions: Sequence[Blind]) -> More:
+        """Questions as text alone through the language model, as the model's `generate` takes them."""
+        items: list[PrefillItem] = []
+        for question, _ in questions:
+            ids = torch.tensor(self._prompts.text_ids(question), device=self._model.device)
+            embedded = self._model.model.embed_text(ids)
+            items.append(PrefillItem(embedded[:-1], (embedded[-1:],)))
+        cache, logits = prefill(self._model, items)
+        made = [(asked, self._labels.of(asked[1]), row) for row, asked in enumerate(questions)]
+        return self._steps([Scoring(asked, labels, cache, row, logits[row]) for asked, labels, row in made])
+
+    def _steps(self, scorings: Iterable[Scoring]) -> More:
+        """The questions' labels in steps, each of about as many tokens as are scored at once."""
+        steps: list[list[Part]] = [[]]
+        left = STEP_POSITIONS
+        for scoring in scorings:
             begin = 0
-            for number, text in enumerate(scoring.texts):
-                if len(text) > left and (steps[-1] or number > begin):
-                    if number > begin:
-                        steps[-1].append((scoring, range(begin, number)))
+            for label in range(len(scoring.labels.ids)):
+                size = len(scoring.text(label))
+                if size > left and (steps[-1] or label > begin):
+                    if label > begin:
+                        steps[-1].append((scoring, range(begin, label)))
                     steps.append([])
-                    left, begin = STEP_POSITIONS, number
-                left -= len(text)
-            steps[-1].append((scoring, range(begin, len(choices))))
+                    left, begin = STEP_POSITIONS, label
+                left -= size
+            steps[-1].append((scoring, range(begin, len(scoring.labels.ids))))
         return [self._scoring(step) for step in steps]
 
     def _scoring(self, parts: Sequence[Part]) -> Piece:
@@ -87,12 +132,10 @@ class LabelScorer:
         parts = [part for part in parts if not part[0].is_over]
         if not parts:
             return ()
-        texts = [[scoring.texts[number] for number in labels] for scoring, labels in parts]
-        branches = [Branches.of(scoring.one.row, some) for (scoring, _), some in zip(parts, texts, strict=True)]
         scores = log_likelihoods(
             self._model,
-            parts[0][0].one.cache,
-            branches,
+            parts[0][0].cache,
+            [Branches.of(scoring.row, [scoring.text(label) for label in labels]) for scoring, labels in parts],
             torch.stack([scoring.first for scoring, _ in parts]),
             sorted(self._decoder.end_ids),
             len(parts[0][0].labels.header),
@@ -100,39 +143,67 @@ class LabelScorer:
         for (scoring, labels), found in zip(parts, scores, strict=True):  # the same again where it is done again
             scoring.scores.update(zip(labels, found, strict=True))
         whole = [scoring for scoring, _ in parts if len(scoring.scores) == len(scoring.labels.ids)]
-        return [Piece(partial(self._reply, scoring), partial(self._fail, [scoring])) for scoring in whole]
+        return [Piece(partial(self._end, scoring), partial(self._fail, [scoring])) for scoring in whole]
 
-    def _reply(self, scoring: Scoring) -> More:
-        one, labels = scoring.one, scoring.labels
-        request = one.track.request
-        scores = [scoring.scores[number] for number in range(len(labels.ids))]
+    def _end(self, scoring: Scoring) -> More:
+        """All labels of a question are scored."""
+        scores = [scoring.scores[label] for label in range(len(scoring.labels.ids))]
+        if isinstance(scoring.asked, Generation):
+            return self._reply(scoring, scoring.asked, scores)
+        self._blind[scoring.asked] = scores
+        scoring.is_over = True
+        return ()
+
+    def _reply(self, scoring: Scoring, one: Generation, scores: Sequence[float]) -> More:
+        labels, options = scoring.labels, one.track.request.generation
+        if options.choice_prior:
+            before = self._blind[_blind(one, labels.texts)]
+            if before is None:
+                return self._fail([scoring])
+            scores = [score - other for score, other in zip(scores, before, strict=True)]
+        if options.choice_score == "mean":
+            scores = [score / (len(ids) + 1) for score, ids in zip(scores, labels.ids, strict=True)]
         if not all(map(isfinite, scores)):
             done = one.failure(ItemError("internal", "the model gave no finite scores; another --dtype may"))
         else:
             best = scores.index(max(scores))
-            if request.generation.yes_no:
+            if options.yes_no:
                 one.p_yes = self._decoder.p_yes(scoring.first)
-            done = self._decoder.answer(one, "stop", labels.ids[best], labels.texts[best], _probs(labels, scores))
+            probs = dict(zip(labels.texts, _softmax(scores), strict=True))
+            done = self._decoder.answer(one, "stop", labels.ids[best], labels.texts[best], probs)
         self._decoder.done.append(done)
         scoring.is_over = True
         return ()
 
     def _fail(self, scorings: Sequence[Scoring]) -> More:
-        error = ItemError("out_of_memory", "the question's choices do not fit the memory")
+        """There is no memory for some questions."""
         left = [scoring for scoring in scorings if not scoring.is_over]
-        failures = [scoring.one.failure(error) for scoring in left]
+        self._fail_all([scoring.asked for scoring in left if isinstance(scoring.asked, Generation)])
         for scoring in left:
+            if not isinstance(scoring.asked, Generation):
+                self._blind[scoring.asked] = None
             scoring.is_over = True
-        self._decoder.done += failures
+        return ()
+
+    def _fail_all(self, generations: Sequence[Generation]) -> More:
+        error = ItemError("out_of_memory", "the question's choices do not fit the memory")
+        self._decoder.done += [one.failure(error) for one in generations]
+        return ()
+
+    def _forget(self, questions: Sequence[Blind]) -> More:
+        self._blind.update(dict.fromkeys(questions))
         return ()
 
 
-def _probs(labels: Labels, scores: Sequence[float]) -> dict[str, float]:
-    """The softmax of the scores, by label."""
+def _blind(one: Generation, choices: Choices) -> Blind:
+    return one.track.request.prompts[one.prompt_index], choices
+
+
+def _softmax(scores: Sequence[float]) -> list[float]:
     most = max(scores)
     shares = [exp(score - most) for score in scores]
     total = sum(shares)
-    return {text: share / total for text, share in zip(labels.texts, shares, strict=True)}
+    return [share / total for share in shares]
 
 
 def _halves(parts: Sequence[Part]) -> list[Sequence[Part]]:

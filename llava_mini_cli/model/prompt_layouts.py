@@ -86,7 +86,17 @@ class PromptBuilder:
     def prompt_text(self, question: str) -> str:
         """The prompt as text, with `<image>` in it; Llama 3's begins with the template's own BOS."""
         image = f"<im_start>{IMAGE}<im_end>" if self.image_start_end else IMAGE
-        message = question.replace(PLACEHOLDER, image) if PLACEHOLDER in question else f"{image}\n{question}"
+        return self._laid_out(
+            question.replace(PLACEHOLDER, image) if PLACEHOLDER in question else f"{image}\n{question}"
+        )
+
+    def text_ids(self, question: str) -> list[int]:
+        """The whole prompt's ids for the same question about no medium. Raises `PromptError`."""
+        prompt = self._laid_out(question.replace(PLACEHOLDER, ""))
+        with _as_the_prompts_error("tokenizer"):
+            return self.prompt_ids(prompt)
+
+    def _laid_out(self, message: str) -> str:
         if self.family == "vicuna":
             return f"{VICUNA_SYSTEM} USER: {message} ASSISTANT:"
         turns = [{"role": "system", "content": LLAMA_3_SYSTEM}, {"role": "user", "content": message}]

@@ -44,4 +44,5 @@ class RunOptions:
             "yes_no": self.generation.yes_no or None,
             **({"fit": 1} if self.sampling.fit else {}),  # rows from before there was --fit stand
             **self.spans.shaping(),
+            **self.generation.choosing(),
         }

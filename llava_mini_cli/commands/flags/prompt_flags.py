@@ -1,12 +1,13 @@
 """Options for the questions, and for the text around the answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated
 
 import typer
 
 from llava_mini_cli.commands.config_files import HARMLESS
+from llava_mini_cli.config import ChoiceScore, GenerationOptions
 from llava_mini_cli.formats.inputs.choices import ChoicesGiven
 from llava_mini_cli.formats.inputs.prompts import parse_prompts, read_prompt_file, unique_prompts
 from llava_mini_cli.formats.job import Prompt
@@ -44,6 +45,19 @@ class PromptFlags:
         ),
         HARMLESS,
     ] = None
+    choice_score: Annotated[
+        ChoiceScore,
+        _option(
+            help="Score of each of the --choices: sum is the likelihood of the whole answer, mean that of its average "
+            "token, so that long answers do not lose for their length."
+        ),
+        HARMLESS,
+    ] = GenerationOptions.choice_score
+    choice_prior: Annotated[
+        bool,
+        _option(help="Score that each of the --choices has without picture or video is subtracted from its score."),
+        HARMLESS,
+    ] = False
     prefix: Annotated[
         str, _option(metavar="TEXT", help="Text to write before each answer.", show_default=False), HARMLESS
     ] = ""
@@ -53,6 +67,11 @@ class PromptFlags:
     yes_no: Annotated[
         bool, _option(help="Probability of yes against no is told for each answer, in the column p_yes."), HARMLESS
     ] = False
+
+    def shaped(self, options: GenerationOptions) -> GenerationOptions:
+        """The options with what is asked for here."""
+        asked = {"yes_no": self.yes_no, "choice_score": self.choice_score, "choice_prior": self.choice_prior}
+        return replace(options, **asked)  # pyright: ignore[reportArgumentType]
 
     def choices_given(self) -> ChoicesGiven | None:
         """The choices of --choices; None where it is not given. Raises `UsageError`."""

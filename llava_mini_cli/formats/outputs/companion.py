@@ -15,6 +15,7 @@ from llava_mini_cli.formats.outputs.row_keys import Settings
 from llava_mini_cli.formats.row import KeptColumn
 
 ANEW = "--overwrite starts anew, or name another output"
+_ONLY_WHERE_SET = ("choice_score", "choice_prior")  # settings that are not recorded where they are the default
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,13 @@ def check_same_settings(record: dict[str, Any], run: RunInfo, output: Path) -> N
     record = record_in(record, output)
     if not record:
         return
+    was, settings = record["settings"], run.settings
+    compared = [name for name in settings if name in was]
+    compared += [name for name in _ONLY_WHERE_SET if name in was or name in settings]
     changed = [
-        f"--{name.replace('_', '-')} was {_shown(record['settings'][name])}, is {_shown(now)}"
-        for name, now in run.settings.items()
-        if name in record["settings"] and record["settings"][name] != now
+        f"--{name.replace('_', '-')} was {_shown(was.get(name))}, is {_shown(settings.get(name))}"
+        for name in dict.fromkeys(compared)
+        if was.get(name) != settings.get(name)
     ]
     before, now = [list(column) for column in record["kept"]], [list(column) for column in run.kept]
     if before != now:
