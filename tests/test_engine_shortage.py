@@ -116,9 +116,8 @@ NAMED = [
     "Track.take", "Track.complete", "Track.add", "pack_prompts", "admit", "prefill", "RowCache.reserve", "decode",
     "TokenDecoder._logits", "TokenDecoder._next_tokens", "TokenDecoder._shrink", "TokenDecoder.answer", "is_looping",
     "choose", "FrameEncoder.frames_ready", "RowCache.let_go", "Engine._prefilling", "next_token",
-    "LabelIds.of", "LabelScorer._begin", "LabelScorer._steps", "LabelScorer._score", "LabelScorer._reply", "log_likelihoods", "_extend",
-    "LabelScorer._ask_blindly", "PromptBuilder.text_ids", "_View.attend", "Branches.of",
-    "_softmax", "Engine._following",
+    "LabelIds.of", "LabelScorer._begin", "LabelScorer._steps", "LabelScorer._score", "LabelScorer._reply", "_extend",
+    "log_likelihoods", "LabelScorer._ask_blindly", "_View.attend", "Branches.of", "_softmax", "Engine._following",
 ]  # fmt: skip
 
 
