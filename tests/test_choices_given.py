@@ -9,6 +9,7 @@ import pytest
 from cli_doubles import EchoEngine
 from configured_cli import echo_engines, llava_mini
 
+from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.choices import MOST_CHOICES, ChoicesGiven, parse_choices
 from llava_mini_cli.formats.inputs.prompts import read_prompt_file
@@ -214,3 +215,42 @@ def test_other_choices_are_other_work(engines: list[EchoEngine]) -> None:
     Path("a.mp4").rename("gone.mp4")
     Path("b.mp4").rename("a.mp4")  # another time of change, the same content
     assert run("--choices", "day,night") == 0
+
+
+def test_how_choices_are_scored_is_a_setting_of_the_rows(engines: list[EchoEngine]) -> None:
+    asked = ("ask", "a.mp4", "When?", "--choices", "day,night", "-o", "r.jsonl")
+    assert llava_mini(*asked).exit_code == 0
+    refused = llava_mini(*asked, "--choice-score", "mean", "--choice-prior")
+    assert (refused.exit_code, len(engines)) == (2, 1)
+    assert "--choice-score was not set, is mean; --choice-prior was not set, is 1; --overwrite" in refused.stderr
+    assert llava_mini(*asked, "--choice-score", "mean", "--choice-prior", "--overwrite").exit_code == 0
+    options = engines[-1].requests[-1].generation
+    assert (options.choice_score, options.choice_prior, options.yes_no) == ("mean", True, False)
+    assert llava_mini(*asked, "--choice-score", "mean", "--choice-prior").exit_code == 0
+    assert len(engines) == 2
+    assert "--choice-score was mean, is not set; --choice-prior was 1, is not set" in llava_mini(*asked).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--choice-score", "mean"), "--choice-score is about choices, and no question has any; --choices gives them"),
+        (("--choice-prior",), "--choice-prior is about choices, and no question has any; --choices gives them"),
+        (("--choice-score", "best", "--choices", "a,b"), "'best' is not one of 'sum', 'mean'"),
+    ],
+)
+def test_scores_of_no_choices_are_refused(engines: list[EchoEngine], arguments: tuple[str, ...], words: str) -> None:
+    result = llava_mini("ask", "a.mp4", "When?", *arguments)
+    assert (result.exit_code, engines) == (2, [])
+    assert words in result.stderr.replace("\n", " ")
+    Path("q.jsonl").write_text('{"prompt": "When?", "choices": ["day", "night"]}')
+    again = llava_mini("ask", "a.mp4", "--prompt-file", "q.jsonl", *arguments[:2])
+    assert again.exit_code == (2 if "best" in arguments else 0)
+
+
+def test_scores_are_summed_or_averaged() -> None:
+    with pytest.raises(UsageError, match="--choice-score must be sum or mean, not best"):
+        GenerationOptions(choice_score="best")  # pyright: ignore[reportArgumentType]
+    assert GenerationOptions().choosing() == {}
+    assert GenerationOptions(choice_prior=True).choosing() == {"choice_prior": 1}
+    assert GenerationOptions(choice_score="mean").choosing() == {"choice_score": "mean"}

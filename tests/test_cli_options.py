@@ -59,7 +59,7 @@ QUESTIONS = {
     **TALK, **INPUT, **FRAMES, **ANSWER, **MODEL, **LIMITS,
     "prompt": None, "prompt-file": None, "prefix": "", "suffix": "", "yes-no": False, "output": None, "format": None,
     "overwrite": False, "retry-errors": False, "shard": None, "existing": "skip", "csv-safe": False,
-    "summary-json": None, "dry-run": False, "fit": False,
+    "summary-json": None, "dry-run": False, "fit": False, "choices": None, "choice-score": "sum", "choice-prior": False,
 }  # fmt: skip
 DEFAULTS: dict[str, dict[str, object]] = {
     "ask": {**QUESTIONS, "index": None, "path": None, "top": None, "find": None},

@@ -252,10 +252,12 @@ def test_an_answer_says_how_likely_yes_is(capsys: pytest.CaptureFixture[str]) ->
     with Reporter(Tally(), 1, quiet=False, verbose=False) as progress, PlainWriter(progress) as writer:
         assert len(writer.done) == 0
         writer.write(replace(ROW, text="Yes.", p_yes=0.875))
+        writer.write(replace(ROW, text="<yes>", choice="yes"))
+        writer.write(replace(ROW, text="no", choice="no", p_yes=0.25))
         writer.write(replace(ROW, text=None))
         writer.write(FAILED)
         writer.release()
-    assert capsys.readouterr().out == "Yes. (yes: 0.88)\n\n"
+    assert capsys.readouterr().out == "Yes. (yes: 0.88)\n<yes> (0.75)\nno (0.25) (yes: 0.25)\n\n"
 
 
 def test_blocks_of_one_question_need_no_question(capsys: pytest.CaptureFixture[str]) -> None:

@@ -144,7 +144,7 @@ def test_a_medium_that_never_fits_fails_alone(
     assert run(oracle) == {row: "out_of_memory" if row[0] == "4" else found for row, found in wanted.items()}
 
 
-@pytest.mark.parametrize("method", ["_next_tokens", "_logits", "_answer"])
+@pytest.mark.parametrize("method", ["_next_tokens", "_logits", "answer"])
 def test_a_row_that_never_fits_fails_alone(
     oracle: Oracle, wanted: Rows, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:

@@ -59,6 +59,51 @@ def test_the_placeholder_moves_the_frames(tokenizers: dict[str, Any]) -> None:
     assert ids[ids.index(IMAGE_TOKEN_ID) - 1] != 198  # not behind the header's newlines
 
 
+ANSWERS = ("red", "red car", "Red", "3", "-1", "'s", "!x", "blue, green\nand so", "\u00fc", "\u4e2d")
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_an_answer_is_tokenised_as_it_is_trained_behind_a_question(name: str, tokenizers: dict[str, Any]) -> None:
+    builder = PromptBuilder(tokenizers[name])
+    asked = builder.question_ids("What?")
+    gap = " " if builder.family == "vicuna" else ""
+    for answer, ids in zip(ANSWERS, builder.answer_ids(ANSWERS), strict=True):
+        said = builder.prompt_ids(builder.prompt_text("What?") + gap + answer)
+        assert said == asked + ids
+        assert builder.answer_text(ids) == answer
+        assert ids == builder.tokenizer(answer, add_special_tokens=False).input_ids  # as `train` does it
+
+
+def test_llama_3_writes_its_header_in_the_reference_layout_alone(tokenizers: dict[str, Any]) -> None:
+    llama, vicuna = tokenizers["tokenizer-llama3"], tokenizers["tokenizer-vicuna"]
+    header = PromptBuilder(llama, "reference").header_ids()
+    assert PromptBuilder(llama).question_ids("A?") == PromptBuilder(llama, "reference").question_ids("A?")[1:] + header
+    assert PromptBuilder(llama).header_ids() == PromptBuilder(vicuna, "reference").header_ids() == []
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_the_same_question_about_no_medium(name: str, tokenizers: dict[str, Any]) -> None:
+    builder = PromptBuilder(tokenizers[name])
+    plain = builder.prompt_ids(builder.prompt_text("Is it?").replace("<image>\n", ""))
+    assert builder.text_ids("Is it?") == builder.text_ids("Is <image-placeholder>it?") == plain
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        ("", "no text of its own"),
+        ("a</s><|eot_id|>", "holds token"),
+        ("x" * 50 + "</s><|eot_id|>", "x" * 40 + r"\.\.\.'"),
+    ],
+)
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_answers_that_the_model_does_not_give(answer: str, words: str, name: str, tokenizers: dict[str, Any]) -> None:
+    with pytest.raises(PromptError, match=words):
+        PromptBuilder(tokenizers[name]).answer_ids(["a", answer])
+    with pytest.raises(PromptError, match="holds token"):
+        PromptBuilder(tokenizers[name], vocabulary=5).answer_ids(["a"])
+
+
 def test_an_unknown_layout_is_a_usage_error(tokenizers: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="--prompt-layout"):
         PromptBuilder(tokenizers["tokenizer-llama3"], "other")  # pyright: ignore[reportArgumentType]

@@ -47,6 +47,11 @@ def test_the_row_of_an_answer() -> None:
     assert RowBuilder(OPTIONS).answer(JOB, answered(), INFO, []).warning is None
 
 
+def test_the_row_of_a_choice() -> None:
+    row = RowBuilder(OPTIONS, "rev").answer(JOB, answered(choice_probs={"because": 0.75, "why": 0.25}), INFO, [])
+    assert (row.text, row.choice, row.choice_probs) == ("<because>", "because", {"because": 0.75, "why": 0.25})
+
+
 def test_the_row_of_a_failure() -> None:
     row = RowBuilder(OPTIONS).failure(JOB, 0, Fault("decode", "corrupt", "bad\n frame"))
     assert (row.status, row.error, row.error_type, row.error_stage) == ("error", "bad frame", "corrupt", "decode")

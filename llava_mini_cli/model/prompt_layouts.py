@@ -165,7 +165,7 @@ class PromptBuilder:
         for answer, ids in zip(answers, found, strict=True):
             own = ids[len(start) :]
             wrong = [one for one in own if one in special or (self.vocabulary is not None and one >= self.vocabulary)]
-            if not own or ids[: len(start)] != start:
+            if not answer.strip() or not own or ids[: len(start)] != start:
                 raise PromptError("bad_prompt", f"the choice '{_short(answer)}' is no text of its own to the model")
             if wrong:
                 raise PromptError(
