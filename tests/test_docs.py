@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -16,6 +17,8 @@ import pytest
 from broken_media import make_picture, make_video
 from PIL import Image
 
+from llava_mini_cli.demo.render import random_look, render
+from llava_mini_cli.demo.scenes import COLOURS, SHAPES, Thing, generator, random_scene
 from llava_mini_cli.formats.row import COLUMNS
 
 ROOT = Path(__file__).parents[1]
@@ -73,9 +76,39 @@ def test_the_commands_of_the_docs_run(page: str, made: str, tmp_path: Path, monk
     python.chmod(0o755)
     for name in ("a.mp4", "b.mp4", "photos/c.jpg"):
         (tmp_path / name).write_text("3")
+    (tmp_path / "truth.csv").write_text("file_name,prompt_name,truth\nc.jpg,red_circle,true\n")
     for block in shell_blocks(ROOT / "docs" / page):
         run_block(block, tmp_path, monkeypatch, PATH=f"{binary.parent}:/usr/bin:/bin")
     assert (tmp_path / made).exists()
+
+
+def test_the_recipe_filters_a_folder_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the demo model, which knows what is in them."""
+    (tmp_path / "photos").mkdir()
+    there: dict[str, set[str]] = {}
+    for number in range(12):
+        rng = generator("heldout", number)
+        scene = random_scene(rng, "heldout")
+        extra = Thing("circle", "red", "large", *((scene.things[0].x, scene.things[0].y)))
+        scene = replace(scene, things=(extra, *scene.things[1:]) if number % 3 == 0 else scene.things)
+        pixels = render(scene, random_look(rng, scene.background), 192, rng)
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{number}.png")
+        there[f"{number}.png"] = {f"{thing.colour}_{thing.shape}" for thing in scene.things}
+    names = [f"{colour}_{shape}" for colour in COLOURS[:5] for shape in SHAPES]
+    truth = [f"{file},{name},{name in things}" for file, things in there.items() for name in names]
+    (tmp_path / "truth.csv").write_text("\n".join(["file_name,prompt_name,truth", *truth]))
+    text = (ROOT / "docs" / "labels.md").read_text()
+    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    for block in re.findall(r"^<!-- recipe -->\n```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        block = block.replace("python - <<", f"{shlex.quote(sys.executable)} - <<")
+        run_block(block, tmp_path, monkeypatch, PATH=path, LLAVA_MINI_MODEL="demo")
+    found = [file for file, things in there.items() if "red_circle" in things and "green_square" not in things]
+    assert len(found) >= 4
+    assert (tmp_path / "found.txt").read_text().split() == sorted(f"photos/{file}" for file in found)
+    lines = (tmp_path / "thresholds.csv").read_text().splitlines()
+    half = dict(zip(lines[0].split(","), map(float, lines[10].split(",")), strict=True))
+    assert half["threshold"] == 0.5
+    assert min(half["precision"], half["recall"]) > 0.9
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="the recipes use jq")

@@ -160,7 +160,7 @@ def run_jobs(
 def choices_of(job: Job) -> tuple[Choices | None, ...]:
     """The answers that each question of a job may have; () where none is given any."""
     found = tuple(question.prompt.choices for question in job.questions)
-    return found if any(found) else ()
+    return found if any(one is not None for one in found) else ()
 
 
 def limited(jobs: Iterable[Job], most: int | None, tally: Tally) -> Iterator[Job]:
