@@ -139,6 +139,23 @@ def test_yes_against_no_is_told_beside_the_choices(oracle: Oracle) -> None:
     assert chosen.choice_probs is not None
 
 
+def test_yes_against_no_is_told_of_every_window(oracle: Oracle) -> None:
+    pixels = noise_video(6, 3)
+    options = GenerationOptions(max_new_tokens=1, yes_no=True)
+    windows = (Window(0, 2), Window(1, 5), Window())
+    source = Request("v", "video", ArrayFrames(pixels), QUESTIONS[:2], options, windows, choices=(None, COLOURS))
+    found = by_prompt(list(oracle.engine(limits(2)).run([source])))
+    for number, part in enumerate((pixels[:2], pixels[1:5], pixels)):
+        alone = Request("a", "video", ArrayFrames(part), QUESTIONS[:2], options, choices=(None, COLOURS))
+        answers = list(oracle.engine(limits()).run([alone]))
+        assert len(answers) == 2
+        for answer in answers:
+            same = found["v", number, answer.prompt_index]
+            assert isinstance(answer, Answer)
+            assert isinstance(same, Answer)
+            assert same.p_yes == pytest.approx(answer.p_yes, abs=1e-6)
+
+
 @pytest.mark.parametrize("case", ["mini-llama3", "mini-vicuna"])
 @pytest.mark.parametrize(("score", "prior"), [("mean", False), ("sum", True), ("mean", True)])
 def test_scores_by_length_and_without_what_is_likely_anyway(

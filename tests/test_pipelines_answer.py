@@ -28,6 +28,7 @@ from llava_mini_cli.media.open import Opening, is_media_path
 from llava_mini_cli.pipelines.ahead import AHEAD
 from llava_mini_cli.pipelines.answer import answer, answer_into, load_and_answer
 from llava_mini_cli.pipelines.interrupt import Interrupted, Interrupts
+from llava_mini_cli.pipelines.run_jobs import choices_of
 from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import Tally
@@ -326,6 +327,20 @@ def test_each_question_of_each_job_gives_one_row(tmp_path: Path) -> None:
     }
     assert {row.model_revision for row in rows} == {"abc123"}
     assert [row.model_revision for row in answer([asked("gone.mp4", "What?")], engine, OPTIONS)] == ["abc123"]
+
+
+def test_questions_of_a_job_have_choices_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "v.mp4").write_text("2")
+    path = str(tmp_path / "v.mp4")
+    for given, told in ((None, ("a", "b")), (None, ("a", "b"))), ((None, None), ()), ((None, ()), (None, ())):
+        engine = EchoEngine(OPTIONS.model)
+        prompts = [Prompt(f"{number}?", choices=choices) for number, choices in enumerate(given)]
+        job = Job(path, "v.mp4", tuple(Question(prompt, path) for prompt in prompts))
+        if () not in given:
+            rows = list(answer([job], engine, OPTIONS, RunParts(open_made_clip)))
+            assert [row.choice for row in rows] == [choices and choices[0] for choices in given]
+            assert engine.requests[0].choices == told
+        assert choices_of(job) == told
 
 
 def test_a_row_counts_when_the_next_is_asked_for(tmp_path: Path) -> None:

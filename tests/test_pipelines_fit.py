@@ -25,9 +25,11 @@ FIT = RunOptions(ModelOptions("echo"), SamplingOptions(fit=True), GenerationOpti
 
 
 class ShortEngine(EchoEngine):
-    """An engine that fits four frames beside `What?`."""
+    """An engine that fits four frames beside `What?`, and five where it has choices."""
 
     def most_frames(self, prompts: object, generation: GenerationOptions, choices: object = ()) -> int | None:
+        if choices:
+            return 5 if choices == (("a", "b"),) else None
         return 4 if list(prompts) == ["What?"] else None  # pyright: ignore
 
 
@@ -43,12 +45,16 @@ def open_bounded(
 
 
 def asked(
-    tmp_path: Path, options: RunOptions, prompt: str = "What?", span: TimeSpan | None = None
+    tmp_path: Path,
+    options: RunOptions,
+    prompt: str = "What?",
+    span: TimeSpan | None = None,
+    choices: tuple[str, ...] | None = None,
 ) -> tuple[object, ...]:
     """Frame count and warning of the row, and the frames that the engine was told of."""
     (tmp_path / "v.mp4").write_text("10")
     path, engine = str(tmp_path / "v.mp4"), ShortEngine(options.model)
-    jobs = [Job(path, "v.mp4", (Question(Prompt(prompt), path),), span=span)]
+    jobs = [Job(path, "v.mp4", (Question(Prompt(prompt, choices=choices), path),), span=span)]
     (row,) = answer(jobs, engine, options, RunParts(open_bounded))
     return row.frame_count, row.warning, engine.requests[0].frame_count
 
@@ -66,6 +72,11 @@ def test_a_video_that_is_too_long_is_thinned_out(tmp_path: Path) -> None:
         "a span; thinned out to 4 frames, 0.5 a second, which fit the model's context; read 4 frames",
         4,
     )
+
+
+def test_choices_leave_room_of_their_own(tmp_path: Path) -> None:
+    said = "thinned out to 5 frames, 0.5 a second, which fit the model's context; read 5 frames"
+    assert asked(tmp_path, FIT, choices=("a", "b")) == (5, said, 5)
 
 
 @pytest.mark.parametrize("sampling", [SamplingOptions(fit=True, max_frames=3), SamplingOptions(fit=True, end=4.0)])
