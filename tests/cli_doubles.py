@@ -150,7 +150,9 @@ class EchoEngine:
         choices = request.choices_of(index)
         if choices is not None:
             probs = dict.fromkeys(choices, 0.5 / (len(choices) - 1)) | {choices[0]: 0.5}
-            return Answer(request.key, index, choices[0], (1,), "stop", frames, 5, frames, 1, number, choice_probs=probs)
+            return Answer(
+                request.key, index, choices[0], (1,), "stop", frames, 5, frames, 1, number, choice_probs=probs
+            )
         text = f"{prompt} [{frames}]"
         return Answer(request.key, index, text, (1, 2), "stop", frames, 5, frames, 2, number)
 
