@@ -5,8 +5,16 @@ import sys
 import threading
 from contextlib import suppress
 
-from llava_mini_cli.commands.main import app
 from llava_mini_cli.commands.stderr import say_error, say_trace, to_nowhere
+from llava_mini_cli.needs import words_for
+
+try:
+    from llava_mini_cli.commands.main import app
+except ImportError as error:  # Typer is missing, or broken
+    if (words := words_for(error)) is None:
+        raise
+    say_error(words)
+    sys.exit(1)
 
 
 def main() -> None:

@@ -13,10 +13,17 @@ from importlib.util import find_spec
 from traceback import walk_tb
 from typing import Any
 
-from llava_mini_cli.config import DecoderName, ModelOptions
+from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.errors import LlavaMiniError, UsageError, first_line
 
-MODEL_PACKAGES = ("torch", "transformers", "safetensors", "huggingface_hub")  # without which no model is loaded
+MODEL_PACKAGES = (
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "huggingface_hub",
+    "jinja2",
+)  # without which no model is loaded
 _PROJECTS = {  # names by which packages are installed, where they are imported by others
     "PIL": "pillow",
     "ffmpeg": "ffmpeg-python",
@@ -24,7 +31,6 @@ _PROJECTS = {  # names by which packages are installed, where they are imported 
     "imageio_ffmpeg": "imageio-ffmpeg",
     "llava_mini_cli": "llava-mini-cli",
 }
-_IMPORT_S = 60  # seconds that another process has for importing a package
 
 
 class PackageMissing(LlavaMiniError):
@@ -90,31 +96,8 @@ def check_model_packages(options: ModelOptions) -> None:
         PackageMissing, UsageError: one is not; the text says how to install it.
     """
     check_packages(MODEL_PACKAGES)
-    # On a CPU, integers have products in torch itself; which device `auto` is takes torch to tell.
-    if options.quantize is not None and (options.quantize == "fp8" or options.device.startswith("cuda")):
+    if options.quantize is not None and options.device.startswith("cuda"):  # what `auto` is takes torch to tell
         QUANTIZE.check("--quantize")
-
-
-def check_decoder(name: DecoderName) -> None:
-    """Makes sure that a decoder that was asked for by its name works; `auto` takes what is there.
-
-    Raises:
-        UsageError: decord is not installed, or cannot be imported.
-    """
-    if name != "decord":
-        return
-    if not is_installed("decord"):
-        raise UsageError("--decoder decord: decord is not installed: python -m pip install decord")
-    import subprocess  # pictures are decoded by processes that need this module, and not that one
-
-    command = [sys.executable, "-c", "import decord"]  # in a process of its own, as when it decodes
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_IMPORT_S, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise UsageError(f"--decoder decord: decord cannot be imported: {first_line(error)}") from error
-    if done.returncode:
-        why = (done.stderr.strip().splitlines() or [f"its process ended with status {done.returncode}"])[-1]
-        raise UsageError(f"--decoder decord: decord is installed and cannot be imported: {why}")
 
 
 def words_for(error: BaseException) -> str | None:

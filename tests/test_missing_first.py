@@ -90,7 +90,7 @@ WORDS = r"--device banana: no device has this name; give cpu, cuda, cuda:N or au
 
 EXTRAS: dict[tuple[str, str], Case] = {  # by the name of the extra and the option that needs it
     ("quantize", "--quantize"): Case(
-        ASK + "--quantize fp8",
+        ASK + "--device cuda --quantize fp8",
         r"--quantize needs torchao: pip install 'llava-mini-cli\[quantize\]'",
         without("torchao"),
     ),
@@ -169,6 +169,14 @@ PACKAGES = {
         ASK + "--decoder decord", "--decoder decord: decord is not installed: python -m pip install decord",
         without("decord"),
     ),
+    "no ffmpeg for a video": Case(
+        "ask v.mp4 What? -m MODEL", "there is no ffmpeg to decode videos with: python -m pip install imageio-ffmpeg",
+        lambda monkeypatch, folder: no_ffmpeg(monkeypatch), 1,
+    ),
+    "no ffmpeg for a decoder": Case(
+        INDEX + "--decoder ffmpeg", "there is no ffmpeg to decode videos with: python -m pip install imageio-ffmpeg",
+        lambda monkeypatch, folder: no_ffmpeg(monkeypatch), 1,
+    ),
     "no decord for index": Case(
         INDEX + "--decoder decord", "--decoder decord: decord is not installed: python -m pip install decord",
         without("decord"),
@@ -182,9 +190,6 @@ PACKAGES = {
         INDEX + "--ann", f"--ann needs faiss, which {LAST}", broken("faiss", "ImportError")
     ),
     "broken faiss": Case(SEARCH + "--approximate", f"--approximate needs faiss, which {LAST}", broken("faiss")),
-    "broken torchao": Case(
-        ASK + "--quantize fp8", f"--quantize needs torchao.quantization, which {LAST}", broken("torchao")
-    ),
     "broken accelerate": Case(TRAIN, f"accelerate {LAST}", broken("accelerate"), 1),
     "broken peft": Case(TRAIN + "--lora-rank 4", f"peft {LAST}", broken("peft"), 1),
 }  # fmt: skip
@@ -202,6 +207,13 @@ OUTPUTS = {
     ),
 }  # fmt: skip
 CASES = {**{" ".join(key): case for key, case in EXTRAS.items()}, **DEVICES, **PACKAGES, **OUTPUTS}
+
+
+def no_ffmpeg(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither imageio-ffmpeg nor a program of that name is there."""
+    monkeypatch.setitem(sys.modules, "imageio_ffmpeg", None)
+    monkeypatch.setattr(sys, "prefix", "/nowhere")
+    monkeypatch.setenv("PATH", "/nowhere")
 
 
 def break_products(model: Any, kind: str) -> None:
@@ -283,6 +295,41 @@ def test_the_count_of_opened_files_counts(place: Path) -> None:
     assert str(place / "model" / "config.json") in opened.files
 
 
+NAMES = {"ffmpeg": "ffmpeg-python"}
+
+
+@pytest.mark.parametrize("package", ["typer", "rich", "numpy", "ffmpeg", "pyarrow"])
+def test_a_package_that_every_installation_has_is_missing(package: str, place: Path) -> None:
+    """In a process of its own, as most of them are imported here. Help needs rich, and the rest of it Typer alone."""
+    code = f"import sys; sys.modules[{package!r}] = None; from llava_mini_cli.__main__ import main; main()"
+    command = [sys.executable, "-c", code]
+    arguments = (
+        ["--help"] if package in ("rich", "typer") else (ASK + "v.mp4 -p Why?").replace("MODEL", "model").split()
+    )
+    done = subprocess.run([*command, *arguments.split()], cwd=place, capture_output=True, text=True, check=False)
+    project = NAMES.get(package, package)
+    assert done.stderr == f"llava-mini: error: {project} is not installed: python -m pip install {project}\n"
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+@pytest.mark.parametrize("raised", ["OSError", "AttributeError"])
+def test_a_package_that_every_installation_has_is_broken(
+    raised: str, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken("pyarrow", raised)(monkeypatch, place)
+    environment = os.environ | {"PYTHONPATH": str(place / "broken")}
+    command = [sys.executable, "-m", "llava_mini_cli", *(ASK + "-o x.parquet").replace("MODEL", "model").split()]
+    done = subprocess.run(command, cwd=place, capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stdout, done.stderr) == (1, "", f"llava-mini: error: pyarrow {LAST}\n")
+
+
+def test_an_error_of_our_own_is_not_put_down_to_a_package() -> None:
+    for error in (ImportError("no name", name="llava_mini_cli.nowhere"), ImportError("nothing"), ValueError("x")):
+        assert needs.words_for(error) is None
+    old = ImportError("cannot import name 'Newer' from 'torch'", name="torch")
+    assert needs.words_for(old) == "torch is installed and cannot be imported: cannot import name 'Newer' from 'torch'"
+
+
 # The Python API
 
 
@@ -322,6 +369,15 @@ def test_a_plain_model_is_refused_before_it_is_opened(place: Path) -> None:
         with pytest.raises(UsageError, match=r"^--device banana: [^\n]*$"):
             Model.from_pretrained(place / "model", device="banana")
     assert opened.files == []
+
+
+def test_a_broken_extra_is_told_from_one_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken("torchao")(monkeypatch, tmp_path)
+    with pytest.raises(UsageError, match=f"^--quantize needs torchao.quantization, which {LAST}$"):
+        needs.QUANTIZE.load("--quantize", "torchao.quantization")
+    without("torchao")(monkeypatch, tmp_path)
+    with pytest.raises(UsageError, match=r"^--quantize needs torchao: pip install 'llava-mini-cli\[quantize\]'$"):
+        needs.QUANTIZE.load("--quantize", "torchao.quantization")
 
 
 # Trials

@@ -76,10 +76,12 @@ def check_needs(options: "RunOptions | IndexOptions", media: Iterable[str] = ())
         PackageMissing, UsageError: one is not; the text says how to install it.
     """
     from llava_mini_cli.formats.fetch.urls import is_remote, local_path
-    from llava_mini_cli.needs import check_decoder, check_model_packages
+    from llava_mini_cli.media.open import check_decoders
+    from llava_mini_cli.needs import check_model_packages
 
+    media = list(media)
     check_model_packages(options.model)
-    check_decoder(options.sampling.decoder)
+    check_decoders(options.sampling.decoder, media)
     for url in filter(is_remote, map(local_path, media)):
         from llava_mini_cli.formats.fetch.download import check_installed  # and fsspec
 

@@ -6,6 +6,8 @@ Knows nothing of threads, queues or retries.
 """
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -18,6 +20,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from llava_mini_cli.errors import UsageError, first_line
 from llava_mini_cli.geometry import nearest_index
 from llava_mini_cli.media.child import Child, Command, StalledError, python_command
 from llava_mini_cli.media.endings import ended
@@ -27,6 +30,7 @@ Name = Literal["decord", "ffmpeg"]
 Pixels = NDArray[np.uint8]
 
 _HEARTBEAT = 900  # frames after which ffmpeg gives one that nobody asked for, to show that it is alive
+_IMPORT_S = 60  # seconds that a process has for importing decord
 _SOON_S = 1.0  # in which an ffmpeg that was told to end does so
 _DECORD_THREADS = 2  # 0 (automatic) fails on some VP9 files
 _SEEK_FRAMES = 600  # decoding so many frames for nothing costs more than starting ffmpeg anew behind them
@@ -206,6 +210,24 @@ DECODERS: Mapping[Name, Decoder] = {
     "decord": Decoder(_in_one, _decord_decode, _decord_read),
     "ffmpeg": Decoder(_ffmpeg_parts, _ffmpeg_decode, _ffmpeg_read),
 }
+
+
+def check_decord() -> None:
+    """Makes sure that decord works, by importing it as when it decodes: in a process of its own.
+
+    Raises:
+        UsageError: it is not installed, or cannot be imported.
+    """
+    if not decord_installed():
+        raise UsageError("--decoder decord: decord is not installed: python -m pip install decord")
+    command = [sys.executable, "-c", "import decord"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_IMPORT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UsageError(f"--decoder decord: decord cannot be imported: {first_line(error)}") from error
+    if done.returncode:
+        why = (done.stderr.strip().splitlines() or [f"its process ended with status {done.returncode}"])[-1]
+        raise UsageError(f"--decoder decord: decord is installed and cannot be imported: {why}")
 
 
 def decord_installed() -> bool:

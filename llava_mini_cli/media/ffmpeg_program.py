@@ -16,9 +16,12 @@ def _found_ffmpeg(prefix: Path, search: str | None) -> str:
     imageio-ffmpeg would run it to see that it is one: an `ffmpeg -version` that is killed makes another ffmpeg the one
     that decodes, or ends the run because there is none.
     """
-    import imageio_ffmpeg  # pyright: ignore[reportMissingTypeStubs]
-
-    bundled = sorted(Path(imageio_ffmpeg.__file__).with_name("binaries").glob("ffmpeg-*"))
+    try:
+        import imageio_ffmpeg  # pyright: ignore[reportMissingTypeStubs]
+    except ImportError:
+        bundled: list[Path] = []
+    else:
+        bundled = sorted(Path(imageio_ffmpeg.__file__).with_name("binaries").glob("ffmpeg-*"))
     for path in (*bundled, prefix / "bin" / "ffmpeg"):
         if path.is_file() and os.access(path, os.X_OK):
             return str(path)

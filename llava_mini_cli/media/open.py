@@ -4,19 +4,20 @@ Knows nothing of models. Whether a file is a picture or a video is told by its b
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from llava_mini_cli.config import SamplingOptions
+from llava_mini_cli.config import DecoderName, SamplingOptions
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.media import camera_raw
 from llava_mini_cli.media.bounds import most_bytes, usual_bytes
 from llava_mini_cli.media.clip import Clip, ClipInfo
-from llava_mini_cli.media.decoders import DECODERS, Decoder, Name, Plan, decord_installed
+from llava_mini_cli.media.decoders import DECODERS, Decoder, Name, Plan, check_decord, decord_installed
+from llava_mini_cli.media.ffmpeg_program import ffmpeg_binary
 from llava_mini_cli.media.picture import AnimationClip, Picture, PictureClip, Still, open_picture_file
 from llava_mini_cli.media.probe import display_size, length, stored_size
 from llava_mini_cli.media.scan import VideoScan, clean, header_of, scan
@@ -76,6 +77,18 @@ def is_media_path(path: str | Path) -> bool:
 def is_picture_path(path: str | Path) -> bool:
     """True if a name ends as those of pictures do; content may say otherwise."""
     return os.path.splitext(path)[1].lower() in _PICTURE_SUFFIXES  # noqa: PTH122
+
+
+def check_decoders(wanted: DecoderName, media: Iterable[str]) -> None:
+    """Makes sure that a decoder which was asked for works, and that there is an ffmpeg where media are videos by name.
+
+    Raises:
+        UsageError: decord was asked for, and is not installed or broken. LlavaMiniError: there is no ffmpeg.
+    """
+    if wanted == "decord":
+        check_decord()
+    if wanted != "auto" or any(is_media_path(name) and not is_picture_path(name) for name in media):
+        ffmpeg_binary()  # which reads the header of every video
 
 
 def probe(path: str | Path, timeout: float = 10.0) -> ClipInfo:
