@@ -1,7 +1,7 @@
 """A checkpoint of the published model's layout and size with random weights, written tensor by tensor.
 
-    FOLDER/llava-mini-8b/                    config.json, bfloat16 shards of 5 GB and their index, a tokenizer of 128,256 tokens
-    FOLDER/clip-vit-large-patch14-336/       CLIP's vision half and its projection, float32
+    FOLDER/llava-mini-8b/                 config.json, bfloat16 shards of 5 GB, their index, a tokenizer of 128,256 tokens
+    FOLDER/clip-vit-large-patch14-336/    CLIP's vision half and its projection, float32
 
 Names, shapes, number formats and files are those of `ICTNLP/llava-mini-llama-3.1-8b` and of the tower that it names, so
 that reading it, what it takes in memory and how fast it is are the same. What it answers is noise.
@@ -190,7 +190,7 @@ def _pieces(key: str, shape: Shape, numbers: torch.Tensor, config: LlavaMiniConf
 
 
 def _scale(key: str, shape: Shape) -> tuple[float, float]:
-    """Mean and standard deviation of a tensor: attention looks at some places more than at others, nothing overflows."""
+    """Mean and standard deviation of a tensor, so that attention is not even and nothing overflows."""
     module, _, name = key.rpartition(".")
     owner = module.rpartition(".")[2]
     if name == "weight" and ("norm" in owner or owner.startswith("ln_")):

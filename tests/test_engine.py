@@ -17,6 +17,7 @@ from llava_mini_cli.engine.request import Answer, Failure, Request, Window
 from llava_mini_cli.engine.sampling import LOOP_TOKENS, YesNo
 from llava_mini_cli.engine.track import WindowSum
 from llava_mini_cli.errors import MediaError
+from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,21 @@ def test_a_prefix_longer_than_a_stretch_is_prefilled_alike(oracle: Oracle, monke
     (answer,) = oracle.engine(limits()).run([request("v", oracle.video(17, 2), QUESTIONS[:1])])
     assert isinstance(answer, Answer)
     assert list(answer.token_ids) == oracle.ids(17, 2, QUESTIONS[0])
+
+
+def test_a_short_medium_and_its_questions_go_through_the_weights_once(oracle: Oracle) -> None:
+    engine = oracle.engine(limits())
+    rows: list[int] = []
+    layer = engine.model.get_submodule("model.layers.0.mlp.down_proj")
+    hook = layer.register_forward_pre_hook(lambda _, given: rows.append(given[0].shape[-2]))
+    try:
+        list(engine.run([request("v", oracle.video(3, 2), QUESTIONS[:2])]))
+    finally:
+        hook.remove()
+    prompts = [engine.prompts.question_ids(question) for question in QUESTIONS[:2]]
+    before = prompts[0].index(IMAGE_TOKEN_ID)
+    assert rows[0] == before + 3 + sum(len(ids) - before - 1 for ids in prompts)
+    assert max(rows[1:]) == 2
 
 
 def test_a_kept_frame_keeps_nothing_else_alive(oracle: Oracle) -> None:

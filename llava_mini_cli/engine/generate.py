@@ -11,11 +11,11 @@ import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from llava_mini_cli.engine.dense import EAGER, Dense, attend_causally, finish, project
+from llava_mini_cli.engine.dense import EAGER, Dense, Projected, attend_causally, finish, project
 from llava_mini_cli.engine.kv_cache import GROWTH, RowCache
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration, LlavaMiniModel
 
-PREFILL_POSITIONS = 2048  # positions of a prefix that go through the layers at once
+PREFILL_POSITIONS = 2048  # positions that go through the layers at once
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class PrefillItem:
 
 @torch.inference_mode()
 def prefill(model: LlavaMiniForConditionalGeneration, items: Sequence[PrefillItem]) -> tuple[RowCache, torch.Tensor]:
-    """Runs a batch of media through the LLM: the prefix once each, then all tails at once.
+    """Runs a batch of media through the LLM: the prefix once each, and all tails at once with the end of it.
 
     Returns:
         The cache of the batch and the logits behind each tail, `[B * R, vocab]` (rows that a medium with
@@ -38,11 +38,13 @@ def prefill(model: LlavaMiniForConditionalGeneration, items: Sequence[PrefillIte
     device = items[0].prefix.device
     lengths = torch.tensor([item.prefix.shape[0] for item in items], device=device)
     prefix = torch.nn.utils.rnn.pad_sequence([item.prefix for item in items], batch_first=True)
+    tails = torch.nn.utils.rnn.pad_sequence([torch.cat(item.tails) for item in items], batch_first=True)
     cache = _empty_cache(trunk, prefix, lengths)
-    for start in range(0, prefix.shape[1], PREFILL_POSITIONS):
-        _prefill_prefix(trunk, cache, prefix, start)
-    last = _prefill_tails(trunk, cache, items)
-    return cache, model.lm_head(trunk.norm(last))
+    last = max(0, prefix.shape[1] - max(0, PREFILL_POSITIONS - tails.shape[1]))
+    for start in range(0, last, PREFILL_POSITIONS):
+        _prefill_prefix(trunk, cache, prefix[:, start : min(start + PREFILL_POSITIONS, last)], start)
+    ends = _prefill_end(trunk, cache, prefix[:, last:], tails, _tail_layout(cache, items, tails.shape[1]))
+    return cache, model.lm_head(trunk.norm(ends))
 
 
 def _empty_cache(trunk: LlavaMiniModel, prefix: torch.Tensor, lengths: torch.Tensor) -> RowCache:
@@ -55,34 +57,50 @@ def _empty_cache(trunk: LlavaMiniModel, prefix: torch.Tensor, lengths: torch.Ten
     return RowCache(lengths, lengths.new_zeros(len(lengths), 1), keys, values)
 
 
-def _prefill_prefix(trunk: LlavaMiniModel, cache: RowCache, prefix: torch.Tensor, start: int) -> None:
-    """One stretch of the prefix through every layer; it sees the stretches before it."""
-    hidden = prefix[:, start : start + PREFILL_POSITIONS]
+def _prefill_prefix(trunk: LlavaMiniModel, cache: RowCache, hidden: torch.Tensor, start: int) -> None:
+    """One stretch of the prefix, `[B, L, hidden]`, through every layer; it sees the stretches before it."""
     stop = start + hidden.shape[1]
     rotary = trunk.rotary_emb(hidden, torch.arange(start, stop, device=hidden.device)[None])
     for number, layer in enumerate(_layers(trunk)):
-        queries, keys, values = project(layer, layer.input_layernorm(hidden), rotary)
-        cache.prefix_keys[number][:, :, start:stop] = keys
-        cache.prefix_values[number][:, :, start:stop] = values
-        keys, values = cache.prefix_keys[number][:, :, :stop], cache.prefix_values[number][:, :, :stop]
-        attended = attend_causally(queries, keys, values)
+        attended = _attend_prefix(cache, number, start, project(layer, layer.input_layernorm(hidden), rotary))
         hidden = finish(layer, hidden, attended.transpose(1, 2).flatten(2))
 
 
-def _prefill_tails(trunk: LlavaMiniModel, cache: RowCache, items: Sequence[PrefillItem]) -> torch.Tensor:
-    """All tails of a batch, packed medium by medium; fills the rows' own part.
+def _attend_prefix(cache: RowCache, layer: int, start: int, projected: Projected) -> torch.Tensor:
+    """Puts a stretch's keys and values into the prefix, from `start` on, and attends from it: `[B, heads, L, d]`."""
+    queries, keys, values = projected
+    stop = start + queries.shape[2]
+    prefix_keys, prefix_values = cache.prefix_keys[layer], cache.prefix_values[layer]
+    prefix_keys[:, :, start:stop] = keys
+    prefix_values[:, :, start:stop] = values
+    return attend_causally(queries, prefix_keys[:, :, :stop], prefix_values[:, :, :stop])
+
+
+def _prefill_end(
+    trunk: LlavaMiniModel, cache: RowCache, prefix: torch.Tensor, tails: torch.Tensor, layout: "_TailLayout"
+) -> torch.Tensor:
+    """The last stretch of the prefix and all tails, packed medium by medium; fills the rows' own part.
+
+    Both go through the dense parts together: where they are few, reading the weights is what takes time.
+
+    Args:
+        prefix: `[B, L, hidden]`, L may be 0.
+        tails: `[B, T, hidden]`.
 
     Returns:
         `[B * R, hidden]`, the last layer's output at the end of each tail.
     """
-    device = cache.prefix_lengths.device
-    packed = torch.nn.utils.rnn.pad_sequence([torch.cat(item.tails) for item in items], batch_first=True)
-    layout = _tail_layout(cache, items, packed.shape[1])
-    hidden = packed
-    rotary = trunk.rotary_emb(hidden, layout.positions)
+    device, length = tails.device, prefix.shape[1]
+    whole = cache.prefix_keys[0].shape[2]
+    places = torch.arange(whole - length, whole, device=device).expand(len(prefix), -1)
+    hidden = torch.cat([prefix, tails], dim=1)
+    rotary = trunk.rotary_emb(hidden, torch.cat([places, layout.positions], dim=1))
     pick = layout.gather.to(device)  # [B, R * S]
     for number, layer in enumerate(_layers(trunk)):
         queries, keys, values = project(layer, layer.input_layernorm(hidden), rotary)
+        stretch = queries[:, :, :length], keys[:, :, :length], values[:, :, :length]
+        queries, keys, values = queries[:, :, length:], keys[:, :, length:], values[:, :, length:]
+        seen = _attend_prefix(cache, number, whole - length, stretch) if length else stretch[0]
         all_keys = torch.cat([cache.prefix_keys[number], keys], dim=2)
         all_values = torch.cat([cache.prefix_values[number], values], dim=2)
         out = functional.scaled_dot_product_attention(
@@ -92,9 +110,9 @@ def _prefill_tails(trunk: LlavaMiniModel, cache: RowCache, items: Sequence[Prefi
             rows = torch.take_along_dim(own, pick[:, None, :, None], dim=2)  # [B, kv heads, R * S, d]
             rows = rows.unflatten(2, (layout.rows, -1)).transpose(1, 2).flatten(0, 1)
             part.append(functional.pad(rows, (0, 0, 0, GROWTH)))
-        hidden = finish(layer, hidden, out.transpose(1, 2).flatten(2))
+        hidden = finish(layer, hidden, torch.cat([seen, out], dim=2).transpose(1, 2).flatten(2))
     cache.own_lengths = layout.lengths
-    ends = layout.ends.to(device)[..., None].expand(-1, -1, hidden.shape[-1])
+    ends = (length + layout.ends.to(device))[..., None].expand(-1, -1, hidden.shape[-1])
     return torch.take_along_dim(hidden, ends, dim=1).flatten(0, 1)
 
 
