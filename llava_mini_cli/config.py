@@ -38,6 +38,7 @@ class SamplingOptions:
     decode_timeout: float = 60.0  # seconds without a new frame before a decoder is killed
     fit: bool = False  # no more frames than fit the model's context, spread over the span
     allow_truncated: bool = False  # take what there is of a still picture that is cut short
+    needed: tuple[float, float] | None = None  # seconds between which frames are decoded, of those that are sampled
 
     def __post_init__(self) -> None:
         if not 0 < self.fps < inf:

@@ -17,10 +17,10 @@ from llava_mini_cli.commands.main import app
 HARMLESS_WORDS = """
 after allow-truncated approximate average batch before bf16 caption-prompt check-margin choice-prior
 choice-score choices decoder dedupe device
-dry-run dtype end epochs exclude fail-on find fit fps gradient-checkpointing id-column include keep-columns
+dry-run dtype end end-column epochs exclude fail-on find fit fps gradient-checkpointing id-column include keep-columns
 learning-rate limit max-failures max-frames max-new-tokens min-score min-yes most null path paths-only prefix
 prompt prompt-column prompt-layout quiet recursive repetition-penalty retry-errors seed skip-bad stage start
-style suffix temperature top top-p verbose yes-no
+start-column style suffix temperature top top-p verbose yes-no
 """
 HARMLESS = frozenset(HARMLESS_WORDS.split())
 EXCLUDED_WORDS = """

@@ -12,7 +12,7 @@ from PIL import Image
 from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions, SpanOptions
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.request import Answer, Failure, Request
-from llava_mini_cli.formats.job import Job, Prompt, Question
+from llava_mini_cli.formats.job import Job, Prompt, Question, TimeSpan
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import FrameChunk
 from llava_mini_cli.media.open import open_clip
@@ -137,6 +137,31 @@ def test_spans_and_the_whole_are_answered_like_the_frames_alone(oracle: Oracle, 
                 assert (row.start, row.end) == ((segment - 1) * 1.5, pytest.approx(end))
     plain, _ = ask(oracle, path, sampling, SpanOptions())
     assert {row.prompt: row.text for row in plain.values()} == {text: rows[None, text].text for text in QUESTIONS}
+
+
+def test_rows_of_a_table_are_answered_like_the_frames_alone(oracle: Oracle, tmp_path: Path) -> None:
+    """Whatever other rows share their pass, and though the frames around them are not decoded."""
+    path, sampling = films.film(tmp_path / "a.mp4", 300, *films.B_FRAMES), SamplingOptions(fps=2.0)
+    pixels, times, _ = films.read(path, fps=2.0)
+    with open_clip(path, sampling, frame_size=oracle.engine(limits()).frame_size) as clip:
+        pixels = np.concatenate([chunk.pixels for chunk in clip])
+    spans = [(1.0, 4.0, 0), (3.0, 6.5, 1), (3.0, 6.5, 0), (5.0, 5.6, 1)]
+    asked = tuple(
+        Question(Prompt(QUESTIONS[which]), f"{path}", key=f"{number}", span=TimeSpan(number, start, end, ""))
+        for number, (start, end, which) in enumerate(spans)
+    )
+    options = RunOptions(ModelOptions("tiny"), sampling, GENERATION)
+    job = Job(str(path), path.name, asked)
+    for part in (job, *(job._replace(questions=(one,)) for one in asked)):
+        engine = HeardEngine(oracle.engine(limits(3)))
+        rows = list(answer([part], engine, options))  # type: ignore[arg-type]
+        assert len(rows) == len(part.questions) == len(engine.heard)
+        for row, heard in zip(rows, engine.heard, strict=True):
+            start, end, which = spans[int(row.fingerprint)]
+            inside = (times >= start) & (times < end)
+            ((ids, frames),) = alone(oracle, "video", pixels[inside], times[inside], [QUESTIONS[which]])
+            assert (heard.token_ids, row.frame_count) == (ids, frames)
+            assert (row.segment, row.start, row.end) == (int(row.fingerprint), start, end)
 
 
 def test_spans_begin_where_the_video_is_asked_about(oracle: Oracle, tmp_path: Path) -> None:

@@ -67,6 +67,8 @@ def _refuse_options_of_files(flags: QuestionFlags) -> None:
         "--column": given.column,
         "--id-column": given.id_column,
         "--prompt-column": given.prompt_column,
+        "--start-column": given.start_column,
+        "--end-column": given.end_column,
         "--keep-columns": given.keep_columns,
         "--include": given.include,
         "--exclude": given.exclude,

@@ -64,7 +64,7 @@ def output_options(flags: QuestionFlags) -> "OutputOptions":
     from llava_mini_cli.formats.outputs.open_output import OutputOptions
 
     output = OutputOptions.parse(**vars(flags.outputs))
-    flags.spans.check_with(format=output.format, fit=flags.fit.fit)
+    flags.spans.check_with(format=output.format, fit=flags.fit.fit, columns=flags.inputs.options())
     output.check()
     return output
 

@@ -26,6 +26,15 @@ class Prompt(NamedTuple):
     choices: Choices | None = None  # one of which is the answer; None: the model writes one
 
 
+class TimeSpan(NamedTuple):
+    """A stretch of a medium that is asked about by itself."""
+
+    number: int  # the row's segment
+    start: float | None  # seconds; None: an image
+    end: float | None
+    note: str  # why this one; the row's warning
+
+
 class SpanKeys(NamedTuple):
     """The keys of the rows about the spans of one medium, of which only opening it tells how many there are.
 
@@ -51,7 +60,8 @@ class Question(NamedTuple):
     kept: Mapping[str, object] = NOTHING_KEPT  # columns of the input that the row carries on
     key: str = ""  # what the row carries as its fingerprint; given by `pipelines.resume`
     digest: str | None = None  # what the row carries as its digest; given there, too
-    spans: SpanKeys | None = None  # given there, too, where spans are asked about
+    spans: SpanKeys | None = None  # given there, too, where spans of every medium are asked about
+    span: TimeSpan | None = None  # what a row of a table asks about by itself; None: the job's own, or the whole
 
 
 # The same as `Prompt(...)` and `Question(...)` in a third of the time, for the rows of tables.
@@ -60,7 +70,7 @@ def make_prompt(text: str, name: str | None) -> Prompt:
 
 
 def make_question(prompt: Prompt, row_id: str, kept: Mapping[str, object]) -> Question:
-    return tuple.__new__(Question, (prompt, row_id, kept, "", None, None))  # pyright: ignore[reportUnknownMemberType]
+    return tuple.__new__(Question, (prompt, row_id, kept, "", None, None, None))  # pyright: ignore[reportUnknownMemberType]
 
 
 class Fault(NamedTuple):
@@ -69,15 +79,6 @@ class Fault(NamedTuple):
     stage: str  # input, fetch, decode, prompt, generate or output
     kind: str
     message: str
-
-
-class TimeSpan(NamedTuple):
-    """A stretch of a medium that is asked about by itself."""
-
-    number: int  # the row's segment
-    start: float | None  # seconds; None: an image
-    end: float | None
-    note: str  # why this one; the row's warning
 
 
 class Job(NamedTuple):

@@ -6,6 +6,7 @@ Knows nothing of models. Whether a file is a picture or a video is told by its b
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -167,8 +168,10 @@ def _open_animation(
     with picture.waiting():
         opening.reserve(picture.decode_bytes + _PROCESS_BYTES)
     timeline, size, trouble = picture.times()
-    selection = _select(timeline, options)
-    info = _video_info(picture.path, size, timeline, selection, options, picture.codec)
+    sampled = _select(timeline, options)
+    selection = _needed(sampled, options)
+    info = _video_info(picture.path, size, timeline, sampled, options, picture.codec)
+    info = replace(info, frame_count=len(selection))
     clip = AnimationClip(info, picture, selection, frame_size, chunk_frames)
     if trouble is not None:
         clip.warnings.append(trouble)
@@ -185,7 +188,8 @@ def _open_video(
 ) -> Clip:
     found = scan(path, options.decode_timeout)
     timeline = found.timeline
-    selection = _select(timeline, options)
+    sampled = _select(timeline, options)
+    selection = _needed(sampled, options)
     distinct, where = np.unique(selection.pts, return_index=True)
     width, height = stored_size(found.stream)
     filters = tone_mapping(found.stream)
@@ -215,7 +219,8 @@ def _open_video(
         suspicion=_suspicion(found),
         doubt=_doubt(found, options),
     )
-    info = _video_info(path, display_size(found.stream), timeline, selection, options, found.stream.codec)
+    info = _video_info(path, display_size(found.stream), timeline, sampled, options, found.stream.codec)
+    info = replace(info, frame_count=len(selection))
     held = min(len(selection), _CHUNKS_HELD * chunk_frames) * frame_size**2 * 3
     opening.reserve(held + usual_bytes(width * height, toned=bool(filters)))
     return VideoClip(info, decoding)
@@ -227,6 +232,17 @@ def _select(timeline: Timeline, options: SamplingOptions) -> Selection:
         span = f"from {options.start or 0.0:g} s" + ("" if options.end is None else f" to {options.end:g} s")
         raise MediaError("empty", f"no frame {span}: the video lasts {float(timeline.duration):.1f} s")
     return selection
+
+
+def _needed(selection: Selection, options: SamplingOptions) -> Selection:
+    """The sampled frames that somebody will look at."""
+    if options.needed is None:
+        return selection
+    start, end = options.needed
+    kept = (selection.times >= start) & (selection.times < end)
+    if not kept.any():
+        raise MediaError("empty", f"no frame between {start:g} and {end:g} s")
+    return Selection(selection.indices[kept], selection.pts[kept], selection.times[kept])
 
 
 def _video_info(

@@ -28,7 +28,7 @@ from llava_mini_cli.pipelines.run_jobs import (
 )
 from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
 from llava_mini_cli.pipelines.settings import RunOptions
-from llava_mini_cli.pipelines.spans import SpanWindows, places_unopened
+from llava_mini_cli.pipelines.spans import RowWindows, SpanWindows, places_unopened
 
 
 def answer(
@@ -94,6 +94,9 @@ def _rows(
 ) -> Generator[Row]:
     def ask(job: Job, clip: Clip) -> Asked[None] | Fault:
         prompts, options = tuple(question.prompt.text for question in job.questions), builder.options
+        if any(question.span is not None for question in job.questions):
+            rows = RowWindows(job, clip.info)
+            return Asked(rows.prompts, None, rows, rows.choices)
         choices = choices_of(job)
         if not options.spans.wanted:
             return Asked(prompts, None, choices=choices)
@@ -126,7 +129,7 @@ def _rows(
 def _row(builder: RowBuilder, came: OutcomeCame[None]) -> Row:
     flight, result = came.flight, came.result
     windows, index = flight.asked.windows, result.prompt_index
-    place = windows.place(result.window_index, index) if isinstance(windows, SpanWindows) else None
+    place = windows.place(result.window_index, index) if isinstance(windows, SpanWindows | RowWindows) else None
     if isinstance(result, Answer):
         return builder.answer(flight.job, result, flight.clip.info, flight.clip.warnings, place)
     fault = Fault(result.stage, result.error_type, result.message)

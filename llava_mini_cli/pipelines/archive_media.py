@@ -42,6 +42,8 @@ class StoredClip:
         self._archive = archive
         self._medium = medium
         self._start, self._end = sampling.start or 0.0, inf if sampling.end is None else sampling.end
+        if sampling.needed is not None:
+            self._start, self._end = max(self._start, sampling.needed[0]), min(self._end, sampling.needed[1])
         stored = archive.header.settings
         is_whole = (sampling.start, sampling.end) == (stored.get("start"), stored.get("end"))
         self.info = info = replace(_info(medium), frame_count=medium.frames if is_whole else None)

@@ -4,6 +4,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from math import inf
 from pathlib import Path
 from typing import Protocol
 
@@ -68,6 +69,8 @@ def open_or_fault(
     try:
         if job.span is not None:
             sampling = replace(sampling, start=job.span.start, end=job.span.end)
+        if (needed := _needed(job)) is not None:
+            sampling = replace(sampling, needed=needed)
         bounded = sampling
         if most is not None:
             bounded = replace(sampling, max_frames=min(most, sampling.max_frames or most))
@@ -87,6 +90,15 @@ def open_or_fault(
         return Fault("decode", "no_resources", "the system gave no more threads")
     except UsageError as error:  # a span without a length
         return Fault("decode", "empty", str(error))
+
+
+def _needed(job: Job) -> tuple[float, float] | None:
+    """Seconds between which all stretches of a job lie; None where one is the whole medium."""
+    spans = job.spans or tuple(question.span for question in job.questions if question.span is not None)
+    is_whole = not job.spans and len(spans) < len(job.questions)
+    if is_whole or any(question.spans is None or question.spans.whole for question in job.questions if job.spans):
+        return None
+    return min(span.start or 0.0 for span in spans), max(inf if span.end is None else span.end for span in spans)
 
 
 def _thinned(info: ClipInfo, most: int, fps: float) -> str | None:

@@ -51,7 +51,8 @@ class RowBuilder:
         )
 
     def _common(self, job: Job, place: Place, info: ClipInfo | None) -> dict[str, Any]:
-        prompt, row_id, kept, _, digest, _ = job.questions[place.question]
+        question = job.questions[place.question]
+        prompt, row_id, kept, digest = question.prompt, question.id, question.kept, question.digest
         span = place.span
         return {
             "id": row_id,
@@ -77,4 +78,5 @@ class RowBuilder:
 
 
 def _only_place(job: Job, prompt_index: int) -> Place:
-    return Place(prompt_index, job.span, job.questions[prompt_index].key)
+    question = job.questions[prompt_index]
+    return Place(prompt_index, question.span or job.span, question.key)

@@ -148,6 +148,53 @@ class SpanWindows(Sequence[Window]):
         return frozenset(question for question, numbers in enumerate(self._there) if number in numbers)
 
 
+class RowWindows(Sequence[Window]):
+    """The windows of questions that have a stretch each, ordered by their starts; equal stretches share one.
+
+    A stretch that asks the same twice has two windows, so that there is an answer for each. A picture has one stretch.
+    """
+
+    def __init__(self, job: Job, info: ClipInfo) -> None:
+        asked_of = tuple(dict.fromkeys((question.prompt.text, question.prompt.choices) for question in job.questions))
+        self.prompts = tuple(text for text, _ in asked_of)
+        self.choices = tuple(choices for _, choices in asked_of)  # of each prompt
+        number = {one: index for index, one in enumerate(asked_of)}
+        asked: dict[tuple[float, float], list[dict[int, int]]] = {}  # prompt -> question, of each window of a stretch
+        for index, question in enumerate(job.questions):
+            _, start, end, _ = (info.kind == "video" and question.span) or TimeSpan(0, None, None, "")
+            windows = asked.setdefault((start or 0.0, inf if end is None else end), [])
+            prompt = number[question.prompt.text, question.prompt.choices]
+            window = next((one for one in windows if prompt not in one), None)
+            if window is None:
+                windows.append(window := {})
+            window[prompt] = index
+        self._questions = [(span, asked[span][number]) for span in sorted(asked) for number in range(len(asked[span]))]
+        self._job = job
+        self._is_picture = info.kind == "image"
+
+    def place(self, window: int, prompt: int) -> Place:
+        """The row of a prompt about one of the windows."""
+        index = self._questions[window][1][prompt]
+        question = self._job.questions[index]
+        span = question.span
+        if span is not None and self._is_picture:
+            span = span._replace(start=None, end=None)
+        return Place(index, span, question.key)
+
+    def __len__(self) -> int:
+        return len(self._questions)
+
+    @overload
+    def __getitem__(self, index: int) -> Window: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Window]: ...
+    def __getitem__(self, index: int | slice) -> Window | Sequence[Window]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        (start, end), asked = self._questions[index]
+        return Window(start, end, frozenset(range(len(self.prompts))) - asked.keys())
+
+
 def places_unopened(job: Job, question: int) -> Iterator[Place]:
     """The rows of a question about a medium that cannot be opened.
 
@@ -155,7 +202,7 @@ def places_unopened(job: Job, question: int) -> Iterator[Place]:
     """
     asked = job.questions[question]
     if asked.spans is None:
-        yield Place(question, job.span, asked.key)
+        yield Place(question, asked.span or job.span, asked.key)
         return
     if asked.spans.whole:
         yield Place(question, None, asked.key)

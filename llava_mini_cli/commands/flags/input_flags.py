@@ -78,6 +78,24 @@ class InputFlags:
         ),
         HARMLESS,
     ] = None
+    start_column: Annotated[
+        str | None,
+        _option(
+            metavar="NAME",
+            help="Column of the input tables that says where in the medium a row's question begins: seconds, or 1:30.",
+            show_default="the beginning",
+        ),
+        HARMLESS,
+    ] = InputOptions.start_column
+    end_column: Annotated[
+        str | None,
+        _option(
+            metavar="NAME",
+            help="Column of the input tables that says where in the medium a row's question ends.",
+            show_default="the end",
+        ),
+        HARMLESS,
+    ] = InputOptions.end_column
     keep_columns: Annotated[
         str | None,
         _option(
@@ -160,6 +178,8 @@ class InputFlags:
             prompt_columns=tuple(self.prompt_column or ()),
             keep_columns=tuple(name.strip() for name in keep.split(",")) if keep and keep != _KEEP_ALL else (),
             keep_all=keep == _KEEP_ALL,
+            start_column=self.start_column,
+            end_column=self.end_column,
             media_root=self.media_root,
         )
 

@@ -9,6 +9,7 @@ import typer
 from llava_mini_cli.commands.times import parse_time
 from llava_mini_cli.config import SpanOptions
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.inputs.options import InputOptions
 
 _option = partial(typer.Option, rich_help_panel="Spans")
 _time = partial(_option, parser=parse_time, metavar="TIME", show_default="off")
@@ -45,9 +46,14 @@ class SpanFlags:
         """The options, checked. Raises `UsageError`."""
         return SpanOptions(**vars(self))
 
-    def check_with(self, *, format: str, fit: bool) -> None:
-        """Raises `UsageError` where other options do not go with stretches."""
+    def check_with(self, *, format: str, fit: bool, columns: InputOptions) -> None:
+        """Raises `UsageError` where other options do not go with stretches, here or in tables."""
         flag = self.options().flag
+        if columns.has_spans:
+            column = "--end-column" if columns.start_column is None else "--start-column"
+            if flag is not None:
+                raise UsageError(f"{flag} and {column} exclude each other: both say which stretches there are")
+            flag = column
         if flag is None:
             return
         if format == "txt":

@@ -21,6 +21,8 @@ class InputOptions:
     prompt_columns: tuple[str, ...] = ()  # columns that hold questions
     keep_columns: tuple[str, ...] = ()  # columns that rows carry on
     keep_all: bool = False  # every column
+    start_column: str | None = None  # of tables: where the stretch begins that a row asks about, in seconds
+    end_column: str | None = None  # and where it ends
     media_root: str | None = None  # a folder; local media that tables and lists name must lie below it
 
     def __post_init__(self) -> None:
@@ -35,6 +37,14 @@ class InputOptions:
                 if not name or names.count(name) > 1:
                     raise UsageError(f"{flag} names the column '{name}' twice" if name else f"{flag} is empty")
 
+        if self.start_column is not None and self.start_column == self.end_column:
+            raise UsageError(f"--start-column and --end-column both name the column '{self.start_column}'")
+
+    @property
+    def has_spans(self) -> bool:
+        """True if rows of tables ask about stretches of their media."""
+        return self.start_column is not None or self.end_column is not None
+
     @property
     def roots(self) -> tuple[str, ...]:
         """The folder of --media-root with all links resolved, as jobs have it."""
@@ -46,6 +56,8 @@ class InputOptions:
         given = {
             "--column": self.column is not None,
             "--id-column": self.id_column is not None,
+            "--start-column": self.start_column is not None,
+            "--end-column": self.end_column is not None,
             "--prompt-column": bool(self.prompt_columns),
             "--keep-columns": bool(self.keep_columns) or self.keep_all,
         }

@@ -76,6 +76,8 @@ def open_inputs(
     with_columns = [part for part in parts if part.columns is not None]
     if options.column_flags and not with_columns:
         raise UsageError(f"{options.column_flags[0]} needs a table or a shard among the inputs")
+    if options.has_spans and any(isinstance(part, Shards) for part in parts):
+        raise UsageError("--start-column and --end-column are about tables; shards hold whole media")
     there = dict.fromkeys(column for part in with_columns for column in part.columns or ())
     check_columns("--keep-columns", options.keep_columns, tuple(there), "the input")
     kept = merge_kinds(part.kinds(_kept_of(part.columns or (), options)) for part in with_columns)

@@ -5,7 +5,8 @@ Opens no medium. Knows the kinds of table by their suffix; each lives in its own
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path, PurePath
 
@@ -16,8 +17,9 @@ from llava_mini_cli.formats.fetch.urls import is_remote, local_path, plain_name,
 from llava_mini_cli.formats.inputs.columns import as_mapping, check_columns, is_empty, listed
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.inputs.questions import RowAsker
+from llava_mini_cli.formats.inputs.span_columns import SpanColumns, crowds
 from llava_mini_cli.formats.inputs.table import Table, reading_error
-from llava_mini_cli.formats.job import Fault, ItemIdentity, Job, Prompt, Question, make_job
+from llava_mini_cli.formats.job import Fault, ItemIdentity, Job, Prompt, Question, TimeSpan, make_job
 from llava_mini_cli.formats.row import KeptColumn, printable
 from llava_mini_cli.formats.source import Source
 
@@ -71,6 +73,7 @@ class TableJobs:
         self._known_as = without_signature(origin) if is_remote(origin) else origin  # rows carry it: no password
         self._asker = RowAsker(prompts, options, kept, table.columns, table.name)
         self._media = media_column(table, options)
+        self._spans = SpanColumns(options, table.columns, table.name) if options.has_spans else None
         self._is_local = "://" not in table.folder
         self._roots = options.roots
         self._blank: Mapping[str, object] = dict.fromkeys(each.name for each in kept.values())
@@ -80,10 +83,12 @@ class TableJobs:
         last: object = None  # what the medium's cell held in the row before
         medium: Medium | None = None
         questions: list[Question] = []
-        number = 0
+        number = rows_about_it = 0
+        columns = () if self._spans is None else self._spans.columns
         try:
-            for number, values, problem in table.rows((*asker.columns, self._media)):
+            for number, values, problem in table.rows((*asker.columns, *columns, self._media)):
                 cell = None if problem is not None else values[-1]
+                rows_about_it = rows_about_it + 1 if cell == last else 1
                 if medium is None or cell != last or len(questions) >= MOST_ROWS:
                     if questions and medium is not None:
                         yield self._job(medium, questions)
@@ -93,9 +98,13 @@ class TableJobs:
                     yield self._bad_row(number, problem or self._why_no_medium(cell))
                     continue
                 row_id = medium[0] if medium[0].isascii() else printable(medium[0])
+                before = len(questions)
                 for unasked in asker.ask(values, row_id, questions):
                     fault = Fault("input", "bad_row", f"{self._place(number)}: {unasked.why}")
                     yield self._job(medium, [unasked.question], fault)
+                if self._spans is not None:
+                    stretch = partial(self._spans.read, values[len(asker.columns) : -1], rows_about_it)
+                    yield from self._with_stretch(stretch, medium, questions, before, number)
         except OSError as error:
             kind = kind_of(error)
             yield self._bad_row(
@@ -103,6 +112,23 @@ class TableJobs:
             )
         if questions and medium is not None:
             yield self._job(medium, questions)
+
+    def _with_stretch(
+        self, read: Callable[[], TimeSpan | None], medium: Medium, questions: list[Question], before: int, number: int
+    ) -> Iterator[Job]:
+        """Gives the questions of a row, those from `before` on, the stretch that it asks about."""
+        asked = questions[before:]
+        del questions[before:]
+        try:
+            span = read()
+        except ValueError as error:
+            if asked:
+                yield self._job(medium, asked, Fault("input", "bad_row", f"{self._place(number)}: {error}"))
+            return
+        if questions and span is not None and crowds(span, questions):
+            yield self._job(medium, questions)
+            questions.clear()
+        questions += asked if span is None else [question._replace(span=span) for question in asked]
 
     def _job(self, medium: Medium, questions: list[Question], fault: Fault | None = None) -> Job:
         path, file_name, item, source = medium

@@ -60,7 +60,8 @@ class RowKeys:
         prompt, row_id = question.prompt, question.id
         digest = self._model.copy()
         # ascii() puts quotes around each part and escapes those within, so no two works give the same text.
-        digest.update(ascii((item[0], None if row_id == path else row_id, prompt.name, prompt.text)).encode())
+        asked = item[0], None if row_id == path else row_id, prompt.name, prompt.text
+        digest.update(ascii(asked if question.span is None else (*asked, question.span[1:3])).encode())
         if prompt.choices is not None:
             digest.update(_choices_digest(prompt.choices))
         return digest.digest()
@@ -84,7 +85,8 @@ class RowKeys:
         own_id = question.id.removeprefix(path)  # none, one of the user's, or the place in a table or a video
         digest = self._model.copy()
         digest.update(self._settings.digest())
-        digest.update(ascii((job.file_name, own_id, prompt.name, prompt.text)).encode())
+        asked = job.file_name, own_id, prompt.name, prompt.text
+        digest.update(ascii(asked if question.span is None else (*asked, question.span[1:3])).encode())
         if prompt.choices is not None:
             digest.update(_choices_digest(prompt.choices))
         return digest.hexdigest()
