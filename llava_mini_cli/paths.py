@@ -5,6 +5,7 @@ all of these mean no, so that a name alone never ends a run; whoever opens the f
 """
 
 import os
+from pathlib import Path
 
 Name = str | os.PathLike[str]
 
@@ -22,3 +23,8 @@ def is_folder(name: Name) -> bool:
 def is_file(name: Name) -> bool:
     """True where a regular file has this name, links followed."""
     return os.path.isfile(name)  # noqa: PTH113
+
+
+def cache_folder(name: str) -> Path:
+    """`llava-mini/NAME` below $XDG_CACHE_HOME or ~/.cache; it may not be there."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llava-mini" / name

@@ -16,8 +16,8 @@ from llava_mini_cli.formats.disk import check_target, errors_of, sync_folder, wh
 from llava_mini_cli.formats.lock import FileLock
 from llava_mini_cli.formats.outputs.folder_lock import FolderLock
 from llava_mini_cli.formats.outputs.output import Output, released_on_failure
-from llava_mini_cli.formats.safe_files import is_at
 from llava_mini_cli.formats.shard import Shard
+from llava_mini_cli.safe_files import is_at
 
 PID, HOST = os.getpid(), socket.gethostname()
 

@@ -21,6 +21,7 @@ COMMON = {
     "memory_there",
     "paths",
     "plain_files",
+    "safe_files",
     "",
 }  # "" is the package itself, for its version
 

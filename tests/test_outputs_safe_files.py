@@ -23,7 +23,7 @@ from llava_mini_cli.formats.archive.writer import make_folder
 from llava_mini_cli.formats.disk import whole_file, write_file, write_own_file
 from llava_mini_cli.formats.lock import FileLock
 from llava_mini_cli.formats.outputs.folder_lock import FolderLock
-from llava_mini_cli.formats.safe_files import (
+from llava_mini_cli.safe_files import (
     NotRegularError,
     Temporary,
     check_tree,
@@ -241,7 +241,7 @@ def test_a_link_that_is_put_there_after_the_look_is_not_followed(
     (tmp_path / "link").symlink_to("secret")
     (tmp_path / "pipe2").symlink_to("pipe")
     os.mkfifo(tmp_path / "pipe")
-    monkeypatch.setattr("llava_mini_cli.formats.safe_files.check_regular", lambda path, alone=False: None)
+    monkeypatch.setattr("llava_mini_cli.safe_files.check_regular", lambda path, alone=False: None)
     with pytest.raises(OSError, match=r"Too many levels|it is a link"):
         open_regular(tmp_path / "link", writing=True)
     with pytest.raises(NotRegularError, match="it is a pipe"):

@@ -18,7 +18,7 @@ def train(flags: TrainFlags, talk: TalkFlags) -> int:
     TRAIN.check("train")
     check_packages(MODEL_PACKAGES)
     from llava_mini_cli.formats.disk import check_folder
-    from llava_mini_cli.formats.safe_files import NotRegularError, check_tree
+    from llava_mini_cli.safe_files import NotRegularError, check_tree
 
     check_folder(flags.output)
     try:

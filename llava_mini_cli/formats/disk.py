@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from llava_mini_cli.errors import OutputError
-from llava_mini_cli.formats.safe_files import Temporary, sweep
 from llava_mini_cli.paths import is_folder
+from llava_mini_cli.safe_files import Temporary, sweep
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self, cast
 
 from llava_mini_cli.errors import OutputError, OutputLocked
-from llava_mini_cli.formats.safe_files import is_at, open_regular
+from llava_mini_cli.safe_files import is_at, open_regular
 
 _UNLOCKABLE = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _MOST = 1 << 20  # bytes of a lock file that are read

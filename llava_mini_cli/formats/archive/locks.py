@@ -8,7 +8,7 @@ from llava_mini_cli.errors import OutputError, OutputLocked
 from llava_mini_cli.formats.archive.layout import LOCK, READERS, TABLES, VECTORS
 from llava_mini_cli.formats.disk import errors_of
 from llava_mini_cli.formats.lock import FileLock
-from llava_mini_cli.formats.safe_files import make_own_folder
+from llava_mini_cli.safe_files import make_own_folder
 
 
 def writing(folder: Path) -> FileLock:

@@ -21,9 +21,9 @@ from llava_mini_cli.formats.archive.locks import writing
 from llava_mini_cli.formats.archive.reader import Archive
 from llava_mini_cli.formats.archive.verify import plain
 from llava_mini_cli.formats.disk import write_own_file
-from llava_mini_cli.formats.safe_files import Temporary, make_own_folder, sweep
 from llava_mini_cli.needs import ANN
 from llava_mini_cli.plain_files import read_object
+from llava_mini_cli.safe_files import Temporary, make_own_folder, sweep
 
 FOLDER = "near"
 INDEX, FRAMES, FACTS = "vectors.faiss", "frames.npy", "near.json"

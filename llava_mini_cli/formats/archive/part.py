@@ -32,7 +32,7 @@ from llava_mini_cli.formats.archive.layout import (
 )
 from llava_mini_cli.formats.archive.quantized import to_int8
 from llava_mini_cli.formats.disk import errors_of, sync_folder
-from llava_mini_cli.formats.safe_files import Temporary, make_own_folder
+from llava_mini_cli.safe_files import Temporary, make_own_folder
 
 GROUP_BYTES = 16 << 20  # of vectors held in memory before they are written as a row group
 

@@ -35,8 +35,8 @@ from llava_mini_cli.formats.archive.part import ArchivePartWriter, FrameRows
 from llava_mini_cli.formats.archive.reader import local_name, newest_media
 from llava_mini_cli.formats.disk import errors_of
 from llava_mini_cli.formats.job import ItemIdentity
-from llava_mini_cli.formats.safe_files import open_regular, sweep
 from llava_mini_cli.paths import is_folder, is_there
+from llava_mini_cli.safe_files import open_regular, sweep
 
 PART_ROWS = 16_384  # frames
 PART_BYTES = 1 << 30

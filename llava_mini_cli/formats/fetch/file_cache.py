@@ -23,8 +23,9 @@ from types import TracebackType
 from typing import Self
 
 from llava_mini_cli.errors import FetchError, OutputError, kind_of
-from llava_mini_cli.formats.safe_files import is_at, open_regular
 from llava_mini_cli.formats.source import FetchOptions, NoRoomError, Packed, Source
+from llava_mini_cli.paths import cache_folder
+from llava_mini_cli.safe_files import is_at, open_regular
 
 _LOCK = "lock"
 _FOLDER = re.compile(r"run-[a-z0-9_]{8}")  # as tempfile names them
@@ -243,7 +244,7 @@ class FileCache:
 
 def default_folder() -> Path:
     """`llava-mini/fetched` below $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "llava-mini" / "fetched"
+    return cache_folder("fetched")
 
 
 def _suffix(source: Source) -> str:

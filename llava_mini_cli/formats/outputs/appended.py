@@ -17,7 +17,7 @@ from llava_mini_cli.formats.outputs.companion import ANEW, Companion, RunInfo, c
 from llava_mini_cli.formats.outputs.done import Done, RowDigest, RowMark, standing, standing_answers
 from llava_mini_cli.formats.outputs.output import Store, released_on_failure
 from llava_mini_cli.formats.row import Row
-from llava_mini_cli.formats.safe_files import is_at, open_regular, sweep
+from llava_mini_cli.safe_files import is_at, open_regular, sweep
 
 
 class RecordFormat(Protocol):

@@ -10,8 +10,8 @@ from pathlib import Path
 from llava_mini_cli.errors import OutputLocked
 from llava_mini_cli.formats.disk import errors_of
 from llava_mini_cli.formats.lock import FileLock
-from llava_mini_cli.formats.safe_files import make_own_folder
 from llava_mini_cli.formats.shard import Shard
+from llava_mini_cli.safe_files import make_own_folder
 
 HIDDEN = ".llava-mini"  # readers of a folder pass over names that begin with a dot
 

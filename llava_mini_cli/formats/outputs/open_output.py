@@ -15,10 +15,10 @@ from llava_mini_cli.formats.disk import check_target, errors_of
 from llava_mini_cli.formats.outputs.companion import RunInfo
 from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.outputs.output import Output, Store
-from llava_mini_cli.formats.safe_files import check_regular
 from llava_mini_cli.formats.shard import Shard
 from llava_mini_cli.needs import check_packages
 from llava_mini_cli.paths import is_file, is_folder, is_there
+from llava_mini_cli.safe_files import check_regular
 
 if TYPE_CHECKING:
     from llava_mini_cli.formats.outputs.appended import RecordFormat

@@ -28,7 +28,7 @@ from llava_mini_cli.formats.outputs.parquet_schema import (
     record_of,
 )
 from llava_mini_cli.formats.row import Row
-from llava_mini_cli.formats.safe_files import make_own_folder, sweep
+from llava_mini_cli.safe_files import make_own_folder, sweep
 
 
 class ParquetFileOutput(Store):

@@ -19,7 +19,7 @@ from llava_mini_cli.errors import OutputError
 from llava_mini_cli.formats.disk import errors_of, whole_file
 from llava_mini_cli.formats.outputs.parquet_schema import batches_of, read_file, table_of, with_digests
 from llava_mini_cli.formats.row import Row
-from llava_mini_cli.formats.safe_files import sweep
+from llava_mini_cli.safe_files import sweep
 
 FLUSH_ROWS = 1000  # rows held in memory before they are written
 FLUSH_SECONDS = 15.0  # the most work that a killed run loses

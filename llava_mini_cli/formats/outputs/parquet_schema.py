@@ -16,7 +16,7 @@ from llava_mini_cli.formats.outputs.companion import ANEW, RunInfo, record_in
 from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowDigest, RowMark, end_of
 from llava_mini_cli.formats.outputs.known_contents import DIGEST_PATTERN
 from llava_mini_cli.formats.row import COLUMNS, ColumnKind, KeptColumn, Row
-from llava_mini_cli.formats.safe_files import check_regular
+from llava_mini_cli.safe_files import check_regular
 
 RECORD = b"llava-mini"  # key of the record, as JSON, in a file's metadata
 _DIGEST = re.compile(DIGEST_PATTERN)

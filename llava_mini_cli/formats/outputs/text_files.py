@@ -21,8 +21,8 @@ from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.outputs.folder_lock import FolderLock
 from llava_mini_cli.formats.outputs.output import Output, released_on_failure
 from llava_mini_cli.formats.row import Row, printable
-from llava_mini_cli.formats.safe_files import make_own_folder, obstacle_at, open_regular, sweep
 from llava_mini_cli.formats.shown_text import without_controls
+from llava_mini_cli.safe_files import make_own_folder, obstacle_at, open_regular, sweep
 
 _Work = tuple[str, str | None, str]  # the medium, the name and the text of the prompt
 _LONGEST_CAPTION = 16 << 20  # bytes that something is added to
