@@ -123,6 +123,16 @@ def check_tree(folder: Path) -> None:
                 raise NotRegularError(path, reason)
 
 
+def sync_folder(folder: Path) -> None:
+    """Makes the names in a folder survive a loss of power; a file system that cannot do so is left to itself."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class Temporary:
     """A new file beside `target`, which takes its place in the end: `put`, or `discard`."""
 

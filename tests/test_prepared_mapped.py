@@ -12,7 +12,6 @@ import torch
 
 from llava_mini_cli.engine import mapped_weights
 from llava_mini_cli.engine.mapped_weights import (
-    PAGE,
     can_map,
     is_packed,
     layout_of,
@@ -22,6 +21,7 @@ from llava_mini_cli.engine.mapped_weights import (
     packed_over,
     unpack,
 )
+from llava_mini_cli.engine.prepared_index import PAGE
 
 needs_mapping = pytest.mark.skipif(can_map() is not None, reason=str(can_map()))
 

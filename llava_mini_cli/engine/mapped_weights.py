@@ -18,13 +18,12 @@ from typing import Any
 import torch
 
 ALIGNMENT = 64  # bytes: of every tensor in a file, as torch aligns its own
-PAGE = 1 << 16  # bytes: a multiple of every system's page size; what is mapped begins at one
 _TRIAL = (96, 160)  # outputs and inputs of the weight that is tried: no multiples of what kernels take at a time
 
 
 def is_packed(tensor: torch.Tensor) -> bool:
     """True for a weight that oneDNN packed."""
-    return tensor.layout == torch._mkldnn  # pyright: ignore[reportPrivateUsage]
+    return tensor.is_mkldnn
 
 
 def pack(weight: torch.Tensor) -> torch.Tensor:
@@ -61,7 +60,7 @@ def mapped(descriptor: int, offset: int, length: int) -> torch.Tensor:
     mapped as long as the tensor's memory is in use.
 
     Args:
-        offset: a multiple of `PAGE`.
+        offset: a multiple of the system's page size.
         length: above 0. The caller has made sure that the file holds so many bytes.
 
     Raises:

@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from llava_mini_cli.errors import OutputError
 from llava_mini_cli.paths import is_folder
-from llava_mini_cli.safe_files import Temporary, sweep
+from llava_mini_cli.safe_files import Temporary, sweep, sync_folder
 
 
 @contextmanager
@@ -70,13 +70,3 @@ def check_folder(path: Path) -> None:
         raise OutputError(f"cannot write '{path}': '{there}' is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise OutputError(f"cannot write '{path}': permission denied")
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes the names in a folder survive a loss of power; a file system that cannot do so is left to itself."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

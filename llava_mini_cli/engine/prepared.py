@@ -1,0 +1,327 @@
+"""Prepared weights, rounded and packed, that are kept in the cache folder so that the next run begins at once.
+
+Whoever loads a model asks for each layer by its name, and tells of each that had to be made. Where making them all
+takes longer than it is worth, they are written while they are made, layer by layer, and used from the file at once: the
+memory of one's own is then that of a few layers. That is known after a second or two, or in the worst case at the end:
+layers that were made before are written, too, as the model holds them anyway.
+
+A run that finds another one writing the same weights waits for it. Making them as well would take as long, on half of
+the cores, and twice the memory; waiting ends when the other one has finished, is gone, or wrote nothing for a minute.
+
+Nothing here ends a run: where no file can be read or written, the weights are made in memory and one line says why.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol, Self
+
+import torch
+from torch import nn
+
+from llava_mini_cli.config import WeightFormat
+from llava_mini_cli.engine.prepared_file import PreparedLayer, PreparedReader, PreparedWriter, bytes_of
+from llava_mini_cli.engine.prepared_folder import (
+    PART,
+    WHOLE,
+    folder,
+    lock_part,
+    make_folder,
+    make_room,
+    mark_used,
+    open_own,
+    remove_left_overs,
+)
+from llava_mini_cli.engine.prepared_index import VERSION, DamagedError
+from llava_mini_cli.errors import first_line
+from llava_mini_cli.model.weight_headers import weight_files
+from llava_mini_cli.safe_files import is_at, sync_folder
+
+WORTH_S = 20.0  # seconds of preparing above which the weights are kept
+PATIENCE_S = 60.0  # without a byte from another run after which it is not waited for
+FIRST_S = 1.0  # seconds of preparing after which the rest can be told
+FIRST_SHARE = 1 / 32  # of the weights, the same
+AHEAD = 2  # layers that are made while one is written
+_LOOK_S = 0.2  # seconds between two looks at another run
+
+
+class Supply(Protocol):
+    """Where prepared layers come from, and where those that were made go."""
+
+    def take(self, name: str) -> nn.Module | None:
+        """A layer that is there already; None: it has to be made, and `made` to be called."""
+        ...
+
+    def made(self, name: str, layer: Any) -> None:
+        """Tells of a layer that was just made."""
+        ...
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The layers that a load will ask for, and how they are kept."""
+
+    about: Mapping[str, Any]  # what decides the bytes, as plain JSON (`about_weights`)
+    model: str  # as the user calls it
+    sizes: Mapping[str, int]  # numbers in the weight of each layer
+    restore: Callable[[dict[str, Any], dict[str, torch.Tensor]], nn.Module]  # a layer of its facts and parts
+    bound: int  # bytes of all prepared weights on the disk; 0: none are kept
+    say: Callable[[str], None]  # takes a line for the user
+    worth: float = WORTH_S
+    patience: float = PATIENCE_S
+
+    @property
+    def key(self) -> str:
+        """The name of the file, without its ending."""
+        return hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def about_weights(checkpoint: Path, digest: str, form: WeightFormat, kernel: str) -> dict[str, Any]:
+    """What decides the bytes of prepared weights, the state of the checkpoint's files and of this machine included.
+
+    The times of the weight files stand beside the model's digest, which looks at the ends of large files alone: after a
+    change in the middle of a file, weights are prepared anew.
+
+    Args:
+        digest: of the model (`hub.model_digest`).
+        kernel: what of the products decides how weights are rounded and packed.
+    """
+    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(checkpoint)]
+    return {
+        "version": VERSION,
+        "digest": digest,
+        "files": [list(file) for file in files],
+        "format": form,
+        "kernel": kernel,
+        "torch": torch.__version__,
+        "processor": [torch.backends.cpu.get_cpu_capability(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")],
+    }
+
+
+class PreparedSupply:
+    """The layers of one model from its file, if there is one; otherwise its file is written where that is worth it."""
+
+    def __init__(self, wanted: Wanted, place: Path | None = None) -> None:
+        """`place`: the folder of all files; None: the one in the user's cache."""
+        self._wanted = wanted
+        self._place = folder() if place is None else place
+        self._whole = self._place / f"{wanted.key}{WHOLE}"
+        self._part = self._place / f"{wanted.key}{PART}"
+        self._reader: PreparedReader | None = None
+        self._writer: _Writing | None = None
+        self._keeps = wanted.bound > 0
+        self._obstacle: OSError | None = None  # to any file of the folder
+        self._others = False  # another run writes the file
+        self._made: dict[str, PreparedLayer] = {}  # not written yet
+        self._began = 0.0
+        self._seconds = 0.0  # of making
+        self._done = 0  # numbers in the layers that were made
+
+    def __enter__(self) -> Self:
+        if self._keeps:
+            try:
+                make_folder(self._place)
+                remove_left_overs(self._place)
+                self._open()
+                if self._reader is None and self._part.exists():
+                    self._wait()
+            except OSError as error:
+                self._obstacle = error
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._made.clear()
+        if self._reader is not None:
+            self._reader.close()
+        if self._writer is None:
+            return
+        try:
+            if error is None:
+                about = {**self._wanted.about, "model": self._wanted.model, "seconds": round(self._seconds, 1)}
+                self._writer.finish(about, set(self._wanted.sizes))
+        except OSError as failure:
+            self._say_not_kept(failure)
+        finally:
+            self._writer.close()
+
+    def take(self, name: str) -> nn.Module | None:
+        """A layer over its bytes in the file, which no memory of one's own is needed for; None: it has to be made."""
+        if self._others:
+            self._others = False
+            with suppress(OSError):
+                self._wait()
+        if self._reader is not None:
+            try:
+                return self._wanted.restore(*self._reader.layer(name))
+            except (DamagedError, OSError, LookupError, TypeError) as error:
+                self._drop(error)
+        self._began = time.perf_counter()
+        return None
+
+    def made(self, name: str, layer: PreparedLayer) -> None:
+        """Tells of a layer that was just made; it is written, now or once it is clear that this is worth it."""
+        self._seconds += time.perf_counter() - self._began
+        self._done += self._wanted.sizes[name]
+        if not self._keeps:
+            return
+        try:
+            if self._writer is None:
+                self._made[name] = layer
+                if self._is_worth_it():
+                    self._begin()
+            else:
+                self._writer.add(name, layer)
+        except OSError as error:
+            self._stop(error)
+
+    def _is_worth_it(self) -> bool:
+        total = sum(self._wanted.sizes.values())
+        known = self._seconds >= FIRST_S or self._done >= FIRST_SHARE * total
+        return known and self._seconds / max(self._done, 1) * total > self._wanted.worth
+
+    def _begin(self) -> None:
+        """Begins the file with the layers that were made so far, unless another run writes it."""
+        if self._obstacle is not None:
+            raise self._obstacle
+        needed = (
+            sum(bytes_of(layer) for layer in self._made.values())
+            * sum(self._wanted.sizes.values())
+            // max(self._done, 1)
+        )
+        if reason := make_room(self._place, needed, self._wanted.bound):
+            raise OSError(None, reason)
+        descriptor = lock_part(self._part)
+        if descriptor is None:
+            self._others = True
+            return
+        if self._whole.exists():  # another run has just finished it
+            os.close(descriptor)
+            self._others = True
+            return
+        self._writer = _Writing(descriptor, self._part, self._whole)
+        while self._made:
+            name = next(iter(self._made))
+            self._writer.add(name, self._made.pop(name))
+
+    def _stop(self, error: OSError) -> None:
+        """From now on weights are made in memory alone. What was written stays mapped as long as the model lives."""
+        self._say_not_kept(error)
+        self._keeps = False
+        self._made.clear()
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _open(self) -> None:
+        """Opens the whole file, if there is one; a damaged one is taken away. Raises `OSError` for one of others."""
+        try:
+            descriptor = open_own(self._whole)
+        except FileNotFoundError:
+            return
+        try:
+            reader = PreparedReader(descriptor)
+            if not self._is_wanted(reader):
+                raise DamagedError("it is of other weights")
+        except DamagedError as error:
+            os.close(descriptor)
+            self._remove_damaged(error)
+            return
+        mark_used(descriptor)
+        self._reader = reader
+
+    def _is_wanted(self, reader: PreparedReader) -> bool:
+        about = reader.index.about
+        same = all(about.get(name) == value for name, value in self._wanted.about.items())
+        return same and set(reader.index.layers) == set(self._wanted.sizes)
+
+    def _drop(self, error: Exception) -> None:
+        """Does without the file, of which some layers may be in use; they stay mapped."""
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        self._keeps = False  # there will be none with all layers in this run
+        self._remove_damaged(error)
+
+    def _remove_damaged(self, error: Exception) -> None:
+        self._wanted.say(f"prepared weights '{self._whole}' are not used and made anew: {first_line(error)}")
+        with suppress(OSError):
+            self._whole.unlink()
+
+    def _wait(self) -> None:
+        """Returns once no other run writes the file, which is then opened if it is there. Raises `OSError`."""
+        size, since, is_said = -1, time.monotonic(), False
+        while self._is_being_written():
+            if not is_said:
+                self._wanted.say("waiting for another run, which is preparing the same weights")
+                is_said = True
+            now = self._part.stat().st_size if self._part.exists() else size
+            if now != size:
+                size, since = now, time.monotonic()
+            elif time.monotonic() - since > self._wanted.patience:
+                self._wanted.say("the other run does not get on; the weights are prepared by this one, too")
+                self._keeps = False
+                return
+            time.sleep(_LOOK_S)
+        self._open()
+
+    def _is_being_written(self) -> bool:
+        try:
+            descriptor = lock_part(self._part, create=False)
+        except FileNotFoundError:
+            return False
+        if descriptor is not None:
+            os.close(descriptor)
+        return descriptor is None
+
+    def _say_not_kept(self, error: OSError) -> None:
+        place = f"'{error.filename}': " if error.filename else ""
+        self._wanted.say(
+            f"prepared weights are not kept for the next run: {place}{error.strerror or first_line(error)}"
+        )
+
+
+class _Writing:
+    """A file on its way: a thread writes one layer while the next ones are made."""
+
+    def __init__(self, descriptor: int, part: Path, whole: Path) -> None:
+        """`descriptor`: of the empty or left-over `part`, locked; it is closed in the end."""
+        self._descriptor = descriptor
+        self._part = part
+        self._whole = whole
+        os.ftruncate(descriptor, 0)
+        self._writer = PreparedWriter(descriptor)
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._waiting: deque[Future[None]] = deque()
+
+    def add(self, name: str, layer: PreparedLayer) -> None:
+        """Has a layer written, and waits while too many are. Raises `OSError`, also of earlier ones."""
+        while len(self._waiting) >= AHEAD:
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(self._writer.add, name, layer))
+
+    def finish(self, about: Mapping[str, Any], names: set[str]) -> None:
+        """Gives the file its final name if it holds all the layers. Raises `OSError`."""
+        while self._waiting:
+            self._waiting.popleft().result()
+        if self._writer.names == names and is_at(self._part, self._descriptor):
+            self._writer.finish(about)
+            self._part.replace(self._whole)
+            sync_folder(self._whole.parent)
+
+    def close(self) -> None:
+        """Takes away what did not come to its end. Layers that were written stay mapped."""
+        self._thread.shutdown(cancel_futures=True)
+        with suppress(OSError):
+            if is_at(self._part, self._descriptor):
+                self._part.unlink()
+        os.close(self._descriptor)

@@ -1,0 +1,148 @@
+"""A file of prepared weights: layers written one by one as they are made, and layers made of the mapped file.
+
+A layer that was written is on the disk before its tensors are mapped back and the ones in memory are let go, so that a
+disk that fails later never changes a weight. `prepared_index` has the file's form.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import torch
+
+from llava_mini_cli.engine.mapped_weights import (
+    ALIGNMENT,
+    can_map,
+    is_packed,
+    layout_of,
+    mapped,
+    memory_of,
+    pack,
+    packed_over,
+    unpack,
+)
+from llava_mini_cli.engine.prepared_index import (
+    PAGE,
+    DamagedError,
+    Index,
+    LayerPlace,
+    PartPlace,
+    check_samples,
+    read_index,
+    sample_of,
+    write_all,
+    write_index,
+)
+
+
+class PreparedLayer(Protocol):
+    """A layer that can be kept in a file and made again."""
+
+    def parts(self) -> dict[str, torch.Tensor]:
+        """Its tensors by name, dense ones or weights that oneDNN packed."""
+        ...
+
+    def facts(self) -> dict[str, Any]:
+        """Plain JSON that makes the layer again, together with its parts."""
+        ...
+
+    def use(self, parts: Mapping[str, torch.Tensor]) -> None:
+        """Puts equal tensors in the place of its own."""
+        ...
+
+
+def bytes_of(layer: PreparedLayer) -> int:
+    """The bytes of a layer's tensors."""
+    return sum(memory_of(tensor).nbytes for tensor in layer.parts().values())
+
+
+class PreparedWriter:
+    """A file that is being written. Its name and its fate are the caller's."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Begins in an empty file."""
+        self._descriptor = descriptor
+        self._end = PAGE  # where the next layer begins
+        self._layers: dict[str, LayerPlace] = {}
+        self._layouts: list[bytes] = []
+
+    def add(self, name: str, layer: PreparedLayer) -> None:
+        """Writes a layer and has it use what was written. Raises `OSError`: then the layer is as it was."""
+        tensors = {
+            key: tensor.contiguous() if not is_packed(tensor) else tensor for key, tensor in layer.parts().items()
+        }
+        places: dict[str, PartPlace] = {}
+        length = 0
+        for key, tensor in tensors.items():
+            tensor, places[key] = self._place(tensor, length)
+            write_all(self._descriptor, memory_of(tensor), self._end + length)
+            length += -(-places[key].length // ALIGNMENT) * ALIGNMENT
+        whole = -(-length // PAGE) * PAGE
+        os.ftruncate(self._descriptor, self._end + whole)
+        os.fsync(self._descriptor)
+        sample = sample_of(self._descriptor, self._end, whole)
+        self._layers[name] = place = LayerPlace(self._end, whole, sample, layer.facts(), places)
+        self._end += whole
+        if not any(part.packs for part in places.values()):
+            layer.use(_tensors(self._descriptor, place, self._layouts))
+
+    def _place(self, tensor: torch.Tensor, start: int) -> tuple[torch.Tensor, PartPlace]:
+        """What is written of a tensor, and its place; a packed one that cannot be mapped is unpacked."""
+        packs = is_packed(tensor) and can_map() is not None
+        content = unpack(tensor) if packs else tensor if is_packed(tensor) else tensor.detach().contiguous()
+        layout = None
+        if is_packed(content):
+            description = layout_of(content)
+            if description not in self._layouts:
+                self._layouts.append(description)
+            layout = self._layouts.index(description)
+        name = str(content.dtype).removeprefix("torch.")
+        return content, PartPlace(name, tuple(content.shape), start, memory_of(content).nbytes, layout, packs)
+
+    @property
+    def names(self) -> set[str]:
+        """The layers that were written."""
+        return set(self._layers)
+
+    def finish(self, about: Mapping[str, Any]) -> None:
+        """Makes the file whole, on the disk. Raises `OSError`."""
+        write_index(self._descriptor, self._end, Index(dict(about), tuple(self._layouts), self._layers))
+
+
+class PreparedReader:
+    """The layers of a whole file."""
+
+    def __init__(self, descriptor: int) -> None:
+        """Looks at the file, which the reader closes in the end.
+
+        Raises:
+            DamagedError: it is not whole. OSError: it cannot be read.
+        """
+        self._descriptor = descriptor
+        self.index = read_index(descriptor)
+        check_samples(descriptor, self.index)
+
+    def layer(self, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """The facts and parts of a layer. Raises `DamagedError`, `OSError`, `KeyError`."""
+        place = self.index.layers[name]
+        try:
+            return place.facts, _tensors(self._descriptor, place, self.index.layouts)
+        except (ValueError, RuntimeError) as error:
+            raise DamagedError(f"{name}: {error}") from error
+
+    def close(self) -> None:
+        """Closes the file; what was mapped of it stays."""
+        os.close(self._descriptor)
+
+
+def _tensors(descriptor: int, place: LayerPlace, layouts: Sequence[bytes]) -> dict[str, torch.Tensor]:
+    """The parts of a layer over its bytes in the file."""
+    memory = mapped(descriptor, place.offset, place.length)
+    return {name: _tensor(memory[part.start :][: part.length], part, layouts) for name, part in place.parts.items()}
+
+
+def _tensor(memory: torch.Tensor, part: PartPlace, layouts: Sequence[bytes]) -> torch.Tensor:
+    if part.layout is not None:
+        return packed_over(memory, part.shape, layouts[part.layout])
+    tensor = memory.view(getattr(torch, part.dtype)).view(part.shape)
+    return pack(tensor) if part.packs else tensor
