@@ -205,6 +205,7 @@ class PreparedSupply:
             self._others = True
             return
         if self._whole.exists():  # another run has just finished it
+            self._part.unlink()
             os.close(descriptor)
             self._others = True
             return

@@ -52,8 +52,8 @@ class PreparedLayer(Protocol):
 
 
 def bytes_of(layer: PreparedLayer) -> int:
-    """The bytes of a layer's tensors."""
-    return sum(memory_of(tensor).nbytes for tensor in layer.parts().values())
+    """The bytes that a layer takes in a file, or a little less."""
+    return -(-sum(memory_of(tensor).nbytes for tensor in layer.parts().values()) // PAGE) * PAGE
 
 
 class PreparedWriter:

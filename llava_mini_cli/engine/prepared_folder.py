@@ -19,7 +19,7 @@ from typing import Any
 
 from llava_mini_cli.engine.prepared_index import DamagedError, read_index
 from llava_mini_cli.paths import cache_folder
-from llava_mini_cli.safe_files import NotRegularError, is_at, open_regular
+from llava_mini_cli.safe_files import NotRegularError, is_at, obstacle_at, open_regular
 
 WHOLE = ".weights"
 PART = ".part"
@@ -55,10 +55,10 @@ def make_folder(path: Path) -> None:
     Raises:
         NotRegularError: a link or a file has its name. NotOwnError, OSError
     """
-    path.mkdir(0o700, parents=True, exist_ok=not path.is_symlink())
+    path.mkdir(0o700, parents=True, exist_ok=True)
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode):
-        raise NotRegularError(path, "it is no folder of its own")
+        raise NotRegularError(path, obstacle_at(path) or "it is a file, not a folder")
     _check_own(path, status)
 
 
