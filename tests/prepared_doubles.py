@@ -1,48 +1,25 @@
-"""Layers that can be kept, of a few bytes, and a load that asks for them as a model's does."""
+"""Packed layers of a few bytes, and a load that asks for them as a model's does."""
 
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from llava_mini_cli.engine.mapped_weights import is_packed, pack, unpack
-from llava_mini_cli.engine.prepared import PreparedSupply, Supply, Wanted
+from llava_mini_cli.engine.kept_layers import PackedLayer, parts_of
+from llava_mini_cli.engine.mapped_weights import is_packed, unpack
+from llava_mini_cli.engine.packed_linear import Int8Kernel, Int8Linear
+from llava_mini_cli.engine.prepared import PreparedSupply, Wanted
 
 NAMES = tuple(f"layers.{number}.linear" for number in range(6))
 OUTPUTS, INPUTS = 96, 160
 
 
-class KeptLayer(nn.Module):
-    """A packed weight, its scales and a bias in bfloat16."""
-
-    def __init__(self, parts: Mapping[str, torch.Tensor], number: int) -> None:
-        super().__init__()
-        self.tensors = dict(parts)
-        self.number = number
-
-    def parts(self) -> dict[str, torch.Tensor]:
-        return self.tensors
-
-    def facts(self) -> dict[str, Any]:
-        return {"number": self.number}
-
-    def use(self, parts: Mapping[str, torch.Tensor]) -> None:
-        self.tensors = dict(parts)
-
-
-def made_layer(number: int) -> KeptLayer:
+def made_layer(number: int, kernel: Int8Kernel = "onednn") -> Int8Linear:
     numbers = torch.Generator().manual_seed(number)
-    weight = torch.randint(-127, 128, (OUTPUTS, INPUTS), dtype=torch.int8, generator=numbers)
-    bias = torch.rand(OUTPUTS, generator=numbers).bfloat16()
-    return KeptLayer({"weight": pack(weight), "scales": torch.rand(OUTPUTS, generator=numbers), "bias": bias}, number)
-
-
-def restored(facts: dict[str, Any], parts: dict[str, torch.Tensor]) -> KeptLayer:
-    return KeptLayer(parts, facts["number"])
+    return Int8Linear.from_weight(torch.randn(OUTPUTS, INPUTS, generator=numbers), None, kernel)
 
 
 def wanted(**changes: Any) -> Wanted:
@@ -50,8 +27,8 @@ def wanted(**changes: Any) -> Wanted:
     settings: dict[str, Any] = {
         "about": {"digest": "0123"},
         "model": "tiny",
-        "sizes": dict.fromkeys(NAMES, OUTPUTS * INPUTS),
-        "restore": restored,
+        "total": len(NAMES) * OUTPUTS * INPUTS,
+        "kernel": "onednn",
         "bound": 1 << 30,
         "say": lambda line: None,
         "worth": 0.0,
@@ -59,33 +36,33 @@ def wanted(**changes: Any) -> Wanted:
     return Wanted(**(settings | changes))
 
 
-def load(supply: Supply, after: Callable[[int], object] = lambda count: None) -> tuple[list[Any], int]:
+def load(supply: PreparedSupply, after: Callable[[int], object] = lambda count: None) -> tuple[list[PackedLayer], int]:
     """All layers, and how many of them were made. `after` is called with the number of those that are there."""
-    layers: list[Any] = []
+    layers: list[PackedLayer] = []
     count = 0
     for number, name in enumerate(NAMES):
         layer = supply.take(name)
         if layer is None:
             layer = made_layer(number)
             count += 1
-            supply.made(name, layer)
+            supply.made(name, layer, OUTPUTS * INPUTS)
         layers.append(layer)
         after(len(layers))
     return layers, count
 
 
-def are_right(layers: list[KeptLayer]) -> bool:
-    """True if every layer holds what making it gives, bit for bit."""
-    return all(
-        layer.number == number and _same(layer.parts(), made_layer(number).parts())
-        for number, layer in enumerate(layers)
-    )
+def are_right(layers: list[PackedLayer]) -> bool:
+    """True if every layer holds and computes what making it gives, bit for bit."""
+    return all(are_same(layer, made_layer(number)) for number, layer in enumerate(layers))
 
 
-def _same(parts: Mapping[str, torch.Tensor], others: Mapping[str, torch.Tensor]) -> bool:
-    return set(parts) == set(others) and all(
-        is_packed(parts[name]) == is_packed(tensor) and torch.equal(_plain(parts[name]), _plain(tensor))
-        for name, tensor in others.items()
+def are_same(one: PackedLayer, other: PackedLayer) -> bool:
+    rows = torch.randn(5, one.in_features, generator=torch.Generator().manual_seed(7))
+    parts, others = parts_of(one), parts_of(other)
+    return (
+        torch.equal(one(rows), other(rows))
+        and parts.keys() == others.keys()
+        and all(torch.equal(_plain(parts[name]), _plain(others[name])) for name in parts)
     )
 
 

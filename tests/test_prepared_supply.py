@@ -112,13 +112,6 @@ def test_a_load_that_fails_keeps_nothing(place: Path) -> None:
     assert files_of(place) == []
 
 
-def test_a_load_that_asks_for_fewer_layers_keeps_nothing(place: Path) -> None:
-    with PreparedSupply(wanted(), place) as supply:
-        supply.take(NAMES[0])
-        supply.made(NAMES[0], made_layer(0))
-    assert files_of(place) == []
-
-
 def test_without_mapping_plain_weights_are_kept_and_packed(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def cannot() -> str:
         return "torch cannot"
@@ -198,13 +191,14 @@ def test_a_damaged_file_is_made_anew_with_one_line(place: Path, damage: object, 
     assert run(place) == 0
 
 
-def test_a_layer_that_cannot_be_made_of_the_file_is_made_anew(place: Path) -> None:
+def test_a_layer_that_cannot_be_made_of_the_file_is_made_anew(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object) -> torch.nn.Module:
         raise LookupError("no such class")
 
     run(place)
+    monkeypatch.setattr(prepared, "layer_of", fail)
     said: list[str] = []
-    assert run(place, wanted(say=said.append, restore=fail)) == len(NAMES)
+    assert run(place, wanted(say=said.append)) == len(NAMES)
     assert [line.endswith("are not used and made anew: no such class") for line in said] == [True]
     assert files_of(place) == []
     assert run(place) == len(NAMES)
@@ -428,7 +422,7 @@ def test_of_two_runs_that_begin_together_the_later_takes_the_rest_from_the_other
         assert late.take(NAMES[0]) is None
         first = made_layer(0)
         with PreparedSupply(wanted(), place) as early:
-            load(early, lambda count: late.made(NAMES[0], first) if count == 3 else None)
+            load(early, lambda count: late.made(NAMES[0], first, 1) if count == 3 else None)
         assert [late.take(name) is not None for name in NAMES[1:]] == [True] * 5
     assert files_of(place) == [".weights"]
 
@@ -436,7 +430,7 @@ def test_of_two_runs_that_begin_together_the_later_takes_the_rest_from_the_other
 def test_another_run_that_does_not_get_on_is_not_waited_for(place: Path) -> None:
     with PreparedSupply(wanted(), place) as stuck:
         stuck.take(NAMES[0])
-        stuck.made(NAMES[0], made_layer(0))
+        stuck.made(NAMES[0], made_layer(0), 1)
         said: list[str] = []
         assert run(place, wanted(say=said.append, patience=0.3)) == len(NAMES)
     assert said == [
@@ -449,6 +443,6 @@ def test_a_file_that_another_run_has_just_finished_is_taken(place: Path) -> None
     with PreparedSupply(wanted(), place) as late:
         late.take(NAMES[0])
         run(place)
-        late.made(NAMES[0], made_layer(0))
+        late.made(NAMES[0], made_layer(0), 1)
         assert [late.take(name) is not None for name in NAMES[1:]] == [True] * 5
     assert files_of(place) == [".weights"]

@@ -2,8 +2,8 @@
 
 Whoever loads a model asks for each layer by its name, and tells of each that had to be made. Where making them all
 takes longer than it is worth, they are written while they are made, layer by layer, and used from the file at once: the
-memory of one's own is then that of a few layers. That is known after a second or two, or in the worst case at the end:
-layers that were made before are written, too, as the model holds them anyway.
+memory of one's own is then that of a few layers. That is known after one in 32 of them, or in the worst case at the
+end: layers that were made before are written, too, as the model holds them anyway.
 
 A run that finds another one writing the same weights waits for it. Making them as well would take as long, on half of
 the cores, and twice the memory; waiting ends when the other one has finished, is gone, or wrote nothing for a minute.
@@ -13,22 +13,26 @@ Nothing here ends a run: where no file can be read or written, the weights are m
 
 import hashlib
 import json
+import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from types import TracebackType
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import torch
 from torch import nn
 
 from llava_mini_cli.config import WeightFormat
-from llava_mini_cli.engine.prepared_file import PreparedLayer, PreparedReader, PreparedWriter, bytes_of
+from llava_mini_cli.engine.kept_layers import PackedLayer, layer_of
+from llava_mini_cli.engine.packed_linear import Int8Kernel
+from llava_mini_cli.engine.prepared_file import PreparedReader, PreparedWriter
 from llava_mini_cli.engine.prepared_folder import (
     PART,
     WHOLE,
@@ -42,39 +46,31 @@ from llava_mini_cli.engine.prepared_folder import (
 )
 from llava_mini_cli.engine.prepared_index import VERSION, DamagedError
 from llava_mini_cli.errors import first_line
-from llava_mini_cli.model.weight_headers import weight_files
 from llava_mini_cli.safe_files import is_at, sync_folder
+
+notes = logging.getLogger("llava_mini_cli.notes")  # lines for whoever started the run
 
 WORTH_S = 20.0  # seconds of preparing above which the weights are kept
 PATIENCE_S = 60.0  # without a byte from another run after which it is not waited for
-FIRST_S = 1.0  # seconds of preparing after which the rest can be told
-FIRST_SHARE = 1 / 32  # of the weights, the same
+FIRST_SHARE = 1 / 32  # of the weights, after which it can be told how long the rest takes
 AHEAD = 2  # layers that are made while one is written
 _LOOK_S = 0.2  # seconds between two looks at another run
 
 
-class Supply(Protocol):
-    """Where prepared layers come from, and where those that were made go."""
-
-    def take(self, name: str) -> nn.Module | None:
-        """A layer that is there already; None: it has to be made, and `made` to be called."""
-        ...
-
-    def made(self, name: str, layer: Any) -> None:
-        """Tells of a layer that was just made."""
-        ...
+# Makes a layer of its name, the empty layer and the weight that a file holds; None: this one stays as it is.
+MakeLayer = Callable[[str, nn.Module, torch.Tensor], nn.Module | None]
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """The layers that a load will ask for, and how they are kept."""
+    """The layers that a load is going to ask for, and how they are kept."""
 
-    about: Mapping[str, Any]  # what decides the bytes, as plain JSON (`about_weights`)
+    about: Mapping[str, Any]  # what decides their bytes, as plain JSON (`about_weights`)
     model: str  # as the user calls it
-    sizes: Mapping[str, int]  # numbers in the weight of each layer
-    restore: Callable[[dict[str, Any], dict[str, torch.Tensor]], nn.Module]  # a layer of its facts and parts
+    total: int  # numbers in all their weights together, roughly
     bound: int  # bytes of all prepared weights on the disk; 0: none are kept
-    say: Callable[[str], None]  # takes a line for the user
+    kernel: Int8Kernel | None = None  # of int8
+    say: Callable[[str], None] = notes.warning  # takes a line for the user
     worth: float = WORTH_S
     patience: float = PATIENCE_S
 
@@ -84,46 +80,72 @@ class Wanted:
         return hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def about_weights(checkpoint: Path, digest: str, form: WeightFormat, kernel: str) -> dict[str, Any]:
+def about_weights(
+    files: Collection[Path], digest: str, form: WeightFormat, kernel: Int8Kernel | None
+) -> dict[str, Any]:
     """What decides the bytes of prepared weights, the state of the checkpoint's files and of this machine included.
 
     The times of the weight files stand beside the model's digest, which looks at the ends of large files alone: after a
     change in the middle of a file, weights are prepared anew.
 
     Args:
+        files: those that hold the model's weights.
         digest: of the model (`hub.model_digest`).
-        kernel: what of the products decides how weights are rounded and packed.
     """
-    files = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(checkpoint)]
+    states = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
     return {
         "version": VERSION,
         "digest": digest,
-        "files": [list(file) for file in files],
+        "files": [list(state) for state in states],
         "format": form,
-        "kernel": kernel,
+        "packed": "fbgemm" if kernel == "fbgemm" else "torch",  # the kernels of oneDNN share a packed form
         "torch": torch.__version__,
         "processor": [torch.backends.cpu.get_cpu_capability(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")],
     }
 
 
+@contextmanager
+def kept_weights(make: MakeLayer, wanted: Wanted, place: Path | None = None) -> Generator[MakeLayer]:
+    """Makes layers as `make` does, or takes them from a file; what was made may be in one when the block ends.
+
+    Args:
+        place: the folder of all files; None: the one in the user's cache.
+    """
+    with PreparedSupply(wanted, place) as supply:
+
+        def take_or_make(name: str, empty: nn.Module, weight: torch.Tensor) -> nn.Module | None:
+            layer: nn.Module | None = supply.take(name)
+            if layer is None:
+                layer = make(name, empty, weight)
+                if isinstance(layer, PackedLayer):
+                    supply.made(name, layer, weight.numel())
+            return layer
+
+        yield take_or_make
+
+
 class PreparedSupply:
-    """The layers of one model from its file, if there is one; otherwise its file is written where that is worth it."""
+    """The layers of one model from its file, if there is one; otherwise its file is written where that is worth it.
+
+    Safe to call from several threads.
+    """
 
     def __init__(self, wanted: Wanted, place: Path | None = None) -> None:
-        """`place`: the folder of all files; None: the one in the user's cache."""
+        """`place`: as of `kept_weights`."""
         self._wanted = wanted
         self._place = folder() if place is None else place
         self._whole = self._place / f"{wanted.key}{WHOLE}"
         self._part = self._place / f"{wanted.key}{PART}"
+        self._lock = Lock()
         self._reader: PreparedReader | None = None
         self._writer: _Writing | None = None
         self._keeps = wanted.bound > 0
         self._obstacle: OSError | None = None  # to any file of the folder
         self._others = False  # another run writes the file
-        self._made: dict[str, PreparedLayer] = {}  # not written yet
-        self._began = 0.0
-        self._seconds = 0.0  # of making
-        self._done = 0  # numbers in the layers that were made
+        self._made: dict[str, PackedLayer] = {}  # not written yet
+        self._began: float | None = None  # when the first layer had to be made
+        self._seconds = 0.0  # of making, all threads side by side
+        self._done = 0  # numbers in the weights of the layers that were made
 
     def __enter__(self) -> Self:
         if self._keeps:
@@ -148,56 +170,61 @@ class PreparedSupply:
         try:
             if error is None:
                 about = {**self._wanted.about, "model": self._wanted.model, "seconds": round(self._seconds, 1)}
-                self._writer.finish(about, set(self._wanted.sizes))
+                self._writer.finish(about)
         except OSError as failure:
             self._say_not_kept(failure)
         finally:
             self._writer.close()
 
-    def take(self, name: str) -> nn.Module | None:
-        """A layer over its bytes in the file, which no memory of one's own is needed for; None: it has to be made."""
-        if self._others:
-            self._others = False
-            with suppress(OSError):
-                self._wait()
-        if self._reader is not None:
+    def take(self, name: str) -> PackedLayer | None:
+        """A layer over its bytes in the file, for which no memory of one's own is needed; None: it has to be made."""
+        with self._lock:
+            if self._others:
+                self._others = False
+                with suppress(OSError):
+                    self._wait()
+            reader = self._reader
+        if reader is not None and name in reader.index.layers:
             try:
-                return self._wanted.restore(*self._reader.layer(name))
-            except (DamagedError, OSError, LookupError, TypeError) as error:
+                return layer_of(*reader.layer(name), self._wanted.kernel)
+            except (DamagedError, OSError, LookupError, TypeError, ValueError) as error:
                 self._drop(error)
-        self._began = time.perf_counter()
+        with self._lock:
+            if self._began is None:
+                self._began = time.perf_counter()
         return None
 
-    def made(self, name: str, layer: PreparedLayer) -> None:
-        """Tells of a layer that was just made; it is written, now or once it is clear that this is worth it."""
-        self._seconds += time.perf_counter() - self._began
-        self._done += self._wanted.sizes[name]
-        if not self._keeps:
-            return
-        try:
-            if self._writer is None:
-                self._made[name] = layer
-                if self._is_worth_it():
-                    self._begin()
-            else:
-                self._writer.add(name, layer)
-        except OSError as error:
-            self._stop(error)
+    def made(self, name: str, layer: PackedLayer, numbers: int) -> None:
+        """Tells of a layer that was just made; it is written, now or once it is clear that this is worth it.
+
+        Args:
+            numbers: how many its weight has.
+        """
+        with self._lock:
+            assert self._began is not None, "a layer is asked for before it is made"
+            self._seconds = time.perf_counter() - self._began
+            self._done += numbers
+            if not self._keeps or self._reader is not None:
+                return
+            try:
+                if self._writer is None:
+                    self._made[name] = layer
+                    if self._is_worth_it():
+                        self._begin()
+                else:
+                    self._writer.add(name, layer)
+            except OSError as error:
+                self._stop(error)
 
     def _is_worth_it(self) -> bool:
-        total = sum(self._wanted.sizes.values())
-        known = self._seconds >= FIRST_S or self._done >= FIRST_SHARE * total
-        return known and self._seconds / max(self._done, 1) * total > self._wanted.worth
+        total = max(self._wanted.total, self._done)
+        return self._done >= FIRST_SHARE * total and self._seconds / max(self._done, 1) * total > self._wanted.worth
 
     def _begin(self) -> None:
         """Begins the file with the layers that were made so far, unless another run writes it."""
         if self._obstacle is not None:
             raise self._obstacle
-        needed = (
-            sum(bytes_of(layer) for layer in self._made.values())
-            * sum(self._wanted.sizes.values())
-            // max(self._done, 1)
-        )
+        needed = so_far * max(self._wanted.total, self._done) // max(self._done, 1)
         if reason := make_room(self._place, needed, self._wanted.bound):
             raise OSError(None, reason)
         descriptor = lock_part(self._part)
@@ -231,7 +258,7 @@ class PreparedSupply:
             return
         try:
             reader = PreparedReader(descriptor)
-            if not self._is_wanted(reader):
+            if any(reader.index.about.get(name) != value for name, value in self._wanted.about.items()):
                 raise DamagedError("it is of other weights")
         except DamagedError as error:
             os.close(descriptor)
@@ -240,18 +267,14 @@ class PreparedSupply:
         mark_used(descriptor)
         self._reader = reader
 
-    def _is_wanted(self, reader: PreparedReader) -> bool:
-        about = reader.index.about
-        same = all(about.get(name) == value for name, value in self._wanted.about.items())
-        return same and set(reader.index.layers) == set(self._wanted.sizes)
-
     def _drop(self, error: Exception) -> None:
         """Does without the file, of which some layers may be in use; they stay mapped."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
-        self._keeps = False  # there will be none with all layers in this run
-        self._remove_damaged(error)
+        with self._lock:
+            if self._reader is None:  # another thread was here before
+                return
+            self._reader = None  # not closed, as another thread may be reading it
+            self._keeps = False  # there will be none with all layers in this run
+            self._remove_damaged(error)
 
     def _remove_damaged(self, error: Exception) -> None:
         self._wanted.say(f"prepared weights '{self._whole}' are not used and made anew: {first_line(error)}")
@@ -304,17 +327,17 @@ class _Writing:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._waiting: deque[Future[None]] = deque()
 
-    def add(self, name: str, layer: PreparedLayer) -> None:
+    def add(self, name: str, layer: PackedLayer) -> None:
         """Has a layer written, and waits while too many are. Raises `OSError`, also of earlier ones."""
         while len(self._waiting) >= AHEAD:
             self._waiting.popleft().result()
         self._waiting.append(self._thread.submit(self._writer.add, name, layer))
 
-    def finish(self, about: Mapping[str, Any], names: set[str]) -> None:
-        """Gives the file its final name if it holds all the layers. Raises `OSError`."""
+    def finish(self, about: Mapping[str, Any]) -> None:
+        """Gives the file its final name. Raises `OSError`."""
         while self._waiting:
             self._waiting.popleft().result()
-        if self._writer.names == names and is_at(self._part, self._descriptor):
+        if is_at(self._part, self._descriptor):
             self._writer.finish(about)
             self._part.replace(self._whole)
             sync_folder(self._whole.parent)

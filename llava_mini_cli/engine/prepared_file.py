@@ -6,10 +6,11 @@ disk that fails later never changes a weight. `prepared_index` has the file's fo
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
+from llava_mini_cli.engine.kept_layers import Facts, PackedLayer, facts_of, parts_of, use_parts
 from llava_mini_cli.engine.mapped_weights import (
     ALIGNMENT,
     can_map,
@@ -35,25 +36,9 @@ from llava_mini_cli.engine.prepared_index import (
 )
 
 
-class PreparedLayer(Protocol):
-    """A layer that can be kept in a file and made again."""
-
-    def parts(self) -> dict[str, torch.Tensor]:
-        """Its tensors by name, dense ones or weights that oneDNN packed."""
-        ...
-
-    def facts(self) -> dict[str, Any]:
-        """Plain JSON that makes the layer again, together with its parts."""
-        ...
-
-    def use(self, parts: Mapping[str, torch.Tensor]) -> None:
-        """Puts equal tensors in the place of its own."""
-        ...
-
-
-def bytes_of(layer: PreparedLayer) -> int:
+def bytes_of(layer: PackedLayer) -> int:
     """The bytes that a layer takes in a file, or a little less."""
-    return -(-sum(memory_of(tensor).nbytes for tensor in layer.parts().values()) // PAGE) * PAGE
+    return -(-sum(memory_of(tensor).nbytes for tensor in parts_of(layer).values()) // PAGE) * PAGE
 
 
 class PreparedWriter:
@@ -66,10 +51,10 @@ class PreparedWriter:
         self._layers: dict[str, LayerPlace] = {}
         self._layouts: list[bytes] = []
 
-    def add(self, name: str, layer: PreparedLayer) -> None:
+    def add(self, name: str, layer: PackedLayer) -> None:
         """Writes a layer and has it use what was written. Raises `OSError`: then the layer is as it was."""
         tensors = {
-            key: tensor.contiguous() if not is_packed(tensor) else tensor for key, tensor in layer.parts().items()
+            key: tensor.contiguous() if not is_packed(tensor) else tensor for key, tensor in parts_of(layer).items()
         }
         places: dict[str, PartPlace] = {}
         length = 0
@@ -81,10 +66,10 @@ class PreparedWriter:
         os.ftruncate(self._descriptor, self._end + whole)
         os.fsync(self._descriptor)
         sample = sample_of(self._descriptor, self._end, whole)
-        self._layers[name] = place = LayerPlace(self._end, whole, sample, layer.facts(), places)
+        self._layers[name] = place = LayerPlace(self._end, whole, sample, facts_of(layer), places)
         self._end += whole
         if not any(part.packs for part in places.values()):
-            layer.use(_tensors(self._descriptor, place, self._layouts))
+            use_parts(layer, _tensors(self._descriptor, place, self._layouts))
 
     def _place(self, tensor: torch.Tensor, start: int) -> tuple[torch.Tensor, PartPlace]:
         """What is written of a tensor, and its place; a packed one that cannot be mapped is unpacked."""
@@ -98,11 +83,6 @@ class PreparedWriter:
             layout = self._layouts.index(description)
         name = str(content.dtype).removeprefix("torch.")
         return content, PartPlace(name, tuple(content.shape), start, memory_of(content).nbytes, layout, packs)
-
-    @property
-    def names(self) -> set[str]:
-        """The layers that were written."""
-        return set(self._layers)
 
     def finish(self, about: Mapping[str, Any]) -> None:
         """Makes the file whole, on the disk. Raises `OSError`."""
@@ -122,7 +102,7 @@ class PreparedReader:
         self.index = read_index(descriptor)
         check_samples(descriptor, self.index)
 
-    def layer(self, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    def layer(self, name: str) -> tuple[Facts, dict[str, torch.Tensor]]:
         """The facts and parts of a layer. Raises `DamagedError`, `OSError`, `KeyError`."""
         place = self.index.layers[name]
         try:
