@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 
-from llava_mini_cli.engine.kept_layers import PackedLayer, parts_of
 from llava_mini_cli.engine.mapped_weights import is_packed, unpack
 from llava_mini_cli.engine.packed_linear import Int8Kernel, Int8Linear
 from llava_mini_cli.engine.prepared import PreparedSupply, Wanted
+from llava_mini_cli.engine.prepared_file import PackedLayer
 
 NAMES = tuple(f"layers.{number}.linear" for number in range(6))
 OUTPUTS, INPUTS = 96, 160
@@ -45,7 +45,7 @@ def load(supply: PreparedSupply, after: Callable[[int], object] = lambda count: 
         if layer is None:
             layer = made_layer(number)
             count += 1
-            supply.made(name, layer, OUTPUTS * INPUTS)
+            supply.made(name, layer)
         layers.append(layer)
         after(len(layers))
     return layers, count
@@ -58,7 +58,7 @@ def are_right(layers: list[PackedLayer]) -> bool:
 
 def are_same(one: PackedLayer, other: PackedLayer) -> bool:
     rows = torch.randn(5, one.in_features, generator=torch.Generator().manual_seed(7))
-    parts, others = parts_of(one), parts_of(other)
+    parts, others = one.parts(), other.parts()
     return (
         torch.equal(one(rows), other(rows))
         and parts.keys() == others.keys()

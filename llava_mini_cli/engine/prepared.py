@@ -17,22 +17,19 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from threading import Lock
 from types import TracebackType
 from typing import Any, Self
 
 import torch
-from torch import nn
 
 from llava_mini_cli.config import WeightFormat
-from llava_mini_cli.engine.kept_layers import PackedLayer, layer_of
 from llava_mini_cli.engine.packed_linear import Int8Kernel
-from llava_mini_cli.engine.prepared_file import PreparedReader, PreparedWriter
+from llava_mini_cli.engine.prepared_file import PackedLayer, PreparedReader, PreparedWriter, bytes_of
 from llava_mini_cli.engine.prepared_folder import (
     PART,
     WHOLE,
@@ -45,6 +42,7 @@ from llava_mini_cli.engine.prepared_folder import (
     remove_left_overs,
 )
 from llava_mini_cli.engine.prepared_index import VERSION, DamagedError
+from llava_mini_cli.engine.quantize import restored
 from llava_mini_cli.errors import first_line
 from llava_mini_cli.safe_files import is_at, sync_folder
 
@@ -55,10 +53,6 @@ PATIENCE_S = 60.0  # without a byte from another run after which it is not waite
 FIRST_SHARE = 1 / 32  # of the weights, after which it can be told how long the rest takes
 AHEAD = 2  # layers that are made while one is written
 _LOOK_S = 0.2  # seconds between two looks at another run
-
-
-# Makes a layer of its name, the empty layer and the weight that a file holds; None: this one stays as it is.
-MakeLayer = Callable[[str, nn.Module, torch.Tensor], nn.Module | None]
 
 
 @dataclass(frozen=True)
@@ -80,9 +74,7 @@ class Wanted:
         return hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def about_weights(
-    files: Collection[Path], digest: str, form: WeightFormat, kernel: Int8Kernel | None
-) -> dict[str, Any]:
+def about_weights(files: Collection[Path], digest: str, form: WeightFormat) -> dict[str, Any]:
     """What decides the bytes of prepared weights, the state of the checkpoint's files and of this machine included.
 
     The times of the weight files stand beside the model's digest, which looks at the ends of large files alone: after a
@@ -98,45 +90,20 @@ def about_weights(
         "digest": digest,
         "files": [list(state) for state in states],
         "format": form,
-        "packed": "fbgemm" if kernel == "fbgemm" else "torch",  # the kernels of oneDNN share a packed form
         "torch": torch.__version__,
         "processor": [torch.backends.cpu.get_cpu_capability(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")],
     }
 
 
-@contextmanager
-def kept_weights(make: MakeLayer, wanted: Wanted, place: Path | None = None) -> Generator[MakeLayer]:
-    """Makes layers as `make` does, or takes them from a file; what was made may be in one when the block ends.
-
-    Args:
-        place: the folder of all files; None: the one in the user's cache.
-    """
-    with PreparedSupply(wanted, place) as supply:
-
-        def take_or_make(name: str, empty: nn.Module, weight: torch.Tensor) -> nn.Module | None:
-            layer: nn.Module | None = supply.take(name)
-            if layer is None:
-                layer = make(name, empty, weight)
-                if isinstance(layer, PackedLayer):
-                    supply.made(name, layer, weight.numel())
-            return layer
-
-        yield take_or_make
-
-
 class PreparedSupply:
-    """The layers of one model from its file, if there is one; otherwise its file is written where that is worth it.
-
-    Safe to call from several threads.
-    """
+    """The layers of one model from its file, if there is one; otherwise its file is written where that is worth it."""
 
     def __init__(self, wanted: Wanted, place: Path | None = None) -> None:
-        """`place`: as of `kept_weights`."""
+        """`place`: the folder of all files; None: the one in the user's cache."""
         self._wanted = wanted
         self._place = folder() if place is None else place
         self._whole = self._place / f"{wanted.key}{WHOLE}"
         self._part = self._place / f"{wanted.key}{PART}"
-        self._lock = Lock()
         self._reader: PreparedReader | None = None
         self._writer: _Writing | None = None
         self._keeps = wanted.bound > 0
@@ -144,7 +111,7 @@ class PreparedSupply:
         self._others = False  # another run writes the file
         self._made: dict[str, PackedLayer] = {}  # not written yet
         self._began: float | None = None  # when the first layer had to be made
-        self._seconds = 0.0  # of making, all threads side by side
+        self._seconds = 0.0  # since then
         self._done = 0  # numbers in the weights of the layers that were made
 
     def __enter__(self) -> Self:
@@ -178,43 +145,40 @@ class PreparedSupply:
 
     def take(self, name: str) -> PackedLayer | None:
         """A layer over its bytes in the file, for which no memory of one's own is needed; None: it has to be made."""
-        with self._lock:
-            if self._others:
-                self._others = False
-                with suppress(OSError):
-                    self._wait()
-            reader = self._reader
-        if reader is not None and name in reader.index.layers:
+        if self._others:
+            self._others = False
+            with suppress(OSError):
+                self._wait()
+        if self._reader is not None and name in self._reader.index.layers:
             try:
-                return layer_of(*reader.layer(name), self._wanted.kernel)
+                return self._layer(self._reader, name)
             except (DamagedError, OSError, LookupError, TypeError, ValueError) as error:
                 self._drop(error)
-        with self._lock:
-            if self._began is None:
-                self._began = time.perf_counter()
+        if self._began is None:
+            self._began = time.perf_counter()
         return None
 
-    def made(self, name: str, layer: PackedLayer, numbers: int) -> None:
-        """Tells of a layer that was just made; it is written, now or once it is clear that this is worth it.
+    def _layer(self, reader: PreparedReader, name: str) -> PackedLayer:
+        facts, parts = reader.layer(name)
+        kernel = {} if self._wanted.kernel is None else {"kernel": self._wanted.kernel}
+        return restored(facts | kernel, parts)
 
-        Args:
-            numbers: how many its weight has.
-        """
-        with self._lock:
-            assert self._began is not None, "a layer is asked for before it is made"
-            self._seconds = time.perf_counter() - self._began
-            self._done += numbers
-            if not self._keeps or self._reader is not None:
-                return
-            try:
-                if self._writer is None:
-                    self._made[name] = layer
-                    if self._is_worth_it():
-                        self._begin()
-                else:
-                    self._writer.add(name, layer)
-            except OSError as error:
-                self._stop(error)
+    def made(self, name: str, layer: PackedLayer) -> None:
+        """Tells of a layer that was just made; it is written, now or once it is clear that this is worth it."""
+        assert self._began is not None, "a layer is asked for before it is made"
+        self._seconds = time.perf_counter() - self._began
+        self._done += layer.in_features * layer.out_features
+        if not self._keeps or self._reader is not None:
+            return
+        try:
+            if self._writer is None:
+                self._made[name] = layer
+                if self._is_worth_it():
+                    self._begin()
+            else:
+                self._writer.add(name, layer)
+        except OSError as error:
+            self._stop(error)
 
     def _is_worth_it(self) -> bool:
         total = max(self._wanted.total, self._done)
@@ -224,6 +188,7 @@ class PreparedSupply:
         """Begins the file with the layers that were made so far, unless another run writes it."""
         if self._obstacle is not None:
             raise self._obstacle
+        so_far = sum(bytes_of(layer) for layer in self._made.values())
         needed = so_far * max(self._wanted.total, self._done) // max(self._done, 1)
         if reason := make_room(self._place, needed, self._wanted.bound):
             raise OSError(None, reason)
@@ -269,12 +234,11 @@ class PreparedSupply:
 
     def _drop(self, error: Exception) -> None:
         """Does without the file, of which some layers may be in use; they stay mapped."""
-        with self._lock:
-            if self._reader is None:  # another thread was here before
-                return
-            self._reader = None  # not closed, as another thread may be reading it
-            self._keeps = False  # there will be none with all layers in this run
-            self._remove_damaged(error)
+        if self._reader is not None:
+            self._reader.close()
+            self._reader = None
+        self._keeps = False  # there will be none with all layers in this run
+        self._remove_damaged(error)
 
     def _remove_damaged(self, error: Exception) -> None:
         self._wanted.say(f"prepared weights '{self._whole}' are not used and made anew: {first_line(error)}")

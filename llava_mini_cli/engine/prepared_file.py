@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 
-from llava_mini_cli.engine.kept_layers import Facts, PackedLayer, facts_of, parts_of, use_parts
 from llava_mini_cli.engine.mapped_weights import (
     ALIGNMENT,
     can_map,
@@ -22,6 +21,7 @@ from llava_mini_cli.engine.mapped_weights import (
     packed_over,
     unpack,
 )
+from llava_mini_cli.engine.packed_linear import Int4Linear, Int8Linear
 from llava_mini_cli.engine.prepared_index import (
     PAGE,
     DamagedError,
@@ -35,10 +35,12 @@ from llava_mini_cli.engine.prepared_index import (
     write_index,
 )
 
+PackedLayer = Int8Linear | Int4Linear
+
 
 def bytes_of(layer: PackedLayer) -> int:
     """The bytes that a layer takes in a file, or a little less."""
-    return -(-sum(memory_of(tensor).nbytes for tensor in parts_of(layer).values()) // PAGE) * PAGE
+    return -(-sum(memory_of(tensor).nbytes for tensor in layer.parts().values()) // PAGE) * PAGE
 
 
 class PreparedWriter:
@@ -54,7 +56,7 @@ class PreparedWriter:
     def add(self, name: str, layer: PackedLayer) -> None:
         """Writes a layer and has it use what was written. Raises `OSError`: then the layer is as it was."""
         tensors = {
-            key: tensor.contiguous() if not is_packed(tensor) else tensor for key, tensor in parts_of(layer).items()
+            key: tensor.contiguous() if not is_packed(tensor) else tensor for key, tensor in layer.parts().items()
         }
         places: dict[str, PartPlace] = {}
         length = 0
@@ -66,10 +68,10 @@ class PreparedWriter:
         os.ftruncate(self._descriptor, self._end + whole)
         os.fsync(self._descriptor)
         sample = sample_of(self._descriptor, self._end, whole)
-        self._layers[name] = place = LayerPlace(self._end, whole, sample, facts_of(layer), places)
+        self._layers[name] = place = LayerPlace(self._end, whole, sample, layer.facts(), places)
         self._end += whole
         if not any(part.packs for part in places.values()):
-            use_parts(layer, _tensors(self._descriptor, place, self._layouts))
+            layer.use(_tensors(self._descriptor, place, self._layouts))
 
     def _place(self, tensor: torch.Tensor, start: int) -> tuple[torch.Tensor, PartPlace]:
         """What is written of a tensor, and its place; a packed one that cannot be mapped is unpacked."""
@@ -102,7 +104,7 @@ class PreparedReader:
         self.index = read_index(descriptor)
         check_samples(descriptor, self.index)
 
-    def layer(self, name: str) -> tuple[Facts, dict[str, torch.Tensor]]:
+    def layer(self, name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         """The facts and parts of a layer. Raises `DamagedError`, `OSError`, `KeyError`."""
         place = self.index.layers[name]
         try:
