@@ -179,6 +179,7 @@ class ModelOptions:
     batch_size: int | None = None  # frames encoded at once; None: chosen by the engine
     quantize: Quantization | None = None  # of the Llama layers' weights
     compile: bool = False  # the layers' dense parts through torch.compile
+    prepared_bytes: int = 20 << 30  # that packed weights of all models may take in the cache folder; 0: none are kept
 
     def __post_init__(self) -> None:
         if _DEVICE.fullmatch(self.device) is None:
@@ -189,6 +190,8 @@ class ModelOptions:
             raise UsageError(f"--quantize {self.quantize}: must be one of {', '.join(get_args(Quantization))}")
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1, not {self.batch_size}")
+        if self.prepared_bytes < 0:
+            raise UsageError("--prepared-size must not be negative")
 
 
 @dataclass(frozen=True)

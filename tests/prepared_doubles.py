@@ -28,7 +28,6 @@ def wanted(**changes: Any) -> Wanted:
         "about": {"digest": "0123"},
         "model": "tiny",
         "total": len(NAMES) * OUTPUTS * INPUTS,
-        "kernel": "onednn",
         "bound": 1 << 30,
         "say": lambda line: None,
         "worth": 0.0,

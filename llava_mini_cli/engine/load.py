@@ -1,6 +1,7 @@
 """From options to a running engine: the model is found, loaded and put on its device."""
 
 from dataclasses import replace
+from functools import partial
 from typing import cast
 
 import torch
@@ -11,6 +12,8 @@ from llava_mini_cli.engine.dense import EAGER, compile_dense
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.fit import NUMBER_BYTES, Sizes, Work, bounds
 from llava_mini_cli.engine.memory import unless_out_of_memory
+from llava_mini_cli.engine.prepared import prepared_supply
+from llava_mini_cli.engine.packed_linear import Int8Kernel
 from llava_mini_cli.engine.products import choose_products, measured_rates
 from llava_mini_cli.engine.quantize import Packing, quantize
 from llava_mini_cli.engine.scheduler import Limits
@@ -60,19 +63,26 @@ def _choose(options: ModelOptions, device: torch.device) -> Choice:
 
 def _load_model(options: ModelOptions, choice: Choice, device: torch.device) -> LlavaMiniForConditionalGeneration:
     kind = None if choice.kind in NUMBER_BYTES else cast(Quantization, choice.kind)
-    packing = None if kind is None or device.type != "cpu" else _packing(kind, choice, options, device)
-    model = LlavaMiniForConditionalGeneration.from_pretrained(
-        options.model, revision=options.revision, dtype=choice.dtype, device=device, maker=packing
+    load = partial(
+        LlavaMiniForConditionalGeneration.from_pretrained,
+        options.model,
+        revision=options.revision,
+        dtype=choice.dtype,
+        device=device,
     )
-    if kind is not None and packing is None:
+    if kind is not None and device.type == "cpu":
+        with prepared_supply(options, kind) as supply:
+            return load(maker=Packing(kind, choice.dtype, _int8_kernel(options, device), supply))
+    model = load()
+    if kind is not None:
         quantize(model, kind)
     return model
 
 
-def _packing(kind: Quantization, choice: Choice, options: ModelOptions, device: torch.device) -> Packing:
-    """How layers are packed while their weights are read, by the kernel that was measured to be the quickest."""
+def _int8_kernel(options: ModelOptions, device: torch.device) -> Int8Kernel | None:
+    """The one that was measured to be the quickest; None: nothing was measured."""
     rates = measured_rates(load_config(find_model(options.model, options.revision)), device)
-    return Packing(kind, choice.dtype, None if rates is None else rates.int8_kernel)
+    return None if rates is None else rates.int8_kernel
 
 
 def _projection(options: ModelOptions, config: LlavaMiniConfig) -> torch.Tensor | None:

@@ -17,22 +17,23 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import torch
 
-from llava_mini_cli.config import WeightFormat
-from llava_mini_cli.engine.packed_linear import Int8Kernel
+from llava_mini_cli.config import ModelOptions, Quantization
 from llava_mini_cli.engine.prepared_file import PackedLayer, PreparedReader, PreparedWriter, bytes_of
 from llava_mini_cli.engine.prepared_folder import (
     PART,
     WHOLE,
+    check_folder,
     folder,
     lock_part,
     make_folder,
@@ -44,6 +45,8 @@ from llava_mini_cli.engine.prepared_folder import (
 from llava_mini_cli.engine.prepared_index import VERSION, DamagedError
 from llava_mini_cli.engine.quantize import restored
 from llava_mini_cli.errors import first_line
+from llava_mini_cli.hub import find_model, model_digest
+from llava_mini_cli.model.checkpoint import load_config, look_at_weights
 from llava_mini_cli.safe_files import is_at, sync_folder
 
 notes = logging.getLogger("llava_mini_cli.notes")  # lines for whoever started the run
@@ -63,7 +66,6 @@ class Wanted:
     model: str  # as the user calls it
     total: int  # numbers in all their weights together, roughly
     bound: int  # bytes of all prepared weights on the disk; 0: none are kept
-    kernel: Int8Kernel | None = None  # of int8
     say: Callable[[str], None] = notes.warning  # takes a line for the user
     worth: float = WORTH_S
     patience: float = PATIENCE_S
@@ -74,7 +76,7 @@ class Wanted:
         return hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def about_weights(files: Collection[Path], digest: str, form: WeightFormat) -> dict[str, Any]:
+def about_weights(files: Collection[Path], digest: str, kind: Quantization) -> dict[str, Any]:
     """What decides the bytes of prepared weights, the state of the checkpoint's files and of this machine included.
 
     The times of the weight files stand beside the model's digest, which looks at the ends of large files alone: after a
@@ -89,10 +91,27 @@ def about_weights(files: Collection[Path], digest: str, form: WeightFormat) -> d
         "version": VERSION,
         "digest": digest,
         "files": [list(state) for state in states],
-        "format": form,
+        "format": kind,
         "torch": torch.__version__,
         "processor": [torch.backends.cpu.get_cpu_capability(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")],
     }
+
+
+@contextmanager
+def prepared_supply(options: ModelOptions, kind: Quantization) -> Generator["PreparedSupply"]:
+    """The layers of a model that was packed before, or the place to keep those that are packed inside the block.
+
+    Raises:
+        ModelNotFound, CheckpointError
+    """
+    checkpoint = find_model(options.model, options.revision)
+    stored = look_at_weights(checkpoint, load_config(checkpoint))
+    names = [name for name, one in stored.items() if len(one.shape) == 2 and name.endswith(".weight")]
+    total = sum(prod(stored[name].shape) for name in names if name != "model.embed_tokens.weight")
+    digest = model_digest(options.model, options.revision)
+    about = about_weights({one.file for one in stored.values()}, digest, kind)
+    with PreparedSupply(Wanted(about, options.model, total, options.prepared_bytes)) as supply:
+        yield supply
 
 
 class PreparedSupply:
@@ -115,9 +134,9 @@ class PreparedSupply:
         self._done = 0  # numbers in the weights of the layers that were made
 
     def __enter__(self) -> Self:
-        if self._keeps:
+        if self._keeps and os.path.lexists(self._place):
             try:
-                make_folder(self._place)
+                check_folder(self._place)
                 remove_left_overs(self._place)
                 self._open()
                 if self._reader is None and self._part.exists():
@@ -151,17 +170,12 @@ class PreparedSupply:
                 self._wait()
         if self._reader is not None and name in self._reader.index.layers:
             try:
-                return self._layer(self._reader, name)
+                return restored(*self._reader.layer(name))
             except (DamagedError, OSError, LookupError, TypeError, ValueError) as error:
                 self._drop(error)
         if self._began is None:
             self._began = time.perf_counter()
         return None
-
-    def _layer(self, reader: PreparedReader, name: str) -> PackedLayer:
-        facts, parts = reader.layer(name)
-        kernel = {} if self._wanted.kernel is None else {"kernel": self._wanted.kernel}
-        return restored(facts | kernel, parts)
 
     def made(self, name: str, layer: PackedLayer) -> None:
         """Tells of a layer that was just made; it is written, now or once it is clear that this is worth it."""
@@ -188,6 +202,7 @@ class PreparedSupply:
         """Begins the file with the layers that were made so far, unless another run writes it."""
         if self._obstacle is not None:
             raise self._obstacle
+        make_folder(self._place)
         so_far = sum(bytes_of(layer) for layer in self._made.values())
         needed = so_far * max(self._wanted.total, self._done) // max(self._done, 1)
         if reason := make_room(self._place, needed, self._wanted.bound):

@@ -56,6 +56,11 @@ def make_folder(path: Path) -> None:
         NotRegularError: a link or a file has its name. NotOwnError, OSError
     """
     path.mkdir(0o700, parents=True, exist_ok=True)
+    check_folder(path)
+
+
+def check_folder(path: Path) -> None:
+    """Makes sure that the folder, which is there, is one that nobody else can write. Raises as `make_folder`."""
     status = path.lstat()
     if not stat.S_ISDIR(status.st_mode):
         raise NotRegularError(path, obstacle_at(path) or "it is a file, not a folder")

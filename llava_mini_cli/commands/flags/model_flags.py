@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from llava_mini_cli.commands.config_files import HARMLESS
+from llava_mini_cli.commands.sizes import parse_size
 from llava_mini_cli.config import PUBLISHED, DTypeName, ModelOptions, PromptLayout, Quantization
 
 DEFAULT_MODEL = PUBLISHED
@@ -70,7 +71,18 @@ class ModelFlags:
     compile: Annotated[bool, _option(help="Compilation of the model: a later start, then a faster run.")] = (
         ModelOptions.compile
     )
+    prepared_size: Annotated[
+        int,
+        _option(
+            parser=parse_size,
+            metavar="SIZE",
+            help="Disk space for weights that --quantize packed on a CPU, kept so that later runs start at once; 0 "
+            "keeps none.",
+            show_default=f"{ModelOptions.prepared_bytes >> 30}GB",
+        ),
+    ] = ModelOptions.prepared_bytes
 
     def options(self) -> ModelOptions:
         """The options, checked. Raises `UsageError`."""
-        return ModelOptions(**vars(self))
+        fields = dict(vars(self))
+        return ModelOptions(prepared_bytes=fields.pop("prepared_size"), **fields)
