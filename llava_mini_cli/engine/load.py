@@ -12,8 +12,8 @@ from llava_mini_cli.engine.dense import EAGER, compile_dense
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.fit import NUMBER_BYTES, Sizes, Work, bounds
 from llava_mini_cli.engine.memory import unless_out_of_memory
-from llava_mini_cli.engine.prepared import prepared_supply
 from llava_mini_cli.engine.packed_linear import Int8Kernel
+from llava_mini_cli.engine.prepared import prepared_supply
 from llava_mini_cli.engine.products import choose_products, measured_rates
 from llava_mini_cli.engine.quantize import Packing, quantize
 from llava_mini_cli.engine.scheduler import Limits
