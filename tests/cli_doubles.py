@@ -102,7 +102,7 @@ class EchoEngine:
     media_bytes = 512 << 20
     note: str | None = None
 
-    def __init__(self, options: ModelOptions) -> None:
+    def __init__(self, options: ModelOptions, *, yes_no: bool = False) -> None:
         self.options = options
         self.most_waiting = 0
         self.requests: list[Request] = []

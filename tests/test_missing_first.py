@@ -22,6 +22,7 @@ from llava_mini_cli.commands.configured import options_of
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine import devices, trials
+from llava_mini_cli.engine import load as load_module
 from llava_mini_cli.engine.load import load_engine
 from llava_mini_cli.engine.trials import try_options
 from llava_mini_cli.errors import UsageError
@@ -303,9 +304,7 @@ def test_a_package_that_every_installation_has_is_missing(package: str, place: P
     """In a process of its own, as most of them are imported here. Help needs rich, and the rest of it Typer alone."""
     code = f"import sys; sys.modules[{package!r}] = None; from llava_mini_cli.__main__ import main; main()"
     command = [sys.executable, "-c", code]
-    arguments = (
-        ["--help"] if package in ("rich", "typer") else (ASK + "v.mp4 -p Why?").replace("MODEL", "model").split()
-    )
+    arguments = "--help" if package in ("rich", "typer") else "ask v.mp4 Why? -m model"
     done = subprocess.run([*command, *arguments.split()], cwd=place, capture_output=True, text=True, check=False)
     project = NAMES.get(package, package)
     assert done.stderr == f"llava-mini: error: {project} is not installed: python -m pip install {project}\n"
@@ -378,6 +377,22 @@ def test_a_broken_extra_is_told_from_one_that_is_missing(tmp_path: Path, monkeyp
     without("torchao")(monkeypatch, tmp_path)
     with pytest.raises(UsageError, match=r"^--quantize needs torchao: pip install 'llava-mini-cli\[quantize\]'$"):
         needs.QUANTIZE.load("--quantize", "torchao.quantization")
+
+
+def test_a_layout_without_yes_or_no_is_refused_before_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tiny_checkpoints import write_tiny_checkpoint
+
+    write_tiny_checkpoint(tmp_path / "tiny")
+    failing(load_module.LlavaMiniForConditionalGeneration, "from_pretrained", LookupError("read"))(
+        monkeypatch, tmp_path
+    )
+    options = ModelOptions(str(tmp_path / "tiny"), device="cpu", prompt_layout="reference")
+    with pytest.raises(UsageError, match=r"^--yes-no: with --prompt-layout reference the answer begins with a header"):
+        load_engine(options, yes_no=True)
+    with pytest.raises(LookupError, match=r"^read$"):
+        load_engine(options)
 
 
 # Trials

@@ -387,7 +387,11 @@ def test_a_model_is_found_before_torch_is_imported(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(load_engine, "find_model", find_model)
     assert load_engine.load_engine(ModelOptions("m", "v")) == "engine"
     assert load_engine.load_engine(ModelOptions("m"), collects=True) == "engine"
-    assert asked == [("m", "v"), {"collects": False}, ("m", None), {"collects": True}]
+    assert load_engine.load_engine(ModelOptions("m"), yes_no=True) == "engine"
+    assert asked == [
+        ("m", "v"), {"collects": False, "yes_no": False}, ("m", None), {"collects": True, "yes_no": False},
+        ("m", None), {"collects": False, "yes_no": True},
+    ]  # fmt: skip
     with pytest.raises(ModelNotFound):
         load_engine.load_engine(ModelOptions("none"))
-    assert asked[4:] == [("none", None)]
+    assert asked[6:] == [("none", None)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ def ask_archive(
         options = _options(archive, flags, given)
         media = StoredMedia(archive, open_clip, flags.inputs.options().roots)
         parts = RunParts(media.open_clip, media.find_fault, tally=Tally(damage=whole.damage))
-        load = media.loading(load_engine)
+        load = media.loading(partial(load_engine, yes_no=True) if flags.prompts.yes_no else load_engine)
         code = run_inputs(
             lambda _: _inputs(media, prompts, options, archive_flags), prompts, load, options, parts, output, flags
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from glob import glob
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -56,7 +57,8 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
                 check_model(flags.model.model, flags.model.revision)  # before anything is downloaded
             return open_inputs(media, prompts, is_media_path, cache, flags.inputs.options(), passed_over)
 
-        return run_inputs(find, prompts, load_engine, options, RunParts(open_clip), output, flags)
+        load = partial(load_engine, yes_no=True) if flags.prompts.yes_no else load_engine
+        return run_inputs(find, prompts, load, options, RunParts(open_clip), output, flags)
 
 
 def output_options(flags: QuestionFlags) -> "OutputOptions":

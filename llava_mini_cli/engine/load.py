@@ -16,6 +16,7 @@ from llava_mini_cli.engine.packed_linear import Int8Kernel
 from llava_mini_cli.engine.prepared import prepared_supply
 from llava_mini_cli.engine.products import choose_products, measured_rates
 from llava_mini_cli.engine.quantize import Packing, quantize
+from llava_mini_cli.engine.sampling import YesNo
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.engine.trials import try_options
 from llava_mini_cli.errors import ModelError, ModelNotFound
@@ -34,11 +35,12 @@ MEDIA = 64
 CUDA_CACHE_SHARE = 0.5  # of the memory that is free once the model is loaded
 
 
-def load_engine(options: ModelOptions, *, collects: bool = False) -> Engine:
+def load_engine(options: ModelOptions, *, collects: bool = False, yes_no: bool = False) -> Engine:
     """Loads a model and makes an engine around it.
 
     Args:
         collects: requests will have sinks, so CLIP's image projection is loaded too, where the tower has one.
+        yes_no: how likely yes is will be asked for, so a tokenizer that cannot tell is refused before weights are read.
 
     Raises:
         UsageError: a device that is not there or cannot do what is asked for, or a model that does not fit into memory.
@@ -47,6 +49,8 @@ def load_engine(options: ModelOptions, *, collects: bool = False) -> Engine:
     device = try_options(options)
     choice = unless_out_of_memory(_choose, options, device)
     processor = LlavaMiniProcessor.from_pretrained(options.model, revision=options.revision)
+    if yes_no:
+        YesNo.of_prompts(processor.prompts(options.prompt_layout))
     model = choice and unless_out_of_memory(_load_model, options, choice, device)
     if model is None:
         raise ModelError(f"model {options.model}: no memory left on {device} for its weights")

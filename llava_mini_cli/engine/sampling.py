@@ -8,6 +8,7 @@ import torch
 
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.model.prompt_layouts import PromptBuilder
 
 LOOP_TOKENS = 96  # a loop is this many tokens of one repeated pattern ...
 LOOP_REPEATS = 4  # ... of at least this many repeats
@@ -62,6 +63,17 @@ class YesNo:
         if not yes - no or not no - yes:
             raise UsageError("--yes-no: this model's tokenizer does not tell yes from no by their first tokens")
         return cls(tuple(sorted(yes - no)), tuple(sorted(no - yes)))
+
+    @classmethod
+    def of_prompts(cls, prompts: PromptBuilder) -> Self:
+        """From the prompts of a model.
+
+        Raises:
+            UsageError: their layout or their tokenizer has no place for yes or no; the text says which.
+        """
+        if prompts.layout == "reference" and prompts.family == "llama3":
+            raise UsageError("--yes-no: with --prompt-layout reference the answer begins with a header, not yes or no")
+        return cls.of(prompts.tokenizer)
 
     def p_yes(self, logits: torch.Tensor) -> float:
         """The probability of yes, given that the answer begins with yes or no, from logits `[vocab]`."""

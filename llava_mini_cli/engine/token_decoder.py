@@ -21,7 +21,7 @@ from llava_mini_cli.engine.sampling import LOOP_TOKENS, YesNo, is_looping, next_
 from llava_mini_cli.engine.track import Generation
 from llava_mini_cli.engine.work import More, Piece
 from llava_mini_cli.engine.work_room import WorkRoom
-from llava_mini_cli.errors import ItemError, UsageError
+from llava_mini_cli.errors import ItemError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
 
@@ -50,9 +50,7 @@ class TokenDecoder:
         """
         if not options.yes_no or self._yes_no is not None:
             return
-        if self._prompts.layout == "reference" and self._prompts.family == "llama3":
-            raise UsageError("--yes-no: with --prompt-layout reference the answer begins with a header, not yes or no")
-        self._yes_no = YesNo.of(self._prompts.tokenizer)
+        self._yes_no = YesNo.of_prompts(self._prompts)
 
     @property
     def cache_bytes(self) -> int:

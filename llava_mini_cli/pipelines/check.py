@@ -6,6 +6,7 @@ this. Prints nothing.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
 from llava_mini_cli.formats.archive.moments import Moment
@@ -51,7 +52,7 @@ def check(
     media = StoredMedia(archive, open_clip)
     parts = RunParts(media.open_clip, media.find_fault, interrupts=interrupts)
     jobs = media.moment_jobs(Prompt(question), [widened(moment, margin) for moment in moments])
-    rows = list(load_and_answer(jobs, media.loading(load_engine), options, parts))
+    rows = list(load_and_answer(jobs, media.loading(partial(load_engine, yes_no=True)), options, parts))
     interrupts.check()
     said = {row.segment: row.p_yes for row in rows}
     checked = [replace(moment, p_yes=said.get(moment.rank)) for moment in moments]
