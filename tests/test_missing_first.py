@@ -288,6 +288,29 @@ def test_the_installed_command_opens_no_file_of_the_model(place: Path) -> None:
     assert re.fullmatch(f"llava-mini: error: {GONE_DEVICE}\nopened: 0 0\n", done.stderr), done.stderr
 
 
+ORDER = [  # what is wrong with a command line, and what makes it right
+    ("--fps 0", "", "--fps must be above 0"),
+    ("-o gone/x.jsonl", "-o x.jsonl", "cannot write 'gone/x.jsonl'"),
+    ("--device cuda:99 --quantize int8", "--device cuda:99", "--quantize needs torchao"),
+    ("--decoder decord", "", "--decoder decord: decord is not installed"),
+    ("--device cuda:99", "--device cpu", "--device cuda:99: "),
+    ("-m ./gone", "-m model", "model ./gone: no such directory"),
+    ("http://localhost:9/table.csv", "gone.csv", "cannot read the table 'http://localhost:9/table.csv'"),
+    ("gone.csv", "red.png", "cannot read the table 'gone.csv'"),
+    ("-m model", "", "model: a None model"),
+]
+
+
+def test_faults_are_said_in_the_order_of_docs_commands(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without("torchao", "decord")(monkeypatch, place)
+    command = "ask -p What? --fps 0 -o gone/x.jsonl --device cuda:99 --quantize int8 --decoder decord -m ./gone "
+    command += "http://localhost:9/table.csv"
+    for wrong, right, words in ORDER:
+        result = run(command, "")
+        assert result.stderr.splitlines()[-1].startswith(f"llava-mini: error: {words}"), (command, result.stderr)
+        command = command.replace(wrong, right, 1)
+
+
 def test_the_count_of_opened_files_counts(place: Path) -> None:
     """And a model without fault in what is asked for is opened."""
     with opened_below(place / "model") as opened:

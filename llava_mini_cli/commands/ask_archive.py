@@ -41,10 +41,11 @@ def ask_archive(
     from llava_mini_cli.pipelines.search_archive import by_path
     from llava_mini_cli.pipelines.tally import Tally
 
+    options = run_options(flags)
     output = output_options(flags)
     if archive_flags.top is not None and flags.spans.options().wanted:
         raise UsageError("--top asks about the best moments, not about stretches of the same length; leave one of both")
-    check_needs(run_options(flags))
+    check_needs(options)
     if output.format == "txt" and archive_flags.top is not None:
         raise UsageError("--top gives several moments of one medium, which --format txt cannot keep apart")
     with open_archive(Path(archive_flags.index or "")) as whole:

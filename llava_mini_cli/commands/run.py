@@ -44,8 +44,8 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
     from llava_mini_cli.pipelines.load_engine import load_engine
     from llava_mini_cli.pipelines.run_parts import RunParts
 
-    output = output_options(flags)
     options = run_options(flags)
+    output = output_options(flags)
     if not flags.run.dry_run:
         check_needs(options, media)
     _refuse_own_input(media, flags.inputs.files_from, output.path)
