@@ -18,7 +18,10 @@ DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "int4", "fp8"]
 WeightFormat = Literal["float32", "bfloat16", "float16", "int8", "int4", "fp8"]  # how a loaded model's weights are held
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:[0-9]{1,3})?")  # those that torch's own packages compute on
-Format = Literal["jsonl", "parquet", "csv", "txt", "hf"]  # of rows
+SubtitleFormat = Literal["srt", "vtt", "tsv"]
+SUBTITLES: tuple[SubtitleFormat, ...] = ("srt", "vtt", "tsv")
+Format = Literal["jsonl", "parquet", "csv", "txt", "hf", "srt", "vtt", "tsv"]  # of rows
+BESIDE: tuple[Format, ...] = ("txt", *SUBTITLES)  # of which there is a file for each medium
 Existing = Literal["skip", "overwrite", "append", "prepend"]  # what becomes of captions that are there
 MomentFormat = Literal["jsonl", "csv", "parquet"]
 ChoiceScore = Literal["sum", "mean"]  # how the log-likelihoods of an answer's tokens become its score
@@ -66,6 +69,7 @@ class SpanOptions:
     stride: float | None = None
     scenes_from: str | None = None  # a list of stretches, or a folder of such lists
     whole: bool = False  # the video as a whole is asked about, too
+    timed: bool = False  # the answers become subtitles, so that a picture has no place among them
 
     def __post_init__(self) -> None:
         given = {"--every": self.every, "--window": self.window, "--stride": self.stride}

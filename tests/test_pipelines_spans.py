@@ -259,3 +259,11 @@ def test_windows_are_not_kept(tmp_path: Path) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 1 << 20
+
+
+def test_a_picture_has_no_times_for_subtitles(tmp_path: Path) -> None:
+    (job,) = jobs(tmp_path, a="1")
+    picture = ClipInfo("a", "image", 64, 48, None, 1, None)
+    fault = SpanWindows(job, picture, SpanOptions(every=1.0, timed=True), SamplingOptions()).fault
+    assert fault == Fault("output", "no_time", "a picture has no times, which subtitles need")
+    assert SpanWindows(job, picture, SpanOptions(every=1.0), SamplingOptions()).fault is None

@@ -10,6 +10,7 @@ from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.archive_flags import ArchiveFlags
 from llava_mini_cli.commands.run import check_needs, output_options, run_inputs, run_options
 from llava_mini_cli.commands.stderr import hush_libraries
+from llava_mini_cli.config import BESIDE
 from llava_mini_cli.errors import ArchiveError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
@@ -46,8 +47,8 @@ def ask_archive(
     if archive_flags.top is not None and flags.spans.options().wanted:
         raise UsageError("--top asks about the best moments, not about stretches of the same length; leave one of both")
     check_needs(options)
-    if output.format == "txt" and archive_flags.top is not None:
-        raise UsageError("--top gives several moments of one medium, which --format txt cannot keep apart")
+    if output.format in BESIDE and archive_flags.top is not None:
+        raise UsageError(f"--top gives several moments of one medium, which --format {output.format} cannot keep apart")
     with open_archive(Path(archive_flags.index or "")) as whole:
         archive = by_path(whole, archive_flags.path)
         options = _options(archive, flags, given)

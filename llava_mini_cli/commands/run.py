@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.run_flags import FailOn
 from llava_mini_cli.commands.stderr import hush_libraries, say
+from llava_mini_cli.config import BESIDE, SUBTITLES
 from llava_mini_cli.errors import LlavaMiniError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
@@ -179,7 +180,7 @@ def run_options(flags: QuestionFlags) -> "RunOptions":
         flags.run.limits(),
         flags.prompts.prefix,
         flags.prompts.suffix,
-        flags.spans.options(),
+        replace(flags.spans.options(), timed=flags.outputs.format in SUBTITLES),
     )
 
 
@@ -220,7 +221,7 @@ def reported(tally: "Tally", options: "RunOptions", to: "OutputOptions", flags: 
     from llava_mini_cli.pipelines.interrupt import Interrupted
 
     output = to.path
-    target = SummaryFile.parse(flags.run.summary_json, rows_on_stdout=output is None and to.format != "txt")
+    target = SummaryFile.parse(flags.run.summary_json, rows_on_stdout=output is None and to.format not in BESIDE)
     began = datetime.now(UTC)
     code, error = 1, None
     try:

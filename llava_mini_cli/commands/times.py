@@ -1,8 +1,8 @@
-"""Times on a command line, as `timecodes` reads them."""
+"""Times on a command line, as `formats.timecodes` reads them."""
 
 import typer
 
-from llava_mini_cli.timecodes import seconds_of
+from llava_mini_cli.formats.timecodes import seconds_of
 
 
 def parse_time(text: str | float) -> float:

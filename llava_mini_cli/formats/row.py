@@ -17,7 +17,7 @@ ColumnKind = type[str] | type[int] | type[float] | type[datetime] | type[dict[st
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One prompt about one medium, answered or failed. The fields but the last two are the columns, in order."""
+    """One prompt about one medium, answered or failed. The fields but the last three are the columns, in order."""
 
     id: str  # the medium, as the user named it
     file_name: str  # relative to the folder that was given; the name that Hugging Face datasets read
@@ -53,6 +53,7 @@ class Row:
     created_at: datetime  # UTC
     kept: Mapping[str, object] = field(default_factory=lambda: NOTHING_KEPT)  # the input's own
     source: str = ""  # path or URL of the medium, for outputs that write beside it; no column
+    spans: int = 1  # rows that the question has about the spans of its medium; no column
 
     def as_dict(self) -> dict[str, Any]:
         """The columns by name, in order: the fixed ones, then those kept from the input."""
@@ -86,7 +87,7 @@ def _column(name: str, hint: Any) -> Column:
 def _columns() -> tuple[Column, ...]:
     hints = get_type_hints(Row)
     return tuple(
-        _column(field.name, hints[field.name]) for field in fields(Row) if field.name not in ("kept", "source")
+        _column(field.name, hints[field.name]) for field in fields(Row) if field.name not in ("kept", "source", "spans")
     )
 
 

@@ -47,6 +47,9 @@ def _by_span(jobs: Iterator[Job], keys: RowKeys, done: Done, tally: Tally, *, wh
         state, span_state = keys.state(item), keys.span_state(item, job.spans)
         left: list[Question] = []
         for question in job.questions:
+            if done.is_there is not None and done.is_there(job, question):
+                done.rows_left += 1
+                continue
             work = keys.work(item, job.path, question)
             key = done.claim(work, state) if whole or job.fault is not None else None
             if job.fault is not None:  # a row of a table that cannot be used has one row
@@ -59,7 +62,7 @@ def _by_span(jobs: Iterator[Job], keys: RowKeys, done: Done, tally: Tally, *, wh
                 span_keys = SpanKeys(stem.hex(), span_state, there, key is not None)
                 left.append(question._replace(key=key or "", spans=span_keys))
         if left:
-            yield job._replace(questions=tuple(left))
+            yield from _by_obstacle(job._replace(questions=tuple(left)), done)
         else:
             tally.media_skipped += 1
 

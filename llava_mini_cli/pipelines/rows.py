@@ -69,6 +69,7 @@ class RowBuilder:
             "created_at": datetime.now(UTC),
             "kept": kept,
             "source": job.path,
+            "spans": place.of,
             "media": info and info.kind,
             "fps_sampled": info and info.fps_sampled,
             "duration_s": info and info.duration_s,

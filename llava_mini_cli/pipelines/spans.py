@@ -21,6 +21,7 @@ class Place(NamedTuple):
     question: int  # of the job, by its index
     span: TimeSpan | None  # None: the medium as a whole
     key: str
+    of: int = 1  # spans that the question has about its medium
 
 
 class Grid(NamedTuple):
@@ -99,6 +100,7 @@ class SpanWindows(Sequence[Window]):
         self.grid = Listed(job.spans) if is_listed else grid_of(info, spans, sampling)
         keys = [question.spans for question in job.questions]
         self._job = job
+        self._is_untimed = spans.timed and info.kind == "image"
         self._there = [frozenset[int]() if key is None else key.there for key in keys]
         self._not_whole = frozenset(
             index for index, key in enumerate(keys) if not (spans.whole if key is None else key.whole)
@@ -111,7 +113,9 @@ class SpanWindows(Sequence[Window]):
 
     @property
     def fault(self) -> Fault | None:
-        """Why there are too many to ask about, if so."""
+        """Why they cannot be asked about, if so: there are too many, or a picture has no times for subtitles."""
+        if self._is_untimed:
+            return Fault("output", "no_time", "a picture has no times, which subtitles need")
         if self.grid.total <= MOST_SPANS:
             return None
         words = f"it lasts so long that it has {self.grid.total:,} stretches; at most {MOST_SPANS:,} are asked about"
@@ -124,7 +128,7 @@ class SpanWindows(Sequence[Window]):
             return Place(question, None, asked.key)
         number = self._numbers[window - self._has_whole]
         key = "" if asked.spans is None else asked.spans.key(number, is_last=number == self.grid.total)
-        return Place(question, self.grid.span(number), key)
+        return Place(question, self.grid.span(number), key, self.grid.total)
 
     def __len__(self) -> int:
         return self._has_whole + len(self._numbers)

@@ -30,8 +30,9 @@ class OutputFlags:
         _option(
             "-f",
             "--format",
-            help="Format of the output, if its suffix does not say it; txt: a text file beside each medium; hf: a "
-            "metadata file for Hugging Face datasets in the folder of images.",
+            help="Format of the output, if its suffix does not say it; txt: a text file beside each medium; srt, "
+            "vtt, tsv: subtitles beside each video, one for each stretch of --every and the like; hf: a metadata file "
+            "for Hugging Face datasets in the folder of images.",
         ),
     ] = None
     overwrite: Annotated[
@@ -45,9 +46,9 @@ class OutputFlags:
             help="Share of the media to work on: the I-th of N, such as 1/4; auto takes I and N from a Slurm array.",
         ),
     ] = None
-    existing: Annotated[
-        Existing, _option(help="Treatment of text files that are there already; only with --format txt.")
-    ] = "skip"
+    existing: Annotated[Existing, _option(help="Treatment of text files and subtitles that are there already.")] = (
+        "skip"
+    )
     csv_safe: Annotated[
         bool, _option(help="Cells of CSV that a spreadsheet takes for formulas get an apostrophe in front.")
     ] = False

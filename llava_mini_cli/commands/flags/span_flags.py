@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from llava_mini_cli.commands.times import parse_time
-from llava_mini_cli.config import SpanOptions
+from llava_mini_cli.config import SUBTITLES, SpanOptions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.options import InputOptions
 
@@ -54,6 +54,13 @@ class SpanFlags:
             if flag is not None:
                 raise UsageError(f"{flag} and {column} exclude each other: both say which stretches there are")
             flag = column
+        if format in SUBTITLES:
+            if flag is None or columns.has_spans:
+                raise UsageError(
+                    f"--format {format} has a line for each stretch: add --every, --window or --scenes-from"
+                )
+            if self.whole:
+                raise UsageError(f"--whole has no place in --format {format}, which has stretches alone")
         if flag is None:
             return
         if format == "txt":

@@ -9,7 +9,7 @@ from math import isfinite
 from llava_mini_cli.formats.inputs.columns import check_columns, is_empty
 from llava_mini_cli.formats.inputs.options import InputOptions
 from llava_mini_cli.formats.job import Question, TimeSpan
-from llava_mini_cli.timecodes import seconds_of
+from llava_mini_cli.formats.timecodes import seconds_of
 
 MOST_OVERLAPS = 32  # stretches of one job that hold the same frame: each of them keeps its tokens
 

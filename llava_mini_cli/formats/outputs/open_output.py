@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from llava_mini_cli.config import Existing, Format
+from llava_mini_cli.config import BESIDE, SUBTITLES, Existing, Format
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.disk import check_target, errors_of
 from llava_mini_cli.formats.outputs.companion import RunInfo
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 _METADATA = ("metadata.jsonl", "metadata.parquet")  # what Hugging Face datasets look for in a folder
 _SUFFIXES: dict[str, Format] = {".jsonl": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet", ".csv": "csv"}
-_EXAMPLES = {"parquet": "FILE.parquet", "hf": "FOLDER/metadata.parquet", "txt": "FOLDER"}
+_EXAMPLES = {"parquet": "FILE.parquet", "hf": "FOLDER/metadata.parquet"}
 
 
 @dataclass(frozen=True)
 class OutputOptions:
     """The place and the format of the rows, and what becomes of those that are there."""
 
-    path: Path | None  # None: standard output, or for txt beside the media
+    path: Path | None  # None: standard output, or for the formats of `BESIDE` beside the media
     format: Format
     overwrite: bool = False  # start anew
     retry_errors: bool = False  # rows that are errors are not finished work
@@ -42,15 +42,17 @@ class OutputOptions:
     csv_safe: bool = False  # no cell of a CSV file is a formula for a spreadsheet
 
     def __post_init__(self) -> None:
-        if self.existing != "skip" and self.format != "txt":
+        if self.existing in ("append", "prepend") and self.format in SUBTITLES:
+            raise UsageError(f"--existing {self.existing} is for --format txt; subtitles are written whole")
+        if self.existing != "skip" and self.format not in BESIDE:
             raise UsageError(f"--existing {self.existing} is for --format txt; --overwrite starts other outputs anew")
-        if self.overwrite and self.format == "txt":
-            raise UsageError("--overwrite is not for --format txt: --existing overwrite")
+        if self.overwrite and self.format in BESIDE:
+            raise UsageError(f"--overwrite is not for --format {self.format}: --existing overwrite")
         if self.overwrite and self.folder and self.shard is not None:
             raise UsageError("--overwrite would take away what other shards write: remove the folder, or leave --shard")
         if self.shard is not None and self.format == "hf":
             raise UsageError("--shard: shards cannot share one file of metadata; name a folder of Parquet")
-        if self.shard is not None and self.format == "txt":
+        if self.shard is not None and self.format in BESIDE:
             raise UsageError("--shard: shards cannot tell whose caption a text file holds; name a folder of Parquet")
 
     @classmethod
@@ -74,7 +76,7 @@ class OutputOptions:
     def is_stream(self) -> bool:
         """True if rows go to a device or a pipe, which holds no rows yet and takes no lock."""
         if self.path is None:
-            return self.format != "txt"
+            return self.format not in BESIDE
         return is_there(self.path) and not _is_regular(self.path) and not self.folder
 
     @property
@@ -103,10 +105,10 @@ class OutputOptions:
 def _target(output: str | None, format: Format | None, *, is_shard: bool) -> tuple[Format, Path | None, bool]:
     """Format, path, and whether the path is a folder. Raises `UsageError` where they do not go together."""
     if output is None or output == "-":
-        if format == "txt" and output is None:
-            return "txt", None, False
+        if format in BESIDE and output is None:
+            return format, None, False
         if format not in (None, "jsonl", "csv"):
-            raise UsageError(f"--format {format} needs a file or a folder: -o {_EXAMPLES[format]}")
+            raise UsageError(f"--format {format} needs a file or a folder: -o {_EXAMPLES.get(format, 'FOLDER')}")
         return format or "jsonl", None, False
     if not output:  # a variable that is not set; Path would take it for the folder that one is in
         raise UsageError("-o is empty")
@@ -117,8 +119,8 @@ def _target(output: str | None, format: Format | None, *, is_shard: bool) -> tup
         if path.name not in _METADATA:
             raise UsageError(f"-o '{output}': --format hf writes {' or '.join(_METADATA)} into the captioned folder")
         return "hf", path, False
-    if format == "txt":
-        return "txt", path, True
+    if format in BESIDE:
+        return format, path, True
     form = format or ("parquet" if as_folder else _format_of(path))
     if as_folder and form != "parquet":
         raise UsageError(f"-o '{output}' is a folder; name a file, such as {path / f'out.{form}'}")
@@ -156,6 +158,10 @@ def open_output(options: OutputOptions, run: RunInfo) -> Output:
     path, anew, retry = options.path, options.overwrite, options.retry_errors
     if path is not None and path.is_symlink() and options.format != "hf":
         path = path.resolve()  # what the user typed may be a link: it stays, and what it leads to is replaced
+    if options.format in SUBTITLES:
+        from llava_mini_cli.formats.outputs.subtitles import SubtitleOutput
+
+        return SubtitleOutput(path, options.existing, options.format)
     if options.format == "txt":
         from llava_mini_cli.formats.outputs.text_files import SidecarOutput
 
@@ -200,7 +206,7 @@ def done_at(options: OutputOptions, run: RunInfo) -> Done:
         OutputLocked, OutputError, UsageError: as `open_output`.
     """
     path = options.path
-    if options.format != "txt" and (options.is_stream or path is None or not is_there(rows_at(path))):
+    if options.format not in BESIDE and (options.is_stream or path is None or not is_there(rows_at(path))):
         return Done()
     output = open_output(options, run)
     output.release()

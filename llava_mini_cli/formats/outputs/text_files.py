@@ -24,7 +24,7 @@ from llava_mini_cli.formats.row import Row, printable
 from llava_mini_cli.formats.shown_text import without_controls
 from llava_mini_cli.safe_files import make_own_folder, obstacle_at, open_regular, sweep
 
-_Work = tuple[str, str | None, str]  # the medium, the name and the text of the prompt
+Work = tuple[str, str | None, str]  # the medium, the name and the text of the prompt
 _LONGEST_CAPTION = 16 << 20  # bytes that something is added to
 _LONGEST_NAME = 255  # bytes, of a file on the disks there are
 _NEVER_IN_NAMES = re.compile(r"[/\0]")
@@ -33,7 +33,7 @@ _NEVER_IN_NAMES = re.compile(r"[/\0]")
 class SidecarOutput(Output):
     """Captions in `a.txt` for `a.jpg`; with several questions about a medium in `a.NAME.txt`."""
 
-    def __init__(self, folder: Path | None, existing: Existing) -> None:
+    def __init__(self, folder: Path | None, existing: Existing, suffix: str = "txt") -> None:
         """`folder`: None writes beside the media, where no run locks another one out."""
         lock = None if folder is None else FolderLock(folder)
         super().__init__(Done(is_there=self._is_there), lock)
@@ -41,7 +41,8 @@ class SidecarOutput(Output):
         self.done.keeps_digests = False
         self._folder = folder
         self._existing = existing
-        self._targets: dict[_Work, Path] = {}
+        self._suffix = suffix
+        self._targets: dict[Work, Path] = {}
         self._taken: set[str] = set()  # names given out by this run
         self._numbers: dict[str, int] = {}  # a name that was taken -> the last number that went behind it
         self._first: dict[str, str] = {}  # a medium in the folder -> the first one that is to be there
@@ -101,20 +102,23 @@ class SidecarOutput(Output):
             own = f"{medium.name}.{_digest(job.identity)}"
             if self._first.setdefault(str(medium), job.identity) != job.identity:
                 second = own
-            if os.path.lexists(medium.with_name(_text_file(f"{own}{name}"))):
+            if os.path.lexists(medium.with_name(self._file(f"{own}{name}"))):
                 first = own  # in an earlier run the first name was taken
         for base in (first, second):
-            target = medium.with_name(_text_file(f"{base}{name}"))
+            target = medium.with_name(self._file(f"{base}{name}"))
             if str(target) not in self._taken:
                 return target
         return self._numbered(target, second, name)
+
+    def _file(self, stem: str) -> str:
+        return _file_name(stem, self._suffix)
 
     def _numbered(self, taken: Path, base: str, name: str) -> Path:
         """The first name with a number that is not taken; where many ask, each goes on behind the one before."""
         target, number = taken, self._numbers.get(str(taken), 1)
         while str(target) in self._taken:
             number += 1
-            target = taken.with_name(_text_file(f"{base}.{number}{name}"))
+            target = taken.with_name(self._file(f"{base}.{number}{name}"))
         self._numbers[str(taken)] = number
         return target
 
@@ -124,18 +128,23 @@ class SidecarOutput(Output):
             parts = [part for part in Path(job.file_name).parts if part not in ("..", "/")]
             return self._folder.joinpath(*parts)
         if job.item is not None or "://" in job.path:
-            raise UsageError(f"--format txt: nothing can be written beside '{job.path}'; name a folder with -o")
+            raise UsageError(
+                f"--format {self._suffix}: nothing can be written beside '{job.path}'; name a folder with -o"
+            )
         return Path(job.path)
 
     def write(self, row: Row) -> None:
         """Writes a caption; a failure leaves no file. Raises `OutputError`."""
-        if row.text is None:
-            return
-        target = self._targets[_work(row.source, Prompt(row.prompt, row.prompt_name))]
+        if row.text is not None:
+            self.write_text(work_of(row), without_controls(row.text) + "\n")
+
+    def write_text(self, work: Work, text: str) -> None:
+        """Writes the file that belongs to a question. Raises `OutputError`."""
+        target = self._targets[work]
         with errors_of(target):
             for folder in self._folders_above(target):
                 make_own_folder(folder)
-            text = self._joined(target, without_controls(row.text)) + "\n"
+            text = self._joined(target, text.removesuffix("\n")) + "\n"
         write_own_file(target, text.encode("utf-8", "surrogateescape"))  # what was there may not be UTF-8
 
     def finish(self, error: BaseException | None) -> None:
@@ -165,7 +174,12 @@ def _is_caption(target: Path) -> bool:
     return stat.S_ISREG(mode) or stat.S_ISLNK(mode)
 
 
-def _work(path: str, prompt: Prompt) -> _Work:
+def work_of(row: Row) -> Work:
+    """The question that a row answers."""
+    return _work(row.source, Prompt(row.prompt, row.prompt_name))
+
+
+def _work(path: str, prompt: Prompt) -> Work:
     return path, prompt.name, prompt.text
 
 
@@ -177,11 +191,11 @@ def _part_for(question: Question, job: Job) -> str:
     return f".{_NEVER_IN_NAMES.sub('_', printable(name))}"  # the name of a column may hold anything
 
 
-def _text_file(stem: str) -> str:
-    """The name of a caption's file; where it would be too long for a disk, a digest stands for its end."""
-    if len(os.fsencode(f"{stem}.txt")) <= _LONGEST_NAME:
-        return f"{stem}.txt"
-    end = f".{_digest(stem)}.txt"
+def _file_name(stem: str, suffix: str) -> str:
+    """The name of a file; where it would be too long for a disk, a digest stands for its end."""
+    if len(os.fsencode(f"{stem}.{suffix}")) <= _LONGEST_NAME:
+        return f"{stem}.{suffix}"
+    end = f".{_digest(stem)}.{suffix}"
     return os.fsencode(stem)[: _LONGEST_NAME - len(end)].decode("utf-8", "ignore") + end
 
 
