@@ -179,7 +179,7 @@ def test_auto_takes_the_quickest_that_fits(
     sizes: dict[str, float], monkeypatch: pytest.MonkeyPatch, there: float, quickest: str, kind: str, number: str
 ) -> None:
     def quickest_of(formats: object) -> str:
-        assert formats == ("float32", "bfloat16")
+        assert formats == ["float32", "bfloat16"]
         return quickest
 
     monkeypatch.setattr(choosing, "measured_rates", lambda *_: SimpleNamespace(quickest=quickest_of))

@@ -4,7 +4,7 @@ Decided before a byte of them is read. Where none fits, one line says what is ne
 """
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import get_args
 
@@ -20,7 +20,6 @@ from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.pretrained import pick_dtype
 
 Stored = Mapping[str, StoredTensor]
-Counted = Sequence[tuple[WeightFormat, Need]]  # the number format of the computation with each
 
 
 @dataclass(frozen=True)
@@ -43,52 +42,53 @@ def choose_format(options: ModelOptions, config: LlavaMiniConfig, stored: Stored
     Raises:
         UsageError: nothing that the options allow fits.
     """
-    there, fields, frames = memory_of(device), config.to_dict(), options.batch_size or 1
-    numbers = number_formats(options, config, device)
+    there, fields, asked = memory_of(device), config.to_dict(), options.batch_size or 1
 
-    def need(kind: WeightFormat, number: WeightFormat, frames: int = frames) -> Need:
+    def need(kind: WeightFormat, number: WeightFormat, frames: int = asked) -> Need:
         return needs(fields, stored, [kind], number, frames=frames, is_mapped=device.type == "cpu")[kind]
 
-    counted: list[tuple[WeightFormat, Need]] = []
-    for kind, number in _candidates(options, numbers, device):
-        counted.append((number, found := need(kind, number)))
-        if there is None or fits(found, there):
-            return Choice(kind, number, found, there and _note(options, found, counted, there))
+    counted: list[Need] = []
+    for kind in _kinds(options, device):
+        found = {number: need(kind or number, number) for number in number_formats(options, device)}
+        counted += found.values()
+        fitting = [number for number, need in found.items() if there is None or fits(need, there)]
+        if fitting:
+            number = _quickest(fitting, config, device)
+            return Choice(found[number].kind, number, found[number], there and _note(options, kind, counted, there))
     assert there is not None
-    number, least = min(counted, key=lambda pair: pair[1].bytes)
-    others = {
-        kind: min((need(kind, number) for number in _numbers_beside(kind)), key=lambda other: other.bytes)
-        for kind in formats_to_be_had(device)
-    }
-    fewer = bisect_right(range(1, frames), there.bytes, key=lambda some: need(least.kind, number, some).bytes)
+    least = min(counted, key=lambda need: need.bytes)
+    others = {kind: _least(need, kind) for kind in formats_to_be_had(device)}
+    fewer = bisect_right(range(1, asked), there.bytes, key=lambda frames: _least(need, least.kind, frames).bytes)
     raise UsageError(refusal(_asked(options, least.kind), least, there, others, fewer or None))
 
 
-def _candidates(
-    options: ModelOptions, numbers: Sequence[WeightFormat], device: torch.device
-) -> Iterator[tuple[WeightFormat, WeightFormat]]:
-    """Formats that the options allow, the one to be preferred first; each with the computation's number format."""
-    for number in numbers:
-        yield options.quantize or number, number
-    is_open = options.quantize is None and options.dtype == "auto" and device.type == "cpu"
-    if is_open and int8_available() is None:
-        yield from (("int8", number) for number in numbers)
+def _kinds(options: ModelOptions, device: torch.device) -> Iterator[WeightFormat | None]:
+    """Formats that the options allow, the one to be preferred first; None: the number format of the computation."""
+    yield options.quantize
+    if (options.quantize, options.dtype, device.type) == (None, "auto", "cpu") and int8_available() is None:
+        yield "int8"
 
 
-def _numbers_beside(kind: WeightFormat) -> tuple[WeightFormat, ...]:
-    """The number formats that are tried where the Llama layers' weights are in a format."""
-    return (kind,) if kind in NUMBER_BYTES else ("float32", "bfloat16")
-
-
-def number_formats(options: ModelOptions, config: LlavaMiniConfig, device: torch.device) -> Sequence[WeightFormat]:
-    """The number formats that the computation may be in, the quickest first."""
+def number_formats(options: ModelOptions, device: torch.device) -> Sequence[WeightFormat]:
+    """The number formats that the computation may be in."""
     if options.dtype != "auto":
         return (options.dtype,)
-    if device.type != "cpu":
-        return [kind for kind in NUMBER_BYTES if pick_dtype("auto", device) == getattr(torch, kind)]
-    rates = measured_rates(config, device)
-    quickest = "float32" if rates is None else rates.quickest(("float32", "bfloat16"))
-    return ("float32", "bfloat16") if quickest == "float32" else ("bfloat16", "float32")
+    if device.type == "cpu":
+        return ("float32", "bfloat16")
+    name = str(pick_dtype("auto", device)).removeprefix("torch.")
+    return [kind for kind in get_args(WeightFormat) if kind == name]
+
+
+def _quickest(fitting: Sequence[WeightFormat], config: LlavaMiniConfig, device: torch.device) -> WeightFormat:
+    """Of number formats that fit the one that was measured to be quickest; the first of a model too small for that."""
+    rates = measured_rates(config, device) if len(fitting) > 1 else None
+    return fitting[0] if rates is None else rates.quickest(fitting)
+
+
+def _least(need: Callable[..., Need], kind: WeightFormat, *frames: int) -> Need:
+    """The least that a format needs, whatever the number format of the rest."""
+    numbers = (kind,) if kind in NUMBER_BYTES else ("float32", "bfloat16")
+    return min((need(kind, number, *frames) for number in numbers), key=lambda other: other.bytes)
 
 
 def formats_to_be_had(device: torch.device) -> list[WeightFormat]:
@@ -112,11 +112,11 @@ def _asked(options: ModelOptions, kind: WeightFormat) -> str:
     return asked if options.batch_size is None else f"{asked} --batch-size {options.batch_size}"
 
 
-def _note(options: ModelOptions, taken: Need, counted: Counted, there: MemoryThere) -> str | None:
-    if taken.kind in NUMBER_BYTES or options.quantize is not None:
+def _note(options: ModelOptions, kind: WeightFormat | None, counted: Sequence[Need], there: MemoryThere) -> str | None:
+    if kind is None or options.quantize is not None:
         return None
-    least = min((need for _, need in counted if need.kind in NUMBER_BYTES), key=lambda need: need.bytes)
+    least = min((need for need in counted if need.kind in NUMBER_BYTES), key=lambda need: need.bytes)
     return (
-        f"the model is held in {taken.kind}, which costs a little accuracy: {least.kind} needs {gib(least.bytes)}, and "
+        f"the model is held in {kind}, which costs a little accuracy: {least.kind} needs {gib(least.bytes)}, and "
         f"{there.source} leaves {gib(there.bytes)}"
     )

@@ -20,8 +20,8 @@ MEDIA_BYTES = 512 << 20, 64 << 20  # most and least of decoded frames and their 
 CACHE_BYTES = 4 << 30, 64 << 20  # most and least of keys and values at once, on a CPU
 CHUNK_FRAMES = 8  # encoded at once on a CPU, where there is memory for it
 
-NUMBER_BYTES: dict[WeightFormat, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
-_STORED_BYTES: dict[str, int] = {**NUMBER_BYTES, "float64": 8}
+NUMBER_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
+_STORED_BYTES = {**NUMBER_BYTES, "float64": 8}
 _GROUPS = 128, 64, 32  # inputs of a weight in 4 bits that share 4 bytes of scale: the first that divides them all
 _CHANNEL_BYTES = 8  # of a scale, and of what products keep for each output channel
 _SCRATCH_BYTES: dict[WeightFormat, int] = {"int8": 2, "fp8": 4, "int4": 5}  # a weight on its way into fewer bits

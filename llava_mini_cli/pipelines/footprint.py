@@ -6,7 +6,7 @@ Counted as the engine counts (`engine/fit.py`).
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 from llava_mini_cli.config import ModelOptions, WeightFormat
 from llava_mini_cli.engine.fit import NUMBER_BYTES, Sizes, Work, fits, needs
@@ -118,23 +118,24 @@ def _stored(folder: Path, fields: Mapping[str, Any]) -> Iterator[tuple[str, Head
     if files[0].suffix == ".bin":
         yield from _guessed(sum(file.stat().st_size for file in files), fields)
         return
-    from safetensors import SafetensorError, safe_open
+    import safetensors
 
+    open_file: Any = safetensors.safe_open
     for file in files:
         try:
-            with safe_open(file, framework="np") as tensors:
+            with open_file(file, framework="np") as tensors:
                 for name in tensors.keys():  # noqa: SIM118  a safe_open handle is no mapping
                     if not name.startswith(_NOT_LOADED) and not name.endswith(_BUFFERS):
                         part = tensors.get_slice(name)
                         yield name, Header(tuple(part.get_shape()), _NAMES.get(part.get_dtype(), part.get_dtype()))
-        except SafetensorError as error:
+        except safetensors.SafetensorError as error:
             raise ValueError(str(error)) from error
 
 
 def _guessed(size: int, fields: Mapping[str, Any]) -> Iterator[tuple[str, Header]]:
     """The tensors of torch's pickles, which torch alone reads: the Llama layers' as one, and all others as one."""
     dtype = str(fields.get("dtype") or fields.get("torch_dtype") or ("float16" if fields else "float32"))
-    count = size // NUMBER_BYTES[cast(WeightFormat, dtype)]
+    count = size // NUMBER_BYTES[dtype]
     if fields:
         sizes = Sizes.of(fields)
         queries = fields["num_attention_heads"] * (
