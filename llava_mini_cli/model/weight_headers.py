@@ -145,7 +145,7 @@ def check_start(path: Path) -> None:
 
 
 def _safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
-    with safe_open(path, framework="pt") as tensors:  # which bounds the header, and checks its offsets
+    with safe_open(path, framework="np") as tensors:  # which bounds the header, and checks its offsets
         for key in tensors.keys():  # noqa: SIM118  a safe_open handle is no mapping
             tensor = tensors.get_slice(key)
             yield key, Stored(tuple(tensor.get_shape()), NUMBERS.get(tensor.get_dtype()), path)

@@ -62,13 +62,14 @@ def footprint_of(options: ModelOptions) -> Footprint | None:
 
 def _footprint(options: ModelOptions, fields: Mapping[str, Any], stored: Mapping[str, Header]) -> Footprint:
     is_mapped, there = not on_cuda(options), memory_there()
-    numbers = number_formats(options)
+    numbers: tuple[WeightFormat, ...] = number_formats(options)
     kinds: list[WeightFormat] = [options.quantize] if options.quantize else list(numbers)
     if is_mapped and (options.quantize, options.dtype) == (None, "auto"):
         kinds.append("int8")
     counted = needs(fields, stored, kinds, numbers[-1], frames=options.batch_size or 1, is_mapped=is_mapped)
-    kind = next((kind for kind in kinds if not is_mapped or there is None or fits(counted[kind], there)), kinds[-1])
-    number = kind if kind in NUMBER_BYTES else numbers[-1]
+    fitting = [kind for kind in kinds if not is_mapped or there is None or fits(counted[kind], there)]
+    kind: WeightFormat = (fitting or kinds[-1:])[0]
+    number: WeightFormat = kind if kind in NUMBER_BYTES else numbers[-1]
     sizes = Sizes.of(fields)
     return Footprint(
         tokens_per_frame=fields.get("compressor_size", 1) ** 2,
@@ -127,7 +128,7 @@ def _stored(folder: Path, fields: Mapping[str, Any]) -> Iterator[tuple[str, Head
                 for name in tensors.keys():  # noqa: SIM118  a safe_open handle is no mapping
                     if not name.startswith(_NOT_LOADED) and not name.endswith(_BUFFERS):
                         part = tensors.get_slice(name)
-                        yield name, Header(tuple(part.get_shape()), _NAMES.get(part.get_dtype(), part.get_dtype()))
+                        yield name, Header(tuple(part.get_shape()), _NAMES.get(str(part.get_dtype()), "unknown"))
         except safetensors.SafetensorError as error:
             raise ValueError(str(error)) from error
 
