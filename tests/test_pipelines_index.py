@@ -1,6 +1,7 @@
 """The loop of `index` and what it keeps, with doubles of the engine and of clips."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,11 @@ from llava_mini_cli import __version__
 from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
 from llava_mini_cli.engine.request import FrameShapes, Window
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.archive.layout import Shapes
+from llava_mini_cli.formats.archive.layout import ArchiveHeader, Shapes
 from llava_mini_cli.formats.archive.reader import open_archive
 from llava_mini_cli.formats.archive.writer import is_gone
 from llava_mini_cli.media.clip import ClipInfo
-from llava_mini_cli.pipelines.build_archive import _windows
+from llava_mini_cli.pipelines.build_archive import _as_before, _windows, index_jobs
 from llava_mini_cli.pipelines.index_options import IndexOptions
 from llava_mini_cli.pipelines.run_parts import RunParts
 
@@ -288,3 +289,32 @@ def test_the_settings_of_an_archive() -> None:
     assert {name: odd[name] for name in set(odd) - set(usual)} == {
         "prompt_layout": "reference", "temperature": 0.5, "top_p": 0.9, "seed": 3, "repetition_penalty": 1.1,
     }  # fmt: skip
+
+
+def test_an_archive_goes_on_in_the_format_that_auto_took_when_it_was_made(tmp_path: Path) -> None:
+    small = SeeingEngine(ModelOptions("echo"))
+    small.dtype, small.weight_format = "bfloat16", "int8"
+    index(tmp_path / "x", write(tmp_path, "a.mp4", "3"), engine=small)
+    with open_archive(tmp_path / "x") as archive:
+        settings = archive.header.settings
+        assert (settings["dtype"], settings["quantize"]) == ("bfloat16", "int8")
+    loaded: list[ModelOptions] = []
+
+    def load(model: ModelOptions) -> SeeingEngine:
+        loaded.append(model)
+        return small
+
+    jobs = iter([job(write(tmp_path, "b.mp4", "2"))])
+    parts = RunParts(open_made_clip)
+    index_jobs(jobs, tmp_path / "x", load, index_options(), parts)
+    assert loaded == [ModelOptions("echo", dtype="bfloat16", quantize="int8")]
+    assert (parts.tally.answered, parts.tally.weight_format) == (1, "int8")
+    other = replace(index_options(), model=ModelOptions("echo", dtype="float32"))
+    with pytest.raises(UsageError, match="quantize"):
+        index(tmp_path / "x", write(tmp_path, "c.mp4", "2"), options=other)
+
+
+@pytest.mark.parametrize("settings", [{"dtype": "load"}, {"dtype": "auto", "quantize": "x"}, {}])
+def test_an_archive_with_no_format_of_ours_leaves_the_choice(settings: dict[str, str]) -> None:
+    there = ArchiveHeader("echo", None, "d", Shapes((1, 8), 4, (1, 3, 2)), None, settings)
+    assert _as_before(ModelOptions("echo"), there) == ModelOptions("echo")

@@ -49,15 +49,17 @@ def choose_format(options: ModelOptions, config: LlavaMiniConfig, stored: Stored
 
     counted: list[Need] = []
     for kind in _kinds(options, device):
-        found = {number: need(kind or number, number) for number in number_formats(options, device)}
+        found: dict[WeightFormat, Need] = {
+            number: need(kind or number, number) for number in number_formats(options, device)
+        }
         counted += found.values()
-        fitting = [number for number, need in found.items() if there is None or fits(need, there)]
+        fitting: list[WeightFormat] = [number for number, need in found.items() if there is None or fits(need, there)]
         if fitting:
             number = _quickest(fitting, config, device)
             return Choice(found[number].kind, number, found[number], there and _note(options, kind, counted, there))
     assert there is not None
     least = min(counted, key=lambda need: need.bytes)
-    others = {kind: _least(need, kind) for kind in formats_to_be_had(device)}
+    others: dict[WeightFormat, Need] = {kind: _least(need, kind) for kind in formats_to_be_had(device)}
     fewer = bisect_right(range(1, asked), there.bytes, key=lambda frames: _least(need, least.kind, frames).bytes)
     raise UsageError(refusal(_asked(options, least.kind), least, there, others, fewer or None))
 

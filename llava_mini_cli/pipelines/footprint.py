@@ -67,7 +67,9 @@ def _footprint(options: ModelOptions, fields: Mapping[str, Any], stored: Mapping
     if is_mapped and (options.quantize, options.dtype) == (None, "auto"):
         kinds.append("int8")
     counted = needs(fields, stored, kinds, numbers[-1], frames=options.batch_size or 1, is_mapped=is_mapped)
-    fitting = [kind for kind in kinds if not is_mapped or there is None or fits(counted[kind], there)]
+    fitting: list[WeightFormat] = [
+        kind for kind in kinds if not is_mapped or there is None or fits(counted[kind], there)
+    ]
     kind: WeightFormat = (fitting or kinds[-1:])[0]
     number: WeightFormat = kind if kind in NUMBER_BYTES else numbers[-1]
     sizes = Sizes.of(fields)
