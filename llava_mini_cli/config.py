@@ -178,7 +178,7 @@ class ModelOptions:
     model: str  # directory or hub id
     revision: str | None = None  # of a hub id
     device: str = "auto"  # auto, cpu, cuda, cuda:N
-    dtype: DTypeName = "auto"  # bfloat16 on CUDA that has it, float32 on the CPU
+    dtype: DTypeName = "auto"  # bfloat16 on CUDA that has it; on the CPU the quickest that fits the memory
     prompt_layout: PromptLayout = "trained"
     batch_size: int | None = None  # frames encoded at once; None: chosen by the engine
     quantize: Quantization | None = None  # of the Llama layers' weights

@@ -49,7 +49,10 @@ class ModelFlags:
     ] = ModelOptions.device
     dtype: Annotated[
         DTypeName,
-        _option(help="Number format of the computation; auto is bfloat16 on CUDA and float32 on the CPU."),
+        _option(
+            help="Number format of the computation; auto is bfloat16 on CUDA, and on the CPU float32 or bfloat16, "
+            "whichever is quicker and fits the memory, or else weights in int8."
+        ),
         HARMLESS,
     ] = ModelOptions.dtype
     prompt_layout: Annotated[
