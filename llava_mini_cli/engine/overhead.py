@@ -1,0 +1,169 @@
+"""The time that a model's work takes beside its products with weights: the engine's own functions, products left out.
+
+A model without its linear layers' weights fits any machine, and made of a configuration alone it needs no checkpoint.
+Everything else is there and is really computed: attention, norms, rotations, keys and values, and Python itself. A
+small model keeps its products: one of its size takes no time that could be told from the call.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+from llava_mini_cli.config import WeightFormat
+from llava_mini_cli.engine.encode import encode_features
+from llava_mini_cli.engine.flops import tower_layers
+from llava_mini_cli.engine.generate import DecodeBatch, PrefillItem, decode, prefill
+from llava_mini_cli.engine.pack import pack_prompts
+from llava_mini_cli.engine.packed_linear import Int4Linear, Int8Linear
+from llava_mini_cli.model.configuration import LlavaMiniConfig
+from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
+from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
+
+VALUE = 0.01  # of every weight and pixel
+SMALL_VOCABULARY = 512  # of a model that is made without its products
+CUT_LAYERS = 4  # of its tower and of its language model; all of them take as long as these in proportion
+BUDGET = 0.3  # seconds for measuring one piece of work, once it was done twice
+MOST_TIMES = 20
+
+
+class LeftOut(nn.Module):
+    """A linear layer without weights: a result of the right shape, and nothing multiplied."""
+
+    def __init__(self, out_features: int) -> None:
+        super().__init__()
+        self.out_features = out_features
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """`[..., in]` to `[..., out]`, of no particular value."""
+        return input.new_empty(*input.shape[:-1], self.out_features)
+
+
+def stand_in(
+    config: LlavaMiniConfig, kind: WeightFormat, rest: WeightFormat, *, products: bool
+) -> LlavaMiniForConditionalGeneration:
+    """A model of a configuration's shapes on the CPU, every weight the same number.
+
+    Args:
+        kind: of the Llama layers' weights.
+        rest: of everything else, where these are held in fewer bits.
+        products: the linear layers are there; otherwise they are left out, and all but a few layers are, too.
+    """
+    fields = {**config.to_dict(), "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    if not products:
+        fields["vocab_size"] = min(config.vocab_size, SMALL_VOCABULARY)
+        fields["num_hidden_layers"] = min(config.num_hidden_layers, CUT_LAYERS)
+        layers = min(tower_layers(config), CUT_LAYERS)
+        fields["vision_config"] = {**config.vision.to_dict(), "num_hidden_layers": layers}
+        fields["mm_vision_select_layer"] = layers
+    made = LlavaMiniConfig.from_fields(fields)
+    made._attn_implementation = "sdpa"  # pyright: ignore[reportPrivateUsage]
+    with torch.device("meta"):
+        model = LlavaMiniForConditionalGeneration(made).eval()
+    if not products:
+        _replace(model, lambda layer: LeftOut(layer.out_features))
+        model.lm_head = LeftOut(config.vocab_size)  # pyright: ignore[reportAttributeAccessIssue]
+    packed = {"int8": Int8Linear, "int4": Int4Linear}.get(kind)
+    dtype = getattr(torch, kind if packed is None else rest)
+    for name, parameter in list(model.named_parameters()):
+        owner, _, own = name.rpartition(".")
+        number = torch.float32 if own == "pos_embed" else dtype
+        filled = torch.full(parameter.shape, VALUE, dtype=number)
+        setattr(model.get_submodule(owner), own, nn.Parameter(filled, requires_grad=False))
+    model.model.rotary_emb = LlamaRotaryEmbedding(made)
+    embeddings = model.model.vision_tower.vision_tower.embeddings
+    embeddings.position_ids = torch.arange(made.patch_grid**2 + 1)[None]
+    if packed is not None:
+        for layers in (model.model.layers, model.model.prefusion_layers):
+            _replace(layers, lambda layer: packed.from_weight(layer.weight, layer.bias))
+    return model
+
+
+def _replace(module: nn.Module, made: Callable[[nn.Linear], nn.Module]) -> None:
+    """Puts something else in place of every plain linear layer; attention that reads its layers' weights keeps them."""
+    for name, child in module.named_children():
+        if type(child) is nn.Linear:
+            setattr(module, name, made(child))
+        elif not isinstance(child, nn.MultiheadAttention):
+            _replace(child, made)
+
+
+@dataclass(frozen=True)
+class Texts:
+    """The tokens of prompts: those before the frames, which all share, and those of each question behind them."""
+
+    shared: int
+    tail: int
+
+
+class Pieces:
+    """Pieces of the engine's work with a model, each measured by itself, in seconds of the whole model."""
+
+    def __init__(
+        self, config: LlavaMiniConfig, kind: WeightFormat, rest: WeightFormat, texts: Texts, *, products: bool
+    ) -> None:
+        """Args: as for `stand_in`."""
+        self._model = stand_in(config, kind, rest, products=products)
+        made = self._model.config
+        self._texts = texts
+        self._tower_scale = tower_layers(config) / max(1, tower_layers(made))
+        self._llama_scale = config.num_hidden_layers / made.num_hidden_layers
+
+    @torch.inference_mode()
+    def see(self, frames: int) -> float:
+        """Frames at once through the vision tower."""
+        config = self._model.config
+        size = config.vision.image_size
+        shape = (frames * config.parts_per_frame, 3, size, size)
+        pixels = torch.full(shape, VALUE, dtype=self._model.dtype)  # pyright: ignore[reportArgumentType]
+        return self._tower_scale * _least(lambda: self._model.model.vision_tower(pixels))
+
+    @torch.inference_mode()
+    def fuse(self, frames: int, questions: int) -> float:
+        """Features of frames at once, each with some questions, through everything in front of the language model."""
+        config, texts = self._model.config, self._texts
+        size = (frames, config.parts_per_frame, config.patch_grid**2, config.mm_hidden_size)
+        features = torch.full(size, VALUE, dtype=self._model.dtype)
+        ids = range(1, config.vocab_size)
+        prompts = [
+            [*_some(ids, 0, texts.shared), IMAGE_TOKEN_ID, *_some(ids, number, texts.tail)]
+            for number in range(questions)
+        ]
+        pack = pack_prompts(prompts)
+        return _least(lambda: encode_features(self._model.model, features, [pack] * frames))
+
+    @torch.inference_mode()
+    def prefill(self, positions: int, questions: int) -> float:
+        """The prefix of one medium, so many positions, and the questions about it."""
+        return self._llama_scale * _least(lambda: prefill(self._model, [self._item(positions, questions)]))
+
+    @torch.inference_mode()
+    def step(self, positions: int, rows: int) -> float:
+        """One token for each of some answers about one medium."""
+        cache, _ = prefill(self._model, [self._item(positions, rows)])
+        batch, tokens = DecodeBatch(cache, torch.arange(rows)), torch.ones(rows, dtype=torch.int64)
+        return self._llama_scale * _least(lambda: decode(self._model, [batch], tokens))
+
+    def _item(self, positions: int, questions: int) -> PrefillItem:
+        width, dtype = self._model.config.hidden_size, self._model.dtype
+        tail = torch.full((self._texts.tail, width), VALUE, dtype=dtype)
+        return PrefillItem(torch.full((positions, width), VALUE, dtype=dtype), (tail,) * questions)
+
+
+def _some(ids: range, number: int, count: int) -> Sequence[int]:
+    """Token ids of one prompt that differ from another's."""
+    return [ids[(37 * number + place) % len(ids)] for place in range(count)]
+
+
+def _least(work: Callable[[], object]) -> float:
+    """The least seconds of a few times; the first one, which finds nothing ready, does not count."""
+    work()
+    times: list[float] = []
+    while not times or (sum(times) + min(times) < BUDGET and len(times) < MOST_TIMES):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)
