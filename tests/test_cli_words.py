@@ -24,7 +24,7 @@ from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, Sa
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.archive.reader import Damage
 from llava_mini_cli.media.clip import ClipInfo
-from llava_mini_cli.pipelines.forecast import Forecast, Longest
+from llava_mini_cli.pipelines.forecast import Forecast, Longest, RunTime
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import FailedMedium, Tally
 
@@ -187,6 +187,7 @@ FOUND = Forecast(
     too_long=4, frames_fit=4500, video_s=9000.12345, frames=5000, vision_tokens=6000, weights_bytes=3 << 29,
     rows=7000, rows_done=8000,
     longest=Longest("a.mp4", 4000, 4100, 5 << 19),
+    time=RunTime(5.0, 12000.12345, 3600.0, 15605.12345, "bfloat16", 512),
 )  # fmt: skip
 
 
@@ -198,14 +199,18 @@ def test_the_forecast_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         "video_s": 9000.123, "frames": 5000,
         "vision_tokens": 6000, "weights_bytes": 1610612736, "rows": 7000, "rows_done": 8000,
         "longest": {"path": "a.mp4", "frames": 4000, "vision_tokens": 4100, "memory_bytes": 2621440},
+        "time": {
+            "load": 5.0, "frames": 12000.123, "answers": 3600.0, "total": 15605.123, "format": "bfloat16",
+            "new_tokens": 512,
+        },
     }  # fmt: skip
     assert dry_run.as_json(Forecast())["longest"] is None
 
 
-def table(found: Forecast, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def table(found: Forecast, monkeypatch: pytest.MonkeyPatch, model: str = "m") -> list[str]:
     """The words of the table at a terminal."""
     monkeypatch.setattr(sys, "stdout", Screen())
-    dry_run.show(found)
+    dry_run.show(found, model)
     return sys.stdout.getvalue().split()  # type: ignore[attr-defined]
 
 
@@ -226,13 +231,20 @@ def test_the_forecast_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
             "memory of the longest 2.5 MiB (frames: 4,000, a.mp4)",
             "too long 4 media exceed the model's context; with --fit 4,500 frames in all",
             "unreadable 2,000 timeout, 1 corrupt",
+            "time at most 4 h 20 min in bfloat16: loading 5.0 s, frames 3 h 20 min, answers 1 h if each has 512 tokens, "
+            "without what is remote",
         ]
     )
     assert table(Forecast(media=1, images=1, rows=1, longest=Longest("a", 1, None, None)), monkeypatch) == words([
         "media 1 (1 images, 0 videos)", "rows to do 1", "rows already done 0", "hours of video 0.00", "frames 0",
-        "vision tokens the model is not here",
+        "vision tokens the model is not here", "time the model is not here",
     ])  # fmt: skip
-    assert table(Forecast(weights_bytes=1 << 30), monkeypatch)[-6:] == ["memory", "of", "the", "model", "1.0", "GiB"]
+    unknown = table(Forecast(weights_bytes=1 << 30, vision_tokens=1), monkeypatch, "demo")
+    words_of_memory = words(["memory of the model 1.0 GiB"])
+    assert unknown[-len(words_of_memory) - 14 :][:6] == words_of_memory
+    assert (
+        unknown[-14:] == words(["time not known; llava-mini doctor -m demo measures the model on this machine"])[-14:]
+    )
 
 
 def test_tables_do_not_colour_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,14 +6,15 @@ from dataclasses import asdict
 from typing import Any
 
 from llava_mini_cli.commands.stderr import terminal_line
+from llava_mini_cli.commands.times import in_words
 from llava_mini_cli.formats.shown_text import for_json
-from llava_mini_cli.pipelines.forecast import Forecast
+from llava_mini_cli.pipelines.forecast import Forecast, RunTime
 
 
-def show(found: Forecast) -> None:
+def show(found: Forecast, model: str = "MODEL") -> None:
     """Prints to standard output, since it is what was asked for."""
     if sys.stdout.isatty():
-        _show_table(found)
+        _show_table(found, model)
     else:
         print(for_json(json.dumps(as_json(found), ensure_ascii=False)))
 
@@ -24,17 +25,23 @@ def as_json(found: Forecast) -> dict[str, Any]:
         "video_s": round(found.video_s, 3),
         "unreadable": dict(found.unreadable.most_common()),
         "longest": found.longest and found.longest._asdict(),
+        "time": found.time and _rounded(found.time),
     }
 
 
-def _show_table(found: Forecast) -> None:
+def _rounded(took: RunTime) -> dict[str, Any]:
+    values = took._asdict()
+    return {name: round(value, 3) if isinstance(value, float) else value for name, value in values.items()}
+
+
+def _show_table(found: Forecast, model: str = "MODEL") -> None:
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold")
-    for name, value in _lines(found):
+    for name, value in [*_lines(found), ("time", _time(found, model))]:
         table.add_row(name, Text(terminal_line(value)))
     Console().print(table)
 
@@ -61,6 +68,20 @@ def _lines(found: Forecast) -> list[tuple[str, str]]:
         kinds = ", ".join(f"{count:,} {kind}" for kind, count in found.unreadable.most_common())
         lines.append(("unreadable", kinds))
     return lines
+
+
+def _time(found: Forecast, model: str) -> str:
+    """How long the run takes, and what is assumed."""
+    if found.vision_tokens is None:
+        return "the model is not here"
+    if found.time is None:
+        return f"not known; llava-mini doctor -m {model} measures the model on this machine"
+    took = found.time
+    remote = ", without what is remote" if found.not_looked_at else ""
+    return (
+        f"at most {in_words(took.total)} in {took.format}: loading {in_words(took.load)}, frames "
+        f"{in_words(took.frames)}, answers {in_words(took.answers)} if each has {took.new_tokens:,} tokens{remote}"
+    )
 
 
 def _hours(found: Forecast) -> str:

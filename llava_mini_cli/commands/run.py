@@ -190,6 +190,7 @@ def _dry_run(inputs: "Inputs", options: "RunOptions", output: "OutputOptions") -
     from llava_mini_cli.media.open import probe
     from llava_mini_cli.pipelines.footprint import footprint_of
     from llava_mini_cli.pipelines.forecast import forecast
+    from llava_mini_cli.pipelines.model_outlook import estimates_of
     from llava_mini_cli.pipelines.resume import left_to_do
     from llava_mini_cli.pipelines.run_jobs import limited
     from llava_mini_cli.pipelines.tally import Tally
@@ -198,9 +199,9 @@ def _dry_run(inputs: "Inputs", options: "RunOptions", output: "OutputOptions") -
     done.keeps_digests = False  # no row is made, so media are read only where they tell which rows are done
     left = left_to_do(inputs.jobs, options.row_keys(), done, Tally(), options.spans)
     wanted = limited(left, options.limits.media, Tally())
-    found = forecast(wanted, options, probe, footprint_of(options.model))
+    found = forecast(wanted, options, probe, footprint_of(options.model), estimates_of(options.model))
     found.rows_done = done.rows_left
-    show(found)
+    show(found, options.model.model)
     return 0
 
 

@@ -13,6 +13,7 @@ from typing import Any, Self, cast, get_args
 from llava_mini_cli import __version__
 from llava_mini_cli.config import WeightFormat
 from llava_mini_cli.engine.rates import keep, read_kept, this_machine
+from llava_mini_cli.memory_there import MemoryThere
 from llava_mini_cli.plain_files import read_bytes
 
 ANSWER_TOKENS = 64
@@ -104,6 +105,26 @@ class Estimates:
             new = asdict(formats.get(kind, old))
             formats[kind] = Estimate(**{name: min(new[name], seconds) for name, seconds in asdict(old).items()})
         return type(self)(self.auto, formats)
+
+
+@dataclass(frozen=True)
+class FormatOutlook:
+    """A model in one format of its weights."""
+
+    kind: WeightFormat
+    bytes: int  # that it needs
+    fits: bool
+    estimate: Estimate | None  # None: it does not fit, or was not measured
+
+
+@dataclass(frozen=True)
+class Outlook:
+    """A model on this machine."""
+
+    device: str
+    there: MemoryThere | None  # None: nobody tells
+    auto: WeightFormat | None  # the format that is taken where none is asked for; None: none fits
+    formats: tuple[FormatOutlook, ...]
 
 
 def kept_estimates(model: Path) -> Estimates | None:

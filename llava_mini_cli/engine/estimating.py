@@ -35,13 +35,14 @@ Seconds = Callable[[Products], float]
 
 
 def estimate(
-    config: LlavaMiniConfig, kind: WeightFormat, rest: WeightFormat, rates: Rates | None, load: float
+    config: LlavaMiniConfig, kind: WeightFormat, rest: WeightFormat, rates: Rates | None, pieces: Pieces, load: float
 ) -> Estimate | None:
     """The estimate of one format; None where its products were not measured.
 
     Args:
         rest: the format of everything but the Llama layers, where `kind` is one of fewer bits.
-        rates: of products of the model's commonest shape; None: a small model, which is measured whole.
+        rates: of products of the model's commonest shape; None: a small model, whose pieces have their products.
+        pieces: of the model in `rest`, or with their products in `kind`.
         load: seconds that loading takes.
     """
     if rates is not None and (rates.seconds(kind, 1) is None or rates.seconds(rest, 1) is None):
@@ -55,10 +56,8 @@ def estimate(
             for one in products
         )
 
-    pieces = Pieces(config, kind, rest, TEXTS, products=rates is None)
-    return Estimate(
-        load=load, **_encoding(config, pieces, seconds, rates is None), **_speaking(config, pieces, seconds)
-    )
+    encoding = _encoding(config, pieces, seconds, rates is None)
+    return Estimate(load=load, **encoding, **_speaking(config, pieces, seconds))
 
 
 def _encoding(config: LlavaMiniConfig, pieces: Pieces, seconds: Seconds, is_small: bool) -> dict[str, float]:

@@ -8,6 +8,7 @@ small model keeps its products: one of its size takes no time that could be told
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
@@ -26,7 +27,8 @@ from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
 VALUE = 0.01  # of every weight and pixel
 SMALL_VOCABULARY = 512  # of a model that is made without its products
 CUT_LAYERS = 4  # of its tower and of its language model; all of them take as long as these in proportion
-BUDGET = 0.3  # seconds for measuring one piece of work, once it was done twice
+BUDGET = 0.3  # seconds for measuring one piece of work, which is done at least twice
+LONG_S = 1.0  # unless it takes so many seconds
 MOST_TIMES = 20
 
 
@@ -100,7 +102,7 @@ class Texts:
 
 
 class Pieces:
-    """Pieces of the engine's work with a model, each measured by itself, in seconds of the whole model."""
+    """Pieces of the engine's work with a model, each measured once and by itself, in seconds of the whole model."""
 
     def __init__(
         self, config: LlavaMiniConfig, kind: WeightFormat, rest: WeightFormat, texts: Texts, *, products: bool
@@ -110,18 +112,25 @@ class Pieces:
         made = self._model.config
         self._texts = texts
         self._tower_scale = tower_layers(config) / max(1, tower_layers(made))
+        self._known: dict[tuple[str, int, int], float] = {}
         self._llama_scale = config.num_hidden_layers / made.num_hidden_layers
 
-    @torch.inference_mode()
+    def _measured(self, name: str, size: int, questions: int, work: Callable[[], object], scale: float = 1.0) -> float:
+        key = name, size, questions
+        if key not in self._known:
+            with torch.inference_mode():
+                self._known[key] = scale * _least(work)
+        return self._known[key]
+
     def see(self, frames: int) -> float:
         """Frames at once through the vision tower."""
         config = self._model.config
         size = config.vision.image_size
         shape = (frames * config.parts_per_frame, 3, size, size)
         pixels = torch.full(shape, VALUE, dtype=self._model.dtype)  # pyright: ignore[reportArgumentType]
-        return self._tower_scale * _least(lambda: self._model.model.vision_tower(pixels))
+        work = partial(self._model.model.vision_tower, pixels)
+        return self._measured("see", frames, 0, work, self._tower_scale)
 
-    @torch.inference_mode()
     def fuse(self, frames: int, questions: int) -> float:
         """Features of frames at once, each with some questions, through everything in front of the language model."""
         config, texts = self._model.config, self._texts
@@ -133,19 +142,19 @@ class Pieces:
             for number in range(questions)
         ]
         pack = pack_prompts(prompts)
-        return _least(lambda: encode_features(self._model.model, features, [pack] * frames))
+        work = partial(encode_features, self._model.model, features, [pack] * frames)
+        return self._measured("fuse", frames, questions, work)
 
-    @torch.inference_mode()
     def prefill(self, positions: int, questions: int) -> float:
         """The prefix of one medium, so many positions, and the questions about it."""
-        return self._llama_scale * _least(lambda: prefill(self._model, [self._item(positions, questions)]))
+        work = partial(prefill, self._model, [self._item(positions, questions)])
+        return self._measured("prefill", positions, questions, work, self._llama_scale)
 
-    @torch.inference_mode()
     def step(self, positions: int, rows: int) -> float:
         """One token for each of some answers about one medium."""
         cache, _ = prefill(self._model, [self._item(positions, rows)])
         batch, tokens = DecodeBatch(cache, torch.arange(rows)), torch.ones(rows, dtype=torch.int64)
-        return self._llama_scale * _least(lambda: decode(self._model, [batch], tokens))
+        return self._measured("step", positions, rows, partial(decode, self._model, [batch], tokens), self._llama_scale)
 
     def _item(self, positions: int, questions: int) -> PrefillItem:
         width, dtype = self._model.config.hidden_size, self._model.dtype
@@ -159,11 +168,13 @@ def _some(ids: range, number: int, count: int) -> Sequence[int]:
 
 
 def _least(work: Callable[[], object]) -> float:
-    """The least seconds of a few times; the first one, which finds nothing ready, does not count."""
-    work()
+    """The least seconds of a few times. The first, which finds nothing ready, counts only where it takes long."""
     times: list[float] = []
-    while not times or (sum(times) + min(times) < BUDGET and len(times) < MOST_TIMES):
-        began = time.perf_counter()
+    began = time.perf_counter()
+    while len(times) < MOST_TIMES and (len(times) < 2 or time.perf_counter() - began < BUDGET):
+        start = time.perf_counter()
         work()
-        times.append(time.perf_counter() - began)
+        times.append(time.perf_counter() - start)
+        if times[0] > LONG_S:
+            break
     return min(times)

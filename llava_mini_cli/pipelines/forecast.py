@@ -11,7 +11,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from llava_mini_cli.config import SamplingOptions
+from llava_mini_cli.config import SamplingOptions, WeightFormat
+from llava_mini_cli.engine.estimate import Estimates, RunWork
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.media_root import file_of
@@ -36,6 +37,17 @@ class Longest(NamedTuple):
     memory_bytes: int | None  # of its tokens and of keys and values, all questions answered at once
 
 
+class RunTime(NamedTuple):
+    """Seconds that the run takes, media that were not looked at left out."""
+
+    load: float
+    frames: float  # vision, with every question
+    answers: float  # at most: each of them as long as it may be
+    total: float
+    format: WeightFormat  # of the model's weights
+    new_tokens: int  # of each answer
+
+
 @dataclass
 class Forecast:
     """The work that is left, in numbers."""
@@ -55,20 +67,36 @@ class Forecast:
     rows: int = 0
     rows_done: int = 0
     longest: Longest | None = None
+    time: RunTime | None = None  # None: nothing was measured of the model on this machine
 
 
-def forecast(jobs: Iterator[Job], options: RunOptions, probe: Probe, footprint: Footprint | None) -> Forecast:
-    """Counts what `jobs` would take; `footprint` is None where the model is not on this disk."""
+def forecast(
+    jobs: Iterator[Job],
+    options: RunOptions,
+    probe: Probe,
+    footprint: Footprint | None,
+    estimates: Estimates | None = None,
+) -> Forecast:
+    """Counts what `jobs` would take.
+
+    Args:
+        footprint: None: the model is not on this disk.
+        estimates: None: nothing was measured of the model on this machine.
+    """
+    work = RunWork(0, 0, 0, 0, options.generation.max_new_tokens)
     found = Forecast(weights_bytes=footprint and footprint.weights_bytes)
     for job, info in _probed(jobs, probe):
         found.media += 1
-        found.rows += _rows(job, info if isinstance(info, ClipInfo) else None, options)
+        rows = _rows(job, info if isinstance(info, ClipInfo) else None, options)
+        found.rows += rows
         if isinstance(info, Fault):
             found.unreadable[info.kind] += 1
         elif info is None:
             found.not_looked_at += 1
         else:
-            _count(found, job, info, options, footprint)
+            frames = _count(found, job, info, options, footprint)
+            work = _more(work, frames, len(job.questions), rows)
+    found.time = _time(work, options, estimates)
     if footprint is not None:
         found.vision_tokens = found.frames * footprint.tokens_per_frame
     return found
@@ -86,8 +114,34 @@ def _rows(job: Job, info: ClipInfo | None, options: RunOptions) -> int:
     return sum(1 for index in range(len(job.questions)) for _ in places_unopened(job, index))
 
 
-def _count(found: Forecast, job: Job, info: ClipInfo, options: RunOptions, footprint: Footprint | None) -> None:
-    frames = expected_frames(info, options.sampling)
+def _more(work: RunWork, frames: int, questions: int, rows: int) -> RunWork:
+    """The work with one medium more."""
+    further = frames * max(0, questions - 1)
+    return RunWork(
+        work.media + 1,
+        work.frames + frames,
+        work.frame_questions + further,
+        work.rows + rows,
+        work.new_tokens,
+    )
+
+
+def _time(work: RunWork, options: RunOptions, estimates: Estimates | None) -> RunTime | None:
+    """How long the work takes in the format that the run would load the model in."""
+    model = options.model
+    kind = model.quantize or (model.dtype if model.dtype != "auto" else estimates and estimates.auto)
+    estimate = estimates.formats.get(kind) if estimates is not None and kind is not None else None
+    if kind is None or estimate is None or model.device.startswith("cuda"):
+        return None
+    if not work.media:
+        return RunTime(0.0, 0.0, 0.0, 0.0, kind, work.new_tokens)
+    took = estimate.run(work)
+    return RunTime(took.load, took.frames, took.answers, took.total, kind, work.new_tokens)
+
+
+def _count(found: Forecast, job: Job, info: ClipInfo, options: RunOptions, footprint: Footprint | None) -> int:
+    """Adds one medium; returns the frames of it that the model would see."""
+    seen = frames = expected_frames(info, options.sampling)
     found.frames += frames
     found.images += info.kind == "image"
     found.videos += info.kind == "video"
@@ -97,6 +151,7 @@ def _count(found: Forecast, job: Job, info: ClipInfo, options: RunOptions, footp
     if footprint is not None:
         most = (footprint.context - new_tokens) // footprint.tokens_per_frame
         found.too_long += frames > most
+        seen = max(0, min(frames, most)) if options.sampling.fit else frames
         found.frames_fit = (found.frames_fit or 0) + max(0, min(frames, most))
     if found.longest is None or frames > found.longest.frames:
         tokens = memory = None
@@ -104,6 +159,7 @@ def _count(found: Forecast, job: Job, info: ClipInfo, options: RunOptions, footp
             tokens = frames * footprint.tokens_per_frame
             memory = footprint.memory_bytes(frames, len(job.questions), new_tokens)
         found.longest = Longest(job.path, frames, tokens, memory)
+    return seen
 
 
 def expected_frames(info: ClipInfo, sampling: SamplingOptions) -> int:
