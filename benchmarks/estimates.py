@@ -96,7 +96,8 @@ def report(figure: str, estimated: float, took: float) -> None:
 
 
 def proportions() -> tuple[Estimate, Engine, Any]:
-    engine = build_engine(build_ours(SMALL_LLM, SMALL_CLIP), CountedPrompts(TEXTS.shared, TEXTS.tail))
+    prompts = CountedPrompts(TEXTS.shared, TEXTS.tail)
+    engine = build_engine(build_ours(SMALL_LLM, SMALL_CLIP), prompts, measured=False)
     config = engine.model.config
     pieces = Pieces(config, "float32", "float32", TEXTS, products=True)
     found = estimate(config, "float32", "float32", None, pieces, 0.0)

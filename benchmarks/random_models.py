@@ -10,7 +10,8 @@ import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
 from llava_mini_cli.engine.engine import Engine
-from llava_mini_cli.engine.products import choose_products, measured_rates
+from llava_mini_cli.engine.products import choose_products, measure
+from llava_mini_cli.engine.rates import Rates
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.model import LlavaMiniConfig, LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini_cli.model.preprocess import Preprocessor
@@ -86,9 +87,17 @@ class CountedPrompts:
 
 
 def build_engine(
-    model: LlavaMiniForConditionalGeneration, prompts: CountedPrompts, chunk: int = 8, generations: int = 64
+    model: LlavaMiniForConditionalGeneration,
+    prompts: CountedPrompts,
+    chunk: int = 8,
+    generations: int = 64,
+    *,
+    measured: bool = True,
 ) -> Engine:
-    """An engine around a random model."""
+    """An engine around a random model.
+
+    `measured`: products go through the quicker library, as those of a model of full size do.
+    """
     config = model.config
     size = config.vision.image_size
     assert isinstance(size, int)
@@ -97,7 +106,9 @@ def build_engine(
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     limits = Limits(chunk_frames=chunk, generations=generations, media=64, cache_bytes=8 << 30)
-    choose_products(model, measured_rates(config, model.device))
+    if measured:
+        shape = config.intermediate_size, config.hidden_size
+        choose_products(model, Rates(shape, measure(shape)[0]))
     return Engine(model, processor, prompts, limits)  # pyright: ignore[reportArgumentType]
 
 

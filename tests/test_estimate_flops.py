@@ -72,12 +72,12 @@ def test_each_part_has_the_products_that_torch_counts(changes: dict[str, Any]) -
     assert total(products) == with_weights(seen)
 
 
-def test_the_layers_that_quantize_changes_are_told_apart() -> None:
+def test_what_is_packed_is_told_apart() -> None:
     config = tiny_config()
-    llama = [product.in_llama for product in flops.prefusion(config, 1, 2)]
-    assert all(llama)
-    assert [product.in_llama for product in flops.language_model(config, 2, 1)] == [True] * 7 + [False]
-    assert not any(product.in_llama for product in flops.tower(config, 1) + flops.projection(config, 1))
+    assert [product.is_packed for product in flops.tower(config, 1)] == [False, True, True]
+    assert not any(product.is_packed for product in flops.compression(config, 1))
+    linear = flops.projection(config, 1) + flops.prefusion(config, 1, 2) + flops.language_model(config, 2, 1)
+    assert all(product.is_packed for product in linear)
 
 
 def test_the_published_model() -> None:

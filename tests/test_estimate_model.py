@@ -33,6 +33,7 @@ from llava_mini_cli.errors import CheckpointError
 from llava_mini_cli.formats.job import Job, Prompt, Question
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.memory_there import MemoryThere
+from llava_mini_cli.model import LlavaMiniForConditionalGeneration
 from llava_mini_cli.pipelines.footprint import Footprint
 from llava_mini_cli.pipelines.forecast import RunTime, forecast
 from llava_mini_cli.pipelines.health import Fact
@@ -145,7 +146,7 @@ RATES = Rates(
 
 def total(products: list[flops.WeightProduct], kind: Any, rest: Any) -> float:
     return sum(
-        one.count * (RATES.seconds(kind if one.in_llama else rest, one.rows, one.elements) or 0) for one in products
+        one.count * (RATES.seconds(kind if one.is_packed else rest, one.rows, one.elements) or 0) for one in products
     )
 
 
@@ -212,9 +213,11 @@ def test_products_are_left_out_or_packed() -> None:
     assert isinstance(without.lm_head, LeftOut)
     assert without.lm_head(torch.zeros(2, 1, config.hidden_size)).shape == (2, 1, config.vocab_size)
     packed = stand_in(config, "int8", "float32", products=True)
-    layers = [*packed.model.layers.modules(), *packed.model.prefusion_layers.modules()]
-    assert sum(isinstance(module, Int8Linear) for module in layers) == 7 * (config.num_hidden_layers + 4)
-    assert packed.lm_head.weight.dtype == torch.float32
+    linear = [module for module in packed.modules() if isinstance(module, Int8Linear)]
+    kept = [module for module in packed.model.compressor.modules() if isinstance(module, nn.Linear)]
+    count = sum(type(module) is nn.Linear for module in LlavaMiniForConditionalGeneration(config).modules())
+    assert (len(linear), len(kept)) == (count, 1)
+    assert packed.model.norm.weight.dtype == torch.float32
 
 
 def test_the_time_of_a_piece_is_the_least_and_a_long_one_is_done_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -40,7 +40,7 @@ def estimate(
     """The estimate of one format; None where its products were not measured.
 
     Args:
-        rest: the format of everything but the Llama layers, where `kind` is one of fewer bits.
+        rest: the format of everything but linear layers, where `kind` is one of fewer bits.
         rates: of products of the model's commonest shape; None: a small model, whose pieces have their products.
         pieces: of the model in `rest`, or with their products in `kind`.
         load: seconds that loading takes.
@@ -52,7 +52,7 @@ def estimate(
         if rates is None:
             return 0.0
         return sum(
-            one.count * (rates.seconds(kind if one.in_llama else rest, one.rows, one.elements) or 0.0)
+            one.count * (rates.seconds(kind if one.is_packed else rest, one.rows, one.elements) or 0.0)
             for one in products
         )
 

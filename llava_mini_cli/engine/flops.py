@@ -16,7 +16,7 @@ class WeightProduct(NamedTuple):
     rows: int
     elements: int  # of the weight
     count: int = 1
-    in_llama: bool = False  # a layer of the language model or of pre-fusion, which `--quantize` changes
+    is_packed: bool = True  # with `--quantize` on a CPU: of all linear layers but those inside the compressor
 
     @property
     def flops(self) -> int:
@@ -28,7 +28,8 @@ def tower(config: "LlavaMiniConfig", frames: int) -> list[WeightProduct]:
     """Pictures through CLIP up to the selected layer, those pieces that a frame is cut into included."""
     vision, pictures = config.vision, frames * config.parts_per_frame
     width, patches, layers = vision.hidden_size, config.patch_grid**2, tower_layers(config)
-    embedded = WeightProduct(pictures * patches, width * vision.num_channels * _patch(config) ** 2)
+    pixels = vision.num_channels * _patch(config) ** 2
+    embedded = WeightProduct(pictures * patches, width * pixels, is_packed=False)
     rows = pictures * (patches + 1)
     return [
         embedded,
@@ -49,7 +50,7 @@ def compression(config: "LlavaMiniConfig", frames: int) -> list[WeightProduct]:
         return []
     square, queries = config.mm_hidden_size**2, config.vision_tokens_per_frame * frames
     seen = frames * _compressed_patches(config)
-    return [WeightProduct(queries, square, 2), WeightProduct(seen, square, 2)]
+    return [WeightProduct(rows, square, 2, is_packed=False) for rows in (queries, seen)]
 
 
 def projection(config: "LlavaMiniConfig", frames: int) -> list[WeightProduct]:
@@ -70,13 +71,13 @@ def prefusion(config: "LlavaMiniConfig", frames: int, text: int) -> list[WeightP
     keep = config.vision_tokens_per_frame + text
     rows = frames * (patches_per_frame(config) + keep)
     sizes = list(_sizes(config))
-    last = [_llama(rows if name in ("k_proj", "v_proj") else frames * keep, size) for name, size in sizes]
-    return [*(_llama(rows, size, layers - 1) for _, size in sizes if layers > 1), *last]
+    last = [WeightProduct(rows if name in ("k_proj", "v_proj") else frames * keep, size) for name, size in sizes]
+    return [*(WeightProduct(rows, size, layers - 1) for _, size in sizes if layers > 1), *last]
 
 
 def language_model(config: "LlavaMiniConfig", rows: int, said: int) -> list[WeightProduct]:
     """Positions through all layers of the language model, and the head for the `said` of them that words come of."""
-    layers = [_llama(rows, size, config.num_hidden_layers) for _, size in _sizes(config)]
+    layers = [WeightProduct(rows, size, config.num_hidden_layers) for _, size in _sizes(config)]
     return [*layers, WeightProduct(said, config.hidden_size * config.vocab_size)] if said else layers
 
 
@@ -100,10 +101,6 @@ def _patch(config: "LlavaMiniConfig") -> int:
     size = config.vision.patch_size
     assert isinstance(size, int)
     return size
-
-
-def _llama(rows: int, size: int, count: int = 1) -> WeightProduct:
-    return WeightProduct(rows, size, count, in_llama=True)
 
 
 def _sizes(config: "LlavaMiniConfig") -> Iterator[tuple[str, int]]:

@@ -50,7 +50,7 @@ def stand_in(
     """A model of a configuration's shapes on the CPU, every weight the same number.
 
     Args:
-        kind: of the Llama layers' weights.
+        kind: of the linear layers' weights.
         rest: of everything else, where these are held in fewer bits.
         products: the linear layers are there; otherwise they are left out, and all but a few layers are, too.
     """
@@ -79,8 +79,7 @@ def stand_in(
     embeddings = model.model.vision_tower.vision_tower.embeddings
     embeddings.position_ids = torch.arange(made.patch_grid**2 + 1)[None]
     if packed is not None:
-        for layers in (model.model.layers, model.model.prefusion_layers):
-            _replace(layers, lambda layer: packed.from_weight(layer.weight, layer.bias))
+        _replace(model, lambda layer: packed.from_weight(layer.weight, layer.bias))
     return model
 
 
