@@ -2,6 +2,7 @@
 
     python benchmarks/demo_accuracy.py                         the table of the model card
     python benchmarks/demo_accuracy.py --count 50 --kinds colour,direction
+    python benchmarks/demo_accuracy.py --quantize int8         what fewer bits lose on a CPU (or --dtype bfloat16)
     python benchmarks/demo_accuracy.py --card                  with 10 minutes and 1 hour, into the model's README.md,
                                                                beside what demo_paths.py found last
 
@@ -19,8 +20,10 @@ from pathlib import Path
 
 import torch
 
+from llava_mini_cli.config import Quantization
 from llava_mini_cli.demo import model_dir
 from llava_mini_cli.demo.image_questions import IMAGE_KINDS
+from llava_mini_cli.engine.quantize import Packing
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini_cli.train.demo_preset.score import ALL_KINDS, Score, score
 
@@ -29,16 +32,19 @@ FEW = {"brief_10min": 20, "brief_1h": 10}  # questions: one of the latter takes 
 
 
 @cache
-def load(directory: str) -> tuple[LlavaMiniForConditionalGeneration, LlavaMiniProcessor]:
-    model = LlavaMiniForConditionalGeneration.from_pretrained(directory, dtype=torch.float32).eval()
+def load(
+    directory: str, dtype: str = "float32", quantize: Quantization | None = None
+) -> tuple[LlavaMiniForConditionalGeneration, LlavaMiniProcessor]:
+    packing = Packing(quantize, getattr(torch, dtype)) if quantize else None
+    model = LlavaMiniForConditionalGeneration.from_pretrained(directory, dtype=dtype, maker=packing)
     return model, LlavaMiniProcessor.from_pretrained(directory)
 
 
-def kind_score(directory: str, count: int, split: str, kind: str) -> Score:
+def kind_score(directory: str, count: int, split: str, dtype: str, quantize: Quantization | None, kind: str) -> Score:
     """The score of one kind, printed when it is there."""
     torch.set_num_threads(1)
     began = time.monotonic()
-    model, processor = load(directory)
+    model, processor = load(directory, dtype, quantize)
     batch, number = (1, min(count, FEW[kind])) if kind in FEW else (16, count)
     found = score(model, processor, kind, number, split, batch)  # type: ignore[arg-type]
     print(f"{found.line()}   {time.monotonic() - began:.0f} s", flush=True)
@@ -98,6 +104,8 @@ def main() -> None:
     parser.add_argument("--split", default="heldout", choices=("heldout", "validation", "train"))
     parser.add_argument("--kinds", default="", help="which, with commas; all")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--quantize", choices=("int8", "int4"))
     parser.add_argument("--card", action="store_true", help="write the figures into the model's README.md")
     arguments = parser.parse_args()
     if not (Path(arguments.model) / "config.json").is_file():
@@ -106,7 +114,9 @@ def main() -> None:
     kinds = arguments.kinds.split(",") if arguments.kinds else every
     longest_first = sorted(kinds, key=lambda kind: kind not in FEW)
     with ProcessPoolExecutor(arguments.jobs) as pool:
-        ask = partial(kind_score, arguments.model, arguments.count, arguments.split)
+        ask = partial(
+            kind_score, arguments.model, arguments.count, arguments.split, arguments.dtype, arguments.quantize
+        )
         answered = dict(zip(longest_first, pool.map(ask, longest_first), strict=True))
     scores = [answered[kind] for kind in kinds]
     images = [s for s in scores if s.kind in IMAGE_KINDS and s.kind != "caption"]

@@ -1,8 +1,8 @@
 """Weights of linear layers in fewer bits: on a CPU while a model is read, on a GPU behind it, through torchao.
 
-On a CPU every linear layer is packed (`packed_linear.py`) but those inside the compressor, and the embeddings stay in
-the file as they are. On a GPU the language model's and pre-fusion's layers are reduced, weights only; the vision tower,
-compressor, projector, embeddings and the head keep their dtype.
+On a CPU every linear layer is packed (`packed_linear.py`) but those inside the compressor. Of 4 bits are the language
+model's layers alone; the others, which see many rows at once, then have 8. The embeddings stay in the file as they are.
+On a GPU the language model's and pre-fusion's layers are reduced, weights only; all others keep their dtype.
 """
 
 from collections.abc import Callable, Mapping
@@ -54,7 +54,7 @@ def check_packing(kind: Quantization) -> None:
     """
     if kind == "fp8":
         raise UsageError("--quantize fp8: CPUs do not compute in it; int8 is the quick one there")
-    missing = int8_available() if kind == "int8" else int4_available()
+    missing = int8_available() or (int4_available() if kind == "int4" else None)
     if missing is not None:
         raise UsageError(f"--quantize {kind}: not to be had on this CPU ({missing})")
 
@@ -82,12 +82,12 @@ class Packing:
         Args:
             kind: int8 or int4, as `check_packing` found it.
             dtype: of what a model computes in beside its products.
-            kernel: of int8; None: the one that is exact with the most bits.
+            kernel: of 8 bits; None: the one that is exact with the most bits.
             supply: of layers that were packed before.
         """
         self._kind = kind
         self._dtype = dtype
-        self._kernel: Int8Kernel | None = (kernel or default_kernel()) if kind == "int8" else None
+        self._kernel = kernel or default_kernel()
         self._supply = None if self._kernel == "fbgemm" else supply  # whose packed weights cannot be looked into
 
     def layer(self, name: str, empty: nn.Module, weight: torch.Tensor) -> nn.Module | Callable[[], nn.Module] | None:
@@ -97,17 +97,17 @@ class Packing:
         if not is_packable(empty):
             return None
         ready = None if self._supply is None else self._supply.take(name)
-        return ready or partial(self._packed, weight)
+        return ready or partial(self._packed, name, weight)
 
     def made(self, name: str, layer: nn.Module) -> None:
         """Hands a packed layer on, to be kept."""
         if self._supply is not None:
             self._supply.made(name, layer)
 
-    def _packed(self, weight: torch.Tensor) -> nn.Module:
-        if self._kind == "int8":
-            return Int8Linear.from_weight(weight, None, self._kernel)
-        return Int4Linear.from_weight(weight, None)
+    def _packed(self, name: str, weight: torch.Tensor) -> nn.Module:
+        if self._kind == "int4" and name.startswith("model.layers."):
+            return Int4Linear.from_weight(weight, None)
+        return Int8Linear.from_weight(weight, None, self._kernel)
 
 
 def is_packable(layer: nn.Module) -> bool:
