@@ -3,6 +3,7 @@
 A run over one video counts frames, a run over many media counts media.
 """
 
+import logging
 import sys
 import threading
 import time
@@ -23,6 +24,8 @@ from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.progress import Progress
 from llava_mini_cli.pipelines.tally import Tally
 
+_NOTES = logging.getLogger("llava_mini_cli.notes")  # of the engine, such as why it waits
+
 LABEL_WIDTH = 32  # characters before a bar
 PLAIN_INTERVAL = 10.0  # seconds between lines when stderr is not a terminal
 WARNINGS = 20  # said as they come; more are counted, and stand in their rows
@@ -42,6 +45,7 @@ class Reporter(Progress):
         self._said_at = self._began
         self._last_said = ""
         self._warnings: Counter[bool] = Counter()  # said or not
+        self._notes = _NoteHandler(self._say)
         self._bar = None if quiet or not sys.stderr.isatty() else _bar(total, by_frame=self._by_frame)
 
     def count_from(self, jobs: Callable[[], Iterator[object]] | None) -> None:
@@ -119,11 +123,14 @@ class Reporter(Progress):
                 yield
 
     def __enter__(self) -> Self:
+        if not self._quiet:
+            _NOTES.addHandler(self._notes)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        _NOTES.removeHandler(self._notes)
         if self._bar is not None:
             self._bar.close()
         if self._warnings[False]:
@@ -165,6 +172,17 @@ class Reporter(Progress):
     def _say(self, text: str) -> None:
         with self.aside():
             say(text)
+
+
+class _NoteHandler(logging.Handler):
+    """Says what a part below logs for whoever started the run."""
+
+    def __init__(self, tell: Callable[[str], None]) -> None:
+        super().__init__()
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._tell(f"llava-mini: {record.getMessage()}")
 
 
 def _bar(total: int | None, *, by_frame: bool) -> "tqdm[Any]":

@@ -110,7 +110,8 @@ def prepared_supply(options: ModelOptions, kind: Quantization) -> Generator["Pre
     total = sum(prod(stored[name].shape) for name in names if name != "model.embed_tokens.weight")
     digest = model_digest(options.model, options.revision)
     about = about_weights({one.file for one in stored.values()}, digest, kind)
-    with PreparedSupply(Wanted(about, options.model, total, options.prepared_bytes)) as supply:
+    wanted = Wanted(about, options.model, total, options.prepared_bytes, worth=WORTH_S)
+    with PreparedSupply(wanted) as supply:
         yield supply
 
 

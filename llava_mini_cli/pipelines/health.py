@@ -6,9 +6,11 @@ Every part may be missing, torch included; nothing here loads a model or asks th
 import importlib.metadata
 import os
 import platform
+import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from llava_mini_cli import __version__
 from llava_mini_cli.errors import LlavaMiniError, ModelNotFound
@@ -46,6 +48,7 @@ def examine(model: str) -> list[Fact]:
         _ffmpeg(),
         _confinement(),
         *_model(model),
+        *_prepared_weights(),
     ]
 
 
@@ -149,4 +152,20 @@ def _model(model: str) -> list[Fact]:
         return [*facts, Fact("vision tower" if facts else "model", "missing", str(error))]
     except (OSError, ValueError, TypeError) as error:  # TypeError: the tower's name is no text
         return [*facts, Fact("vision tower", "unknown", f"config.json of {model} cannot be read: {error}")]
+    return facts
+
+
+def _prepared_weights() -> list[Fact]:
+    """The packed weights in the cache folder, and how to be rid of them; nothing where there are none."""
+    from llava_mini_cli.engine.prepared_folder import folder, kept_files
+
+    files = kept_files(folder())
+    if not files:
+        return []
+    whole = f"{_gib(sum(file.size for file in files))} in {len(files)} files of {folder()}"
+    facts = [Fact("prepared weights", f"{whole}, which may be removed at any time: rm -r {shlex.quote(str(folder()))}")]
+    for file in reversed(files):
+        kind = f"{file.about['model']} in {file.about['format']}" if file.about else "damaged"
+        used = datetime.fromtimestamp(file.used, UTC).astimezone()
+        facts.append(Fact("", f"{kind}, {_gib(file.size)}, last used {used:%Y-%m-%d %H:%M} ({file.path.name})"))
     return facts
