@@ -1,6 +1,6 @@
 """A checkpoint of the published model's layout and size with random weights, written tensor by tensor.
 
-    FOLDER/llava-mini-8b/                 config.json, bfloat16 shards of 5 GB, their index, a tokenizer of 128,256 tokens
+    FOLDER/llava-mini-8b/                 config.json, shards of 5 GB with an index, a tokenizer of 128,256 tokens
     FOLDER/clip-vit-large-patch14-336/    CLIP's vision half and its projection, float32
 
 Names, shapes, number formats and files are those of `ICTNLP/llava-mini-llama-3.1-8b` and of the tower that it names, so
