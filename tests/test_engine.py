@@ -79,8 +79,13 @@ def test_sixteen_questions_about_300_frames(oracle: Oracle) -> None:
         assert list(answer.token_ids) == oracle.answer(oracle.video(300, 9), questions[index])
 
 
-def test_a_prefix_longer_than_a_stretch_is_prefilled_alike(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llava_mini_cli.engine.generate.PREFILL_POSITIONS", 64)
+@pytest.mark.parametrize("beside_the_tail", [-8, 0, 1, 64])
+def test_a_prefix_longer_than_a_stretch_is_prefilled_alike(
+    oracle: Oracle, monkeypatch: pytest.MonkeyPatch, beside_the_tail: int
+) -> None:
+    ids = oracle.engine(limits()).prompts.question_ids(QUESTIONS[0])
+    tail = len(ids) - ids.index(IMAGE_TOKEN_ID) - 1
+    monkeypatch.setattr("llava_mini_cli.engine.generate.PREFILL_POSITIONS", tail + beside_the_tail)
     monkeypatch.setattr("llava_mini_cli.engine.dense.MASKED_QUERIES", 24)
     (answer,) = oracle.engine(limits()).run([request("v", oracle.video(17, 2), QUESTIONS[:1])])
     assert isinstance(answer, Answer)
