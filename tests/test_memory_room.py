@@ -104,3 +104,27 @@ def test_answers_whose_keys_have_no_room_to_grow_are_error_rows(
         assert isinstance(one, Failure) or list(one.token_ids) == oracle.ids(1, 1, QUESTIONS[one.prompt_index])
     outcomes = list(oracle.engine(limits()).run([request("a", oracle.video(1, 1), QUESTIONS[:2])]))
     assert all(isinstance(one, Answer) for one in outcomes)  # without a bound nobody asks
+
+
+def test_choices_that_have_no_room_at_once_are_scored_in_parts(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
+    room(5 * 1000 + 5 * (7 + 5) + 12 * 60).score(5, 7, 60)
+    with pytest.raises(MemoryError):
+        room(5 * 1000 + 5 * (7 + 5) + 12 * 60 - 1).score(5, 7, 60)
+    labels = tuple(f"label {number} of {number % 3}" for number in range(20))
+    asked = replace(request("a", oracle.video(1, 1), QUESTIONS[:2]), choices=(labels, labels))
+    (expected, other) = sorted(oracle.engine(limits()).run([asked]), key=lambda one: one.prompt_index)
+    sizes: list[int] = []
+
+    def few(self: WorkRoom, positions: int, seen: int, scores: int) -> None:
+        if positions > 30:
+            raise MemoryError
+        sizes.append(positions)
+
+    monkeypatch.setattr(WorkRoom, "score", few)
+    again = replace(request("a", oracle.video(1, 1), QUESTIONS[:2]), choices=(labels, labels))
+    found = sorted(engine(oracle, 1 << 40).run([again]), key=lambda one: one.prompt_index)
+    assert len(sizes) > 2
+    for before, after in zip((expected, other), found, strict=True):
+        assert isinstance(before, Answer)
+        assert isinstance(after, Answer)
+        assert after.choice_probs == pytest.approx(before.choice_probs, abs=1e-5)

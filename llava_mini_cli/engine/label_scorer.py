@@ -12,7 +12,7 @@ from math import exp, isfinite
 import torch
 
 from llava_mini_cli.config import Choices
-from llava_mini_cli.engine.branches import Branches, log_likelihoods
+from llava_mini_cli.engine.branches import HEAD_POSITIONS, Branches, log_likelihoods
 from llava_mini_cli.engine.generate import PrefillItem, prefill
 from llava_mini_cli.engine.kv_cache import RowCache
 from llava_mini_cli.engine.labels import MOST_KEPT, LabelIds, Labels
@@ -100,6 +100,8 @@ class LabelScorer:
             ids = torch.tensor(self._prompts.text_ids(question), device=self._model.device)
             embedded = self._model.model.embed_text(ids)
             items.append(PrefillItem(embedded[:-1], (embedded[-1:],)))
+        if self._decoder.room is not None:
+            self._decoder.room.prefill(len(items), max(item.prefix.shape[0] for item in items), 1, 1)
         cache, logits = prefill(self._model, items)
         made = [(asked, self._labels.of(asked[1]), row) for row, asked in enumerate(questions)]
         return self._steps([Scoring(asked, labels, cache, row, logits[row]) for asked, labels, row in made])
@@ -132,10 +134,13 @@ class LabelScorer:
         parts = [part for part in parts if not part[0].is_over]
         if not parts:
             return ()
+        cache = parts[0][0].cache
+        branches = [Branches.of(scoring.row, [scoring.text(label) for label in labels]) for scoring, labels in parts]
+        self._ask_for_room(cache, sum(len(one.tokens) for one in branches))
         scores = log_likelihoods(
             self._model,
-            parts[0][0].cache,
-            [Branches.of(scoring.row, [scoring.text(label) for label in labels]) for scoring, labels in parts],
+            cache,
+            branches,
             torch.stack([scoring.first for scoring, _ in parts]),
             sorted(self._decoder.end_ids),
             len(parts[0][0].labels.header),
@@ -144,6 +149,13 @@ class LabelScorer:
             scoring.scores.update(zip(labels, found, strict=True))
         whole = [scoring for scoring, _ in parts if len(scoring.scores) == len(scoring.labels.ids)]
         return [Piece(partial(self._end, scoring), partial(self._fail, [scoring])) for scoring in whole]
+
+    def _ask_for_room(self, cache: RowCache, tokens: int) -> None:
+        """Raises `MemoryError` where so many tokens of labels do not fit the memory at once."""
+        if self._decoder.room is not None:
+            seen = int(cache.prefix_lengths.max()) + int(cache.own_lengths.max())
+            scores = min(tokens, HEAD_POSITIONS) * self._model.config.vocab_size
+            self._decoder.room.score(tokens, seen, scores)
 
     def _end(self, scoring: Scoring) -> More:
         """All labels of a question are scored."""

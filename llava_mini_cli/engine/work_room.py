@@ -10,6 +10,8 @@ from llava_mini_cli.engine.fit import Work
 from llava_mini_cli.engine.generate import PREFILL_POSITIONS
 from llava_mini_cli.engine.kv_cache import GROWTH
 
+SCORE_BYTES = 12  # of the score of one token, in the number format, in float32 and as a log-likelihood
+
 
 class WorkRoom:
     """Asked before each piece of work; each method raises `MemoryError` where the piece does not fit."""
@@ -33,6 +35,10 @@ class WorkRoom:
         """Media at once, each with a prefix, all tails and rows of at most so many positions or rows."""
         kept = media * (prefix + tails + rows * GROWTH)
         self._check(self._work.prefilling(media * max(min(prefix, PREFILL_POSITIONS), tails), kept))
+
+    def score(self, positions: int, seen: int, scores: int) -> None:
+        """Given texts of so many positions, each of which may see so many more; and scores that are there at once."""
+        self._check(self._work.prefilling(positions, 0) + positions * (seen + positions) + SCORE_BYTES * scores)
 
     def grow(self, positions: int) -> None:
         """Room for so many more positions of keys and values."""
