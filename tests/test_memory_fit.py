@@ -1,17 +1,20 @@
 """Counting what a model needs, the choice of its format, the refusal, and the bounds that follow."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
 import torch
+from engine_oracle import make_oracle
 
 from llava_mini_cli.config import ModelOptions, WeightFormat
 from llava_mini_cli.engine import choose_format as choosing
 from llava_mini_cli.engine import fit
 from llava_mini_cli.engine.choose_format import Choice, choose_format
 from llava_mini_cli.engine.fit import MEDIA_BYTES, PROCESS_BYTES, Need, Sizes, Work, bounds, needs, refusal
+from llava_mini_cli.engine.quantize import is_packable
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.memory_there import MemoryThere
 from llava_mini_cli.model.configuration import LlavaMiniConfig
@@ -33,13 +36,15 @@ BF16, F32 = torch.bfloat16, "float32"  # headers may be told by torch's types or
 STORED = {
     "model.embed_tokens.weight": Stored((1000, 64), BF16),
     "model.layers.0.mlp.up_proj.weight": Stored((96, 64), BF16),
+    "lm_head.weight": Stored((50, 64), BF16),
     "model.layers.0.mlp.up_proj.bias": Stored((96,), BF16),
     "model.layers.0.input_layernorm.weight": Stored((64,), BF16),
     "model.prefusion_layers.11.self_attn.q_proj.weight": Stored((64, 128), BF16),
     "model.compressor.pos_embed": Stored((4, 32), F32),
     "model.vision_tower.vision_tower.encoder.layers.0.mlp.fc1.weight": Stored((10, 32), F32),
 }
-LINEAR, OTHERS, TOWER = 96 * 64 + 64 * 128, 1000 * 64 + 96 + 64, 10 * 32
+LINEAR, SMALL, TOWER = 96 * 64 + 64 * 128, 96 + 64, 10 * 32
+OTHERS = 1000 * 64 + 50 * 64 + SMALL
 
 
 def weights(kind: WeightFormat, rest: WeightFormat = "bfloat16", **more: bool) -> tuple[int, int, int]:
@@ -69,13 +74,37 @@ def test_on_a_card_nothing_stays_in_a_file() -> None:
     assert weights("bfloat16", is_mapped=False) == (own, 0, 2 * 64_000)  # a tensor comes as it is stored
 
 
-def test_weights_in_fewer_bits_and_the_largest_on_its_way() -> None:
-    channels = 96 + 64
-    assert weights("int8") == (LINEAR + 8 * channels + 2 * TOWER, 2 * OTHERS + 4 * 128, 2 * 64 * 128)
-    assert weights("fp8") == (LINEAR + 8 * channels + 2 * TOWER, 2 * OTHERS + 4 * 128, 4 * 64 * 128)
-    assert weights("int8", "float32") == (LINEAR + 8 * channels + 4 * OTHERS, 4 * (TOWER + 128), 2 * 64 * 128)
-    groups = 96 * (64 // 64 + 1) + 64 * (128 // 128 + 1)
-    assert weights("int4") == (LINEAR // 2 + 4 * groups + 2 * TOWER, 2 * OTHERS + 4 * 128, 5 * 64 * 128)
+def test_weights_in_fewer_bits_and_the_two_largest_on_their_way() -> None:
+    packed = [(96, 64), (64, 128), (10, 32), (50, 64)]  # the tower's and the head are among them
+    elements, channels = sum(out * into for out, into in packed), 96 + 64 + 10 + 50
+    largest = 96 * 64 + 64 * 128
+    table = 2 * 1000 * 64  # stays as it is stored, whatever the rest is
+    assert weights("int8") == (elements + 8 * channels, table + 2 * SMALL + 4 * 128, 2 * largest)
+    assert weights("int8", "float32") == (elements + 8 * channels + 4 * SMALL, table + 4 * 128, 2 * largest)
+    groups = 96 * (64 // 64 + 1) + 64 * (128 // 128 + 1) + 10 * (32 // 32 + 1) + 50 * (64 // 64 + 1)
+    assert weights("int4") == (elements // 2 + 4 * groups, table + 2 * SMALL + 4 * 128, 5 * largest)
+
+
+def test_on_a_card_the_llama_layers_alone_are_in_fewer_bits() -> None:
+    own = LINEAR + 8 * (96 + 64) + 2 * (OTHERS + TOWER) + 4 * 128
+    assert weights("fp8", is_mapped=False) == (own, 0, 2 * 64 * 1000)  # the table as it is stored
+    assert weights("int8", is_mapped=False) == (own, 0, 2 * 64 * 1000)
+
+
+def test_a_head_that_is_the_table_is_packed_for_itself() -> None:
+    alone = dict(STORED)
+    del alone["lm_head.weight"]
+    tied = needs(FIELDS, alone, ["int8", "bfloat16"], "bfloat16")
+    assert tied["int8"].own - weights("int8")[0] == (1000 - 50) * (64 + 8)
+    assert tied["int8"].mapped == weights("int8")[1]
+    assert weights("bfloat16")[1] - tied["bfloat16"].mapped == 2 * 50 * 64
+
+
+def test_what_is_packed_is_what_the_loader_packs(tmp_path: Path) -> None:
+    model = make_oracle(tmp_path / "m").model
+    found = {name for name, tensor in model.state_dict().items() if fit._is_packed(name, tensor, on_cpu=True)}
+    assert found == {f"{name}.weight" for name, module in model.named_modules() if is_packable(module)}
+    assert any("mm_projector" in name for name in found)
 
 
 def test_work_in_numbers() -> None:

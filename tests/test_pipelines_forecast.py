@@ -183,7 +183,7 @@ def test_the_sizes_of_a_model(model: Path) -> None:
     write_config(model, mm_vision_tower="clip", unfreeze_mm_vision_tower=True)
     found = footprint_of(ModelOptions("m", quantize="int8"))
     assert found is not None
-    assert (found.weight_format, found.weights_bytes) == ("int8", 128 * (64 + 8) + 2 * (5 * 64 + 64 + 1000))
+    assert (found.weight_format, found.weights_bytes) == ("int8", (128 + 5) * (64 + 8) + 2 * (64 + 1000))
 
 
 def test_the_sizes_of_a_model_in_pickles(model: Path) -> None:

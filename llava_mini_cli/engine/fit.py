@@ -25,7 +25,10 @@ _STORED_BYTES = {**NUMBER_BYTES, "float64": 8}
 _GROUPS = 128, 64, 32  # inputs of a weight in 4 bits that share 4 bytes of scale: the first that divides them all
 _CHANNEL_BYTES = 8  # of a scale, and of what products keep for each output channel
 _SCRATCH_BYTES: dict[WeightFormat, int] = {"int8": 2, "fp8": 4, "int4": 5}  # a weight on its way into fewer bits
-_QUANTIZED = re.compile(r"model\.(layers|prefusion_layers)\.\d+\.(self_attn|mlp)\.\w+\.weight")
+_LLAMA_LINEAR = re.compile(r"model\.(layers|prefusion_layers)\.\d+\.(self_attn|mlp)\.\w+\.weight")  # on a card
+_NOT_LINEAR = ("embed_tokens.weight", "embedding.weight")
+_TABLE = "model.embed_tokens.weight"  # stays as it is stored where layers are packed on a CPU
+_AT_ONCE = 2  # weights that are packed at once
 _PACKED_ROWS_BYTES = 512 * 16  # beside each feature of a packed layer: rows that are rounded at once
 
 # Of the numbers that a position takes on its way through a Llama layer, as measured (docs/engine.md): gate, up, and
@@ -163,22 +166,38 @@ def needs(
 def _weights(
     stored: Mapping[str, StoredTensor], kind: WeightFormat, number: WeightFormat, *, is_mapped: bool
 ) -> tuple[int, int, int]:
-    """Bytes of the weights in own memory and in files, and of the largest one on its way."""
-    own = mapped = scratch = 0
-    for name, tensor in stored.items():
+    """Bytes of the weights in own memory and in files, and of the largest ones on their way."""
+    own = mapped = 0
+    scratch: list[int] = []
+    for name, tensor in _with_head(stored, kind).items():
         elements = prod(tensor.shape)
         held = str(tensor.dtype).removeprefix("torch.")
-        if kind not in NUMBER_BYTES and _QUANTIZED.fullmatch(name):
+        if kind not in NUMBER_BYTES and _is_packed(name, tensor, on_cpu=is_mapped):
             own += _packed_bytes(tensor.shape, kind)
-            scratch = max(scratch, elements * _SCRATCH_BYTES[kind])
+            scratch.append(elements * _SCRATCH_BYTES[kind])
             continue
-        wanted: WeightFormat = "float32" if name.endswith(".pos_embed") else number
-        if is_mapped and held == wanted:
-            mapped += elements * NUMBER_BYTES[wanted]
+        wanted: str = "float32" if name.endswith(".pos_embed") else number
+        if is_mapped and (held == wanted or (kind not in NUMBER_BYTES and name == _TABLE)):
+            mapped += elements * _STORED_BYTES.get(held, 4)
         else:
-            own += elements * NUMBER_BYTES[wanted]
-            scratch = max(scratch, 0 if is_mapped else elements * _STORED_BYTES.get(held, 4))
-    return own, mapped, scratch
+            own += elements * _STORED_BYTES[wanted]
+            scratch += [] if is_mapped else [elements * _STORED_BYTES.get(held, 4)]
+    return own, mapped, sum(sorted(scratch)[-(_AT_ONCE if is_mapped else 1) :])
+
+
+def _with_head(stored: Mapping[str, StoredTensor], kind: WeightFormat) -> Mapping[str, StoredTensor]:
+    """The tensors, with the head where it is the table of embeddings and is packed for itself."""
+    if kind in NUMBER_BYTES or "lm_head.weight" in stored or _TABLE not in stored:
+        return stored
+    return {**stored, "lm_head.weight": stored[_TABLE]}
+
+
+def _is_packed(name: str, tensor: StoredTensor, *, on_cpu: bool) -> bool:
+    """True of the weights of the linear layers that are held in fewer bits (`quantize.py`)."""
+    if not on_cpu:
+        return _LLAMA_LINEAR.fullmatch(name) is not None
+    is_linear = name.endswith(".weight") and len(tensor.shape) == 2 and not name.endswith(_NOT_LINEAR)
+    return is_linear and ".compressor." not in name
 
 
 def _packed_bytes(shape: tuple[int, ...], kind: WeightFormat) -> int:
