@@ -14,7 +14,7 @@ from typing import Any, Protocol, Self
 from llava_mini_cli.config import WeightFormat
 from llava_mini_cli.memory_there import MemoryThere
 
-PROCESS_BYTES = 448 << 20  # of this process with torch and no model, and of the one that decodes pictures
+PROCESS_BYTES = 400 << 20  # of this process with torch and no model, and of the one that decodes pictures
 TEXT = 128  # positions of prompts beside a frame, and of answers, that are counted before a question is known
 MEDIA_BYTES = 512 << 20, 64 << 20  # most and least of decoded frames and their decoders at once
 CACHE_BYTES = 4 << 30, 64 << 20  # most and least of keys and values at once, on a CPU
