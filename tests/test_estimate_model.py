@@ -146,7 +146,7 @@ RATES = Rates(
 
 def total(products: list[flops.WeightProduct], kind: Any, rest: Any) -> float:
     return sum(
-        one.count * (RATES.seconds(kind if one.is_packed else rest, one.rows, one.elements) or 0) for one in products
+        one.times * (RATES.seconds(kind if one.is_packed else rest, one.rows, one.elements) or 0) for one in products
     )
 
 

@@ -52,7 +52,7 @@ def estimate(
         if rates is None:
             return 0.0
         return sum(
-            one.count * (rates.seconds(kind if one.is_packed else rest, one.rows, one.elements) or 0.0)
+            one.times * (rates.seconds(kind if one.is_packed else rest, one.rows, one.elements) or 0.0)
             for one in products
         )
 

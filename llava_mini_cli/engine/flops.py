@@ -11,17 +11,17 @@ if TYPE_CHECKING:  # it brings transformers along
 
 
 class WeightProduct(NamedTuple):
-    """Some rows times a weight, `count` times with weights of one size."""
+    """Some rows times a weight, several times with weights of one size."""
 
     rows: int
     elements: int  # of the weight
-    count: int = 1
+    times: int = 1
     is_packed: bool = True  # with `--quantize` on a CPU: of all linear layers but those inside the compressor
 
     @property
     def flops(self) -> int:
         """Multiplications and additions, counted as torch counts them."""
-        return 2 * self.rows * self.elements * self.count
+        return 2 * self.rows * self.elements * self.times
 
 
 def tower(config: "LlavaMiniConfig", frames: int) -> list[WeightProduct]:

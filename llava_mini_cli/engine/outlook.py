@@ -55,7 +55,8 @@ def outlook(model: str, imported: float) -> Outlook:
     started = START_S + imported + time.perf_counter() - began
     options, device = ModelOptions(model), try_device("auto")
     rates = measured_rates(config, device, anew=True)
-    there, number = memory_of(device), number_formats(options, config, device)[0]
+    there, numbers = memory_of(device), number_formats(options, device)
+    number = numbers[0] if rates is None else rates.quickest(numbers)
     measuring = _Measuring(config, checkpoint, stored, rates, started) if device.type == "cpu" else None
     found: list[FormatOutlook] = []
     for kind in formats_to_be_had(device):

@@ -77,7 +77,7 @@ def stand_in(
         setattr(model.get_submodule(owner), own, nn.Parameter(filled, requires_grad=False))
     model.model.rotary_emb = LlamaRotaryEmbedding(made)
     embeddings = model.model.vision_tower.vision_tower.embeddings
-    embeddings.position_ids = torch.arange(made.patch_grid**2 + 1)[None]
+    embeddings.position_ids = torch.arange(made.patch_grid**2 + 1)[None]  # pyright: ignore[reportAttributeAccessIssue]
     if packed is not None:
         _replace(model, lambda layer: packed.from_weight(layer.weight, layer.bias))
     return model
@@ -125,8 +125,9 @@ class Pieces:
         """Frames at once through the vision tower."""
         config = self._model.config
         size = config.vision.image_size
+        assert isinstance(size, int)
         shape = (frames * config.parts_per_frame, 3, size, size)
-        pixels = torch.full(shape, VALUE, dtype=self._model.dtype)  # pyright: ignore[reportArgumentType]
+        pixels = torch.full(shape, VALUE, dtype=self._model.dtype)
         work = partial(self._model.model.vision_tower, pixels)
         return self._measured("see", frames, 0, work, self._tower_scale)
 

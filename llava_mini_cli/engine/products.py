@@ -63,7 +63,7 @@ class GemvLinear(nn.Linear):
         if input.numel() != self.in_features or torch.is_grad_enabled():
             return nn.Linear.forward(self, input)
         with _ONE_DNN_SWITCH:
-            before = torch.backends.mkldnn.enabled
+            before = torch._C._get_mkldnn_enabled()  # pyright: ignore[reportPrivateUsage]
             torch._C._set_mkldnn_enabled(False)  # pyright: ignore[reportPrivateUsage]
             try:
                 return nn.Linear.forward(self, input)

@@ -79,12 +79,15 @@ class Rates:
         Raises:
             ValueError: none of them was measured.
         """
-        costs = {kind: cost for kind in WAYS if kind in formats and (cost := self._cost(kind)) is not None}
+        costs: dict[WeightFormat, float] = {
+            kind: cost for kind in WAYS if kind in formats and (cost := self._cost(kind)) is not None
+        }
         if not costs:
             raise ValueError(f"not measured: {', '.join(formats)}")
-        best = next(iter(costs))
-        for kind, cost in costs.items():
-            best = kind if cost < WORTH * costs[best] else best
+        best, *others = costs
+        for kind in others:
+            if costs[kind] < WORTH * costs[best]:
+                best = kind
         return best
 
     @property
