@@ -198,7 +198,7 @@ def test_pieces_are_the_engines_own_work(products: bool, monkeypatch: pytest.Mon
     config = tiny_config()
     pieces = Pieces(config, "bfloat16", "bfloat16", Texts(5, 3), products=products)
     scales = (1, 1) if products else (flops.tower_layers(config), config.num_hidden_layers)
-    assert pieces.see(2) == 2.0 * scales[0]
+    assert pieces.see(2) == 2.0 + 2.0 * scales[0]  # frames are prepared, too
     assert pieces.fuse(2, 3) == 2.0
     assert pieces.prefill(6, 2) == pieces.step(6, 2) == 2.0 * scales[1]
     monkeypatch.setattr(overhead, "_least", lambda work: 9.0)

@@ -22,6 +22,7 @@ from llava_mini_cli.engine.pack import pack_prompts
 from llava_mini_cli.engine.packed_linear import Int4Linear, Int8Linear
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
+from llava_mini_cli.model.preprocess import Preprocessor
 from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
 
 VALUE = 0.01  # of every weight and pixel
@@ -122,14 +123,17 @@ class Pieces:
         return self._known[key]
 
     def see(self, frames: int) -> float:
-        """Frames at once through the vision tower."""
-        config = self._model.config
-        size = config.vision.image_size
+        """Frames at once to pixels as the vision tower takes them, and through it."""
+        config, dtype = self._model.config, self._model.dtype
+        size, given = config.vision.image_size, config.video_frame_size
         assert isinstance(size, int)
-        shape = (frames * config.parts_per_frame, 3, size, size)
-        pixels = torch.full(shape, VALUE, dtype=self._model.dtype)
+        half = (0.5, 0.5, 0.5)
+        prepare = Preprocessor(size, (size, size), half, half, splits=config.resolution_ratio, frame_size=given).frames
+        raw = torch.zeros(frames, given, given, 3, dtype=torch.uint8)
+        pixels = torch.full((frames * config.parts_per_frame, 3, size, size), VALUE, dtype=dtype)
+        prepared = self._measured("prepare", frames, 0, partial(prepare, raw))
         work = partial(self._model.model.vision_tower, pixels)
-        return self._measured("see", frames, 0, work, self._tower_scale)
+        return prepared + self._measured("see", frames, 0, work, self._tower_scale)
 
     def fuse(self, frames: int, questions: int) -> float:
         """Features of frames at once, each with some questions, through everything in front of the language model."""
