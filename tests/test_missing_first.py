@@ -345,6 +345,13 @@ def test_a_package_that_every_installation_has_is_broken(
     assert (done.returncode, done.stdout, done.stderr) == (1, "", f"llava-mini: error: pyarrow {LAST}\n")
 
 
+def test_doctor_names_a_package_that_is_broken(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken("pyarrow")(monkeypatch, place)
+    result = CliRunner().invoke(app, ["doctor", "-m", "demo"])
+    assert re.search(r"^pyarrow +\d[\w.]*, broken$", result.stdout, re.MULTILINE)
+    assert (result.exit_code, result.stderr) == (1, f"llava-mini: error: pyarrow {LAST}\n")
+
+
 def test_an_error_of_our_own_is_not_put_down_to_a_package() -> None:
     for error in (ImportError("no name", name="llava_mini_cli.nowhere"), ImportError("nothing"), ValueError("x")):
         assert needs.words_for(error) is None

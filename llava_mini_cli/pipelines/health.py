@@ -3,6 +3,7 @@
 Every part may be missing, torch included; nothing here loads a model or asks the network. Prints nothing.
 """
 
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -13,12 +14,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from llava_mini_cli import __version__
-from llava_mini_cli.errors import LlavaMiniError, ModelNotFound
+from llava_mini_cli.errors import LlavaMiniError, ModelNotFound, first_line
 from llava_mini_cli.plain_files import read_object
 
 PACKAGES = ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy", "pillow", "pyarrow")
 DECODER_PACKAGES = ("decord", "ffmpeg-python", "imageio-ffmpeg")
 COMMAND_PACKAGES = ("typer", "rich", "tqdm")
+_TRIED = {name: name for name in ("huggingface_hub", "tokenizers", "safetensors", "numpy", "pyarrow")} | {
+    "pillow": "PIL"
+}
 FFMPEG_TIMEOUT = 20  # seconds
 _NEEDED = {
     "files": "needs Linux 5.13 with Landlock",
@@ -54,11 +58,18 @@ def examine(model: str) -> list[Fact]:
 
 def _package(name: str) -> Fact:
     try:
-        return Fact(name, importlib.metadata.version(name))
+        version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
         if name == "decord":  # which has wheels for two platforms only
             return Fact(name, "not installed; ffmpeg decodes everything")
         return Fact(name, "missing", f"{name} is not installed: python -m pip install {name}")
+    try:
+        if name in _TRIED:
+            importlib.import_module(_TRIED[name])
+    except Exception as error:  # noqa: BLE001 - whatever a broken package raises
+        words = f"{name} is installed and cannot be imported: {first_line(error)}"
+        return Fact(name, f"{version}, broken", words)
+    return Fact(name, version)
 
 
 def _devices() -> list[Fact]:
