@@ -181,7 +181,7 @@ class ModelOptions:
     dtype: DTypeName = "auto"  # bfloat16 on CUDA that has it; on the CPU the quickest that fits the memory
     prompt_layout: PromptLayout = "trained"
     batch_size: int | None = None  # frames encoded at once; None: chosen by the engine
-    quantize: Quantization | None = None  # of the Llama layers' weights
+    quantize: Quantization | None = None  # of the linear layers' weights; on a GPU those of the Llama layers alone
     compile: bool = False  # the layers' dense parts through torch.compile
     prepared_bytes: int = 20 << 30  # that packed weights of all models may take in the cache folder; 0: none are kept
 

@@ -66,8 +66,8 @@ class ModelFlags:
     quantize: Annotated[
         Quantization | None,
         _option(
-            help="Number format that the language model's weights are reduced to, to save memory; needs the extra "
-            "llava-mini-cli\\[quantize].",
+            help="Number format that weights are reduced to, to save memory; int8 is often quicker on a CPU. On a GPU "
+            "it needs the extra llava-mini-cli\\[quantize]; fp8 is for GPUs alone.",
             show_default="none",
         ),
     ] = ModelOptions.quantize
