@@ -216,6 +216,11 @@ def test_an_engine_answers_in_int8(checkpoint: Path) -> None:
     assert len(answer.token_ids) == 3
 
 
+def test_packed_layers_are_not_compiled(checkpoint: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--compile: not together with --quantize on a CPU"):
+        engine_of(checkpoint, quantize="int8", compile=True)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_drift_from_the_reference_stays_within_what_is_stated(case: str, tmp_path: Path) -> None:
     """docs/engine.md says how much was measured; here random weights, on which roundings weigh most."""

@@ -89,8 +89,10 @@ def compile_dense(model: LlavaMiniForConditionalGeneration) -> Dense:
     """Both functions compiled for any batch, and tried once, so that a compiler that is missing is told here.
 
     Raises:
-        UsageError: torch.compile does not work on this machine.
+        UsageError: torch.compile does not work on this machine, or not with packed layers.
     """
+    if any(hasattr(layer, "packed") for layer in model.modules()):
+        raise UsageError("--compile: not together with --quantize on a CPU, whose products torch.compile does not know")
     from torch._dynamo.exc import TorchDynamoException  # heavy, and only wanted here
 
     compiled = Dense(torch.compile(project, dynamic=True), torch.compile(finish, dynamic=True))
