@@ -77,7 +77,7 @@ def test_doctor_shows_what_lies_there_and_how_to_remove_it() -> None:
     os.utime(folder() / f"{wanted(about={'digest': 'tiny', 'format': 'int8'}).key}.weights", (86400, 86400))
     lines = llava_mini("doctor", "-m", "demo").stdout.splitlines()
     at = next(number for number, line in enumerate(lines) if line.startswith("prepared weights"))
-    assert lines[at].endswith(f" in 2 files of {folder()}, which may be removed at any time: rm -r {folder()}")
+    assert lines[at].endswith(f"  0.0 GiB, to be removed at any time by rm -r {folder()}")
     assert re.search(r"other in int8, 0\.0 GiB, last used 20\d\d-", lines[at + 1])
     assert re.search(r"tiny in int8, 0\.0 GiB, last used 1970-01-0[12] ", lines[at + 2])
 

@@ -173,8 +173,8 @@ def _prepared_weights() -> list[Fact]:
     files = kept_files(folder())
     if not files:
         return []
-    whole = f"{_gib(sum(file.size for file in files))} in {len(files)} files of {folder()}"
-    facts = [Fact("prepared weights", f"{whole}, which may be removed at any time: rm -r {shlex.quote(str(folder()))}")]
+    how = f"to be removed at any time by rm -r {shlex.quote(str(folder()))}"
+    facts = [Fact("prepared weights", f"{_gib(sum(file.size for file in files))}, {how}")]
     for file in reversed(files):
         kind = f"{file.about['model']} in {file.about['format']}" if file.about else "damaged"
         used = datetime.fromtimestamp(file.used, UTC).astimezone()
