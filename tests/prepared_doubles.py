@@ -1,7 +1,6 @@
 """Packed layers of a few bytes, and a load that asks for them as a model's does."""
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,12 +68,13 @@ def _plain(tensor: torch.Tensor) -> torch.Tensor:
     return unpack(tensor) if is_packed(tensor) else tensor
 
 
-def main(place: str, pause: str) -> None:
-    """A process of its own that loads, with a pause after each layer, and says how many layers it made."""
+def main(place: str, when: str) -> None:
+    """A process of its own that loads, goes on from the second layer when it is told to, and says what it made."""
 
     def after(count: int) -> None:
         print("layer", count, flush=True)
-        time.sleep(float(pause))
+        if count == 2 and when == "until told":
+            sys.stdin.readline()
 
     with PreparedSupply(wanted(say=lambda line: print(line, flush=True)), Path(place)) as supply:
         layers, count = load(supply, after)

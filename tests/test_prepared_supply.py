@@ -5,7 +5,6 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def run(place: Path, asked: Wanted | None = None) -> int:
 
 
 def files_of(place: Path) -> list[str]:
-    return sorted(path.suffix for path in place.iterdir())
+    return sorted(path.suffix for path in place.iterdir()) if place.exists() else []
 
 
 def kept(place: Path) -> Path:
@@ -336,7 +335,7 @@ def pipe(place: Path) -> None:
     ("prepare", "reason"),
     [
         (linked_folder, "it is a link"),
-        (file_for_folder, "File exists"),
+        (file_for_folder, "it is a file, not a folder"),
         (open_folder, "others may write it"),
         (linked_file, "it is a link"),
         (open_file, "others may write it"),
@@ -378,20 +377,17 @@ def test_a_file_of_another_user_is_not_used(place: Path) -> None:
     assert kept_files(place) == []
 
 
-def child(place: Path, pause: float) -> "subprocess.Popen[str]":
-    command = [sys.executable, str(DOUBLES), str(place), str(pause)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+def child(place: Path, when: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, str(DOUBLES), str(place), when]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
 def test_a_killed_run_leaves_nothing_that_counts_and_a_later_one_takes_it_away(place: Path) -> None:
-    process = child(place, 0.2)
+    process = child(place, "until told")
     assert process.stdout is not None
-    for line in process.stdout:
-        if line == "layer 4\n":
-            break
+    assert [process.stdout.readline() for _ in range(2)] == ["layer 1\n", "layer 2\n"]
     process.kill()
-    process.wait()
-    process.stdout.close()
+    process.communicate()
     assert files_of(place) == [".part"]
     (place / "0000.part").write_bytes(b"of another model")
     assert run(place) == len(NAMES)
@@ -400,17 +396,22 @@ def test_a_killed_run_leaves_nothing_that_counts_and_a_later_one_takes_it_away(p
 
 
 def test_of_two_runs_one_writes_and_the_other_waits(place: Path) -> None:
-    writer = child(place, 0.3)
+    writer = child(place, "until told")
     assert writer.stdout is not None
-    assert writer.stdout.readline() == "layer 1\n"
-    while not place.exists() or files_of(place) != [".part"]:
-        time.sleep(0.05)
+    assert writer.stdin is not None
+    assert [writer.stdout.readline() for _ in range(2)] == ["layer 1\n", "layer 2\n"]
+    told = writer.stdin
     said: list[str] = []
-    assert run(place, wanted(say=said.append)) == 0
+
+    def say(line: str) -> None:
+        said.append(line)
+        told.write("go on\n")
+        told.flush()
+
+    assert run(place, wanted(say=say)) == 0
     assert said == ["waiting for another run, which is preparing the same weights"]
-    assert writer.stdout.read().endswith(f"made {len(NAMES)} True\n")
-    writer.stdout.close()
-    assert writer.wait() == 0
+    assert writer.communicate()[0].endswith(f"made {len(NAMES)} True\n")
+    assert writer.returncode == 0
 
 
 def test_of_two_runs_that_begin_together_the_later_takes_the_rest_from_the_other(place: Path) -> None:
