@@ -87,7 +87,7 @@ class Packing:
         """
         self._kind = kind
         self._dtype = dtype
-        self._kernel = kernel or default_kernel()
+        self._kernel: Int8Kernel = kernel or default_kernel()
         self._supply = None if self._kernel == "fbgemm" else supply  # whose packed weights cannot be looked into
 
     def layer(self, name: str, empty: nn.Module, weight: torch.Tensor) -> nn.Module | Callable[[], nn.Module] | None:
