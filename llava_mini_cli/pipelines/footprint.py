@@ -3,18 +3,21 @@
 Counted as the engine counts (`engine/fit.py`).
 """
 
-from collections.abc import Iterator, Mapping
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llava_mini_cli.config import ModelOptions, WeightFormat
-from llava_mini_cli.engine.fit import NUMBER_BYTES, Sizes, Work, fits, needs
-from llava_mini_cli.errors import ModelNotFound
+from llava_mini_cli.engine.fit import NUMBER_BYTES, Sizes, Work, fits, needs, refusal
+from llava_mini_cli.errors import ModelNotFound, UsageError
 from llava_mini_cli.hub import find_model, find_tower, weight_source
 from llava_mini_cli.memory_there import memory_there
 from llava_mini_cli.plain_files import read_object
 
+_UNREADABLE = (ModelNotFound, OSError, ValueError, LookupError, TypeError, ArithmeticError)
+_PACKING = ("x86_64", "AMD64")  # machines for which torch has products of packed weights
 _CUDA_DEVICE = Path("/dev/nvidiactl")  # there when the driver is
 _TOWER = "model.vision_tower."
 _NOT_LOADED = ("text_model.", "text_projection", "visual_projection", "logit_scale")  # of a whole CLIP
@@ -49,15 +52,58 @@ class Footprint:
 def footprint_of(options: ModelOptions) -> Footprint | None:
     """The sizes of a model that is on this disk, or None."""
     try:
-        model = find_model(options.model, options.revision, local_files_only=True)
-        fields = read_object(model / "config.json")
-        tower = _tower(model, fields)
-        if fields.get("vision_config") is None and tower is not None:
-            of_tower = read_object(tower / "config.json")
-            fields["vision_config"] = of_tower.get("vision_config", of_tower)
-        return _footprint(options, fields, dict(_headers(model, tower, fields)))
-    except (ModelNotFound, OSError, ValueError, LookupError, TypeError, ArithmeticError):
+        return _footprint(options, *_facts(options))
+    except _UNREADABLE:
         return None  # a run says what is wrong with it; an estimate does without
+
+
+def refuse_early(options: ModelOptions) -> None:
+    """Refuses a number format in which a model does not fit the memory, before anything heavy is imported.
+
+    Only where the options ask for nothing else of this machine. What this leaves open, loading the model tells.
+
+    Raises:
+        UsageError: one line says what is needed, what there is and what would fit.
+    """
+    there = memory_there()
+    plain = (options.quantize, options.compile, options.batch_size) == (None, False, None)
+    if (
+        there is None
+        or not plain
+        or options.dtype == "auto"
+        or options.device not in ("auto", "cpu")
+        or on_cuda(options)
+    ):
+        return
+    try:
+        fields, stored = _facts(options)
+        counted = needs(fields, stored, [options.dtype], options.dtype)[options.dtype]
+        packed: list[WeightFormat] = ["int8", "int4"] if platform.machine() in _PACKING else []
+        others = {
+            kind: min((needs(fields, stored, [kind], number)[kind] for number in numbers), key=lambda need: need.bytes)
+            for kind, numbers in _numbers_of(["float32", "bfloat16", *packed])
+        }
+    except _UNREADABLE:
+        return
+    if not fits(counted, there):
+        raise UsageError(refusal(f"--dtype {options.dtype}", counted, there, others))
+
+
+def _numbers_of(kinds: Sequence[WeightFormat]) -> Iterator[tuple[WeightFormat, tuple[WeightFormat, ...]]]:
+    """Formats, each with the number formats that the rest of a model may be in beside it."""
+    for kind in kinds:
+        yield kind, (kind,) if kind in NUMBER_BYTES else ("float32", "bfloat16")
+
+
+def _facts(options: ModelOptions) -> tuple[dict[str, Any], dict[str, Header]]:
+    """A model's configuration, and the tensors that a run loads. Raises one of `_UNREADABLE`."""
+    model = find_model(options.model, options.revision, local_files_only=True)
+    fields = read_object(model / "config.json")
+    tower = _tower(model, fields)
+    if fields.get("vision_config") is None and tower is not None:
+        of_tower = read_object(tower / "config.json")
+        fields["vision_config"] = of_tower.get("vision_config", of_tower)
+    return fields, dict(_headers(model, tower, fields))
 
 
 def _footprint(options: ModelOptions, fields: Mapping[str, Any], stored: Mapping[str, Header]) -> Footprint:

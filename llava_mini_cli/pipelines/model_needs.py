@@ -5,16 +5,21 @@ torch is imported only where an option asks something of a device.
 
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.needs import check_model_packages
+from llava_mini_cli.pipelines.footprint import refuse_early
 
 
 def look_at_needs(options: ModelOptions) -> None:
-    """Makes sure that what the options need is there and works; opens no file of a model.
+    """Makes sure that what the options need is there and works.
+
+    Opens no file of a model, but where a number format is all that is asked for, which every processor has: then the
+    model's memory is counted at once.
 
     Raises:
         PackageMissing, UsageError: a package, device, number format, kernel or compiler is not to be had; one line
-            says which.
+            says which. UsageError too where the model does not fit the memory.
     """
     check_model_packages(options)
+    refuse_early(options)
     asked = (options.dtype, options.quantize, options.compile) != ("auto", None, False)
     if not asked and options.device in ("auto", "cpu"):
         return
