@@ -11,12 +11,19 @@ from llava_mini_cli.media.picture_pool import POOL
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="session")
+def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of caches that tests share, with nothing in it at first."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture(autouse=True)
-def plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def plain_environment(monkeypatch: pytest.MonkeyPatch, cache_home: Path) -> None:
     """Keeps the environment of whoever runs the tests out of them."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("TERM", "dumb")
     monkeypatch.setenv("XDG_CONFIG_HOME", os.devnull)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache_home))
     ours = [name for name in os.environ if name.startswith("LLAVA_MINI_")]
     for name in (*ours, "FORCE_COLOR", "NO_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)

@@ -45,7 +45,7 @@ ENGINE_STEPS = (
     (Engine, "_begun"),
     (TokenDecoder, "_logits"),
     (TokenDecoder, "_next_tokens"),
-    (TokenDecoder, "_answer"),
+    (TokenDecoder, "answer"),
 )
 QUESTIONS = ("-p", "what=What is shown?", "-p", "red=Is it red?")
 Row = tuple[str, str, str | None, int | None, str | None]  # medium, prompt, text, frames, warning
@@ -196,6 +196,7 @@ class FaultRuns:
             return Engine(oracle.model, oracle.processor, oracle.processor.prompts(), Limits(8, 24, 24, 1 << 30))
 
         with mock.patch("llava_mini_cli.pipelines.load_engine.load_engine", load), ExitStack() as stack:
+            stack.enter_context(mock.patch("llava_mini_cli.hub.check_model"))
             if faults is not None:
                 stack.enter_context(injected(faults))
             result = CliRunner().invoke(app, [*self._command, "-o", self._output])

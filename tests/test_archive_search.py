@@ -91,8 +91,8 @@ def test_a_model_without_clips_text_half_indexes_and_says_what_searching_needs(f
     with open_archive(tmp_path / "a") as opened:
         assert opened.header.shapes.clip is None
     done = run("search", tmp_path / "a", "a circle", "-m", tiny)  # an archive alone does not choose a folder
-    assert (done.exit_code, done.stdout) == (1, "")
-    assert "no text_model weights" in done.stderr
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "holds no CLIP embeddings" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

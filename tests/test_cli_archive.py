@@ -172,7 +172,7 @@ def test_pictures_and_a_page(archive: ArchiveDouble) -> None:
     assert llava_mini("search", "a", "x", "--thumbnails", "deep/er").exit_code == 0
     Path("file").touch()
     result = llava_mini("search", "a", "x", "--thumbnails", "file")
-    assert (result.exit_code, result.stderr) == (1, "llava-mini: error: cannot write 'file': File exists\n")
+    assert (result.exit_code, result.stderr) == (1, "llava-mini: error: cannot write 'file': 'file' is not a folder\n")
 
 
 def at_terminal(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[list[str]]:

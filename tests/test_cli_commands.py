@@ -152,7 +152,8 @@ def test_defaults_are_those_of_the_dataclasses(engines: list[EchoEngine]) -> Non
         (["ask", "a.mp4", "What?", "-f", "parquet"], "--format parquet needs a file"),
         (
             ["ask", "a.mp4", "What?", "-f", "xls"],
-            "Invalid value for '-f' / '--format': 'xls' is not one of 'jsonl', 'parquet', 'csv', 'txt', 'hf'.",
+            "Invalid value for '-f' / '--format': 'xls' is not one of 'jsonl', 'parquet', 'csv', 'txt', 'hf', 'srt', "
+            "'vtt', 'tsv'.",
         ),
         (["ask", "a.mp4", "What?", "-o", "photos", "-f", "csv"], "is a folder; name a file, such as photos/out.csv"),
         (["ask", "a.mp4", "What?", "-o", "x.csv", "--shard", "3/2"], "--shard 3/2: I/N counts from 1/2 to N/N"),

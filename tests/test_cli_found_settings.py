@@ -26,8 +26,8 @@ HARMLESS = frozenset(HARMLESS_WORDS.split())
 EXCLUDED_WORDS = """
 ann batch-size cache-dir cache-size caption-every check column compact compile csv-safe data decode-timeout
 device-batch every existing features features-dtype fetch-timeout files-from format hosts html image index lora-rank
-max-file-size media-root model netrc output overwrite preset prompt-file prune quantize revision save-every
-scenes-from shard stride summary-json thumbnails whole window workers
+max-file-size media-root model netrc output overwrite prepared-size preset prompt-file prune quantize revision
+save-every scenes-from shard stride summary-json thumbnails whole window workers
 """
 EXCLUDED = frozenset(EXCLUDED_WORDS.split())
 FOUND = "a config file that is only found in the working directory may neither write nor load"

@@ -42,7 +42,8 @@ COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-define
 TALK = {"quiet": False, "verbose": False}
 INPUT = {
     "files-from": None, "null": False, "recursive": True, "include": None, "exclude": None, "column": None,
-    "id-column": None, "prompt-column": None, "keep-columns": None, "fetch-timeout": 600.0, "cache-dir": None,
+    "id-column": None, "prompt-column": None, "start-column": None, "end-column": None, "keep-columns": None,
+    "fetch-timeout": 600.0, "cache-dir": None,
     "cache-size": 10737418240, "max-file-size": None, "media-root": None, "hosts": None, "netrc": False,
 }  # fmt: skip
 FRAMES = {
@@ -53,13 +54,15 @@ ANSWER = {"max-new-tokens": 512, "temperature": 0.0, "top-p": 1.0, "seed": 0, "r
 MODEL = {
     "model": "ICTNLP/llava-mini-llama-3.1-8b", "revision": None, "device": "auto", "dtype": "auto",
     "prompt-layout": "trained", "batch-size": None, "quantize": None, "compile": False,
+    "prepared-size": 21474836480,
 }  # fmt: skip
 LIMITS = {"limit": None, "max-failures": None, "fail-on": "any"}
 QUESTIONS = {
     **TALK, **INPUT, **FRAMES, **ANSWER, **MODEL, **LIMITS,
     "prompt": None, "prompt-file": None, "prefix": "", "suffix": "", "yes-no": False, "output": None, "format": None,
     "overwrite": False, "retry-errors": False, "shard": None, "existing": "skip", "csv-safe": False,
-    "summary-json": None, "dry-run": False, "fit": False, "choices": None, "choice-score": "sum", "choice-prior": False,
+    "summary-json": None, "dry-run": False, "fit": False, "every": None, "window": None,
+    "stride": None, "scenes-from": None, "whole": False, "choices": None, "choice-score": "sum", "choice-prior": False,
 }  # fmt: skip
 DEFAULTS: dict[str, dict[str, object]] = {
     "ask": {**QUESTIONS, "index": None, "path": None, "top": None, "find": None},
@@ -123,8 +126,8 @@ def test_every_help_text_can_be_understood_alone(command: str) -> None:
 
 
 PANELS = {
-    "ask": ["Options", "Input", "Frames", "Answer", "Model", "Output", "Run", "Archive"],
-    "caption": ["Options", "Input", "Frames", "Answer", "Model", "Output", "Run"],
+    "ask": ["Options", "Input", "Frames", "Spans", "Answer", "Model", "Output", "Run", "Archive"],
+    "caption": ["Options", "Input", "Frames", "Spans", "Answer", "Model", "Output", "Run"],
     "index": ["Options", "Archive", "Input", "Frames", "Answer", "Model", "Run"],
     "search": ["Options", "Archive", "Search", "Output", "Run"],
     "train": ["Options", "Training", "Data", "Memory and speed", "Run"],
@@ -216,8 +219,17 @@ def test_options_do_not_change(group: Any) -> None:
 def test_inputs_are_split_and_cleaned() -> None:
     assert InputFlags().options() == InputOptions()
     assert InputFlags().fetch_options() == FetchOptions()
-    given = InputFlags("list", True, False, ["a"], ["b"], "c", "d", ["e"], " f, g ", 5.0, Path("h"), 6)
-    given = replace(given, max_file_size=4, media_root=".", hosts=["i, j", "s3://k"], netrc=True)
+    given = InputFlags("list", True, False, ["a"], ["b"], "c", "d", ["e"], keep_columns=" f, g ")
+    given = replace(
+        given,
+        fetch_timeout=5.0,
+        cache_dir=Path("h"),
+        cache_size=6,
+        max_file_size=4,
+        media_root=".",
+        hosts=["i, j", "s3://k"],
+        netrc=True,
+    )
     assert given.options() == InputOptions(
         False, ("a",), ("b",), "list", True, "c", "d", ("e",), ("f", "g"), media_root="."
     )

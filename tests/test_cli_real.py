@@ -169,7 +169,7 @@ def test_a_prompt_too_long_says_how_many_frames_would_fit(place: Path) -> None:
 def test_doctor_reports_what_is_here(place: Path) -> None:
     done = run(place, "doctor", "-m", "tiny")
     assert (done.returncode, done.stderr) == (0, "")
-    names = [line.split()[0] for line in done.stdout.splitlines()]
+    names = [line.split()[0] for line in done.stdout.splitlines() if line]
     assert {"llava-mini", "python", "torch", "device", "decord", "ffmpeg", "model"} <= set(names)
 
 

@@ -98,7 +98,9 @@ def test_the_switch_is_on_again_after_a_failure_and_after_many_threads() -> None
     assert torch.backends.mkldnn.enabled
 
 
-def test_every_way_is_measured_and_a_cut_weight_counts_in_proportion(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_way_is_measured_and_what_grows_with_a_cut_weight_counts_in_proportion(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(products, "MOST_ELEMENTS", 64 * 32)
     sizes: list[torch.Size] = []
     made = products._ways
@@ -109,14 +111,15 @@ def test_every_way_is_measured_and_a_cut_weight_counts_in_proportion(monkeypatch
 
     monkeypatch.setattr(products, "_ways", ways)
     monkeypatch.setattr(products, "_cache_bytes", lambda: 4096)
-    monkeypatch.setattr(products, "_times", lambda ways, _: dict.fromkeys(ways, [1.0] * 3))
+    monkeypatch.setattr(products, "FEW_OUTPUTS", 8)
+    monkeypatch.setattr(products, "_times", lambda ways, _: dict.fromkeys(ways, [0.25 + sizes[-1][0] / 128] * 3))
     found, settled = measure((128, 64))
     assert settled
-    assert sizes == [(32, 64)]
+    assert sizes == [(32, 64), (8, 64)]
     assert {way: len(times) for way, times in found.items() if way.startswith(("float32", "bfloat16"))} == {
         "float32 mkl": 3, "float32 onednn": 3, "bfloat16 onednn": 3, "bfloat16 gemv": 1,
     }  # fmt: skip
-    assert {seconds for times in found.values() for seconds in times} == {4.0}  # a second for a fourth of the weight
+    assert {seconds for times in found.values() for seconds in times} == {1.25}  # a second of it for the weight
 
 
 class Clock:

@@ -1,5 +1,6 @@
 """Searching, checking and asking an archive, without a model: made vectors, scores by numpy, an engine's double."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -249,9 +250,11 @@ class JudgingEngine(EchoEngine):
 
     asked: list[Request] = []  # noqa: RUF012
 
-    def _answer(self, request: Request, index: int, frames: int) -> Answer | Failure:
+    def _answer(self, request: Request, index: int, number: int, times: Sequence[float]) -> Answer | Failure:
         JudgingEngine.asked.append(request)
-        return replace(super()._answer(request, index, frames), p_yes=frames / 10)
+        answer = super()._answer(request, index, number, times)
+        assert isinstance(answer, Answer)
+        return replace(answer, p_yes=len(times) / 10)
 
 
 def test_a_check_orders_moments_by_the_models_yes(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:

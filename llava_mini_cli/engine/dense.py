@@ -16,6 +16,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 
+NOT_COMPILED = "--compile: not together with --quantize on a CPU, whose products torch.compile does not know"
 MASKED_QUERIES = 128  # queries that go through attention at once where a mask is needed
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, each [B, L, d]
@@ -92,7 +93,7 @@ def compile_dense(model: LlavaMiniForConditionalGeneration) -> Dense:
         UsageError: torch.compile does not work on this machine, or not with packed layers.
     """
     if any(hasattr(layer, "packed") for layer in model.modules()):
-        raise UsageError("--compile: not together with --quantize on a CPU, whose products torch.compile does not know")
+        raise UsageError(NOT_COMPILED)
     from torch._dynamo.exc import TorchDynamoException  # heavy, and only wanted here
 
     compiled = Dense(torch.compile(project, dynamic=True), torch.compile(finish, dynamic=True))

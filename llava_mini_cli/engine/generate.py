@@ -3,9 +3,9 @@
 Knows nothing of pixels, text or stopping.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch.nn import functional
@@ -16,6 +16,8 @@ from llava_mini_cli.engine.kv_cache import GROWTH, RowCache
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration, LlavaMiniModel
 
 PREFILL_POSITIONS = 2048  # positions that go through the layers at once
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -154,6 +156,10 @@ def _tail_layout(cache: RowCache, items: Sequence[PrefillItem], packed: int) -> 
     return _TailLayout(rows, lengths.to(device), positions.to(device), mask.to(device), gather.flatten(1), ends)
 
 
+def _itself(logits: torch.Tensor) -> Any:
+    return logits
+
+
 @dataclass(frozen=True)
 class DecodeBatch:
     """Rows of one cache that take part in a decoding step."""
@@ -168,15 +174,17 @@ def decode(
     batches: Sequence[DecodeBatch],
     tokens: torch.Tensor,
     dense: Dense = EAGER,
-) -> torch.Tensor:
+    then: Callable[[torch.Tensor], Made] = _itself,
+) -> Made:
     """One token for every row of every batch, in one pass; attention alone goes cache by cache.
 
     Args:
         tokens: int64 `[n]`, the last token of each row, batch after batch.
         dense: how the layers' dense parts are computed, compiled or not.
+        then: makes of the logits `[n, vocab]` what is wanted, before the caches hold the tokens.
 
     Returns:
-        Logits `[n, vocab]`.
+        What `then` made; the logits where it is not given.
     """
     trunk = model.model
     sizes = [len(batch.rows) for batch in batches]
@@ -195,10 +203,10 @@ def decode(
         hidden = dense.finish(layer, hidden, torch.cat(out).flatten(1))
     logits = model.lm_head(trunk.norm(hidden))
     # Last, and all at once: where memory runs out before, the step can be made again.
-    lengths = [batch.cache.advanced(batch.rows) for batch in batches]
+    made, lengths = then(logits), [batch.cache.advanced(batch.rows) for batch in batches]
     for batch, own_lengths in zip(batches, lengths, strict=True):
         batch.cache.own_lengths = own_lengths
-    return logits
+    return made
 
 
 def _layers(trunk: LlavaMiniModel) -> list[LlamaDecoderLayer]:

@@ -30,7 +30,8 @@ from llava_mini_cli.engine.rates import GEMV, ROWS, Rates, Seconds, Shape, commo
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.tensor_shapes import model_shapes
 
-MOST_ELEMENTS = 1 << 23  # of a measured weight; a larger one is cut, and the time is in proportion
+FEW_OUTPUTS = 64  # of a weight with which a product takes little more than what its inputs take
+MOST_ELEMENTS = 1 << 23  # of a measured weight; a larger one is cut, and what grows with it is in proportion
 AGREEING, SETTLED = 3, 1.15  # times of a way that have to be there, and how far apart the least of them may lie
 BUDGET = 0.5  # seconds for each of ROWS, after which a way is left unsettled
 USUAL_CACHE = 64 << 20  # bytes of a processor's last cache, where the system does not say
@@ -110,12 +111,26 @@ def _has_one_dnn() -> bool:
 def measure(shape: Shape) -> tuple[Seconds, bool]:
     """Seconds of one product with a weight of a shape for each of ROWS, by way of computing it.
 
-    The ways are measured in turn, each until its least times agree, which takes longer beside other work. The second
-    result is false where some did not come to agree.
+    The ways are measured in turn, each until its least times agree, which takes longer beside other work. The part of a
+    product's time that does not grow with its weight, such as rounding the inputs, is told by a weight of few outputs.
+    The second result is false where some times did not come to agree.
     """
     out, into = shape
     cut = max(1, min(out, MOST_ELEMENTS // into))
-    ways = _ways(torch.full((cut, into), 0.01))
+    few = min(cut, FEW_OUTPUTS)
+    large, settled = _measured(cut, into)
+    small, agreed = _measured(few, into)
+    share = (out - cut) / (cut - few) if cut > few else 0.0
+    seconds = {
+        way: tuple(time + max(0.0, time - less) * share for time, less in zip(times, small[way], strict=True))
+        for way, times in large.items()
+    }
+    return seconds, settled and agreed
+
+
+def _measured(out: int, into: int) -> tuple[dict[str, list[float]], bool]:
+    """The least seconds of one product with a weight `[out, into]`, by way and number of rows; whether they agreed."""
+    ways = _ways(torch.full((out, into), 0.01))
     other = torch.ones(_cache_bytes() // 4)
     least: dict[str, list[float]] = {way: [] for way in ways}
     settled = True
@@ -129,7 +144,7 @@ def measure(shape: Shape) -> tuple[Seconds, bool]:
             settled &= _settled(times)
         for way, same in several.items():
             least[way].append(same[-1])
-    return {way: tuple(out / cut * seconds for seconds in times) for way, times in least.items()}, settled
+    return least, settled
 
 
 def _takes(way: str) -> torch.dtype:

@@ -31,6 +31,7 @@ WAYS: dict[WeightFormat, tuple[str, ...]] = {  # of computing products of a form
     "int8": ("int8 onednn", "int8 onednn_by_4", "int8 fbgemm"),
     "int4": ("int4",),
 }  # the order is that of accuracy, too
+UNKEPT, UNKEPT_WORTH = "int8 fbgemm", 0.8  # its packed weights cannot be kept for the next run, so it has to gain more
 GEMV = "bfloat16 gemv"  # for one row alone
 _ENVIRONMENT = (  # variables that decide which instructions, and how many cores, products use
     "ATEN_CPU_CAPABILITY",
@@ -118,8 +119,14 @@ class Rates:
 
     def _way(self, kind: WeightFormat) -> str:
         usual, *others = [way for way in WAYS.get(kind, ()) if way in self.ways] or [""]
-        worth = [way for way in others if _ordinary(self.ways[way]) < WORTH * _ordinary(self.ways[usual])]
+        most = {way: _share_of(way) * _ordinary(self.ways[usual]) for way in others}
+        worth = [way for way in others if _ordinary(self.ways[way]) < most[way]]
         return min(worth, key=lambda way: _ordinary(self.ways[way]), default=usual)
+
+
+def _share_of(way: str) -> float:
+    """Of the usual way's time, the share below which another way is worth taking."""
+    return UNKEPT_WORTH if way == UNKEPT else WORTH
 
 
 def _ordinary(times: tuple[float, ...]) -> float:

@@ -4,7 +4,7 @@ What is to be done is handed out in pieces (`work`). A generation's last token i
 there and has the next one from the scores. Knows nothing of frames. Failures are values, as in `engine`.
 """
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import isfinite
@@ -80,7 +80,7 @@ class TokenDecoder:
             self.room.grow(sum(group[0].cache.growth for group in groups))
         shrinking = [Piece(partial(self._free, group[0].cache), tuple) for group in groups]
         ordered = [one for group in groups for one in group]
-        return [self.begin(ordered, self._logits(groups)), *shrinking]
+        return self._logits(groups, lambda logits: [self.begin(ordered, logits), *shrinking])
 
     def _apart(self, generations: Sequence[Generation]) -> More:
         """The step in halves: of the caches, or of a single cache, which is cut in two for as long as it lives."""
@@ -89,14 +89,14 @@ class TokenDecoder:
             return [self._decoding(part) for part in _cut(groups[0])]
         return [self._decoding([one for group in groups[part] for one in group]) for part in _halves(groups)]
 
-    def _logits(self, groups: Sequence[list[Generation]]) -> torch.Tensor:
-        """Scores of the next token of each generation, `[n, vocab]`; those of a group share a cache."""
+    def _logits(self, groups: Sequence[list[Generation]], then: Callable[[torch.Tensor], More]) -> More:
+        """What `then` makes of the scores of each generation's next token, `[n, vocab]`; a group shares a cache."""
         device = self._model.device
         batches = [
             DecodeBatch(group[0].cache, torch.tensor([one.row for one in group], device=device)) for group in groups
         ]
         tokens = torch.tensor([one.tokens[-1] for group in groups for one in group], device=device)
-        return decode(self._model, batches, tokens, self._dense)
+        return decode(self._model, batches, tokens, self._dense, then)
 
     def _advance(self, generations: Sequence[Generation], logits: torch.Tensor) -> More:
         """Gives each generation its next token; those that are done are answered."""

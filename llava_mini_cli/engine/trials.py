@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from llava_mini_cli.config import DTypeName, ModelOptions, Quantization
-from llava_mini_cli.engine.dense import attend_causally, finish, project
+from llava_mini_cli.engine.dense import NOT_COMPILED, attend_causally, finish, project
 from llava_mini_cli.engine.devices import first_sentence, try_device
 from llava_mini_cli.engine.quantize import quantize
 from llava_mini_cli.errors import UsageError
@@ -40,6 +40,8 @@ def try_options(options: ModelOptions) -> torch.device:
 def _try_model(device: str, dtype: DTypeName, kind: Quantization | None, compile: bool) -> None:
     """Has a tiny model compute as the real one will. Raises `UsageError`."""
     place = torch.device(device)
+    if compile and kind is not None and place.type == "cpu":
+        raise UsageError(NOT_COMPILED)
     number = pick_dtype(dtype, place)
     try:
         model: Any = _tiny_model(place).to(number)

@@ -58,9 +58,10 @@ def footprint_of(options: ModelOptions) -> Footprint | None:
 
 
 def refuse_early(options: ModelOptions) -> None:
-    """Refuses a number format in which a model does not fit the memory, before anything heavy is imported.
+    """Refuses float32 where a model does not fit the memory in it, before anything heavy is imported.
 
-    Only where the options ask for nothing else of this machine. What this leaves open, loading the model tells.
+    Only where the options ask for nothing else of this machine, so that nothing else can be missing. What this leaves
+    open, loading the model tells.
 
     Raises:
         UsageError: one line says what is needed, what there is and what would fit.
@@ -70,7 +71,7 @@ def refuse_early(options: ModelOptions) -> None:
     if (
         there is None
         or not plain
-        or options.dtype == "auto"
+        or options.dtype != "float32"
         or options.device not in ("auto", "cpu")
         or on_cuda(options)
     ):

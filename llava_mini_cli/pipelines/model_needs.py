@@ -11,8 +11,8 @@ from llava_mini_cli.pipelines.footprint import refuse_early
 def look_at_needs(options: ModelOptions) -> None:
     """Makes sure that what the options need is there and works.
 
-    Opens no file of a model, but where a number format is all that is asked for, which every processor has: then the
-    model's memory is counted at once.
+    Opens no file of a model, but where float32 is all that is asked for, which every processor has: then the model's
+    memory is counted at once.
 
     Raises:
         PackageMissing, UsageError: a package, device, number format, kernel or compiler is not to be had; one line

@@ -96,7 +96,11 @@ def _needed(job: Job) -> tuple[float, float] | None:
     """Seconds between which all stretches of a job lie; None where one is the whole medium."""
     spans = job.spans or tuple(question.span for question in job.questions if question.span is not None)
     is_whole = not job.spans and len(spans) < len(job.questions)
-    if is_whole or any(question.spans is None or question.spans.whole for question in job.questions if job.spans):
+    if (
+        not spans
+        or is_whole
+        or any(question.spans is None or question.spans.whole for question in job.questions if job.spans)
+    ):
         return None
     return min(span.start or 0.0 for span in spans), max(inf if span.end is None else span.end for span in spans)
 
