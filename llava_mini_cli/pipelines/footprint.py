@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llava_mini_cli.config import ModelOptions, WeightFormat
-from llava_mini_cli.engine.fit import NUMBER_BYTES, Sizes, Work, fits, needs, refusal
+from llava_mini_cli.engine.fit import NUMBER_BYTES, Need, Sizes, Work, fits, needs, refusal
 from llava_mini_cli.errors import ModelNotFound, UsageError
 from llava_mini_cli.hub import find_model, find_tower, weight_source
 from llava_mini_cli.memory_there import memory_there
@@ -80,7 +80,7 @@ def refuse_early(options: ModelOptions) -> None:
         fields, stored = _facts(options)
         counted = needs(fields, stored, [options.dtype], options.dtype)[options.dtype]
         packed: list[WeightFormat] = ["int8", "int4"] if platform.machine() in _PACKING else []
-        others = {
+        others: dict[WeightFormat, Need] = {
             kind: min((needs(fields, stored, [kind], number)[kind] for number in numbers), key=lambda need: need.bytes)
             for kind, numbers in _numbers_of(["float32", "bfloat16", *packed])
         }
