@@ -1,5 +1,7 @@
 """`llava-mini train`: the demo model from nothing, or a real model on data in LLaVA's own format."""
 
+from importlib import import_module
+
 from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.flags.train_flags import TrainFlags
 from llava_mini_cli.commands.stderr import hush_libraries, say
@@ -17,6 +19,9 @@ def train(flags: TrainFlags, talk: TalkFlags) -> int:
     hush_libraries(verbose=talk.verbose)
     TRAIN.check("train")
     check_packages(MODEL_PACKAGES)
+    if flags.preset is None:
+        for package in ("accelerate", "peft") if flags.lora_rank else ("accelerate",):
+            import_module(package)  # a broken one is told before a model or data are looked at
     from llava_mini_cli.formats.disk import check_folder
     from llava_mini_cli.safe_files import NotRegularError, check_tree
 
