@@ -129,7 +129,7 @@ def main() -> None:
         found, engine, question = proportions()
     else:
         found, engine, question = checkpoint(given.model, given.format, given.rounds)
-    engine._decoder._end_ids = frozenset()  # pyright: ignore[reportPrivateUsage]  - answers as long as asked for
+    engine._decoder.end_ids = frozenset()  # pyright: ignore[reportPrivateUsage]  - answers as long as asked for
 
     def seconds(frames: int, questions: int, tokens: int) -> float:
         return median(lambda: taken(engine, question, frames, questions, tokens), given.rounds)

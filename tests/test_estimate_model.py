@@ -34,6 +34,7 @@ from llava_mini_cli.formats.job import Job, Prompt, Question
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.memory_there import MemoryThere
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
+from llava_mini_cli.pipelines import model_outlook
 from llava_mini_cli.pipelines.footprint import Footprint
 from llava_mini_cli.pipelines.forecast import RunTime, forecast
 from llava_mini_cli.pipelines.health import Fact
@@ -387,3 +388,12 @@ def test_nothing_to_do_takes_no_time() -> None:
     made = RunOptions(ModelOptions("m"), SamplingOptions(), GenerationOptions())
     found = forecast(iter([]), made, lambda path, _: HEADERS[path], None, Estimates("int8", {"int8": E}))
     assert found.time == RunTime(0.0, 0.0, 0.0, 0.0, "int8", 512)
+
+
+def test_starting_is_timed_in_a_process_that_imports_nothing_from_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "typer.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.chdir(tmp_path)
+    assert model_outlook.starting_seconds() > 0
+    assert not (tmp_path / "ran").exists()

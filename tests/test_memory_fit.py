@@ -175,6 +175,7 @@ def sizes(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         return {kind: total(kind, found[kind] + dearer + 0.1 * (frames - 1)) for kind in kinds}
 
     monkeypatch.setattr(choosing, "needs", counted)
+    monkeypatch.setattr("llava_mini_cli.engine.fit.needs", counted)
     monkeypatch.setattr(choosing, "memory_there", lambda: MemoryThere(int(found["there"] * GIB), "the cgroup /x"))
     monkeypatch.setattr(choosing, "measured_rates", lambda *_: None)
     for name in ("int8_available", "int4_available"):

@@ -4,14 +4,15 @@ Decided before a byte of them is read. Where none fits, one line says what is ne
 """
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 import torch
 
 from llava_mini_cli.config import ModelOptions, WeightFormat
-from llava_mini_cli.engine.fit import NUMBER_BYTES, Need, StoredTensor, fits, flag_of, gib, needs, refusal
+from llava_mini_cli.engine.fit import NUMBER_BYTES, Need, StoredTensor, fits, flag_of, gib, least_need, needs, refusal
 from llava_mini_cli.engine.packed_linear import int4_available, int8_available
 from llava_mini_cli.engine.products import measured_rates
 from llava_mini_cli.errors import UsageError
@@ -44,8 +45,8 @@ def choose_format(options: ModelOptions, config: LlavaMiniConfig, stored: Stored
     """
     there, fields, asked = memory_of(device), config.to_dict(), options.batch_size or 1
 
-    def need(kind: WeightFormat, number: WeightFormat, frames: int = asked) -> Need:
-        return needs(fields, stored, [kind], number, frames=frames, is_mapped=device.type == "cpu")[kind]
+    def need(kind: WeightFormat, number: WeightFormat) -> Need:
+        return needs(fields, stored, [kind], number, frames=asked, is_mapped=device.type == "cpu")[kind]
 
     counted: list[Need] = []
     for kind in _kinds(options, device):
@@ -59,8 +60,9 @@ def choose_format(options: ModelOptions, config: LlavaMiniConfig, stored: Stored
             return Choice(found[number].kind, number, found[number], there and _note(options, kind, counted, there))
     assert there is not None
     least = min(counted, key=lambda need: need.bytes)
-    others: dict[WeightFormat, Need] = {kind: _least(need, kind) for kind in formats_to_be_had(device)}
-    fewer = bisect_right(range(1, asked), there.bytes, key=lambda frames: _least(need, least.kind, frames).bytes)
+    least_of = partial(least_need, fields, stored, is_mapped=device.type == "cpu")
+    others: dict[WeightFormat, Need] = {kind: least_of(kind, frames=asked) for kind in formats_to_be_had(device)}
+    fewer = bisect_right(range(1, asked), there.bytes, key=lambda frames: least_of(least.kind, frames=frames).bytes)
     raise UsageError(refusal(_asked(options, least.kind), least, there, others, fewer or None))
 
 
@@ -85,12 +87,6 @@ def _quickest(fitting: Sequence[WeightFormat], config: LlavaMiniConfig, device: 
     """Of number formats that fit the one that was measured to be quickest; the first of a model too small for that."""
     rates = measured_rates(config, device) if len(fitting) > 1 else None
     return fitting[0] if rates is None else rates.quickest(fitting)
-
-
-def _least(need: Callable[..., Need], kind: WeightFormat, *frames: int) -> Need:
-    """The least that a format needs, whatever the number format of the rest."""
-    numbers = (kind,) if kind in NUMBER_BYTES else ("float32", "bfloat16")
-    return min((need(kind, number, *frames) for number in numbers), key=lambda other: other.bytes)
 
 
 def formats_to_be_had(device: torch.device) -> list[WeightFormat]:

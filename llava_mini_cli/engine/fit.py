@@ -163,6 +163,20 @@ def needs(
     return found
 
 
+def least_need(
+    fields: Mapping[str, Any],
+    stored: Mapping[str, StoredTensor],
+    kind: WeightFormat,
+    *,
+    frames: int = 1,
+    is_mapped: bool = True,
+) -> Need:
+    """The least that a model needs in a format, whatever the number format of the rest. Args: as for `needs`."""
+    numbers: tuple[WeightFormat, ...] = (kind,) if kind in NUMBER_BYTES else ("float32", "bfloat16")
+    found = (needs(fields, stored, [kind], one, frames=frames, is_mapped=is_mapped)[kind] for one in numbers)
+    return min(found, key=lambda need: need.bytes)
+
+
 def _weights(
     stored: Mapping[str, StoredTensor], kind: WeightFormat, number: WeightFormat, *, is_mapped: bool
 ) -> tuple[int, int, int]:

@@ -33,16 +33,14 @@ from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.processor import LlavaMiniProcessor
 from llava_mini_cli.model.weight_headers import weight_files
 
-START_S = 0.3  # seconds of a command before it imports anything of weight
-
 Stored = Mapping[str, StoredTensor]
 
 
-def outlook(model: str, imported: float) -> Outlook:
+def outlook(model: str, starting: float) -> Outlook:
     """Counts, measures and keeps. The model has to be on this disk.
 
     Args:
-        imported: seconds that the imports of a run took.
+        starting: seconds that a process takes until it can load a model.
 
     Raises:
         ModelError: it is not there, or is damaged.
@@ -52,7 +50,7 @@ def outlook(model: str, imported: float) -> Outlook:
     config = load_config(checkpoint, local_files_only=True)
     stored = look_at_weights(checkpoint, config, local_files_only=True)
     LlavaMiniProcessor.from_pretrained(model)
-    started = START_S + imported + time.perf_counter() - began
+    started = starting + time.perf_counter() - began
     options, device = ModelOptions(model), try_device("auto")
     rates = measured_rates(config, device, anew=True)
     there, numbers = memory_of(device), number_formats(options, device)

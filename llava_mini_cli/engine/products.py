@@ -75,7 +75,7 @@ class GemvLinear(nn.Linear):
 def measured_rates(config: LlavaMiniConfig, device: torch.device, *, anew: bool = False) -> Rates | None:
     """How long products of the language model's commonest shape take on this machine, by number format.
 
-    Measured the first time, in well under a second, and kept in the cache directory.
+    Measured the first time, in about a second, and kept in the cache directory.
 
     Args:
         anew: measured again; of old and new numbers the lesser ones count.

@@ -4,19 +4,20 @@ Counted as the engine counts (`engine/fit.py`).
 """
 
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from llava_mini_cli.config import ModelOptions, WeightFormat
-from llava_mini_cli.engine.fit import NUMBER_BYTES, Need, Sizes, Work, fits, needs, refusal
+from llava_mini_cli.engine.fit import NUMBER_BYTES, Need, Sizes, Work, fits, least_need, needs, refusal
 from llava_mini_cli.errors import ModelNotFound, UsageError
 from llava_mini_cli.hub import find_model, find_tower, weight_source
 from llava_mini_cli.memory_there import memory_there
 from llava_mini_cli.plain_files import read_object
 
 _UNREADABLE = (ModelNotFound, OSError, ValueError, LookupError, TypeError, ArithmeticError)
+_NUMBERS: tuple[WeightFormat, ...] = ("float32", "bfloat16")  # that a run on a CPU may compute in, by preference
 _PACKING = ("x86_64", "AMD64")  # machines for which torch has products of packed weights
 _CUDA_DEVICE = Path("/dev/nvidiactl")  # there when the driver is
 _TOWER = "model.vision_tower."
@@ -78,22 +79,13 @@ def refuse_early(options: ModelOptions) -> None:
         return
     try:
         fields, stored = _facts(options)
-        counted = needs(fields, stored, [options.dtype], options.dtype)[options.dtype]
+        counted = least_need(fields, stored, options.dtype)
         packed: list[WeightFormat] = ["int8", "int4"] if platform.machine() in _PACKING else []
-        others: dict[WeightFormat, Need] = {
-            kind: min((needs(fields, stored, [kind], number)[kind] for number in numbers), key=lambda need: need.bytes)
-            for kind, numbers in _numbers_of(["float32", "bfloat16", *packed])
-        }
+        others: dict[WeightFormat, Need] = {kind: least_need(fields, stored, kind) for kind in (*_NUMBERS, *packed)}
     except _UNREADABLE:
         return
     if not fits(counted, there):
         raise UsageError(refusal(f"--dtype {options.dtype}", counted, there, others))
-
-
-def _numbers_of(kinds: Sequence[WeightFormat]) -> Iterator[tuple[WeightFormat, tuple[WeightFormat, ...]]]:
-    """Formats, each with the number formats that the rest of a model may be in beside it."""
-    for kind in kinds:
-        yield kind, (kind,) if kind in NUMBER_BYTES else ("float32", "bfloat16")
 
 
 def _facts(options: ModelOptions) -> tuple[dict[str, Any], dict[str, Header]]:
@@ -134,7 +126,7 @@ def number_formats(options: ModelOptions) -> tuple[WeightFormat, ...]:
     """Those that a run may compute in, the first that fits: as asked for, or what `auto` takes on this machine."""
     if options.dtype != "auto":
         return (options.dtype,)
-    return ("bfloat16",) if on_cuda(options) else ("float32", "bfloat16")
+    return ("bfloat16",) if on_cuda(options) else _NUMBERS
 
 
 def on_cuda(options: ModelOptions) -> bool:

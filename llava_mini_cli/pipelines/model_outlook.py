@@ -3,6 +3,8 @@
 Imports torch only where it measures. Prints nothing.
 """
 
+import subprocess
+import sys
 import time
 
 from llava_mini_cli.config import ModelOptions
@@ -15,11 +17,18 @@ __all__ = ["Estimates", "FormatOutlook", "Outlook", "estimates_of", "measured_ou
 
 def measured_outlook(model: str) -> Outlook:
     """Each format of a model that is on this disk. Raises `ModelError` where it is not, or is damaged."""
-    began = time.perf_counter()
-    import llava_mini_cli.engine.load  # noqa: F401  # pyright: ignore[reportUnusedImport] - as every run does
     from llava_mini_cli.engine.outlook import outlook
 
-    return outlook(model, time.perf_counter() - began)
+    return outlook(model, starting_seconds())
+
+
+def starting_seconds() -> float:
+    """Seconds that a process takes until it can load a model; this one has imported most of what that takes."""
+    began = time.perf_counter()
+    code = "import llava_mini_cli.commands.main, llava_mini_cli.engine.load"
+    # -P: nothing is imported from the working directory, which may be somebody else's.
+    subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True)
+    return time.perf_counter() - began
 
 
 def estimates_of(options: ModelOptions) -> Estimates | None:

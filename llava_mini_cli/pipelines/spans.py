@@ -3,6 +3,7 @@
 Knows nothing of engines, and not how a row is filled in.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from math import ceil, inf, isfinite
 from typing import NamedTuple, overload
@@ -89,7 +90,23 @@ def grid_of(info: ClipInfo, spans: SpanOptions, sampling: SamplingOptions) -> Gr
     return Grid(begin, min(info.duration_s, sampling.end or inf), spans.length, spans.step)
 
 
-class SpanWindows(Sequence[Window]):
+class _Windows(Sequence[Window]):
+    """Windows each of which is made when it is asked for."""
+
+    @overload
+    def __getitem__(self, index: int) -> Window: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Window]: ...
+    def __getitem__(self, index: int | slice) -> Window | Sequence[Window]:
+        if isinstance(index, slice):
+            return [self[one] for one in range(*index.indices(len(self)))]
+        return self._window(index)
+
+    @abstractmethod
+    def _window(self, index: int) -> Window: ...
+
+
+class SpanWindows(_Windows):
     """The windows that a job's questions are asked of: the whole, then each span of which a row is not there yet.
 
     No window is kept, so that a video may have very many.
@@ -133,13 +150,7 @@ class SpanWindows(Sequence[Window]):
     def __len__(self) -> int:
         return self._has_whole + len(self._numbers)
 
-    @overload
-    def __getitem__(self, index: int) -> Window: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Window]: ...
-    def __getitem__(self, index: int | slice) -> Window | Sequence[Window]:
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
+    def _window(self, index: int) -> Window:
         if self._has_whole and index == 0:
             return Window(WHOLE.start, WHOLE.end, self._not_whole)
         number = self._numbers[index - self._has_whole]
@@ -152,7 +163,7 @@ class SpanWindows(Sequence[Window]):
         return frozenset(question for question, numbers in enumerate(self._there) if number in numbers)
 
 
-class RowWindows(Sequence[Window]):
+class RowWindows(_Windows):
     """The windows of questions that have a stretch each, ordered by their starts; equal stretches share one.
 
     A stretch that asks the same twice has two windows, so that there is an answer for each. A picture has one stretch.
@@ -188,13 +199,7 @@ class RowWindows(Sequence[Window]):
     def __len__(self) -> int:
         return len(self._questions)
 
-    @overload
-    def __getitem__(self, index: int) -> Window: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Window]: ...
-    def __getitem__(self, index: int | slice) -> Window | Sequence[Window]:
-        if isinstance(index, slice):
-            return [self[one] for one in range(*index.indices(len(self)))]
+    def _window(self, index: int) -> Window:
         (start, end), asked = self._questions[index]
         return Window(start, end, frozenset(range(len(self.prompts))) - asked.keys())
 
