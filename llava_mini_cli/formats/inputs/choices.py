@@ -10,7 +10,7 @@ from typing import Any, Self, cast
 
 from llava_mini_cli.config import Choices
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.formats.inputs.prompts import NAMED, encodes
+from llava_mini_cli.formats.inputs.named_text import NAMED, encodes
 from llava_mini_cli.formats.job import Job, Question
 
 MOST_CHOICES = 10_000  # of one question

@@ -1,11 +1,13 @@
 """Prompts from the command line and from files. Names are unique, texts are neither empty nor broken."""
 
-import re
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.inputs.choices import checked_choices
+from llava_mini_cli.formats.inputs.named_text import NAMED, encodes
 from llava_mini_cli.formats.job import Prompt
 
 CaptionStyle = Literal["brief", "detailed", "tags"]
@@ -26,7 +28,6 @@ STYLES: dict[CaptionStyle, Prompt] = {
 }
 
 _LARGEST_FILE = 16 << 20  # bytes, of questions
-NAMED = re.compile(r"([A-Za-z_][A-Za-z0-9_-]*)=(.*)", re.DOTALL)
 
 
 def checked_prompt(text: str, name: str | None = None) -> Prompt:
@@ -104,8 +105,6 @@ def _prompts(text: str, path: str) -> Iterator[Prompt]:
 
 
 def _from_json(line: str) -> Prompt:
-    import json  # here and not above, so that --help is quick
-
     try:
         record: Any = json.loads(line)
         text, name, choices = record["prompt"], record.get("name"), record.get("choices")
@@ -113,16 +112,5 @@ def _from_json(line: str) -> Prompt:
         raise UsageError('not an object such as {"name": "topic", "prompt": "What is taught?"}') from None
     if not isinstance(text, str) or not isinstance(name, str | None):
         raise UsageError("prompt and name must be text")
-    from llava_mini_cli.formats.inputs.choices import checked_choices
-
     prompt = checked_prompt(text, name or None)
     return prompt if choices is None else prompt._replace(choices=checked_choices(choices))
-
-
-def encodes(text: str) -> bool:
-    """True if a text is valid Unicode, without the half characters that stand for broken bytes."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.columns import as_kind, as_text, check_columns, is_empty
+from llava_mini_cli.formats.inputs.named_text import encodes
 from llava_mini_cli.formats.inputs.options import InputOptions
-from llava_mini_cli.formats.inputs.prompts import encodes
 from llava_mini_cli.formats.job import NOTHING_KEPT, Prompt, Question, make_prompt, make_question
 from llava_mini_cli.formats.row import KeptColumn, printable
 
