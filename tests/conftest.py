@@ -1,6 +1,8 @@
 """Settings that every test shares: no network, no colours, no model from the user's environment."""
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -61,3 +63,25 @@ def archive(films: Path) -> Path:
 def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A path of the name that the test is run for (`output_rows.each_format`)."""
     return f"{tmp_path}/{request.param}"
+
+
+@pytest.fixture(scope="session")
+def warm_command() -> Iterator[Path]:
+    """A folder with `llava-mini`, whose starts import nothing."""
+    from warm_command import REAL, warm_command
+
+    # The path of a socket is short.
+    with tempfile.TemporaryDirectory(prefix="warm", dir="/tmp") as folder, warm_command(Path(folder), REAL) as binaries:
+        yield binaries
+
+
+@pytest.fixture(scope="session")
+def warm_doubles() -> Iterator[Path]:
+    """The same with doubles of the engine and of clips (`cli_doubles`), and with the Python of the tests."""
+    from warm_command import DOUBLES, warm_command
+
+    with (
+        tempfile.TemporaryDirectory(prefix="warm", dir="/tmp") as folder,
+        warm_command(Path(folder), DOUBLES) as binaries,
+    ):
+        yield binaries

@@ -220,12 +220,14 @@ def test_sigterm_keeps_what_is_complete(films: Path, tmp_path: Path) -> None:
         assert not opened.damage
 
 
-def test_the_commands_of_the_archive_page_run(films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_the_archive_page_run(
+    films: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_command: Path
+) -> None:
     from PIL import Image
 
     shutil.copytree(films, tmp_path / "films")
     Image.fromarray(picture("green triangle")).save(tmp_path / "like.png")
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    path = f"{warm_command}:{Path(sys.executable).parent}:/usr/bin:/bin"
     for block in shell_blocks(ROOT / "docs" / "archive.md"):
         run_block(block, tmp_path, monkeypatch, PATH=path, LLAVA_MINI_MODEL="demo")
     assert len((tmp_path / "answers.jsonl").read_text().splitlines()) == 3

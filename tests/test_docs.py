@@ -22,7 +22,6 @@ from llava_mini_cli.demo.scenes import COLOURS, SHAPES, Thing, generator, random
 from llava_mini_cli.formats.row import COLUMNS
 
 ROOT = Path(__file__).parents[1]
-DOUBLES = Path(__file__).parent / "cli_doubles.py"
 
 
 def shell_blocks(path: Path) -> list[str]:
@@ -38,7 +37,7 @@ def run_block(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **envir
     assert done.returncode == 0, f"{block}\n{done.stderr}"
 
 
-def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_command: Path) -> None:
     """With a tiny model in place of the published one, and media of these names."""
     from tiny_checkpoints import write_tiny_checkpoint
 
@@ -48,7 +47,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
     source = "testsrc2=duration=2:size=160x120:rate=10"
     ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-f", "lavfi", "-i", source]
     subprocess.run([*ffmpeg, "-pix_fmt", "yuv420p", str(tmp_path / "clip.mp4")], check=True)
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    path = f"{warm_command}:{Path(sys.executable).parent}:/usr/bin:/bin"
     for block in shell_blocks(ROOT / "README.md"):
         run_block(block, tmp_path, monkeypatch, PATH=path, LLAVA_MINI_MODEL=str(tmp_path / "tiny"))
     assert {"answers.parquet", "first.jsonl"} <= {entry.name for entry in tmp_path.iterdir()}
@@ -64,25 +63,22 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
         ("labels.md", "labels.parquet"),
     ],
 )
-def test_the_commands_of_the_docs_run(page: str, made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_commands_of_the_docs_run(
+    page: str, made: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_doubles: Path
+) -> None:
     """With doubles of the engine and of clips."""
-    binary = tmp_path / "bin" / "llava-mini"
     (tmp_path / "photos").mkdir()
-    binary.parent.mkdir()
-    binary.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(DOUBLES))} "$@"\n')
-    binary.chmod(0o755)
-    python = binary.with_name("python")  # with the packages that the tests have
-    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} "$@"\n')
-    python.chmod(0o755)
     for name in ("a.mp4", "b.mp4", "photos/c.jpg"):
         (tmp_path / name).write_text("3")
     (tmp_path / "truth.csv").write_text("file_name,prompt_name,truth\nc.jpg,red_circle,true\n")
     for block in shell_blocks(ROOT / "docs" / page):
-        run_block(block, tmp_path, monkeypatch, PATH=f"{binary.parent}:/usr/bin:/bin")
+        run_block(block, tmp_path, monkeypatch, PATH=f"{warm_doubles}:/usr/bin:/bin")
     assert (tmp_path / made).exists()
 
 
-def test_the_recipe_filters_a_folder_of_pictures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipe_filters_a_folder_of_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_command: Path
+) -> None:
     """With the demo model, which knows what is in them."""
     (tmp_path / "photos").mkdir()
     there: dict[str, set[str]] = {}
@@ -98,7 +94,7 @@ def test_the_recipe_filters_a_folder_of_pictures(tmp_path: Path, monkeypatch: py
     truth = [f"{file},{name},{name in things}" for file, things in there.items() for name in names]
     (tmp_path / "truth.csv").write_text("\n".join(["file_name,prompt_name,truth", *truth]))
     text = (ROOT / "docs" / "labels.md").read_text()
-    path = f"{Path(sys.executable).parent}:/usr/bin:/bin"
+    path = f"{warm_command}:{Path(sys.executable).parent}:/usr/bin:/bin"
     for block in re.findall(r"^<!-- recipe -->\n```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         block = block.replace("python - <<", f"{shlex.quote(sys.executable)} - <<")
         run_block(block, tmp_path, monkeypatch, PATH=path, LLAVA_MINI_MODEL="demo")
@@ -112,17 +108,14 @@ def test_the_recipe_filters_a_folder_of_pictures(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="the recipes use jq")
-def test_the_recipes_of_batch_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_recipes_of_batch_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_doubles: Path) -> None:
     """Over real media, with a double of the engine alone."""
-    for folder in ("photos", "cam", "bin"):
+    for folder in ("photos", "cam"):
         (tmp_path / folder).mkdir()
     for number in (1, 2):
         make_picture(tmp_path / "photos" / f"{number}.jpg", number)
         make_video(tmp_path / "cam" / f"{number}.mp4")
-    binary = tmp_path / "bin" / "llava-mini"
-    binary.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} {shlex.quote(str(DOUBLES))} "$@"\n')
-    binary.chmod(0o755)
-    environment = {"PATH": f"{binary.parent}:/usr/local/bin:/usr/bin:/bin", "CLIPS": "real"}
+    environment = {"PATH": f"{warm_doubles}:/usr/local/bin:/usr/bin:/bin", "CLIPS": "real"}
     environment["HF_HOME"] = str(tmp_path / "hf")
     for block in shell_blocks(ROOT / "docs" / "batch.md"):
         block = block.replace("python - <<", f"{shlex.quote(sys.executable)} - <<")

@@ -1,0 +1,130 @@
+"""`llava-mini` for the shell blocks of a page, without the seconds in which each start imports torch.
+
+`warm_command` makes a command that hands its arguments, working directory, environment and standard streams to a
+server, which has imported everything once. A fork of it is the run: a process of its own that runs the command and ends
+as any Python does. Starting cold is tested elsewhere (`test_cli_real`, `test_cli_process`).
+"""
+
+import atexit
+import gc
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+
+# What a server imports; the `main` of the first is the command.
+_ROWS = ("pandas", "pyarrow.parquet", "llava_mini_cli.commands.main", "rich.table", "tqdm")
+DOUBLES = ("cli_doubles", *_ROWS)
+REAL = ("llava_mini_cli.__main__", "llava_mini_cli.engine.load", "llava_mini_cli.pipelines.find", *_ROWS)
+
+CLIENT = """\
+#!{python} -ISE
+import json, os, socket, sys
+server = socket.socket(socket.AF_UNIX)
+server.connect({address!r})
+asked = json.dumps([sys.argv, os.getcwd(), dict(os.environ)]).encode()
+socket.send_fds(server, [len(asked).to_bytes(4, "big")], [0, 1, 2])
+server.sendall(asked)
+sys.exit(int(server.makefile().read()))
+"""
+
+
+@contextmanager
+def warm_command(folder: Path, modules: tuple[str, ...]) -> Generator[Path]:
+    """A folder with `llava-mini` and `python`, while there is a server for it that has imported some modules."""
+    address, binaries = str(folder / "server"), folder / "bin"
+    server = subprocess.Popen(
+        [sys.executable, "-P", __file__, address, *modules],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert server.stdin is not None
+    assert server.stdout is not None
+    binaries.mkdir()
+    client = CLIENT.format(python=sys.executable, address=address)
+    for name, text in {"llava-mini": client, "python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'}.items():
+        (binaries / name).write_text(text)
+        (binaries / name).chmod(0o755)
+    try:
+        assert server.stdout.readline() == b"ready\n"
+        yield binaries
+    finally:
+        server.stdin.close()
+        server.stdout.close()
+        server.wait(60)
+
+
+def main() -> None:
+    """Serves until standard input ends; returns from `_served` in the process of each run alone."""
+    address, *modules = sys.argv[1:]
+    for name in modules:
+        import_module(name)
+    gc.freeze()
+    if _served(address):
+        _end(import_module(modules[0]).main)
+
+
+def _end(run: Callable[[], None]) -> None:
+    """Runs a command and ends this process with its exit code, as the interpreter would, but leaves the memory be."""
+    code = None
+    try:
+        run()
+    except SystemExit as end:
+        code = end.code
+    sys.stdout.flush()
+    atexit._run_exitfuncs()  # pyright: ignore[reportAttributeAccessIssue]
+    os._exit(code if isinstance(code, int) else code is not None)
+
+
+def _served(address: str) -> bool:
+    """True in a process that is to be a run; false when there will be no more."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen(64)
+        print("ready", flush=True)
+        while True:
+            ready, _, _ = select.select([listener, 0], [], [])
+            if 0 in ready:
+                return False
+            client, _ = listener.accept()
+            if not os.fork():
+                break
+            client.close()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    length, streams, _, _ = socket.recv_fds(client, 4, 3)  # pyright: ignore[reportCallIssue]
+    asked = b""
+    while len(asked) < int.from_bytes(length, "big"):
+        asked += client.recv(1 << 16)
+    if run := os.fork():
+        _, status = os.waitpid(run, 0)
+        client.sendall(str(os.waitstatus_to_exitcode(status)).encode())
+        os._exit(0)
+    client.close()
+    _become(*json.loads(asked), streams)
+    return True
+
+
+def _become(arguments: list[str], folder: str, environment: dict[str, str], streams: list[int]) -> None:
+    """Takes over what a process has from the one that started it."""
+    for number, stream in enumerate(streams):
+        os.dup2(stream, number)
+        os.close(stream)
+    sys.stdin, sys.stdout = open(0, closefd=False), open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", closefd=False)  # noqa: SIM115
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.argv = arguments
+
+
+if __name__ == "__main__":
+    main()
