@@ -193,8 +193,11 @@ def main() -> None:
     sys.modules[load.__name__] = load
     from llava_mini_cli import hub
     from llava_mini_cli.__main__ import main as run
+    from llava_mini_cli.engine.estimate import Outlook
     from llava_mini_cli.media import open as media_open
+    from llava_mini_cli.pipelines import model_outlook
 
+    model_outlook.measured_outlook = lambda model: Outlook("cpu", None, "float32", ())
     hub.check_model = lambda *_: None  # pyright: ignore[reportAttributeAccessIssue]
     if os.environ.get("CLIPS") != "real":
         media_open.open_clip = open_made_clip  # pyright: ignore[reportAttributeAccessIssue]

@@ -14,14 +14,15 @@ from pathlib import Path
 
 import cli_doubles
 import pandas  # noqa: F401 - pyarrow imports it where it is installed; here once for all
+import pydantic  # noqa: F401 - Typer imports it when a command runs
 
-from llava_mini_cli.commands import reporter, summary  # noqa: F401 - once for all, like the formats
+from llava_mini_cli.commands import left_out, reporter, summary  # noqa: F401 - once for all, like the formats
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.request import Answer, Failure
 from llava_mini_cli.formats.outputs import appended, csv, parquet_file, parquet_folder, parquet_parts  # noqa: F401
 from llava_mini_cli.media import open as media_open
-from llava_mini_cli.pipelines import load_engine
+from llava_mini_cli.pipelines import answer, index_options, load_engine  # noqa: F401
 
 FILE_OPERATIONS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 

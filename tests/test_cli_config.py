@@ -14,6 +14,7 @@ from typer.testing import Result
 from llava_mini_cli.commands.config_files import Kind, config_files, read_settings, user_file
 from llava_mini_cli.commands.configured import options_of
 from llava_mini_cli.commands.main import app
+from llava_mini_cli.engine.estimate import Outlook
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.pipelines.health import Fact
 
@@ -132,10 +133,14 @@ def test_doctor_reads_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         "llava_mini_cli.pipelines.health.examine", lambda model: asked.append(model) or [Fact("model", model)]
     )
+    measured = Outlook("cpu", None, "float32", ())
+    monkeypatch.setattr(
+        "llava_mini_cli.pipelines.model_outlook.measured_outlook", lambda model: asked.append(model) or measured
+    )
     Path("llava-mini.toml").write_text("model = 'demo'")
     monkeypatch.setenv("LLAVA_MINI_CONFIG", "llava-mini.toml")  # named: found there, it could not set all of these
     assert llava_mini("doctor").exit_code == 0
-    assert asked == ["demo"]
+    assert asked == ["demo", "demo"]
 
 
 def shown(result: Result) -> dict[tuple[str, str], dict[str, Any]]:

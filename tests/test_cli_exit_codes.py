@@ -18,7 +18,8 @@ QUICK = ["-m", "demo", "--max-new-tokens", "1"]
 
 
 @pytest.fixture(autouse=True)
-def media(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def media(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, warm_command: Path) -> None:
+    monkeypatch.setenv("PATH", f"{warm_command}:{os.environ['PATH']}")
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (40, 30), "red").save("a.png")
     Path("empty.mp4").touch()
@@ -26,7 +27,9 @@ def media(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def run(*arguments: str, stdin: str = "") -> tuple[int, list[dict[str, Any]], str]:
     """Exit code, rows and what was said; every line of stdout must be a row."""
-    done = subprocess.run([COMMAND, *arguments], input=stdin, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        ["llava-mini", *arguments], input=stdin, capture_output=True, text=True, timeout=300, check=False
+    )
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert all({"id", "status", "fingerprint"} <= row.keys() for row in rows)
     return done.returncode, rows, done.stderr

@@ -11,6 +11,7 @@ from prepared_doubles import load, wanted
 from llava_mini_cli.commands.reporter import Reporter
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine import prepared
+from llava_mini_cli.engine.estimate import Outlook
 from llava_mini_cli.engine.load import load_engine
 from llava_mini_cli.engine.packed_linear import Int8Linear, int8_available
 from llava_mini_cli.engine.prepared import PreparedSupply
@@ -69,7 +70,9 @@ def test_the_bound_is_an_option() -> None:
         ModelOptions("demo", prepared_bytes=-1)
 
 
-def test_doctor_shows_what_lies_there_and_how_to_remove_it() -> None:
+def test_doctor_shows_what_lies_there_and_how_to_remove_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = Outlook("cpu", None, "float32", ())
+    monkeypatch.setattr("llava_mini_cli.pipelines.model_outlook.measured_outlook", lambda model: measured)
     assert "prepared weights" not in llava_mini("doctor", "-m", "demo").stdout
     for name in ("tiny", "other"):
         with PreparedSupply(wanted(model=name, about={"digest": name, "format": "int8"})) as supply:
