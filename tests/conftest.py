@@ -1,7 +1,6 @@
 """Settings that every test shares: no network, no colours, no model from the user's environment."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -70,8 +69,7 @@ def warm_command() -> Iterator[Path]:
     """A folder with `llava-mini`, whose starts import nothing."""
     from warm_command import REAL, warm_command
 
-    # The path of a socket is short.
-    with tempfile.TemporaryDirectory(prefix="warm", dir="/tmp") as folder, warm_command(Path(folder), REAL) as binaries:
+    with warm_command(REAL) as binaries:
         yield binaries
 
 
@@ -80,8 +78,5 @@ def warm_doubles() -> Iterator[Path]:
     """The same with doubles of the engine and of clips (`cli_doubles`), and with the Python of the tests."""
     from warm_command import DOUBLES, warm_command
 
-    with (
-        tempfile.TemporaryDirectory(prefix="warm", dir="/tmp") as folder,
-        warm_command(Path(folder), DOUBLES) as binaries,
-    ):
+    with warm_command(DOUBLES) as binaries:
         yield binaries

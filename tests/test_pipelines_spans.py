@@ -6,6 +6,7 @@ import time
 import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -254,13 +255,13 @@ def test_windows_are_not_kept(tmp_path: Path) -> None:
     began = time.monotonic()
     assert sum(window.start for window in windows) == 1_000_000 * 999_999 / 2
     assert time.monotonic() - began < 60
-    tracemalloc.start()
+    tracemalloc.start()  # makes each of them ten times as slow, so that it looks at one in twenty
     windows = SpanWindows(job, info, SpanOptions(every=1.0), SamplingOptions())
     assert len(windows) == 1_000_000
-    assert sum(windows[index].start for index in range(50_000)) == 50_000 * 49_999 / 2
+    assert sum(window.start for window in islice(windows, 50_000)) == 50_000 * 49_999 / 2
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak < 1 << 20
+    assert peak < (1 << 20) / 20
 
 
 def test_a_picture_has_no_times_for_subtitles(tmp_path: Path) -> None:

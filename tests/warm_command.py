@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
@@ -37,14 +38,21 @@ sys.exit(int(server.makefile().read()))
 
 
 @contextmanager
-def warm_command(folder: Path, modules: tuple[str, ...]) -> Generator[Path]:
+def warm_command(modules: tuple[str, ...]) -> Generator[Path]:
     """A folder with `llava-mini` and `python`, while there is a server for it that has imported some modules."""
+    with tempfile.TemporaryDirectory(prefix="warm", dir="/tmp") as folder:  # the path of a socket is short
+        yield from _served_in(Path(folder), modules)
+
+
+def _served_in(folder: Path, modules: tuple[str, ...]) -> Generator[Path]:
     address, binaries = str(folder / "server"), folder / "bin"
+    # What is read from the environment at an import is read here, before a test has set anything.
+    settings = {"PYTHONPATH": os.pathsep.join(sys.path), "HF_HUB_OFFLINE": "1"}
     server = subprocess.Popen(
         [sys.executable, "-P", __file__, address, *modules],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        env=os.environ | settings,
     )
     assert server.stdin is not None
     assert server.stdout is not None
@@ -80,6 +88,7 @@ def _end(run: Callable[[], None]) -> None:
     except SystemExit as end:
         code = end.code
     sys.stdout.flush()
+    sys.stderr.flush()
     atexit._run_exitfuncs()  # pyright: ignore[reportAttributeAccessIssue]
     os._exit(code if isinstance(code, int) else code is not None)
 
@@ -101,9 +110,7 @@ def _served(address: str) -> bool:
             client.close()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     length, streams, _, _ = socket.recv_fds(client, 4, 3)  # pyright: ignore[reportCallIssue]
-    asked = b""
-    while len(asked) < int.from_bytes(length, "big"):
-        asked += client.recv(1 << 16)
+    asked = client.makefile("rb").read(int.from_bytes(length, "big"))
     if run := os.fork():
         _, status = os.waitpid(run, 0)
         client.sendall(str(os.waitstatus_to_exitcode(status)).encode())
