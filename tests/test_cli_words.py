@@ -243,6 +243,9 @@ def test_the_forecast_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
     time = words(["time not known; llava-mini doctor -m demo measures the model on this machine"])
     assert unknown[-len(time) :] == time
     assert unknown[-6 - len(time) : -len(time)] == ["memory", "of", "the", "model", "1.0", "GiB"]
+    assert FOUND.time is not None
+    chosen = table(replace(FOUND, not_looked_at=0, time=FOUND.time._replace(new_tokens=0)), monkeypatch)
+    assert chosen[-3:] == ["answers", "1", "h"]  # none of them is generated
 
 
 def test_tables_do_not_colour_what_they_hold(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 
 from llava_mini_cli.commands.doctor import outlook_lines
 from llava_mini_cli.commands.times import in_words
-from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
+from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions, SpanOptions
 from llava_mini_cli.engine import estimating, flops, overhead
 from llava_mini_cli.engine.estimate import (
     Estimate,
@@ -65,6 +65,10 @@ def test_a_run_is_the_sum_of_all_of_its_media() -> None:
     assert took.frames == 10 * 2.0 + 20 * 0.5
     assert took.answers == 2 * 1.0 + 8 * 0.125 + 4 * 0.25 + 4 * (0.5 + 5 * 0.0625)
     assert took.total == took.load + took.frames + took.answers
+    chosen = E.run(RunWork(2, 10, 20, rows=6, new_tokens=4, chosen_rows=5, choice_tokens=48))
+    assert chosen.answers == 2 * 1.0 + 8 * 0.125 + 4 * 0.25 + 48 * 0.25 / 24 + 4 * 0.5
+    none = E.run(RunWork(2, 10, 20, rows=6, new_tokens=4, chosen_rows=6))
+    assert none.answers == 2 * 1.0 + 8 * 0.125 + 4 * 0.25  # no step at all
     many = E.run(RunWork(media=65, frames=65, frame_questions=0, rows=65, new_tokens=1))
     assert many.answers == 65 * 1.0 + 2 * 0.5 + 63 * 0.0625  # no more than 64 answers share a step
 
@@ -373,6 +377,34 @@ def test_a_dry_run_adds_up_what_was_measured() -> None:
     of_int8 = told(known, quantize="int8")
     assert of_int8 is not None
     assert (of_int8.format, of_int8.load) == ("int8", 9.0)
+
+
+@pytest.mark.parametrize("written", [True, False])
+def test_a_dry_run_knows_that_a_choice_is_not_written(written: bool) -> None:
+    made = RunOptions(ModelOptions("m"), SamplingOptions(), GenerationOptions(max_new_tokens=20))
+    prompts = [Prompt("a", None, ("day", "a night")), Prompt("b") if written else Prompt("b", None, ("é" * 5, "x"))]
+    job = Job("v.mp4", "v.mp4", tuple(Question(prompt, "v.mp4") for prompt in prompts))
+    found = forecast(iter([job]), made, lambda path, _: HEADERS[path], PRINT, Estimates("int8", {"int8": E}))
+    tokens = (1 + 1) + (1 + 3)
+    if not written:
+        tokens += (1 + 4) + (1 + 1)
+    took = E.run(RunWork(1, 9, 9, 2, 20, 1 if written else 2, tokens))
+    assert found.time == RunTime(took.load, took.frames, took.answers, took.total, "int8", 20 if written else 0)
+    assert found.longest is not None
+    assert found.longest.memory_bytes == PRINT.memory_bytes(9, 1 if written else 0, 20)
+    assert found.too_long == (1 if written else 0)  # 36 positions of 50
+
+
+def test_a_dry_run_counts_the_choices_of_every_stretch() -> None:
+    made = RunOptions(
+        ModelOptions("m"), SamplingOptions(), GenerationOptions(max_new_tokens=20), spans=SpanOptions(every=3.0)
+    )
+    prompts = Prompt("a", None, ("day", "a night")), Prompt("b")
+    job = Job("v.mp4", "v.mp4", tuple(Question(prompt, "v.mp4") for prompt in prompts))
+    found = forecast(iter([job]), made, lambda path, _: HEADERS[path], PRINT, Estimates("int8", {"int8": E}))
+    took = E.run(RunWork(1, 9, 9, 6, 20, chosen_rows=3, choice_tokens=3 * ((1 + 1) + (1 + 3))))
+    assert found.rows == 6
+    assert found.time == RunTime(took.load, took.frames, took.answers, took.total, "int8", 20)
 
 
 def test_a_dry_run_says_nothing_of_what_was_not_measured() -> None:

@@ -18,6 +18,7 @@ from llava_mini_cli.plain_files import read_bytes
 
 ANSWER_TOKENS = 64
 MINUTE_FRAMES = 60  # at --fps 1
+TAIL_TOKENS = 24  # of a question of ordinary length
 ROWS_AT_ONCE = 64  # answers that share a step, as the engine's bound has it
 _KIND = "estimates"
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -60,8 +61,10 @@ class Estimate:
         further = work.rows - work.media
         frames = work.frames * self.frame + work.frame_questions * self.frame_question
         read = work.media * self.medium + (work.frames - work.media) * self.position + further * self.question
-        steps = ceil(work.rows / ROWS_AT_ONCE)
-        tokens = steps * self.step + (work.rows - steps) * self.row
+        read += work.choice_tokens * self.question / TAIL_TOKENS
+        written = work.rows - work.chosen_rows
+        steps = ceil(written / ROWS_AT_ONCE)
+        tokens = steps * self.step + (written - steps) * self.row
         return RunSeconds(self.load, frames, read + work.new_tokens * tokens)
 
 
@@ -73,7 +76,9 @@ class RunWork:
     frames: int
     frame_questions: int  # the frames of each medium times its questions beyond the first
     rows: int  # questions about all media
-    new_tokens: int  # of each answer, at most
+    new_tokens: int  # of each answer that is written, at most
+    chosen_rows: int = 0  # of them, those with given choices, for which no token is generated
+    choice_tokens: int = 0  # of all choices of these rows, which are read like tokens of questions
 
 
 @dataclass(frozen=True)

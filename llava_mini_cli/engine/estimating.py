@@ -16,7 +16,7 @@ import torch
 
 from llava_mini_cli.config import WeightFormat
 from llava_mini_cli.engine import flops
-from llava_mini_cli.engine.estimate import Estimate
+from llava_mini_cli.engine.estimate import TAIL_TOKENS, Estimate
 from llava_mini_cli.engine.fit import NUMBER_BYTES, Need, StoredTensor
 from llava_mini_cli.engine.flops import WeightProduct
 from llava_mini_cli.engine.overhead import VALUE, Pieces, Texts
@@ -24,7 +24,7 @@ from llava_mini_cli.engine.packed_linear import Int4Linear, Int8Linear
 from llava_mini_cli.engine.rates import Rates
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 
-TEXTS = Texts(shared=36, tail=24)  # tokens of an ordinary prompt
+TEXTS = Texts(shared=36, tail=TAIL_TOKENS)  # tokens of an ordinary prompt
 SEVERAL, MANY_ROWS, LONG = 9, 16, 256  # questions, answers and positions whose difference to one tells of each
 SMALL_FRAMES = 4  # encoded at once, where a call takes as long as what it computes
 SAMPLE_ELEMENTS = 1 << 22  # of a weight that is converted or packed for its time

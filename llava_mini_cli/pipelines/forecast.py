@@ -6,12 +6,13 @@ decoding tells it exactly.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from math import ceil
 from typing import NamedTuple
 
-from llava_mini_cli.config import SamplingOptions, WeightFormat
+from llava_mini_cli.config import Choices, SamplingOptions, WeightFormat
 from llava_mini_cli.engine.estimate import Estimates, RunWork
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.formats.job import Fault, Job
@@ -24,6 +25,7 @@ from llava_mini_cli.pipelines.spans import SpanWindows, places_unopened
 PROBE_S = 10.0  # seconds for one header
 THREADS = 4  # that read headers
 AHEAD = 64  # headers asked for and not yet counted
+TOKEN_BYTES = 3  # of a choice, about; a token of English words has four
 
 Probe = Callable[[str, float], ClipInfo]
 
@@ -45,7 +47,7 @@ class RunTime(NamedTuple):
     answers: float  # at most: each of them as long as it may be
     total: float
     format: WeightFormat  # of the model's weights
-    new_tokens: int  # of each answer
+    new_tokens: int  # of each answer that is written; 0: all are chosen
 
 
 @dataclass
@@ -88,42 +90,50 @@ def forecast(
     for job, info in _probed(jobs, probe):
         found.media += 1
         rows = _rows(job, info if isinstance(info, ClipInfo) else None, options)
-        found.rows += rows
+        found.rows += sum(rows)
         if isinstance(info, Fault):
             found.unreadable[info.kind] += 1
         elif info is None:
             found.not_looked_at += 1
         else:
             frames = _count(found, job, info, options, footprint)
-            work = _more(work, frames, len(job.questions), rows)
+            work = _more(work, frames, job, rows)
     found.time = _time(work, options, estimates)
     if footprint is not None:
         found.vision_tokens = found.frames * footprint.tokens_per_frame
     return found
 
 
-def _rows(job: Job, info: ClipInfo | None, options: RunOptions) -> int:
-    """The rows that a job will give; of a medium with spans that is not known, one for all of them."""
-    spans = options.spans
+def _rows(job: Job, info: ClipInfo | None, options: RunOptions) -> list[int]:
+    """The rows that each question of a job will give; of a medium with spans that is not known, one for all of them."""
+    spans, questions = options.spans, range(len(job.questions))
     if job.fault is not None or not spans.wanted:
-        return len(job.questions)
+        return [1] * len(questions)
     if info is not None:
         windows = SpanWindows(job, info, spans, options.sampling)
         if windows.fault is None:
-            return sum(len(job.questions) - len(window.without) for window in windows)
-    return sum(1 for index in range(len(job.questions)) for _ in places_unopened(job, index))
+            left_out = Counter(question for window in windows for question in window.without)
+            return [len(windows) - left_out[question] for question in questions]
+    return [sum(1 for _ in places_unopened(job, question)) for question in questions]
 
 
-def _more(work: RunWork, frames: int, questions: int, rows: int) -> RunWork:
+def _more(work: RunWork, frames: int, job: Job, rows: Sequence[int]) -> RunWork:
     """The work with one medium more."""
-    further = frames * max(0, questions - 1)
+    chosen = {index: question.prompt.choices for index, question in enumerate(job.questions) if question.prompt.choices}
     return RunWork(
         work.media + 1,
         work.frames + frames,
-        work.frame_questions + further,
-        work.rows + rows,
+        work.frame_questions + frames * max(0, len(rows) - 1),
+        work.rows + sum(rows),
         work.new_tokens,
+        work.chosen_rows + sum(rows[index] for index in chosen),
+        work.choice_tokens + sum(rows[index] * _tokens(choices) for index, choices in chosen.items()),
     )
+
+
+def _tokens(choices: Choices) -> int:
+    """About as many tokens as choices have, for no tokenizer is loaded: one for every `TOKEN_BYTES`, and an end."""
+    return sum(1 + ceil(len(choice.encode()) / TOKEN_BYTES) for choice in choices)
 
 
 def _time(work: RunWork, options: RunOptions, estimates: Estimates | None) -> RunTime | None:
@@ -136,7 +146,8 @@ def _time(work: RunWork, options: RunOptions, estimates: Estimates | None) -> Ru
     if not work.media:
         return RunTime(0.0, 0.0, 0.0, 0.0, kind, work.new_tokens)
     took = estimate.run(work)
-    return RunTime(took.load, took.frames, took.answers, took.total, kind, work.new_tokens)
+    new_tokens = work.new_tokens if work.chosen_rows < work.rows else 0
+    return RunTime(took.load, took.frames, took.answers, took.total, kind, new_tokens)
 
 
 def _count(found: Forecast, job: Job, info: ClipInfo, options: RunOptions, footprint: Footprint | None) -> int:
@@ -147,7 +158,8 @@ def _count(found: Forecast, job: Job, info: ClipInfo, options: RunOptions, footp
     found.videos += info.kind == "video"
     found.unknown_length += info.kind == "video" and info.duration_s is None
     found.video_s += info.duration_s or 0.0
-    new_tokens = options.generation.max_new_tokens
+    written = sum(question.prompt.choices is None for question in job.questions)  # answers; the others are chosen
+    new_tokens = options.generation.max_new_tokens if written else 0
     if footprint is not None:
         most = (footprint.context - new_tokens) // footprint.tokens_per_frame
         found.too_long += frames > most
@@ -157,7 +169,7 @@ def _count(found: Forecast, job: Job, info: ClipInfo, options: RunOptions, footp
         tokens = memory = None
         if footprint is not None:
             tokens = frames * footprint.tokens_per_frame
-            memory = footprint.memory_bytes(frames, len(job.questions), new_tokens)
+            memory = footprint.memory_bytes(frames, written, new_tokens)
         found.longest = Longest(job.path, frames, tokens, memory)
     return seen
 
