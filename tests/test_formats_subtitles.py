@@ -1,10 +1,11 @@
 """Subtitles: what stands in a file, where it stands, that it is whole, and that players read it."""
 
-import re
+import html
 import subprocess
 from pathlib import Path
 
 import imageio_ffmpeg
+import pysubs2
 import pytest
 from cli_doubles import EchoEngine
 from configured_cli import echo_engines, llava_mini
@@ -26,12 +27,12 @@ def test_the_later_of_two_wins_and_long_lines_are_wrapped() -> None:
     assert subtitles(CUES, "srt").splitlines() == [
         *("1", "00:00:00,000 --> 00:00:02,000", "the first", ""),
         *("2", "00:00:02,000 --> 00:00:05,000", *WRAPPED, ""),
-        *("3", "01:02:05,040 --> 01:02:06,000", "5 < 6 -> a & b"),
+        *("3", "01:02:05,040 --> 01:02:06,000", "5 < 6 → a & b"),
     ]
     assert subtitles(CUES, "vtt").splitlines() == [
         *("WEBVTT", "", "00:00:00.000 --> 00:00:02.000", "the first", ""),
         *("00:00:02.000 --> 00:00:05.000", *WRAPPED, ""),
-        *("01:02:05.040 --> 01:02:06.000", "5 &lt; 6 -&gt; a &amp; b"),
+        *("01:02:05.040 --> 01:02:06.000", "5 &lt; 6 → a &amp; b"),
     ]
     assert [line.split("\t") for line in subtitles(CUES, "tsv").splitlines()] == [
         ["start", "end", "text"], ["0", "3000", "the first"], ["2000", "5000", " ".join(WRAPPED)],
@@ -44,17 +45,53 @@ def test_a_file_without_a_cue_and_one_that_another_hides() -> None:
     assert subtitles([Cue(0, 9, "a"), Cue(0, 10, "b")], "srt") == "1\n00:00:00,000 --> 00:00:00,010\nb\n"
 
 
-@pytest.mark.parametrize("format", ["srt", "vtt"])
-def test_ffmpeg_reads_them_back(tmp_path: Path, format: SubtitleFormat) -> None:
-    path = tmp_path / f"a.{format}"
-    path.write_text(subtitles(CUES[:2], format))
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-i", str(path), "-f", "srt", "-"]
+ODD = [  # an answer, and how it is shown where that is not the same
+    ("a --> b -> c", "a → b → c"),
+    ("5 < 6 & 7 > 2; &amp; &lt;", None),
+    ("<b>bold</b> <i>x, <div class=1> and < font >", "‹b›bold‹/b› ‹i›x, ‹div class=1› and ‹ font ›"),
+    ("{note} {\\an8}top", "(note) (\\an8)top"),
+    ("C:\\New \\h", None),
+    ("42", None),
+    ("It is " + "word " * 16 + "17", None),
+    ("w" * 100, None),
+    ("日本語 🎬 é “quoted”, -", None),
+    ("NOTE what", None),
+]  # fmt: skip
+
+
+def read_by_ffmpeg(path: Path) -> list[tuple[int, int, str]]:
+    """Each subtitle as it is shown."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-nostdin", "-i", str(path), "-f", "ass", "-"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    assert re.findall(r"\d\d:\d\d:\d\d,\d+", done.stdout) == [
-        "00:00:00,000", "00:00:02,000", "00:00:02,000", "00:00:05,000",
-    ]  # fmt: skip
-    assert WRAPPED[0] in done.stdout
+    read = pysubs2.SSAFile.from_string(done.stdout)
+    return [(one.start, one.end, one.text.replace("\\{{}", "{").replace("\\N", "\n")) for one in read]
+
+
+def read_by_pysubs2(path: Path) -> list[tuple[int, int, str]]:
+    return [(one.start, one.end, one.text.replace("\\N", "\n")) for one in pysubs2.load(str(path))]
+
+
+@pytest.mark.parametrize("format", ["srt", "vtt"])
+def test_players_read_what_was_said(tmp_path: Path, format: SubtitleFormat) -> None:
+    cues = [Cue(1000 * number, 1000 * number + 1500, said) for number, (said, _) in enumerate(ODD)]
+    path = tmp_path / f"a.{format}"
+    path.write_text(subtitles([*cues, Cue(90_000, 91_000, "")], format))
+    for read in (read_by_ffmpeg, read_by_pysubs2):
+        found = read(path)
+        assert [one[:2] for one in found] == [
+            (1000 * number, 1000 * number + (1000 if number + 1 < len(ODD) else 1500)) for number in range(len(ODD))
+        ]
+        for (said, shown), (_, _, text) in zip(ODD, found, strict=True):
+            is_same = shown is None or (format == "vtt" and "->" not in said)
+            wanted = said if is_same else shown
+            text = text.replace("\u2060", "")
+            if format == "vtt" and read is read_by_pysubs2:  # which does not know its escapes
+                text = html.unescape(text)
+            lines = text.split("\n")
+            assert "".join(lines).replace(" ", "") == wanted.replace(" ", "")
+            assert all(len(line) <= 45 for line in lines)
+            assert (len(lines) > 1) == (len(wanted) > 42)
 
 
 # Runs

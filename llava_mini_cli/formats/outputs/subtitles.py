@@ -2,8 +2,11 @@
 
 A file stands where a caption's would (`text_files`) and is written whole, once every stretch has its answer. Where
 stretches overlap, SRT and WebVTT show the later one from its beginning on; TSV keeps the times that were asked about.
+
+SRT has no standard. What its readers take for marks of their own is written with other characters; WebVTT has escapes.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +19,11 @@ from llava_mini_cli.formats.row import Row, one_line
 from llava_mini_cli.formats.shown_text import without_controls
 
 LINE = 42  # characters, after which a line is wrapped: what broadcasters take
+_ARROW = re.compile("-+>")  # what stands between two times
+_SRT_TAG = re.compile(r"<(\s*/?\s*[A-Za-z][^<>]*)>")
+_SRT_BRACES = str.maketrans("{}", "()")  # readers turn files into ASS, where braces hide what is in them
+_BACKSLASH = "\\", "\\\u2060"  # with a joiner behind it: in ASS \N is a new line
+_VTT_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;"})
 
 
 class Cue(NamedTuple):
@@ -75,18 +83,26 @@ def subtitles(cues: Sequence[Cue], format: SubtitleFormat) -> str:
     for number, (start, end, text) in enumerate(cues):
         if number + 1 < len(cues):
             end = min(end, cues[number + 1].start)
-        if end > start:
+        if end > start and text:
             blocks.append(_block(Cue(start, end, text), len(blocks) + 1, format))
     return "\n".join((["WEBVTT\n"] if format == "vtt" else []) + blocks)
 
 
 def _block(cue: Cue, number: int, format: SubtitleFormat) -> str:
     point = "," if format == "srt" else "."
-    lines = wrap(cue.text.replace("-->", "->"), LINE) or [""]
-    if format == "vtt":
-        lines = [line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;") for line in lines]
+    text = _ARROW.sub("\u2192", cue.text).replace(*_BACKSLASH)
+    if format == "srt":
+        lines = _wrapped(_SRT_TAG.sub("\u2039\\1\u203a", text).translate(_SRT_BRACES))
+    else:
+        lines = [line.translate(_VTT_ESCAPES) for line in _wrapped(text)]
     times = f"{_clock(cue.start, point)} --> {_clock(cue.end, point)}"
     return "\n".join([*([str(number)] if format == "srt" else []), times, *lines]) + "\n"
+
+
+def _wrapped(text: str) -> list[str]:
+    """Lines of which the last is no number by itself, which readers would take for that of the next subtitle."""
+    lines = wrap(text, LINE)
+    return [*lines[:-2], " ".join(lines[-2:])] if lines[-1].isdecimal() else lines
 
 
 def _clock(milliseconds: int, point: str) -> str:
