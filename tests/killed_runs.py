@@ -24,6 +24,7 @@ from llava_mini_cli.formats.outputs import appended, csv, parquet_file, parquet_
 from llava_mini_cli.media import open as media_open
 from llava_mini_cli.pipelines import answer, index_options, load_engine  # noqa: F401
 
+ANSWERS_A_STEP = 4
 FILE_OPERATIONS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 
 _runs = multiprocessing.get_context("forkserver")
@@ -43,26 +44,27 @@ def _start_server() -> None:
             os.environ["PYTHONPATH"] = before
 
 
-def start(folder: Path, *arguments: str, pace: float = 0.0, kill_at: int = 0) -> BaseProcess:
-    """`llava-mini ARGUMENTS` in `folder`; a step of the engine takes `pace` seconds.
+def start(folder: Path, *arguments: str, pace: float = 0.0, kill_at: int = 0, kill_at_step: int = 0) -> BaseProcess:
+    """`llava-mini ARGUMENTS` in `folder`; a step of the engine takes `pace` seconds and gives a few answers.
 
-    With `kill_at` it kills itself right before the so-manieth time that it changes what files there are.
+    With `kill_at` it kills itself right before the so-manieth time that it changes what files there are, with
+    `kill_at_step` before the so-manieth step.
     """
     _start_server()
-    process = _runs.Process(target=_run, args=(str(folder), arguments, pace, kill_at))
+    process = _runs.Process(target=_run, args=(str(folder), arguments, pace, kill_at, kill_at_step))
     process.start()
     return process
 
 
-def run(folder: Path, *arguments: str, kill_at: int = 0) -> int:
+def run(folder: Path, *arguments: str, kill_at: int = 0, kill_at_step: int = 0) -> int:
     """The exit code of a run, or minus the signal that ended it."""
-    process = start(folder, *arguments, kill_at=kill_at)
+    process = start(folder, *arguments, kill_at=kill_at, kill_at_step=kill_at_step)
     process.join(60)
     assert process.exitcode is not None
     return process.exitcode
 
 
-def _run(folder: str, arguments: tuple[str, ...], pace: float, kill_at: int) -> None:
+def _run(folder: str, arguments: tuple[str, ...], pace: float, kill_at: int, kill_at_step: int) -> None:
     os.chdir(folder)
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), descriptor)
@@ -70,10 +72,21 @@ def _run(folder: str, arguments: tuple[str, ...], pace: float, kill_at: int) -> 
     class PacedEngine(cli_doubles.EchoEngine):
         def __init__(self, options: ModelOptions) -> None:
             super().__init__(options)
+            self._steps = 0
+            self._said: list[Answer | Failure] = []
+
+        @property
+        def is_idle(self) -> bool:
+            return super().is_idle and not self._said
 
         def step(self) -> list[Answer | Failure]:
             time.sleep(pace)
-            return super().step()
+            self._steps += 1
+            if self._steps == kill_at_step:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self._said = self._said or super().step()
+            now, self._said = self._said[:ANSWERS_A_STEP], self._said[ANSWERS_A_STEP:]
+            return now
 
     load_engine.load_engine = PacedEngine
     media_open.open_clip = cli_doubles.open_made_clip

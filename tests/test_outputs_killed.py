@@ -158,6 +158,28 @@ def test_killed_at_every_file_operation(folder: Path, output: str, again: str) -
     assert operations > 5
 
 
+@pytest.mark.parametrize("output", ["out.parquet", "out.jsonl", "out.csv", "out/"])
+def test_killed_between_the_stretches_of_a_video(folder: Path, output: str) -> None:
+    """A run that is killed again and again, each time a few answers on, asks about each stretch once."""
+    for path in (folder / "media").iterdir():
+        path.unlink()
+    seconds = {"a.mp4": 23, "b.mp4": 12}
+    for name, length in seconds.items():
+        (folder / "media" / name).write_text(str(length))
+    asked, steps = command(output, "--every", "2s", "--whole"), iter((1, 2, 4, 3, 5))
+    codes = [killed_runs.run(folder, *asked, kill_at_step=step) for step in steps]
+    assert codes == [-9] * 5, (folder.parent / "stderr").read_text()
+    assert killed_runs.run(folder, *asked) == 0, (folder.parent / "stderr").read_text()
+    assert "were there" in (folder.parent / "stderr").read_text().splitlines()[-1]
+    got = Counter((row["file_name"], row["prompt"], int(row["segment"] or 0)) for row in rows(folder, output))
+    assert got == Counter(
+        (name, prompt, number)
+        for name, length in seconds.items()
+        for number in range(1 + -(-length // 2))
+        for prompt in ("What?", "Why?")
+    )
+
+
 @pytest.mark.parametrize("output", ["out.parquet", "out/"])
 def test_overwrite_killed_at_every_file_operation_goes_on_without_the_flag(folder: Path, output: str) -> None:
     for path in sorted((folder / "media").iterdir())[6:]:
