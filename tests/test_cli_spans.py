@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import media_films
 import pyarrow.parquet as pq
 import pytest
 from archive_films import rows, run
@@ -52,6 +53,37 @@ def test_every_format_goes_on_where_it_stopped(films: Path, tmp_path: Path, name
             *(("red.mp4", number) for number in range(4)),
             *(("yellow.mp4", number) for number in range(4)),
         ]
+
+
+def test_odd_media_are_rows_of_their_own(films: Path, tmp_path: Path) -> None:
+    """With stretches, choices and yes or no: each question has an answer, or one line that says why not."""
+    media_films.ffmpeg("-f", "lavfi", "-i", "sine=duration=1", tmp_path / "sound.mp4")
+    media_films.ffmpeg("-f", "lavfi", "-i", "sine=duration=1", tmp_path / "sound.wav")
+    media_films.ffmpeg("-f", "lavfi", "-i", "color=red:size=64x64:rate=1:duration=1", tmp_path / "one.mp4")
+    media_films.ffmpeg("-f", "lavfi", "-i", "color=red:size=64x64:rate=1:duration=1", tmp_path / "still.png")
+    (tmp_path / "nothing.mp4").write_bytes(b"")
+    cut = (films / "red.mp4").read_bytes()
+    (tmp_path / "cut.mp4").write_bytes(cut[: len(cut) // 3])
+    media = sorted(tmp_path.iterdir())
+    asked = ("-p", "colour=What colour is the shape?", "-p", "Is there a shape?", "--choices", "colour=red,blue")
+    done = run("ask", *media, *asked, "--yes-no", "--every", "2s", "--whole", "-m", "demo", "-q")
+    assert (done.exit_code, "Traceback" in done.stderr) == (3, False)
+    found = {
+        (row["file_name"], row["segment"] or 0, row["prompt_name"] or "yes"): row["error_type"] for row in rows(done)
+    }
+    assert len(found) == len(rows(done))
+    kinds = {"one.mp4": None, "still.png": None, "nothing.mp4": "empty", "cut.mp4": "truncated"}
+    kinds |= {"sound.mp4": "no_video", "sound.wav": "no_video"}
+    assert {key[0]: kind for key, kind in found.items()} == kinds
+    assert set(found) == {(name, number, asked) for name in kinds for number in (0, 1) for asked in ("colour", "yes")}
+    for row in rows(done):
+        if row["status"] == "ok":
+            assert row["p_yes"] is not None
+            assert (row["choice"] is None) == (row["prompt_name"] != "colour")
+            assert (row["start"] is None) == (row["segment"] is None or row["file_name"] == "still.png")
+        else:
+            assert "\n" not in row["error"]
+            assert (row["p_yes"], row["choice"], row["choice_probs"], row["start"]) == (None, None, None, None)
 
 
 # Without a model

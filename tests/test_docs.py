@@ -12,6 +12,7 @@ from operator import attrgetter
 from pathlib import Path
 
 import imageio_ffmpeg
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from broken_media import make_picture, make_video
@@ -71,9 +72,33 @@ def test_the_commands_of_the_docs_run(
     for name in ("a.mp4", "b.mp4", "photos/c.jpg"):
         (tmp_path / name).write_text("3")
     (tmp_path / "truth.csv").write_text("file_name,prompt_name,truth\nc.jpg,red_circle,true\n")
+    if page == "spans.md":
+        write_robot(tmp_path)
     for block in shell_blocks(ROOT / "docs" / page):
+        block = block.replace("python - <<", f"{shlex.quote(sys.executable)} - <<")
         run_block(block, tmp_path, monkeypatch, PATH=f"{warm_doubles}:/usr/bin:/bin")
     assert (tmp_path / made).exists()
+    if page == "spans.md":
+        rows = pq.read_table(tmp_path / "robot-rows.parquet").to_pylist()
+        assert sorted((row["episode_index"], row["start"], row["end"], row["prompt"]) for row in rows) == [
+            (0, 0.0, 1.5, "Does the robot fold the cloth?"), (0, 0.0, 1.5, "What does the hand hold?"),
+            (1, 1.5, 3.0, "Does the robot lift the cup?"), (1, 1.5, 3.0, "What does the hand hold?"),
+        ]  # fmt: skip
+        assert (tmp_path / "look-at.csv").exists()
+
+
+def write_robot(folder: Path) -> None:
+    """Two episodes in one file, as LeRobot has them."""
+    camera = "videos/observation.images.top"
+    episodes = [
+        {"episode_index": number, "tasks": [task], f"{camera}/chunk_index": 0, f"{camera}/file_index": 0,
+         f"{camera}/from_timestamp": start, f"{camera}/to_timestamp": start + 1.5}
+        for number, (task, start) in enumerate((("fold the cloth", 0.0), ("lift the cup", 1.5)))
+    ]  # fmt: skip
+    for place in ("meta/episodes/chunk-000", f"{camera}/chunk-000"):
+        (folder / place).mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(episodes), folder / "meta/episodes/chunk-000/file-000.parquet")
+    (folder / camera / "chunk-000/file-000.mp4").write_text("3")
 
 
 def test_the_recipe_filters_a_folder_of_pictures(
