@@ -1,13 +1,14 @@
 """How fast the engine is, as ratios measured in turn in one process: A B A B ..., medians.
 
-    python benchmarks/engine.py [--threads 2] [--rounds 5] [--frames 60] [--only questions|images]
+    python benchmarks/engine.py [--threads 2] [--rounds 5] [--frames 60] [--only questions|windows|images]
 
 One JSON line a figure. Weights are random and prompts are counted in tokens; shapes keep the 8B model's proportions
 (336 px, 576 patches, CLIP 24 layers, LLM 32 layers with grouped-query attention, 4 pre-fusion layers) at
 CLIP width 256 and LLM width 512. Compared with
 
 * the plain path: one question and one frame at a time through `LlavaMiniForConditionalGeneration.generate`;
-* transformers' own LLaVA-1.5 with the same tower and language model, at its best batch size.
+* transformers' own LLaVA-1.5 with the same tower and language model, at its best batch size;
+* the engine itself: questions about the whole video and about each of ten windows of it, against the whole alone.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -23,7 +26,7 @@ from random_models import SMALL_CLIP, SMALL_LLM, CountedPrompts, build_engine, b
 
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine.engine import Engine
-from llava_mini_cli.engine.request import Answer, Request
+from llava_mini_cli.engine.request import WHOLE, Answer, Request, Window
 from llava_mini_cli.media.clip import FrameChunk
 from llava_mini_cli.model import modeling
 
@@ -31,6 +34,8 @@ VIDEO_PROMPT = CountedPrompts(before=35, after=20)
 IMAGE_PROMPT = CountedPrompts(before=23, after=20)  # the paper's 43 tokens
 QUESTIONS = 16
 VIDEO_NEW_TOKENS = 16
+WINDOWS = 10
+WINDOW_NEW_TOKENS = 1, VIDEO_NEW_TOKENS  # yes or no, and a sentence
 IMAGES = 64
 PEER_IMAGES = 16  # of the paths whose rate does not depend on how many images there are
 IMAGE_NEW_TOKENS = 32
@@ -132,6 +137,36 @@ def questions_about_a_video(frames: int, rounds: int) -> None:
     )
 
 
+def questions_about_windows(frames: int, rounds: int) -> None:
+    """16 questions about a video and each of ten windows of it, against the same about the video alone."""
+    seed()
+    engine = build_engine(build_ours(SMALL_LLM, SMALL_CLIP), VIDEO_PROMPT)
+    video = np.random.default_rng(0).integers(0, 256, (frames, 336, 336, 3)).astype(np.uint8)
+    prompts = tuple(str(number) for number in range(QUESTIONS))
+    cuts = [number * frames / WINDOWS for number in range(WINDOWS + 1)]
+    windows = tuple(Window(start, end) for start, end in pairwise(cuts))
+
+    for new_tokens in WINDOW_NEW_TOKENS:
+        options = GenerationOptions(max_new_tokens=new_tokens)
+
+        def ask(options: GenerationOptions, *more: Window) -> None:
+            found = answers(engine, [Request("v", "video", Frames(video), prompts, options, (WHOLE, *more))])
+            assert len(found) == QUESTIONS * (1 + len(more))
+
+        seconds = alternate(rounds, whole=partial(ask, options), windows=partial(ask, options, *windows))
+        report(
+            figure="questions about windows of a video",
+            frames=frames,
+            questions=QUESTIONS,
+            windows=WINDOWS,
+            new_tokens=new_tokens,
+            rounds=rounds,
+            whole_s=seconds["whole"],
+            whole_and_windows_s=seconds["windows"],
+            windows_over_whole=seconds["windows"] / seconds["whole"],
+        )
+
+
 def captioned_images(rounds: int) -> None:
     """64 images and one 43-token prompt, against the plain path and LLaVA-1.5 at its best batch size."""
     seed()
@@ -188,13 +223,15 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--frames", type=int, default=60)
-    parser.add_argument("--only", choices=("questions", "images"))
+    parser.add_argument("--only", choices=("questions", "windows", "images"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     report(torch=torch.__version__, threads=arguments.threads, llm=SMALL_LLM, clip=SMALL_CLIP)
-    if arguments.only != "images":
+    if arguments.only in (None, "questions"):
         questions_about_a_video(arguments.frames, arguments.rounds)
-    if arguments.only != "questions":
+    if arguments.only in (None, "windows"):
+        questions_about_windows(arguments.frames, arguments.rounds)
+    if arguments.only in (None, "images"):
         captioned_images(arguments.rounds)
 
 

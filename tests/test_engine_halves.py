@@ -25,6 +25,8 @@ def test_a_part_of_a_cache_attends_as_the_whole(media: slice, slots: slice, rows
     part = cut.part(media, slots)
     queries = torch.randn(len(rows), HEADS, DIM)
     keys, values = torch.randn(2, len(rows), KV_HEADS, DIM)
+    whole.reserve()
+    part.reserve()
     wanted = whole.attend(0, torch.tensor(rows), queries, keys, values)
     own = torch.arange(len(rows))
     torch.testing.assert_close(part.attend(0, own, queries, keys, values), wanted)

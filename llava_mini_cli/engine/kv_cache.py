@@ -21,6 +21,7 @@ class RowCache:
     prefix_values: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
     own_keys: list[torch.Tensor] = field(default_factory=list[torch.Tensor])  # each [B * R, kv heads, S, d]
     own_values: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
+    _unseen: torch.Tensor = field(init=False, repr=False)  # bool [B * R, 1, 1, P + S], of the step being made
 
     @property
     def nbytes(self) -> int:
@@ -40,12 +41,16 @@ class RowCache:
         return self.own_lengths.numel() * GROWTH if int(self.own_lengths.max()) >= space else 0
 
     def reserve(self) -> None:
-        """Makes space for one more position in every row."""
+        """Makes space for one more position in every row, before the layers of a step `attend`."""
         need = int(self.own_lengths.max()) + 1
         for part in (self.own_keys, self.own_values):
             for layer, tensor in enumerate(part):
                 if need > tensor.shape[2]:  # each by itself: memory may have run out between two of them last time
                     part[layer] = torch.nn.functional.pad(tensor, (0, 0, 0, GROWTH))
+        device = self.own_lengths.device
+        prefix = torch.arange(self.prefix_keys[0].shape[2], device=device) >= self.prefix_lengths[:, None]
+        own = torch.arange(need, device=device) > self.own_lengths.flatten()[:, None]
+        self._unseen = torch.cat([prefix.repeat_interleave(self.rows_per_medium, 0), own], dim=1)[:, None, None]
 
     def positions(self, rows: torch.Tensor) -> torch.Tensor:
         """The position in the sequence of the next token of each row, int64 `[n]`."""
@@ -68,6 +73,8 @@ class RowCache:
         place = self.own_lengths.flatten()[rows]
         own_k[rows, :, place] = keys
         own_v[rows, :, place] = values
+        used = self._unseen.shape[-1] - self.prefix_keys[layer].shape[2]
+        own_k, own_v = own_k[:, :, :used], own_v[:, :, :used]  # what lies behind is space for steps to come
         media, per_medium = self.own_lengths.shape
         kv_heads, dim = keys.shape[1:]
         grouped = queries.new_zeros(media * per_medium, kv_heads, queries.shape[1] // kv_heads, dim)
@@ -75,14 +82,10 @@ class RowCache:
         # The prefix is read once for all rows of a medium: [B, kv heads, R * group, P].
         by_medium = grouped.unflatten(0, (media, per_medium)).transpose(1, 2).flatten(2, 3)
         shared = by_medium @ self.prefix_keys[layer].transpose(2, 3)
-        shared = shared.masked_fill(self._beyond_prefix(layer), float("-inf"))
         shared = shared.unflatten(2, (per_medium, -1)).transpose(1, 2).flatten(0, 1)
-        own = grouped @ own_k.transpose(2, 3)
-        span = torch.arange(own_k.shape[2], device=own.device)
-        own = own.masked_fill(span > self.own_lengths.flatten()[:, None, None, None], float("-inf"))
-        scores = torch.cat([shared, own], dim=-1) * dim**-0.5
-        weights = scores.softmax(-1, dtype=torch.float32).to(queries.dtype)
-        from_prefix, from_own = weights.split([shared.shape[-1], own.shape[-1]], dim=-1)
+        scores = torch.cat([shared, grouped @ own_k.transpose(2, 3)], dim=-1).mul_(dim**-0.5)
+        weights = scores.masked_fill_(self._unseen, float("-inf")).softmax(-1, dtype=torch.float32).to(queries.dtype)
+        from_prefix, from_own = weights.split([shared.shape[-1], used], dim=-1)
         from_prefix = from_prefix.unflatten(0, (media, per_medium)).transpose(1, 2).flatten(2, 3)
         seen = (from_prefix @ self.prefix_values[layer]).unflatten(2, (per_medium, -1)).transpose(1, 2).flatten(0, 1)
         return (seen + from_own @ own_v)[rows].flatten(1, 2)
@@ -130,8 +133,3 @@ class RowCache:
             for layer, tensor in enumerate(part):
                 if tensor.untyped_storage().nbytes() > tensor.nbytes:
                     part[layer] = tensor.clone()
-
-    def _beyond_prefix(self, layer: int) -> torch.Tensor:
-        """bool `[B, 1, 1, P]`: padding behind the shorter prefixes of the batch."""
-        span = torch.arange(self.prefix_keys[layer].shape[2], device=self.prefix_lengths.device)
-        return (span >= self.prefix_lengths[:, None])[:, None, None]
