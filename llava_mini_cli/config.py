@@ -27,6 +27,16 @@ MomentFormat = Literal["jsonl", "csv", "parquet"]
 ChoiceScore = Literal["sum", "mean"]  # how the log-likelihoods of an answer's tokens become its score
 FeatureKind = Literal["float32", "float16", "int8"]  # how an archive stores patch features
 Choices = tuple[str, ...]  # the answers that a question may have, each once
+GrammarKind = Literal["json_schema", "regex"]
+SchemaWay = Literal["fields", "json"]  # how a schema is asked for: each field by itself, or all as one JSON text
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """The form that an answer is held to while it is written."""
+
+    kind: GrammarKind
+    text: str  # a JSON Schema, or a regular expression
 
 
 @dataclass(frozen=True)

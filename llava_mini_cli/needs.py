@@ -71,7 +71,8 @@ ANN = Extra("ann", ("faiss",), ("--ann", "--approximate"))
 TRAIN = Extra("train", ("accelerate", "matplotlib", "peft"), ("train",))
 REMOTE = Extra("remote", ("aiohttp", "s3fs", "gcsfs"), ())
 PHOTOS = Extra("photos", ("pillow_heif", "pillow_jxl"), ())
-EXTRAS = (QUANTIZE, ANN, TRAIN, REMOTE, PHOTOS)
+SCHEMA = Extra("schema", ("llguidance",), ())
+EXTRAS = (QUANTIZE, ANN, TRAIN, REMOTE, PHOTOS, SCHEMA)
 
 
 def is_installed(package: str) -> bool:

@@ -467,8 +467,9 @@ def test_every_option_that_needs_an_extra_has_a_case() -> None:
     assert {key for key in EXTRAS if key[1]} == wanted
     assert {extra.name for extra in needs.EXTRAS if not extra.options} == {
         "remote",
-        "photos",
-    }  # tests/test_media_photos.py
+        "photos",  # tests/test_media_photos.py
+        "schema",  # tests/test_engine_grammars.py
+    }
 
 
 # The options that need more than a value, of any command. The others say nothing about this machine.
