@@ -13,7 +13,7 @@ from engine_doubles import ArrayFrames
 from engine_faults import Site, watched
 from engine_oracle import QUESTIONS, Oracle, limits, make_oracle
 
-from llava_mini_cli.config import GenerationOptions
+from llava_mini_cli.config import GenerationOptions, Grammar
 from llava_mini_cli.engine import engine as engine_module
 from llava_mini_cli.engine import frame_encoder, generate, kv_cache, memory, token_decoder
 from llava_mini_cli.engine.kv_cache import RowCache
@@ -44,7 +44,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def requests(oracle: Oracle) -> list[Request]:
-    """24 questions: pictures and videos, greedy, drawn and chosen, of the whole and of windows; some end early."""
+    """24 questions: pictures, videos and windows; greedy, drawn, chosen and held answers, some of which end early."""
     asked: list[Request] = []
     for number in range(MEDIA):
         sampled = number % 3 == 2
@@ -57,7 +57,8 @@ def requests(oracle: Oracle) -> list[Request]:
         source = ArrayFrames(pixels, size=2)
         kind = "image" if len(pixels) == 1 else "video"
         choices = (("red", "red car", "blue"), None, ("a", "b"), None) if number == 4 else ()
-        asked.append(Request(str(number), kind, source, prompts, options, windows, choices=choices))
+        held = (None, Grammar("regex", "[a-d]{2,3}"), Grammar("regex", "x*"), None) if number == 5 else ()
+        asked.append(Request(str(number), kind, source, prompts, options, windows, choices=choices, grammars=held))
     return asked
 
 
@@ -118,6 +119,7 @@ NAMED = [
     "choose", "FrameEncoder.frames_ready", "RowCache.let_go", "Engine._prefilling", "next_token",
     "LabelIds.of", "LabelScorer._begin", "LabelScorer._steps", "LabelScorer._score", "LabelScorer._reply", "_extend",
     "log_likelihoods", "LabelScorer._ask_blindly", "_View.attend", "Branches.of", "_softmax", "Engine._following",
+    "Grammars.check", "Grammars.state", "Grammars.fill", "Matcher.is_whole", "Matcher.text", "TokenMasks._masked",
 ]  # fmt: skip
 
 

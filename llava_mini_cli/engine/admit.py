@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from llava_mini_cli.engine.grammars import Grammars
 from llava_mini_cli.engine.labels import LabelIds
 from llava_mini_cli.engine.request import WHOLE, Failure, Request
 from llava_mini_cli.errors import PromptError
@@ -44,6 +45,7 @@ def admit(
     context: ContextLimit,
     which: Sequence[int] | None = None,
     labels: LabelIds | None = None,
+    grammars: Grammars | None = None,
 ) -> tuple[list[list[int] | None], list[Failure]]:
     """The ids of each prompt of a request, or of some by their index; None for those that cannot be asked.
 
@@ -64,6 +66,9 @@ def admit(
                 )
             if error is not None:
                 raise error
+            grammar = request.grammar_of(index)
+            if grammar is not None and grammars is not None:
+                grammars.check(grammar)
         except PromptError as error:
             found.append(None)
             failures += request.failures(index, error)

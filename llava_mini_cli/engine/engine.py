@@ -20,6 +20,7 @@ from llava_mini_cli.engine.dense import EAGER, Dense
 from llava_mini_cli.engine.fit import NUMBER_BYTES, Sizes, Work
 from llava_mini_cli.engine.frame_encoder import FrameEncoder
 from llava_mini_cli.engine.generate import prefill
+from llava_mini_cli.engine.grammars import Grammars
 from llava_mini_cli.engine.intake import Intake
 from llava_mini_cli.engine.label_scorer import LabelScorer
 from llava_mini_cli.engine.labels import LabelIds
@@ -81,6 +82,7 @@ class Engine:
             model.model, processor.preprocessor, self._context, limits.chunk_frames, self._room, image_projection
         )
         self._labels = LabelIds(prompts)
+        self._grammars = Grammars(prompts, self._decoder.end_ids, config.vocab_size)
         self._scorer = LabelScorer(model, prompts, self._labels, self._decoder)
 
     @property
@@ -128,7 +130,7 @@ class Engine:
         """
         if any(request.choices) and not self._decoder.end_ids:
             raise UsageError("--choices: this model's generation_config.json names no token that ends an answer")
-        intake = Intake(request, self.prompts, self._context, self._labels)
+        intake = Intake(request, self.prompts, self._context, self._labels, self._grammars)
         work_off([intake.piece(self._decoder.accept)])
         self._encoder.failures += intake.failures
         if intake.track is not None:
@@ -279,5 +281,7 @@ class Engine:
         for medium, (track, window, group) in enumerate(groups):
             for slot, prompt in enumerate(group.prompts):
                 row = medium * cache.rows_per_medium + slot
-                begun.append(Generation(track, window, prompt, cache, row, random_generator(track.request.generation)))
+                generator, grammar = random_generator(track.request.generation), track.request.grammar_of(prompt)
+                matcher = None if grammar is None else self._grammars.matcher(grammar)
+                begun.append(Generation(track, window, prompt, cache, row, generator, matcher=matcher))
         return begun, logits[[one.row for one in begun]]

@@ -8,6 +8,7 @@ from functools import partial
 
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine.admit import ContextLimit, admit, new_tokens, passes
+from llava_mini_cli.engine.grammars import Grammars
 from llava_mini_cli.engine.labels import LabelIds
 from llava_mini_cli.engine.pack import TextPack, pack_prompts
 from llava_mini_cli.engine.request import Failure, Request
@@ -22,13 +23,21 @@ OfPrompts = Callable[[Sequence[int]], More]
 class Intake:
     """Makes a track of a request. `failures` are those of prompts that cannot be asked; None is `track` if none can."""
 
-    def __init__(self, request: Request, prompts: PromptBuilder, context: ContextLimit, labels: LabelIds) -> None:
+    def __init__(
+        self,
+        request: Request,
+        prompts: PromptBuilder,
+        context: ContextLimit,
+        labels: LabelIds,
+        grammars: Grammars,
+    ) -> None:
         self.failures: list[Failure] = []
         self.track: Track | None = None
         self._request = request
         self._prompts = prompts
         self._context = context
         self._labels = labels
+        self._grammars = grammars
         self._ids: list[list[int] | None] = [None] * len(request.prompts)
         self._packs: list[TextPack] = []
 
@@ -56,7 +65,7 @@ class Intake:
         )
 
     def _admit(self, prompts: Sequence[int]) -> More:
-        ids, failures = admit(self._request, self._prompts, self._context, prompts, self._labels)
+        ids, failures = admit(self._request, self._prompts, self._context, prompts, self._labels, self._grammars)
         for prompt, found in zip(prompts, ids, strict=True):
             self._ids[prompt] = found
         self.failures += failures

@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_mini_cli.config import Choices, GenerationOptions
+from llava_mini_cli.config import Choices, GenerationOptions, Grammar
 from llava_mini_cli.errors import ItemError
 from llava_mini_cli.media.clip import FrameChunk, MediaKind
 
@@ -135,10 +135,15 @@ class Request:
     choices: tuple[
         Choices | None, ...
     ] = ()  # of each prompt, one of which is its answer; None: any text. (): no prompt's
+    grammars: tuple[Grammar | None, ...] = ()  # of each prompt, which its answer is held to; None: any text
 
     def choices_of(self, prompt: int) -> Choices | None:
         """The answers that a prompt may have, by its index; None where the model writes one."""
         return self.choices[prompt] if self.choices else None
+
+    def grammar_of(self, prompt: int) -> Grammar | None:
+        """What the answer to a prompt, by its index, is held to while it is written; None: nothing."""
+        return self.grammars[prompt] if self.grammars else None
 
     def failure(self, prompt: int, window: int, error: ItemError, stage: str | None = None) -> Failure:
         """The failure of one prompt for one window; `stage`: the error's own if None."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import isfinite
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 
@@ -18,6 +18,7 @@ from llava_mini_cli.engine.generate import DecodeBatch, decode
 from llava_mini_cli.engine.kv_cache import RowCache
 from llava_mini_cli.engine.request import Answer, FinishReason, Outcome
 from llava_mini_cli.engine.sampling import LOOP_TOKENS, YesNo, is_looping, next_token, penalised
+from llava_mini_cli.engine.token_masks import TokenMasks
 from llava_mini_cli.engine.track import Generation
 from llava_mini_cli.engine.work import More, Piece
 from llava_mini_cli.engine.work_room import WorkRoom
@@ -25,7 +26,7 @@ from llava_mini_cli.errors import ItemError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
 
-End = FinishReason | Literal["internal"]  # the last where the model gave nothing that can be used
+End = FinishReason | ItemError  # the last where the answer cannot go on
 
 
 class TokenDecoder:
@@ -39,6 +40,7 @@ class TokenDecoder:
         self._dense = dense
         self.room: WorkRoom | None = None  # for keys and values; None: any
         self._yes_no: YesNo | None = None  # once `accept` was asked for it
+        self._masks = TokenMasks()
         end = cast("int | list[int] | None", cast(Any, model.generation_config).eos_token_id)
         self.end_ids = frozenset(end if isinstance(end, list) else [] if end is None else [end])
 
@@ -113,17 +115,18 @@ class TokenDecoder:
                 for one, _, reason in found
                 if reason is not None
             ]
-        for one, token, reason in found:  # from here on nothing needs memory
-            if token is not None and reason != "stop":
+        for one, token, _ in found:  # from here on nothing needs memory
+            if isinstance(token, int) and token not in self.end_ids:
                 one.tokens.append(token)
         self.generations = live
         return replies
 
     def _reply(self, one: Generation, reason: End) -> More:
-        if reason == "internal":
-            done = one.failure(ItemError("internal", "the model gave no finite scores; another --dtype may"))
+        if isinstance(reason, ItemError):
+            done = one.failure(reason)
         else:
-            done = self.answer(one, reason, one.tokens, self._prompts.answer_text(one.tokens))
+            text = self._prompts.answer_text(one.tokens) if one.matcher is None else one.matcher.text(one.tokens)
+            done = self.answer(one, reason, one.tokens, text)
         self.done.append(done)
         return ()
 
@@ -135,31 +138,42 @@ class TokenDecoder:
         self.done += failures
         return ()
 
-    def _next_tokens(self, generations: Sequence[Generation], logits: torch.Tensor) -> list[int | None]:
-        """The next token of each; None: its scores are NaN, or overflowed a half-precision format."""
-        tokens: list[int | None] = []
+    def _next_tokens(self, generations: Sequence[Generation], logits: torch.Tensor) -> list[int | ItemError]:
+        """The next token of each, or why there is none."""
+        tokens: list[int | ItemError] = []
         highest, greedy = logits.max(-1)
-        for one, best, most, scores in zip(generations, greedy.tolist(), highest.tolist(), logits, strict=True):
-            if not isfinite(most):
-                tokens.append(None)
-                continue
+        likeliest = greedy.tolist()
+        held = self._masks.hold(generations, logits, likeliest)
+        found = zip(generations, likeliest, highest.tolist(), logits, strict=True)
+        for row, (one, token, most, scores) in enumerate(found):
             options = one.track.request.generation
-            if options.yes_no and one.p_yes is None:
+            if isfinite(most) and options.yes_no and one.p_yes is None:
                 one.p_yes = self.p_yes(scores)
+            if isfinite(most) and row in held:
+                allowed = held[row]
+                if isinstance(allowed, ItemError):
+                    tokens.append(allowed)
+                    continue
+                scores, token, most = allowed
+            if not isfinite(most):  # NaN, or overflowed a half-precision format
+                tokens.append(ItemError("internal", "the model gave no finite scores; another --dtype may"))
+                continue
             if options.repetition_penalty != 1 and one.tokens:
                 scores = penalised(scores, one.tokens, options.repetition_penalty)
-                best = int(scores.argmax())
-            tokens.append(best if one.generator is None else next_token(scores, options, one.generator))
+                token = int(scores.argmax())
+            tokens.append(token if one.generator is None else next_token(scores, options, one.generator))
         return tokens
 
-    def _finish_reason(self, one: Generation, token: int | None) -> End | None:
+    def _finish_reason(self, one: Generation, token: int | ItemError) -> End | None:
         """The end that a generation comes to by a token that it is not given yet; None if it goes on."""
-        if token is None:
-            return "internal"
-        if token in self.end_ids:
+        if isinstance(token, ItemError):
+            return token
+        if token in self.end_ids or (one.matcher is not None and one.matcher.is_whole(one.tokens, token)):
             return "stop"
         if len(one.tokens) + 1 >= one.track.request.generation.max_new_tokens:
             return "length"
+        if one.matcher is not None:  # which bounds it
+            return None
         return "repetition" if is_looping([*one.tokens[1 - LOOP_TOKENS :], token]) else None
 
     def _free(self, cache: RowCache) -> More:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from llava_mini_cli.engine.generate import PrefillItem
+from llava_mini_cli.engine.grammars import Matcher
 from llava_mini_cli.engine.kv_cache import RowCache
 from llava_mini_cli.engine.memory import ran_out
 from llava_mini_cli.engine.pack import NO_PROMPTS, PromptGroup, TextPack, halved, without
@@ -312,6 +313,12 @@ class Generation:
     generator: torch.Generator | None
     tokens: list[int] = field(default_factory=list[int])
     p_yes: float | None = None
+    matcher: Matcher | None = None  # of the grammar that the answer is held to
+
+    @property
+    def takes_likeliest(self) -> bool:
+        """True if the next token is the one with the highest score."""
+        return self.generator is None and self.track.request.generation.repetition_penalty == 1
 
     def failure(self, error: ItemError) -> Failure:
         """The failure of this question, in place of its answer."""
