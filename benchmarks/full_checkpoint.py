@@ -111,7 +111,7 @@ def write_checkpoint(folder: Path, size: Size = "full", weights: str = "bfloat16
     _write_json(checkpoint / "config.json", fields)
     ids = {key: fields[key] for key in ("bos_token_id", "eos_token_id")}
     _write_json(checkpoint / "generation_config.json", {**ids, "do_sample": True, "temperature": 0.6, "top_p": 0.9})
-    _tokenizer(fields["vocab_size"]).save_pretrained(checkpoint)
+    make_tokenizer(fields["vocab_size"]).save_pretrained(checkpoint)
     numbers = torch.randn(BLOCK, generator=torch.Generator().manual_seed(seed))
     shapes = {key: shape for key, shape in model_shapes(config).items() if not key.startswith(TOWER_MODULE)}
     _write_shards(checkpoint, shapes, weights, SHARD_BYTES[size], numbers, config)
@@ -201,7 +201,7 @@ def _scale(key: str, shape: Shape) -> tuple[float, float]:
     return 0.0, gain / math.sqrt(math.prod(shape[1:]))
 
 
-def _tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
+def make_tokenizer(vocabulary: int) -> PreTrainedTokenizerFast:
     """A byte-pair tokenizer with Llama 3's special tokens and chat template, and as many tokens as the model has."""
     ordinary = vocabulary - SPECIAL_TOKENS
     tokenizer = Tokenizer(models.BPE())
