@@ -54,7 +54,7 @@ def test_the_work_and_the_state_of_a_key() -> None:
     assert written_key(work, state) == "00010203040506070809" + "0123456789ab"
     assert written_key(numbered(work, 300), 0) == "00010203040506070809" + "0" * 12 + ".300"
     assert parse_key("00010203040506070809" + "0123456789ab.300") == (work + bytes([0, 0, 1, 44]), state)
-    assert KEY_PATTERN == r"[0-9a-f]{32}(\.[1-9][0-9]{0,8})?"
+    assert KEY_PATTERN == r"[0-9a-f]{32}(\.[1-9][0-9]{0,8})?(?:-[1-9][0-9]{0,8}of[1-9][0-9]{0,8})?"
 
 
 def test_which_of_two_rows_stands() -> None:
@@ -318,7 +318,7 @@ def test_parts_are_numbered_on_from_those_that_are_there(tmp_path: Path, monkeyp
     assert begun == []
     monkeypatch.setattr(parquet_parts, "FLUSH_ROWS", 2)
     for number in range(3):
-        writer.write(row(number))
+        writer.write([row(number)])
     assert [path.name[:19] for path in writer.written] == ["part-000042-1of2-" + writer.written[0].name[17:19]]
     writer.flush()
     assert [path.name[:17] for path in writer.written] == ["part-000042-1of2-", "part-000043-1of2-"]
@@ -326,7 +326,7 @@ def test_parts_are_numbered_on_from_those_that_are_there(tmp_path: Path, monkeyp
     assert [pq.read_table(path)["id"].to_pylist() for path in writer.written] == [["0", "1"], ["2"]]
     assert pq.read_metadata(writer.written[0]).row_group(0).column(0).compression == "ZSTD"
     empty = ParquetPartWriter(tmp_path / "new", tmp_path, lambda: arrow_schema(RUN, ""))
-    empty.write(row(1))
+    empty.write([row(1)])
     with pytest.raises(OutputError, match=f"^'{tmp_path}/new' was deleted during the run"):
         empty.flush()
     (tmp_path / "new").mkdir()
@@ -340,7 +340,7 @@ def test_rows_wait_no_longer_than_a_while(tmp_path: Path, monkeypatch: pytest.Mo
     writer = ParquetPartWriter(tmp_path, tmp_path, lambda: arrow_schema(RUN, ""))
     for seconds, parts in [(14.9, 0), (15.0, 1), (29.9, 1), (30.0, 2)]:
         now[0] = 100.0 + seconds
-        writer.write(row(1))
+        writer.write([row(1)])
         assert len(writer.written) == parts
     assert (parquet_parts.FLUSH_ROWS, parquet_parts.GROUP_ROWS) == (1000, 16384)
 

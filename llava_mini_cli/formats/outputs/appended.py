@@ -6,7 +6,7 @@ what a record looks like: that is the format's.
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from secrets import token_hex
 from typing import BinaryIO, Protocol, Self
@@ -14,7 +14,7 @@ from typing import BinaryIO, Protocol, Self
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.disk import errors_of, whole_file
 from llava_mini_cli.formats.outputs.companion import ANEW, Companion, RunInfo, check_same_settings
-from llava_mini_cli.formats.outputs.done import Done, RowDigest, RowMark, standing, standing_answers
+from llava_mini_cli.formats.outputs.done import Done, RowDigest, RowMark, place_of, standing, standing_answers
 from llava_mini_cli.formats.outputs.output import Store, released_on_failure
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.safe_files import is_at, open_regular, sweep
@@ -78,19 +78,22 @@ class AppendedOutput(Store):
             check_same_settings(self._companion.record, self._run, self._path)
 
     def _marks(self, stream: BinaryIO) -> Iterator[RowMark]:
-        """The mark of each whole record, whose bytes are counted."""
+        """The mark of each whole record. The bytes of whole answers are counted: another one goes."""
         header = stream.read(len(self._form.header))
         if header != self._form.header:
             if self._form.header.startswith(header):
                 return  # empty, or a header that was cut short
             raise UsageError(f"'{self._path}' holds other columns: {ANEW}")
-        self._whole = len(header)
+        self._whole, begun = len(header), 0
         for number, record in enumerate(self._form.split(stream), 1):
             try:
                 mark = self._form.mark(record)
             except ValueError as error:
                 raise UsageError(f"'{self._path}', record {number}: not written by llava-mini; {ANEW}") from error
-            self._whole += len(record)
+            begun += len(record)
+            _, place, of = place_of(mark[0])
+            if place == of:
+                self._whole, begun = self._whole + begun, 0
             yield mark
 
     def _reading(self) -> BinaryIO:
@@ -110,10 +113,14 @@ class AppendedOutput(Store):
 
     def write(self, row: Row) -> None:
         """Appends a row. Raises `OutputError` when it cannot be written; then nothing of it is in the file."""
+        self.write_answer([row])
+
+    def write_answer(self, rows: Sequence[Row]) -> None:
+        """Appends rows at once."""
         stream = self._stream or self._begin()
         if not is_at(self._path, stream.fileno()):
             raise OutputError(f"'{self._path}' was deleted or replaced during the run; the same command starts again")
-        self._append(stream, self._form.encode(row))
+        self._append(stream, b"".join(map(self._form.encode, rows)))
 
     def _begin(self) -> BinaryIO:
         """Opens the file for the first row: what is there stays, or goes if it is to be overwritten."""

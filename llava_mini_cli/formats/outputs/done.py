@@ -2,9 +2,11 @@
 
 A key is made by `row_keys.RowKeys`: the work in its first digits, and in the rest the state of the file and the
 settings that the work was done with. An input may ask the same about the same file twice; each time wants its row,
-so the second carries the key with `.1` behind it. A file that was moved, or written again with the same bytes, has
-another key and is looked up by content. An error whose reason lay in the moment (`errors.PASSING_KINDS`) is no finished
-work. Knows no file format, and keeps 110 bytes a row, and 36 more once something was looked up.
+so the second carries the key with `.1` behind it. Where the answer to one question is several rows, they stand
+together, and each has its place behind the key, `-3of7`: they count as one, and as none if some are missing. A file
+that was moved, or written again with the same bytes, has another key and is looked up by content. An error whose reason
+lay in the moment (`errors.PASSING_KINDS`) is no finished work. Knows no file format, and keeps 110 bytes a row, and 36
+more once something was looked up.
 """
 
 from array import array
@@ -20,7 +22,8 @@ from llava_mini_cli.formats.outputs.known_contents import KnownContents
 WORK_DIGITS = 20  # hexadecimal digits of a key that name the work; the rest tell in which state it was done
 STATE_DIGITS = 12
 KEY_DIGITS = WORK_DIGITS + STATE_DIGITS
-KEY_PATTERN = rf"[0-9a-f]{{{KEY_DIGITS}}}(\.[1-9][0-9]{{0,8}})?"  # the whole of a key, with its occurrence
+# The whole of a key, with its occurrence, and the row's place among those of one answer.
+KEY_PATTERN = rf"[0-9a-f]{{{KEY_DIGITS}}}(\.[1-9][0-9]{{0,8}})?(?:-[1-9][0-9]{{0,8}}of[1-9][0-9]{{0,8}})?"
 _KEY = Struct(">10sHI")  # a key in bytes: the work, and the state in two numbers
 _PARSED_AT_ONCE = 4096
 
@@ -61,7 +64,10 @@ class Done:
     def add(self, rows: Iterable[RowMark]) -> None:
         """Adds rows that are there, the older ones first."""
         entries = self._entries
-        for work, state, end in _parsed(rows):
+        for work, state, end, _ in _answers(rows):
+            if work is None:
+                self.replaced += 1
+                continue
             entry = state << _FLAGS | end << 1
             before = entries.get(work)
             if before is not None:
@@ -69,6 +75,17 @@ class Done:
                 if not supersedes(state, not end, before >> _FLAGS, not before & _ERROR):
                     continue
             entries[work] = entry
+
+    def keep_those_in(self, other: "Done") -> None:
+        """Has work done again of which another output, that is to have it too, has nothing."""
+        for work, entry in self._entries.items():
+            known = other._entries.get(work)
+            if known is None or known >> _FLAGS != entry >> _FLAGS:
+                self._entries[work] = entry | _ERROR | _PASSING
+
+    def replace(self, key: str) -> None:
+        """Counts the row that one with this key replaces, if there is one: another output's `take` gave the key."""
+        self.take(*parse_key(key))
 
     def forget(self) -> None:
         """Lets the memory go; the counts stay. Nothing can be claimed after it."""
@@ -171,28 +188,55 @@ class Done:
     @cached_property
     def _contents(self) -> KnownContents:
         rows = self.read_digests() if self.read_digests is not None else ()
-        return KnownContents((*parse_key(key), digest) for key, digest in rows)
+        return KnownContents((*parse_key(key), digest) for key, digest in rows if place_of(key)[1] == 1)
 
 
-def _parsed(rows: Iterable[RowMark]) -> Iterator[tuple[bytes, int, int]]:
-    """`parse_key` of each row, many at a time where they have no occurrence; and its end.
+def _answers(rows: Iterable[RowMark]) -> Iterator[tuple[bytes | None, int, int, int]]:
+    """`parse_key` of each answer, many at a time where they are plain keys; its end, and the number of its rows.
 
-    Whoever reads rows has found their keys to be of `KEY_PATTERN`.
+    Rows of an answer of which some are missing have None in place of the work. Whoever reads rows has found their keys
+    to be of `KEY_PATTERN`.
     """
     left = iter(rows)
+    begun, count = "", 0  # the answer whose rows are coming, and how many came
     while some := list(islice(left, _PARSED_AT_ONCE)):
         keys = [key for key, _ in some]
-        if set(map(len, keys)) == {KEY_DIGITS}:
+        if not count and set(map(len, keys)) == {KEY_DIGITS}:
             numbers = _KEY.iter_unpack(bytes.fromhex("".join(keys)))
             for (work, high, low), (_, end) in zip(numbers, some, strict=True):
-                yield work, high << 32 | low, end
-        else:
-            for key, end in some:
-                yield *parse_key(key), end
+                yield work, high << 32 | low, end, 1
+            continue
+        for key, end in some:
+            head, number, of = place_of(key)
+            if count and (head, number) != (begun, count + 1):
+                yield None, 0, end, count
+                count = 0
+            if number != count + 1:
+                yield None, 0, end, 1
+                continue
+            begun, count = head, number
+            if number == of:
+                yield *parse_key(key), end, count
+                count = 0
+    if count:
+        yield None, 0, ERROR, count
+
+
+def place_of(key: str) -> tuple[str, int, int]:
+    """The key of an answer, the number of a row among its rows, from 1, and how many these are."""
+    head, _, place = key.partition("-")
+    number, _, of = place.partition("of")
+    return (head, int(number), int(of)) if place else (head, 1, 1)
+
+
+def placed(key: str, number: int, of: int) -> str:
+    """The key of one row of an answer; the first has the number 1, and an only one the key alone."""
+    return key if of == 1 else f"{key}-{number}of{of}"
 
 
 def parse_key(key: str) -> tuple[bytes, int]:
     """The work, occurrence included, and the state it was done in."""
+    key = key.partition("-")[0]
     state, _, occurrence = key[WORK_DIGITS:].partition(".")
     work = bytes.fromhex(key[:WORK_DIGITS])
     return numbered(work, int(occurrence)) if occurrence else work, int(state, 16)
@@ -214,17 +258,26 @@ def standing(rows: Iterable[RowMark]) -> bytearray:
     """For each row, the older ones first: 1 if it stands, 0 if another one of the same work stands for it."""
     marks = bytearray()
     newest: dict[bytes, int] = {}  # the work -> position and whether it is an error, then the state
-    for position, (work, state, end) in enumerate(_parsed(rows)):
+    several: dict[int, int] = {}  # position of the first row -> rows, of answers that have several
+    for work, state, end, count in _answers(rows):
+        position = len(marks)
+        if work is None:
+            marks += bytes(count)
+            continue
         entry = (position << 1 | bool(end)) << 4 * STATE_DIGITS | state
         before = newest.get(work)
         if before is not None:
             older, older_state = divmod(before, 1 << 4 * STATE_DIGITS)
             if not supersedes(state, not end, older_state, not older & 1):
-                marks.append(0)
+                marks += bytes(count)
                 continue
-            marks[older >> 1] = 0
-        marks.append(1)
+            first = older >> 1
+            replaced = several.pop(first, 1)
+            marks[first : first + replaced] = bytes(replaced)
+        marks += b"\1" * count
         newest[work] = entry
+        if count > 1:
+            several[position] = count
     return marks
 
 

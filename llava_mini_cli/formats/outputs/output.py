@@ -3,7 +3,7 @@
 Knows no format and no file.
 """
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import BinaryIO, Protocol, Self
@@ -28,6 +28,14 @@ class Output:
     def write(self, row: Row) -> None:
         """Adds a row. Raises `OutputError` where it cannot be written."""
         raise NotImplementedError
+
+    def write_answer(self, rows: Sequence[Row]) -> None:
+        """Adds the rows of one answer, all of them or none where that can be had. Raises `OutputError`."""
+        for row in rows:
+            self.write(row)
+
+    def keep(self) -> None:
+        """Has the rows so far outlive a kill, where they are held back to be written together."""
 
     def finish(self, error: BaseException | None) -> None:
         """Does what is left when the run has ended, by `error` or well; the lock is still held."""

@@ -6,6 +6,7 @@ run is killed, the rows are in the file, in the parts, or in both, and the next 
 """
 
 import os
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from secrets import token_hex
@@ -80,7 +81,15 @@ class ParquetFileOutput(Store):
 
     def write(self, row: Row) -> None:
         """Adds a row. Raises `OutputError` when a part cannot be written."""
-        self._writer.write(row)
+        self._writer.write([row])
+
+    def write_answer(self, rows: Sequence[Row]) -> None:
+        """Adds rows, which get into the same part."""
+        self._writer.write(rows)
+
+    def keep(self) -> None:
+        """Writes a part of the rows that are held back."""
+        self._writer.flush()
 
     def _begin(self) -> pa.Schema:
         """Before the first part: records what the run is, and clears the way if the output is to be overwritten."""

@@ -8,7 +8,7 @@ which generations are `leaving`, so that a later run without the flag takes thei
 another generation may also have been brought here from another folder.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -124,7 +124,11 @@ class ParquetFolderOutput(Output):
 
     def write(self, row: Row) -> None:
         """Adds a row. Raises `OutputError` when a part cannot be written."""
-        self._writer.write(row)
+        self._writer.write([row])
+
+    def write_answer(self, rows: Sequence[Row]) -> None:
+        """Adds rows, which get into the same part."""
+        self._writer.write(rows)
 
     def _begin(self) -> pa.Schema:
         """Before the first part of this run."""

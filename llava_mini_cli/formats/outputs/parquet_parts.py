@@ -54,9 +54,9 @@ class ParquetPartWriter:
         self._rows: list[Row] = []
         self._flushed = time.monotonic()
 
-    def write(self, row: Row) -> None:
-        """Adds a row, and writes a part when it is time. Raises `OutputError`."""
-        self._rows.append(row)
+    def write(self, rows: Sequence[Row]) -> None:
+        """Adds rows that belong together, and writes a part when it is time. Raises `OutputError`."""
+        self._rows += rows
         if len(self._rows) >= FLUSH_ROWS or time.monotonic() - self._flushed >= FLUSH_SECONDS:
             self.flush()
 
@@ -73,7 +73,8 @@ class ParquetPartWriter:
         path = self._folder / f"part-{self._number:06d}-{self._tag}{token_hex(4)}.parquet"
         buffer = pa.BufferOutputStream()
         with pq.ParquetWriter(buffer, self._schema, compression="zstd") as writer:
-            writer.write_table(table_of(self._rows, self._schema))
+            for first in range(0, len(self._rows), FLUSH_ROWS):
+                writer.write_table(table_of(self._rows[first : first + FLUSH_ROWS], self._schema))
         with errors_of(self._output), whole_file(path) as stream:
             stream.write(buffer.getvalue())
         self.written.append(path)
