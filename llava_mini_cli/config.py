@@ -21,7 +21,9 @@ _DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:[0-9]{1,3})?")  # those that tor
 SubtitleFormat = Literal["srt", "vtt", "tsv"]
 SUBTITLES: tuple[SubtitleFormat, ...] = ("srt", "vtt", "tsv")
 Format = Literal["jsonl", "parquet", "csv", "txt", "hf", "srt", "vtt", "tsv"]  # of rows
-BESIDE: tuple[Format, ...] = ("txt", *SUBTITLES)  # of which there is a file for each medium
+AnyFormat = Literal[Format, "edl"]  # and of events
+EventFormat = Literal["jsonl", "parquet", "csv", "srt", "vtt", "tsv", "edl"]
+BESIDE: tuple[AnyFormat, ...] = ("txt", *SUBTITLES, "edl")  # of which there is a file for each medium
 Existing = Literal["skip", "overwrite", "append", "prepend"]  # what becomes of captions that are there
 MomentFormat = Literal["jsonl", "csv", "parquet"]
 ChoiceScore = Literal["sum", "mean"]  # how the log-likelihoods of an answer's tokens become its score
@@ -135,6 +137,50 @@ class SpanOptions:
             every, window, stride = window, None, None
         scenes = None if self.scenes_from is None else "given"  # each row's key has its own medium's
         return {"every": every, "window": window, "stride": stride, "scenes_from": scenes}
+
+
+@dataclass(frozen=True)
+class EventOptions:
+    """The stretches in which a yes/no question holds. By default it is asked of every frame that is looked at."""
+
+    on: float = 0.6  # probability of yes at which an event begins
+    off: float = 0.4  # probability below which it ends
+    min_length: float = 0.0  # seconds; shorter events are left out
+    merge: float = 0.0  # seconds; events that are no further apart become one
+    window: float | None = None  # seconds of video that the question is asked of at once; None: every frame alone
+    stride: float | None = None  # seconds from one window to the next; None: 1 s
+    timed: bool = False  # the rows become subtitles or an EDL, so that a picture has no place among them
+
+    def __post_init__(self) -> None:
+        if not 0 < self.on <= 1:
+            raise UsageError(f"--on must be above 0 and at most 1, not {self.on:g}")
+        if not 0 < self.off <= self.on:
+            raise UsageError(f"--off must be above 0 and at most --on ({self.on:g}), not {self.off:g}")
+        for flag, value in (("--min-length", self.min_length), ("--merge", self.merge)):
+            if not 0 <= value < inf:
+                raise UsageError(f"{flag} must be 0 s or more, and finite, not {value:g}")
+        if self.stride is not None and self.window is None:
+            raise UsageError("--stride goes with --window; without it every frame is asked about alone")
+        _ = self.grid
+
+    @property
+    def grid(self) -> SpanOptions | None:
+        """The windows, as stretches; None: every frame. Raises `UsageError`."""
+        if self.window is None:
+            return None
+        return SpanOptions(window=self.window, stride=1.0 if self.stride is None else self.stride)
+
+    def shaping(self) -> dict[str, float | None]:
+        """The options that shape the rows of events, by name."""
+        grid = self.grid
+        return {
+            "on": self.on,
+            "off": self.off,
+            "min_length": self.min_length,
+            "merge": self.merge,
+            "window": grid and grid.window,
+            "stride": grid and grid.stride,
+        }
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ TRAIN = Extra("train", ("accelerate", "matplotlib", "peft"), ("train",))
 REMOTE = Extra("remote", ("aiohttp", "s3fs", "gcsfs"), ())
 PHOTOS = Extra("photos", ("pillow_heif", "pillow_jxl"), ())
 SCHEMA = Extra("schema", ("llguidance",), ())
-EXTRAS = (QUANTIZE, ANN, TRAIN, REMOTE, PHOTOS, SCHEMA)
+PLOT = Extra("plot", ("matplotlib",), ("--plot",))
+EXTRAS = (QUANTIZE, ANN, TRAIN, REMOTE, PHOTOS, SCHEMA, PLOT)
 
 
 def is_installed(package: str) -> bool:

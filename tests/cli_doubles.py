@@ -89,7 +89,8 @@ def read_jobs(media: Sequence[str], prompts: tuple[Prompt, ...], is_media: IsMed
 class EchoEngine:
     """Answers each prompt about each window with itself and the number of frames, or with the first of its choices.
 
-    One request a step.
+    The answer to a yes/no question is yes, but for windows that begin with a frame at 0, 3, 6, ... seconds. One request
+    a step.
     """
 
     frame_size = 336
@@ -142,7 +143,8 @@ class EchoEngine:
 
     def _answer(self, request: Request, index: int, number: int, times: Sequence[float]) -> Answer | Failure:
         prompt, window = request.prompts[index], request.windows[number]
-        frames = sum(bool(window.start <= time < window.end) for time in times)
+        seen = [time for time in times if window.start <= time < window.end]
+        frames = len(seen)
         if "too long" in prompt:
             return Failure(request.key, index, "prompt", "too_long", "the prompt leaves room for 7 frames", number)
         if not frames:
@@ -154,7 +156,8 @@ class EchoEngine:
                 request.key, index, choices[0], (1,), "stop", frames, 5, frames, 1, number, choice_probs=probs
             )
         text = f"{prompt} [{frames}]"
-        return Answer(request.key, index, text, (1, 2), "stop", frames, 5, frames, 2, number)
+        p_yes = (0.9 if seen[0] % 3 else 0.1) if request.generation.yes_no else None
+        return Answer(request.key, index, text, (1, 2), "stop", frames, 5, frames, 2, number, p_yes)
 
 
 @dataclass

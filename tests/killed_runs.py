@@ -20,9 +20,16 @@ from llava_mini_cli.commands import left_out, reporter, summary  # noqa: F401 - 
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.request import Answer, Failure
-from llava_mini_cli.formats.outputs import appended, csv, parquet_file, parquet_folder, parquet_parts  # noqa: F401
+from llava_mini_cli.formats.outputs import (  # noqa: F401
+    appended,
+    csv,
+    event_files,
+    parquet_file,
+    parquet_folder,
+    parquet_parts,
+)
 from llava_mini_cli.media import open as media_open
-from llava_mini_cli.pipelines import answer, index_options, load_engine  # noqa: F401
+from llava_mini_cli.pipelines import answer, answer_when, index_options, load_engine  # noqa: F401
 
 ANSWERS_A_STEP = 4
 FILE_OPERATIONS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
@@ -70,8 +77,8 @@ def _run(folder: str, arguments: tuple[str, ...], pace: float, kill_at: int, kil
         os.dup2(os.open(f"../{name}", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666), descriptor)
 
     class PacedEngine(cli_doubles.EchoEngine):
-        def __init__(self, options: ModelOptions) -> None:
-            super().__init__(options)
+        def __init__(self, options: ModelOptions, *, yes_no: bool = False) -> None:
+            super().__init__(options, yes_no=yes_no)
             self._steps = 0
             self._said: list[Answer | Failure] = []
 

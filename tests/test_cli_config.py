@@ -188,13 +188,13 @@ def test_required_options_may_stand_in_a_file(monkeypatch: pytest.MonkeyPatch) -
     assert (value["value"], value["place"]) == ("archive", "llava-mini.toml: [index] output")
 
 
-@pytest.mark.parametrize("command", ["ask", "caption", "index", "search"])
+@pytest.mark.parametrize("command", ["ask", "caption", "when", "index", "search"])
 def test_help_does_not_swallow_the_names_of_extras(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     assert "needs the  extra" not in llava_mini(command, "--help").stdout
 
 
-@pytest.mark.parametrize("command", ["ask", "caption", "index", "search", "train", "doctor"])
+@pytest.mark.parametrize("command", ["ask", "caption", "when", "index", "search", "train", "doctor"])
 def test_every_switch_that_a_file_may_set_can_be_undone(command: str) -> None:
     options = options_of(get_command(app).commands[command])  # type: ignore[attr-defined]
     switches = {key: option for key, option in options.items() if option.is_flag}
@@ -279,13 +279,13 @@ def test_where_a_value_comes_from_and_how_it_is_overridden(monkeypatch: pytest.M
     values = shown(llava_mini("config"))
     assert values["cache-dir", "ask"] == {
         "option": "cache-dir", "value": "/tmp/x", "source": "environment", "place": "LLAVA_MINI_CACHE_DIR",
-        "commands": ["ask", "caption", "index"],
+        "commands": ["ask", "caption", "when", "index"],
     }  # fmt: skip
-    assert values["quiet", "train"]["commands"] == ["ask", "caption", "index", "search", "train"]
+    assert values["quiet", "train"]["commands"] == ["ask", "caption", "when", "index", "search", "train"]
     assert values["verbose", "doctor"]["source"] == "default"
     lines = [json.loads(line) for line in llava_mini("config").stdout.splitlines()]
     assert [line["commands"] for line in lines if line["option"] == "model"] == [
-        ["ask", "caption", "index", "doctor"], ["search", "train"],
+        ["ask", "caption", "when", "index", "doctor"], ["search", "train"],
     ]  # fmt: skip
 
 
@@ -311,4 +311,4 @@ def test_config_at_a_terminal_is_a_table(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert said == "config files: llava-mini.toml\n"
     assert table["--fps", "llava-mini.toml:"] == ["3.0"]
     assert table["--prompt", "ask"] == ["a,", "b", "c", "llava-mini.toml:"]
-    assert table["--prompt", "caption"] == ["default"]
+    assert table["--prompt", "when"] == ["default", "caption,"]

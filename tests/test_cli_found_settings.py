@@ -15,19 +15,19 @@ from llava_mini_cli.commands.main import app
 
 # Every option that is not here, nor in EXCLUDED, makes a test fail: whoever adds one says to which it belongs.
 HARMLESS_WORDS = """
-after allow-truncated approximate average batch before bf16 caption-prompt check-margin choice-prior
-choice-score choices decoder dedupe device
-dry-run dtype end end-column epochs exclude fail-on find fit fps gradient-checkpointing id-column include keep-columns
-learning-rate limit max-failures max-frames max-new-tokens min-score min-yes most null path paths-only prefix
-prompt prompt-column prompt-layout quiet recursive repetition-penalty retry-errors seed skip-bad stage start
-start-column style suffix temperature top top-p verbose yes-no
+after allow-truncated approximate average batch before bf16 caption-prompt check-margin choice-prior choice-score
+choices decoder dedupe device dry-run dtype edl-rate end end-column epochs exclude fail-on find fit fps
+gradient-checkpointing id-column include keep-columns learning-rate limit max-failures max-frames max-new-tokens merge
+min-length min-score min-yes most null off on path paths-only prefix prompt prompt-column prompt-layout quiet
+recursive repetition-penalty retry-errors seed skip-bad stage start start-column style suffix temperature top top-p
+verbose yes-no
 """
 HARMLESS = frozenset(HARMLESS_WORDS.split())
 EXCLUDED_WORDS = """
 ann batch-size cache-dir cache-size caption-every check column compact compile csv-safe data decode-timeout
 device-batch every existing features features-dtype fetch-timeout files-from format hosts html image index lora-rank
-max-file-size media-root model netrc output overwrite prepared-size preset prompt-file prune quantize revision
-save-every scenes-from shard stride summary-json thumbnails whole window workers
+max-file-size media-root model netrc output overwrite plot prepared-size preset prompt-file prune quantize revision
+save-every scenes-from shard stride summary-json thumbnails track whole window workers
 """
 EXCLUDED = frozenset(EXCLUDED_WORDS.split())
 FOUND = "a config file that is only found in the working directory may neither write nor load"

@@ -67,6 +67,13 @@ QUESTIONS = {
 DEFAULTS: dict[str, dict[str, object]] = {
     "ask": {**QUESTIONS, "index": None, "path": None, "top": None, "find": None},
     "caption": {**QUESTIONS, "style": None},
+    "when": {
+        **TALK, **INPUT, **FRAMES, **MODEL, **LIMITS,
+        "on": 0.6, "off": 0.4, "min-length": 0.0, "merge": 0.0, "window": "frame", "stride": None,
+        "prompt": None, "prompt-file": None, "output": None, "format": None, "overwrite": False, "retry-errors": False,
+        "shard": None, "existing": "skip", "csv-safe": False, "edl-rate": 25.0, "track": None, "plot": None,
+        "summary-json": None, "dry-run": False, "index": None, "path": None,
+    },
     "index": {
         **TALK, **INPUT, **FRAMES, **ANSWER, **MODEL, **LIMITS,
         "output": None, "features": False, "features-dtype": None, "dedupe": None, "caption-every": None,
@@ -128,6 +135,7 @@ def test_every_help_text_can_be_understood_alone(command: str) -> None:
 PANELS = {
     "ask": ["Options", "Input", "Frames", "Spans", "Answer", "Model", "Output", "Run", "Archive"],
     "caption": ["Options", "Input", "Frames", "Spans", "Answer", "Model", "Output", "Run"],
+    "when": ["Options", "Input", "Frames", "Events", "Model", "Output", "Run", "Archive"],
     "index": ["Options", "Archive", "Input", "Frames", "Answer", "Model", "Run"],
     "search": ["Options", "Archive", "Search", "Output", "Run"],
     "train": ["Options", "Training", "Data", "Memory and speed", "Run"],

@@ -62,6 +62,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
         ("outputs.md", "photos/metadata.jsonl"),
         ("spans.md", "spans.parquet"),
         ("labels.md", "labels.parquet"),
+        ("when.md", "events.parquet"),
     ],
 )
 def test_the_commands_of_the_docs_run(
@@ -85,6 +86,10 @@ def test_the_commands_of_the_docs_run(
             (1, 1.5, 3.0, "Does the robot lift the cup?"), (1, 1.5, 3.0, "What does the hand hold?"),
         ]  # fmt: skip
         assert (tmp_path / "look-at.csv").exists()
+    if page == "when.md":
+        report = [f"{name}: {file}.mp4, 1 to 3 s (at most 0.90)" for name in ("dark", "door") for file in "ab"]
+        assert (tmp_path / "first.txt").read_text().splitlines() == report
+        assert (tmp_path / "second.txt").read_text() == ""
 
 
 def write_robot(folder: Path) -> None:

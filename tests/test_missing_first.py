@@ -104,6 +104,11 @@ EXTRAS: dict[tuple[str, str], Case] = {  # by the name of the extra and the opti
     ("train", "train"): Case(
         TRAIN, r"train needs accelerate, peft: pip install 'llava-mini-cli\[train\]'", without("accelerate", "peft")
     ),
+    ("plot", "--plot"): Case(
+        "when red.png What? -m MODEL --plot out",
+        r"--plot needs matplotlib: pip install 'llava-mini-cli\[plot\]'",
+        without("matplotlib"),
+    ),
     ("remote", ""): Case(
         "ask http://localhost:9/a.png What? -m MODEL",
         r"reading http:// needs a package that is not installed: pip install 'llava-mini-cli\[remote\]'",
@@ -475,19 +480,20 @@ def test_every_option_that_needs_an_extra_has_a_case() -> None:
 # The options that need more than a value, of any command. The others say nothing about this machine.
 NEEDY = {
     "ann", "approximate", "bf16", "cache-dir", "check", "compile", "data", "decoder", "dedupe", "device", "dtype",
-    "files-from", "format", "html", "image", "index", "lora-rank", "media-root", "model", "output", "preset",
+    "files-from", "format", "html", "image", "index", "lora-rank", "media-root", "model", "output", "plot", "preset",
     "prompt-file", "quantize", "revision", "summary-json", "thumbnails", "workers", "yes-no",
 }  # fmt: skip
 PLAIN = {
     "after", "allow-truncated", "average", "batch", "batch-size", "before", "cache-size", "caption-every",
     "caption-prompt", "check-margin", "choice-prior", "choice-score", "choices", "column", "compact", "csv-safe",
-    "decode-timeout", "device-batch", "dry-run", "end", "end-column", "epochs", "every", "exclude", "existing",
-    "fail-on", "features", "features-dtype", "fetch-timeout", "find", "fit", "fps", "gradient-checkpointing", "hosts",
-    "id-column", "include", "keep-columns", "learning-rate", "limit", "max-failures", "max-file-size", "max-frames",
-    "max-new-tokens", "min-score", "min-yes", "most", "netrc", "null", "overwrite", "path", "paths-only", "prefix",
-    "prepared-size", "prompt", "prompt-column", "prompt-layout", "prune", "quiet", "recursive", "repetition-penalty",
-    "retry-errors", "save-every", "scenes-from", "seed", "shard", "skip-bad", "stage", "start", "start-column",
-    "stride", "style", "suffix", "temperature", "top", "top-p", "verbose", "whole", "window",
+    "decode-timeout", "device-batch", "dry-run", "edl-rate", "end", "end-column", "epochs", "every", "exclude",
+    "existing", "fail-on", "features", "features-dtype", "fetch-timeout", "find", "fit", "fps",
+    "gradient-checkpointing", "hosts", "id-column", "include", "keep-columns", "learning-rate", "limit", "max-failures",
+    "max-file-size", "max-frames", "max-new-tokens", "merge", "min-length", "min-score", "min-yes", "most", "netrc",
+    "null", "off", "on", "overwrite", "path", "paths-only", "prefix", "prepared-size", "prompt", "prompt-column",
+    "prompt-layout", "prune", "quiet", "recursive", "repetition-penalty", "retry-errors", "save-every", "scenes-from",
+    "seed", "shard", "skip-bad", "stage", "start", "start-column", "stride", "style", "suffix", "temperature", "top",
+    "top-p", "track", "verbose", "whole", "window",
 }  # fmt: skip
 
 

@@ -43,14 +43,14 @@ def ask(context: typer.Context, flags: QuestionFlags, archive: ArchiveFlags, arg
     return run_questions(media, prompts, flags)
 
 
-def split_question(arguments: list[str], *, alone: bool) -> tuple[list[str], tuple[Prompt, ...]]:
+def split_question(arguments: list[str], *, alone: bool, command: str = "ask") -> tuple[list[str], tuple[Prompt, ...]]:
     """Media and the question, which comes last; `alone`: it may stand without media.
 
     Raises:
         UsageError: no question, or what looks like a forgotten one.
     """
     if not arguments:
-        raise UsageError("there is no question: llava-mini ask MEDIA... QUESTION, or -p")
+        raise UsageError(f"there is no question: llava-mini {command} MEDIA... QUESTION, or -p")
     *media, question = arguments
     prompt = checked_prompt(question)
     if is_folder(question):
@@ -58,5 +58,5 @@ def split_question(arguments: list[str], *, alone: bool) -> tuple[list[str], tup
     if is_there(question):
         raise UsageError(f"'{question}' is a file, not a question: the question comes last, or with -p")
     if not media and not alone:
-        raise UsageError(f"there is no medium: llava-mini ask MEDIA... QUESTION (got only '{question}')")
+        raise UsageError(f"there is no medium: llava-mini {command} MEDIA... QUESTION (got only '{question}')")
     return media, (prompt,)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.archive_flags import ArchiveFlags
-from llava_mini_cli.commands.run import check_needs, output_options, run_inputs, run_options
+from llava_mini_cli.commands.run import Finding, check_needs, output_options, run_inputs, run_options
 from llava_mini_cli.commands.stderr import hush_libraries
 from llava_mini_cli.config import BESIDE
 from llava_mini_cli.errors import ArchiveError, UsageError
@@ -22,7 +22,11 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is quick
 
 
 def ask_archive(
-    prompts: tuple["Prompt", ...], flags: QuestionFlags, archive_flags: ArchiveFlags, given: Collection[str]
+    prompts: tuple["Prompt", ...],
+    flags: QuestionFlags,
+    archive_flags: ArchiveFlags,
+    given: Collection[str],
+    finding: Finding | None = None,
 ) -> int:
     """Answers every prompt about every medium of an archive, or about its best moments; returns the exit code.
 
@@ -42,7 +46,7 @@ def ask_archive(
     from llava_mini_cli.pipelines.search_archive import by_path
     from llava_mini_cli.pipelines.tally import Tally
 
-    options = run_options(flags)
+    options = run_options(flags, finding)
     output = output_options(flags)
     if archive_flags.top is not None and flags.spans.options().wanted:
         raise UsageError("--top asks about the best moments, not about stretches of the same length; leave one of both")
@@ -51,12 +55,19 @@ def ask_archive(
         raise UsageError(f"--top gives several moments of one medium, which --format {output.format} cannot keep apart")
     with open_archive(Path(archive_flags.index or "")) as whole:
         archive = by_path(whole, archive_flags.path)
-        options = _options(archive, flags, given)
+        options = _options(archive, flags, given, finding)
         media = StoredMedia(archive, open_clip, flags.inputs.options().roots)
         parts = RunParts(media.open_clip, media.find_fault, tally=Tally(damage=whole.damage))
         load = media.loading(partial(load_engine, yes_no=True) if flags.prompts.yes_no else load_engine)
         code = run_inputs(
-            lambda _: _inputs(media, prompts, options, archive_flags), prompts, load, options, parts, output, flags
+            lambda _: _inputs(media, prompts, options, archive_flags),
+            prompts,
+            load,
+            options,
+            parts,
+            output,
+            flags,
+            finding,
         )
         say_damage(whole.folder, whole.damage)
         return code
@@ -81,12 +92,12 @@ def _refuse_options_of_files(flags: QuestionFlags) -> None:
             raise UsageError(f"{name} is about files and tables, not about --index; --path says which of its media")
 
 
-def _options(archive: "Archive", flags: QuestionFlags, given: Collection[str]) -> "RunOptions":
+def _options(archive: "Archive", flags: QuestionFlags, given: Collection[str], finding: Finding | None) -> "RunOptions":
     """The run's options, with the archive's own model and sampling where nothing else was asked for."""
     from llava_mini_cli.pipelines.archive_media import SAMPLED, sampling_of
     from llava_mini_cli.pipelines.find import the_model
 
-    options = run_options(flags)
+    options = run_options(flags, finding)
     wanted = options.model.model if "model" in given else None
     name, revision = the_model(archive.header, wanted, options.model.revision)
     model = replace(options.model, model=name, revision=revision)

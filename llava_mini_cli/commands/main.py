@@ -15,6 +15,7 @@ from llava_mini_cli.commands.index import index
 from llava_mini_cli.commands.search import search
 from llava_mini_cli.commands.show_config import config
 from llava_mini_cli.commands.train import train
+from llava_mini_cli.commands.when import when
 from llava_mini_cli.errors import UsageError
 
 app = typer.Typer(
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, caption, index, search, train, doctor):
+for command in (ask, caption, when, index, search, train, doctor):
     app.command(cls=ConfiguredCommand)(with_flags(command))
 app.command()(config)
 

@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from glob import glob
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.run_flags import FailOn
 from llava_mini_cli.commands.stderr import hush_libraries, say
-from llava_mini_cli.config import BESIDE, SUBTITLES
+from llava_mini_cli.config import BESIDE, SUBTITLES, EventOptions
 from llava_mini_cli.errors import LlavaMiniError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.formats.inputs.read import Inputs
     from llava_mini_cli.formats.job import Prompt
     from llava_mini_cli.formats.outputs.open_output import Output, OutputOptions, RunInfo
+    from llava_mini_cli.pipelines.answer_when import WhenExtras
     from llava_mini_cli.pipelines.index_options import IndexOptions
     from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
     from llava_mini_cli.pipelines.settings import RunOptions
@@ -34,7 +35,17 @@ EXIT_ITEMS_FAILED = 3
 EXIT_STOPPED = 101
 
 
-def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: QuestionFlags) -> int:
+@dataclass(frozen=True)
+class Finding:
+    """A run that finds the stretches in which its questions hold, and gives no answers in words."""
+
+    events: EventOptions
+    extras: "Callable[[RunOptions], WhenExtras]"  # what is written beside the rows; called when the run begins
+
+
+def run_questions(
+    media: list[str], prompts: tuple["Prompt", ...], flags: QuestionFlags, finding: Finding | None = None
+) -> int:
     """Answers every prompt about every medium; returns the exit code."""
     hush_libraries(verbose=flags.talk.verbose)
     from llava_mini_cli.commands.left_out import left_out
@@ -45,11 +56,11 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
     from llava_mini_cli.pipelines.load_engine import load_engine
     from llava_mini_cli.pipelines.run_parts import RunParts
 
-    options = run_options(flags)
+    options = run_options(flags, finding)
     output = output_options(flags)
     if not flags.run.dry_run:
         check_needs(options, media)
-    _refuse_own_input(media, flags.inputs.files_from, output.path)
+    refuse_own_input(media, flags.inputs.files_from, output.path)
 
     with left_out(flags.talk) as passed_over:
 
@@ -59,7 +70,7 @@ def run_questions(media: list[str], prompts: tuple["Prompt", ...], flags: Questi
             return open_inputs(media, prompts, is_media_path, cache, flags.inputs.options(), passed_over)
 
         load = partial(load_engine, yes_no=True) if flags.prompts.yes_no else load_engine
-        return run_inputs(find, prompts, load, options, RunParts(open_clip), output, flags)
+        return run_inputs(find, prompts, load, options, RunParts(open_clip), output, flags, finding)
 
 
 def output_options(flags: QuestionFlags) -> "OutputOptions":
@@ -67,7 +78,8 @@ def output_options(flags: QuestionFlags) -> "OutputOptions":
     from llava_mini_cli.formats.outputs.open_output import OutputOptions
 
     output = OutputOptions.parse(**vars(flags.outputs))
-    flags.spans.check_with(format=output.format, fit=flags.fit.fit, columns=flags.inputs.options())
+    if output.edl_rate is None and output.format != "edl":
+        flags.spans.check_with(format=output.format, fit=flags.fit.fit, columns=flags.inputs.options())
     output.check()
     return output
 
@@ -99,6 +111,7 @@ def run_inputs(
     parts: "RunParts",
     output: "OutputOptions",
     flags: QuestionFlags,
+    finding: Finding | None = None,
 ) -> int:
     """Answers what is found, and says so; returns the exit code.
 
@@ -137,7 +150,12 @@ def run_inputs(
             run = options.run_info(inputs.kept)
             opener = output_opener(output, run, flags, reporter, single=single, prompts=len(prompts))
             parts = replace(parts, progress=reporter, interrupts=interrupts, cache=cache)
-            answer_into(opener, inputs.jobs, load_engine, options, parts)
+            if finding is None:
+                answer_into(opener, inputs.jobs, load_engine, options, parts)
+            else:
+                from llava_mini_cli.pipelines.answer_when import when_into
+
+                when_into(opener, inputs.jobs, load_engine, options, parts, finding.extras(options))
     return exit_code(tally, flags.run.fail_on)
 
 
@@ -156,7 +174,7 @@ def _choices_given(prompts: Sequence["Prompt"], flags: QuestionFlags) -> "Choice
     return choices
 
 
-def _refuse_own_input(media: list[str], listing: str | None, output: Path | None) -> None:
+def refuse_own_input(media: list[str], listing: str | None, output: Path | None, flag: str = "-o") -> None:
     """Raises `UsageError` where rows would be appended to a table that is being read: the run would never end."""
     from llava_mini_cli.formats.fetch.urls import local_path
 
@@ -166,10 +184,10 @@ def _refuse_own_input(media: list[str], listing: str | None, output: Path | None
     for name in named:
         found = [name] if os.path.lexists(name) else glob(name, recursive=True)  # noqa: PTH207 - of any folder
         if any(Path(path).exists() and output.samefile(path) for path in found):
-            raise UsageError(f"-o '{output}' is among the inputs, too; name another output")
+            raise UsageError(f"{flag} '{output}' is among the inputs, too; name another output")
 
 
-def run_options(flags: QuestionFlags) -> "RunOptions":
+def run_options(flags: QuestionFlags, finding: Finding | None = None) -> "RunOptions":
     """Checked. Raises `UsageError`."""
     from llava_mini_cli.pipelines.settings import RunOptions
 
@@ -181,6 +199,7 @@ def run_options(flags: QuestionFlags) -> "RunOptions":
         flags.prompts.prefix,
         flags.prompts.suffix,
         replace(flags.spans.options(), timed=flags.outputs.format in SUBTITLES),
+        finding and finding.events,
     )
 
 
@@ -257,6 +276,8 @@ def output_opener(
 
     if flags.outputs.output is not None or flags.outputs.format is not None or not sys.stdout.isatty():
         return lambda: open_output(output, run)
-    from llava_mini_cli.commands.terminal import BlockWriter, PlainWriter
+    from llava_mini_cli.commands.terminal import BlockWriter, EventWriter, PlainWriter
 
+    if output.edl_rate is not None:
+        return lambda: EventWriter(reporter, prompts, single=single)
     return lambda: PlainWriter(reporter) if single else BlockWriter(reporter, prompts)

@@ -139,6 +139,7 @@ def summary(
         "media_failed": tally.media_failed,
         "media_skipped": tally.media_skipped,
         "rows_answered": tally.answered,
+        **({} if tally.events is None else {"events": tally.events}),
         "rows_failed": tally.failed,
         "rows_failed_in_passing": tally.failed_in_passing,
         "rows_skipped": tally.skipped,
@@ -191,4 +192,5 @@ def stopped(tally: Tally) -> str:
 def counts(tally: Tally, total: int | None = None) -> str:
     """Media, frames, answers and failures in words."""
     media = f"{tally.media}/{total} media" if total else f"{tally.media} media"
-    return f"{media}, {tally.frames} frames, {tally.answered} answers, {tally.failed} failed"
+    found = "" if tally.events is None else f", {tally.events} events"
+    return f"{media}, {tally.frames} frames, {tally.answered} answers{found}, {tally.failed} failed"

@@ -3,6 +3,8 @@
 Writers as in `formats.outputs`, for rows that go to no file.
 """
 
+from collections.abc import Sequence
+
 from rich.console import Console
 from rich.text import Text
 
@@ -59,6 +61,42 @@ class BlockWriter(_TerminalWriter):
             indent = "    " if heading else "  "
             for line in for_terminal(_said(row)).splitlines() or [""]:
                 self._console.print(Text(indent + line))
+
+
+class EventWriter(_TerminalWriter):
+    """A line for each stretch in which a question holds, under its medium and its question."""
+
+    def __init__(self, reporter: Reporter, prompt_count: int, *, single: bool) -> None:
+        super().__init__(reporter)
+        self._asks_several = prompt_count != 1
+        self._single = single  # one question about one medium
+        self._console = Console()
+        self._last: str | None = None
+
+    def write_answer(self, rows: Sequence[Row]) -> None:
+        """Prints one question's stretches; a failure was said on stderr."""
+        first = rows[0]
+        if first.status != "ok":
+            return
+        with self._reporter.aside():
+            if not self._single and first.id != self._last:
+                self._console.print(Text(terminal_line(first.id), style="bold"))
+            self._last = first.id
+            if self._asks_several:
+                self._console.print(Text(f"  {terminal_line(first.prompt_name or first.prompt)}", style="cyan"))
+            for row in rows:
+                self._console.print(Text(("" if self._single else "    ") + _held(row)))
+
+
+def _held(row: Row) -> str:
+    """One stretch, or that there is none."""
+    mean, peak, moment = (row.kept[name] for name in ("p_mean", "p_peak", "peak_at"))
+    if row.segment is None:
+        where = "" if moment is None else f" at {_clock(float(str(moment)))}"
+        return f"never (yes: {peak:.2f} at most{where})"
+    if row.start is None:
+        return f"yes (yes: {peak:.2f})"
+    return f"{_stretch(row.start, row.end)} (yes: {mean:.2f}, {peak:.2f} at most)"
 
 
 def _stretch(start: float, end: float | None) -> str:

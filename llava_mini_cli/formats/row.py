@@ -92,6 +92,12 @@ def _columns() -> tuple[Column, ...]:
 
 
 COLUMNS = _columns()
+EVENT_COLUMNS = (  # further ones, of rows that say when something holds
+    KeptColumn("p_mean", "double"),  # probability of yes, the mean over what was looked at
+    KeptColumn("p_peak", "double"),  # the highest
+    KeptColumn("peak_at", "double"),  # seconds, where it is
+)
+TRACK_COLUMNS = (KeptColumn("time", "double"),)  # seconds, that a probability is about; beside `p_yes`
 
 
 def printable(text: str) -> str:

@@ -44,8 +44,7 @@ class StoredClip:
         self._start, self._end = sampling.start or 0.0, inf if sampling.end is None else sampling.end
         if sampling.needed is not None:
             self._start, self._end = max(self._start, sampling.needed[0]), min(self._end, sampling.needed[1])
-        stored = archive.header.settings
-        is_whole = (sampling.start, sampling.end) == (stored.get("start"), stored.get("end"))
+        is_whole = (sampling.start, sampling.end, sampling.needed) == (None, None, None)
         self.info = info = replace(_info(medium), frame_count=medium.frames if is_whole else None)
         self._kept: NDArray[np.int64] | None = None  # positions of frames, of those stored; None: all
         if sampling.fit and is_whole and sampling.max_frames is not None and medium.frames > sampling.max_frames:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from math import ceil
 from typing import NamedTuple
 
-from llava_mini_cli.config import Choices, SamplingOptions, WeightFormat
+from llava_mini_cli.config import Choices, EventOptions, SamplingOptions, WeightFormat
 from llava_mini_cli.engine.estimate import Estimates, RunWork
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.formats.job import Fault, Job
@@ -20,7 +20,7 @@ from llava_mini_cli.formats.media_root import file_of
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.footprint import Footprint
 from llava_mini_cli.pipelines.settings import RunOptions
-from llava_mini_cli.pipelines.spans import SpanWindows, places_unopened
+from llava_mini_cli.pipelines.spans import SpanWindows, grid_of, places_unopened
 
 PROBE_S = 10.0  # seconds for one header
 THREADS = 4  # that read headers
@@ -97,6 +97,8 @@ def forecast(
             found.not_looked_at += 1
         else:
             frames = _count(found, job, info, options, footprint)
+            if options.events is not None:
+                rows = [_windows(info, options.events, options)] * len(job.questions)
             work = _more(work, frames, job, rows)
     found.time = _time(work, options, estimates)
     if footprint is not None:
@@ -115,6 +117,12 @@ def _rows(job: Job, info: ClipInfo | None, options: RunOptions) -> list[int]:
             left_out = Counter(question for window in windows for question in window.without)
             return [len(windows) - left_out[question] for question in questions]
     return [sum(1 for _ in places_unopened(job, question)) for question in questions]
+
+
+def _windows(info: ClipInfo, events: EventOptions, options: RunOptions) -> int:
+    """How often each question is asked where it is to be found when it holds."""
+    grid = events.grid
+    return expected_frames(info, options.sampling) if grid is None else grid_of(info, grid, options.sampling).total
 
 
 def _more(work: RunWork, frames: int, job: Job, rows: Sequence[int]) -> RunWork:

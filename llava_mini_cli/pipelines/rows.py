@@ -1,5 +1,6 @@
 """Answers and failures -> rows. The one place that fills in a row's columns; knows no output format."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -49,6 +50,19 @@ class RowBuilder:
             error_type=fault.kind,
             error_stage=fault.stage,
         )
+
+    def event(
+        self, job: Job, place: Place, info: ClipInfo, warnings: list[str], found: Mapping[str, object], **columns: Any
+    ) -> Row:
+        """A row that says when something holds, or how likely it is of one window.
+
+        Args:
+            found: columns behind the row's own; `columns`: some of its own.
+        """
+        start, end = (place.span.start, place.span.end) if place.span else (None, None)
+        common = self._common(job, place, info)
+        common |= {"kept": {**found, **common["kept"]}, "start": start, "end": end, **columns}
+        return Row(**common, status="ok", warning=one_line("; ".join(warnings)) or None)
 
     def _common(self, job: Job, place: Place, info: ClipInfo | None) -> dict[str, Any]:
         question = job.questions[place.question]

@@ -2,10 +2,11 @@
 
 from dataclasses import dataclass, field
 
-from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions, SpanOptions
+from llava_mini_cli.config import EventOptions, GenerationOptions, ModelOptions, RunLimits, SamplingOptions, SpanOptions
+from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.outputs.open_output import RunInfo
 from llava_mini_cli.formats.outputs.row_keys import RowKeys, Settings
-from llava_mini_cli.formats.row import KeptColumn, printable
+from llava_mini_cli.formats.row import EVENT_COLUMNS, KeptColumn, printable
 
 
 @dataclass(frozen=True)
@@ -19,10 +20,16 @@ class RunOptions:
     prefix: str = ""  # written before each answer
     suffix: str = ""  # written after each answer
     spans: SpanOptions = field(default_factory=SpanOptions)
+    events: EventOptions | None = None  # the stretches in which the questions hold are wanted, and no answers in words
 
     def run_info(self, kept: tuple[KeptColumn, ...] = ()) -> RunInfo:
-        """The facts about the run that an output records."""
-        return RunInfo(printable(self.model.model), self.answer_settings(), self.model.revision, kept=kept)
+        """The facts about the run that an output records. Raises `UsageError` where a kept column's name is taken."""
+        own = () if self.events is None else EVENT_COLUMNS
+        taken = {column.name for column in own}
+        for column in kept:
+            if column.name.lower() in taken:
+                raise UsageError(f"--keep-columns: the rows have a column '{column.name}' of their own")
+        return RunInfo(printable(self.model.model), self.answer_settings(), self.model.revision, kept=(*own, *kept))
 
     def row_keys(self) -> RowKeys:
         """The maker of the keys of the run's rows."""
@@ -44,5 +51,6 @@ class RunOptions:
             "yes_no": self.generation.yes_no or None,
             **({"fit": 1} if self.sampling.fit else {}),  # rows from before there was --fit stand
             **self.spans.shaping(),
+            **({} if self.events is None else self.events.shaping()),
             **self.generation.choosing(),
         }

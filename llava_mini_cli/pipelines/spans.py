@@ -90,7 +90,7 @@ def grid_of(info: ClipInfo, spans: SpanOptions, sampling: SamplingOptions) -> Gr
     return Grid(begin, min(info.duration_s, sampling.end or inf), spans.length, spans.step)
 
 
-class _Windows(Sequence[Window]):
+class LazyWindows(Sequence[Window]):
     """Windows each of which is made when it is asked for."""
 
     @overload
@@ -106,7 +106,7 @@ class _Windows(Sequence[Window]):
     def _window(self, index: int) -> Window: ...
 
 
-class SpanWindows(_Windows):
+class SpanWindows(LazyWindows):
     """The windows that a job's questions are asked of: the whole, then each span of which a row is not there yet.
 
     No window is kept, so that a video may have very many.
@@ -163,7 +163,7 @@ class SpanWindows(_Windows):
         return frozenset(question for question, numbers in enumerate(self._there) if number in numbers)
 
 
-class RowWindows(_Windows):
+class RowWindows(LazyWindows):
     """The windows of questions that have a stretch each, ordered by their starts; equal stretches share one.
 
     A stretch that asks the same twice has two windows, so that there is an answer for each. A picture has one stretch.

@@ -33,6 +33,7 @@ class Tally:
     media_skipped: int = 0  # every row was there already
     answered: int = 0  # rows
     failed: int = 0
+    events: int | None = None  # stretches in which questions hold; None: nobody asks for them
     skipped: int = 0  # rows that were there already
     errors_skipped: int = 0  # errors among them
     known_by_content: int = 0  # of those that were there, rows whose files were moved or touched since

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from llava_mini_cli.config import BESIDE, SUBTITLES, Existing, Format
+from llava_mini_cli.config import BESIDE, SUBTITLES, AnyFormat, Existing, Format
 from llava_mini_cli.errors import OutputError, UsageError
 from llava_mini_cli.formats.disk import check_target, errors_of
 from llava_mini_cli.formats.outputs.companion import RunInfo
@@ -33,16 +33,19 @@ class OutputOptions:
     """The place and the format of the rows, and what becomes of those that are there."""
 
     path: Path | None  # None: standard output, or for the formats of `BESIDE` beside the media
-    format: Format
+    format: AnyFormat
     overwrite: bool = False  # start anew
     retry_errors: bool = False  # rows that are errors are not finished work
     shard: Shard | None = None  # the share of the input that this run does
     folder: bool = False  # `path` is a folder of parts or of captions
     existing: Existing = "skip"  # what becomes of captions that are there
     csv_safe: bool = False  # no cell of a CSV file is a formula for a spreadsheet
+    edl_rate: float | None = None  # rows are events, and an EDL has so many frames a second; None: rows are answers
 
     def __post_init__(self) -> None:
-        if self.existing in ("append", "prepend") and self.format in SUBTITLES:
+        if self.edl_rate is not None and self.format == "hf":
+            raise UsageError(f"-o '{self.path}': the metadata of a folder hold no events; name a file of another name")
+        if self.existing in ("append", "prepend") and self.format in (*SUBTITLES, "edl"):
             raise UsageError(f"--existing {self.existing} is for --format txt; subtitles are written whole")
         if self.existing != "skip" and self.format not in BESIDE:
             raise UsageError(f"--existing {self.existing} is for --format txt; --overwrite starts other outputs anew")
@@ -59,18 +62,19 @@ class OutputOptions:
     def parse(
         cls,
         output: str | None,
-        format: Format | None,
+        format: AnyFormat | None,
         *,
         overwrite: bool = False,
         retry_errors: bool = False,
         shard: str | None = None,
         existing: Existing = "skip",
         csv_safe: bool = False,
+        edl_rate: float | None = None,
     ) -> Self:
         """From the flags of the same names. Raises `UsageError` where they do not go together."""
         share = Shard.parse(shard) if shard is not None else None
         form, path, folder = _target(output, format, is_shard=share is not None)
-        return cls(path, form, overwrite, retry_errors, share, folder, existing, csv_safe)
+        return cls(path, form, overwrite, retry_errors, share, folder, existing, csv_safe, edl_rate)
 
     @property
     def is_stream(self) -> bool:
@@ -102,7 +106,7 @@ class OutputOptions:
         check_target(self.path)
 
 
-def _target(output: str | None, format: Format | None, *, is_shard: bool) -> tuple[Format, Path | None, bool]:
+def _target(output: str | None, format: AnyFormat | None, *, is_shard: bool) -> tuple[AnyFormat, Path | None, bool]:
     """Format, path, and whether the path is a folder. Raises `UsageError` where they do not go together."""
     if output is None or output == "-":
         if format in BESIDE and output is None:
@@ -158,6 +162,10 @@ def open_output(options: OutputOptions, run: RunInfo) -> Output:
     path, anew, retry = options.path, options.overwrite, options.retry_errors
     if path is not None and path.is_symlink() and options.format != "hf":
         path = path.resolve()  # what the user typed may be a link: it stays, and what it leads to is replaced
+    if options.edl_rate is not None and options.format in BESIDE:
+        from llava_mini_cli.formats.outputs.event_files import EventFiles
+
+        return EventFiles(path, options.existing, options.format, options.edl_rate)
     if options.format in SUBTITLES:
         from llava_mini_cli.formats.outputs.subtitles import SubtitleOutput
 
