@@ -37,7 +37,8 @@ MAY_IMPORT = {
 }
 ROOMS = {  # of formats; beside itself and the modules that lie in no room, each room may import
     "fetch": set[str](),
-    "inputs": {"fetch"},
+    "schema": set[str](),
+    "inputs": {"fetch", "schema"},
     "outputs": set[str](),
     "archive": set[str](),
 }

@@ -1,0 +1,1 @@
+"""--schema: schemas as they are given, and what is asked for them."""
