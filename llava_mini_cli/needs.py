@@ -71,7 +71,7 @@ ANN = Extra("ann", ("faiss",), ("--ann", "--approximate"))
 TRAIN = Extra("train", ("accelerate", "matplotlib", "peft"), ("train",))
 REMOTE = Extra("remote", ("aiohttp", "s3fs", "gcsfs"), ())
 PHOTOS = Extra("photos", ("pillow_heif", "pillow_jxl"), ())
-SCHEMA = Extra("schema", ("llguidance",), ())
+SCHEMA = Extra("schema", ("llguidance",), ("--schema",))
 PLOT = Extra("plot", ("matplotlib",), ("--plot",))
 EXTRAS = (QUANTIZE, ANN, TRAIN, REMOTE, PHOTOS, SCHEMA, PLOT)
 

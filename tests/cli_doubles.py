@@ -5,6 +5,7 @@
 """
 
 import os
+import re
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,7 @@ from typing import Self
 
 import numpy as np
 
-from llava_mini_cli.config import ModelOptions, SamplingOptions, WeightFormat
+from llava_mini_cli.config import Grammar, ModelOptions, SamplingOptions, WeightFormat
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.formats.fetch.file_cache import FileCache
@@ -86,11 +87,17 @@ def read_jobs(media: Sequence[str], prompts: tuple[Prompt, ...], is_media: IsMed
     return open_inputs(media, prompts, is_media, FileCache(FetchOptions())).jobs
 
 
+def held_to(grammar: Grammar) -> str:
+    """A short answer that a grammar allows, if it is one of a number, a text or a list."""
+    told = ("1", "-1", "x", "xxxx") if grammar.kind == "regex" else ()
+    return next((text for text in told if re.fullmatch(grammar.text, text)), "[]")
+
+
 class EchoEngine:
     """Answers each prompt about each window with itself and the number of frames, or with the first of its choices.
 
-    The answer to a yes/no question is yes, but for windows that begin with a frame at 0, 3, 6, ... seconds. One request
-    a step.
+    The answer to a yes/no question is yes, but for windows that begin with a frame at 0, 3, 6, ... seconds. One
+    that is held to a grammar is a short one that the grammar allows. One request a step.
     """
 
     frame_size = 336
@@ -155,7 +162,8 @@ class EchoEngine:
             return Answer(
                 request.key, index, choices[0], (1,), "stop", frames, 5, frames, 1, number, choice_probs=probs
             )
-        text = f"{prompt} [{frames}]"
+        grammar = request.grammar_of(index)
+        text = f"{prompt} [{frames}]" if grammar is None else held_to(grammar)
         p_yes = (0.9 if seen[0] % 3 else 0.1) if request.generation.yes_no else None
         return Answer(request.key, index, text, (1, 2), "stop", frames, 5, frames, 2, number, p_yes)
 

@@ -18,8 +18,8 @@ HARMLESS_WORDS = """
 after allow-truncated approximate average batch before bf16 caption-prompt check-margin choice-prior choice-score
 choices decoder dedupe device dry-run dtype edl-rate end end-column epochs exclude fail-on find fit fps
 gradient-checkpointing id-column include keep-columns learning-rate limit max-failures max-frames max-new-tokens merge
-min-length min-score min-yes most null off on path paths-only prefix prompt prompt-column prompt-layout quiet
-recursive repetition-penalty retry-errors seed skip-bad stage start start-column style suffix temperature top top-p
+min-length min-score min-yes most null off on path paths-only prefix prompt prompt-column prompt-layout quiet recursive
+repetition-penalty retry-errors schema-by seed skip-bad stage start start-column style suffix temperature top top-p
 verbose yes-no
 """
 HARMLESS = frozenset(HARMLESS_WORDS.split())
@@ -27,7 +27,7 @@ EXCLUDED_WORDS = """
 ann batch-size cache-dir cache-size caption-every check column compact compile csv-safe data decode-timeout
 device-batch every existing features features-dtype fetch-timeout files-from format hosts html image index lora-rank
 max-file-size media-root model netrc output overwrite plot prepared-size preset prompt-file prune quantize revision
-save-every scenes-from shard stride summary-json thumbnails track whole window workers
+save-every scenes-from schema shard stride summary-json thumbnails track whole window workers
 """
 EXCLUDED = frozenset(EXCLUDED_WORDS.split())
 FOUND = "a config file that is only found in the working directory may neither write nor load"

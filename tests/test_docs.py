@@ -63,6 +63,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
         ("spans.md", "spans.parquet"),
         ("labels.md", "labels.parquet"),
         ("when.md", "events.parquet"),
+        ("fields.md", "cars.parquet"),
     ],
 )
 def test_the_commands_of_the_docs_run(

@@ -31,6 +31,7 @@ from llava_mini_cli.engine.packed_linear import Int8Linear
 from llava_mini_cli.engine.rates import Rates
 from llava_mini_cli.errors import CheckpointError
 from llava_mini_cli.formats.job import Job, Prompt, Question
+from llava_mini_cli.formats.schema.read_schema import answer_schema
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.memory_there import MemoryThere
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
@@ -405,6 +406,20 @@ def test_a_dry_run_counts_the_choices_of_every_stretch() -> None:
     took = E.run(RunWork(1, 9, 9, 6, 20, chosen_rows=3, choice_tokens=3 * ((1 + 1) + (1 + 3))))
     assert found.rows == 6
     assert found.time == RunTime(took.load, took.frames, took.answers, took.total, "int8", 20)
+
+
+def test_a_dry_run_counts_every_field_of_a_schema() -> None:
+    made = RunOptions(
+        ModelOptions("m"), SamplingOptions(), GenerationOptions(max_new_tokens=20), spans=SpanOptions(every=3.0)
+    )
+    made = replace(made, schema=answer_schema("a day|a night, b str"))
+    job = Job("v.mp4", "v.mp4", (Question(Prompt(""), "v.mp4"), Question(Prompt("c"), "v.mp4")))
+    found = forecast(iter([job]), made, lambda path, _: HEADERS[path], PRINT, Estimates("int8", {"int8": E}))
+    took = E.run(RunWork(1, 9, 27, 12, 20, chosen_rows=6, choice_tokens=6 * ((1 + 1) + (1 + 3))))
+    assert found.rows == 6
+    assert found.time == RunTime(took.load, took.frames, took.answers, took.total, "int8", 20)
+    assert found.longest is not None
+    assert found.longest.memory_bytes == PRINT.memory_bytes(9, 2, 20)
 
 
 def test_a_dry_run_says_nothing_of_what_was_not_measured() -> None:

@@ -24,7 +24,7 @@ def test_jsonl_has_every_column_in_every_line() -> None:
         assert stream.getvalue().endswith(b"}\n")  # visible at once
         writer.write(FAILED)
     lines = stream.getvalue().decode().rstrip("\n").split("\n")
-    names = [field.name for field in fields(Row) if field.name not in ("kept", "source", "spans")]
+    names = [field.name for field in fields(Row) if field.name not in ("more", "kept", "source", "spans")]
     assert [list(json.loads(line)) for line in lines] == [names, names]
     first = json.loads(lines[0])
     assert first["created_at"] == "2026-01-02T03:04:05.678Z"

@@ -109,6 +109,11 @@ EXTRAS: dict[tuple[str, str], Case] = {  # by the name of the extra and the opti
         r"--plot needs matplotlib: pip install 'llava-mini-cli\[plot\]'",
         without("matplotlib"),
     ),
+    ("schema", "--schema"): Case(
+        "ask red.png -m MODEL --schema note",
+        r"--schema needs llguidance: pip install 'llava-mini-cli\[schema\]'",
+        without("llguidance"),
+    ),
     ("remote", ""): Case(
         "ask http://localhost:9/a.png What? -m MODEL",
         r"reading http:// needs a package that is not installed: pip install 'llava-mini-cli\[remote\]'",
@@ -473,7 +478,6 @@ def test_every_option_that_needs_an_extra_has_a_case() -> None:
     assert {extra.name for extra in needs.EXTRAS if not extra.options} == {
         "remote",
         "photos",  # tests/test_media_photos.py
-        "schema",  # tests/test_engine_grammars.py
     }
 
 
@@ -481,19 +485,19 @@ def test_every_option_that_needs_an_extra_has_a_case() -> None:
 NEEDY = {
     "ann", "approximate", "bf16", "cache-dir", "check", "compile", "data", "decoder", "dedupe", "device", "dtype",
     "files-from", "format", "html", "image", "index", "lora-rank", "media-root", "model", "output", "plot", "preset",
-    "prompt-file", "quantize", "revision", "summary-json", "thumbnails", "workers", "yes-no",
+    "prompt-file", "quantize", "revision", "schema", "summary-json", "thumbnails", "workers", "yes-no",
 }  # fmt: skip
 PLAIN = {
     "after", "allow-truncated", "average", "batch", "batch-size", "before", "cache-size", "caption-every",
     "caption-prompt", "check-margin", "choice-prior", "choice-score", "choices", "column", "compact", "csv-safe",
     "decode-timeout", "device-batch", "dry-run", "edl-rate", "end", "end-column", "epochs", "every", "exclude",
     "existing", "fail-on", "features", "features-dtype", "fetch-timeout", "find", "fit", "fps",
-    "gradient-checkpointing", "hosts", "id-column", "include", "keep-columns", "learning-rate", "limit", "max-failures",
-    "max-file-size", "max-frames", "max-new-tokens", "merge", "min-length", "min-score", "min-yes", "most", "netrc",
-    "null", "off", "on", "overwrite", "path", "paths-only", "prefix", "prepared-size", "prompt", "prompt-column",
-    "prompt-layout", "prune", "quiet", "recursive", "repetition-penalty", "retry-errors", "save-every", "scenes-from",
-    "seed", "shard", "skip-bad", "stage", "start", "start-column", "stride", "style", "suffix", "temperature", "top",
-    "top-p", "track", "verbose", "whole", "window",
+    "gradient-checkpointing", "hosts", "id-column", "include", "keep-columns", "learning-rate", "limit",
+    "max-failures", "max-file-size", "max-frames", "max-new-tokens", "merge", "min-length", "min-score", "min-yes",
+    "most", "netrc", "null", "off", "on", "overwrite", "path", "paths-only", "prefix", "prepared-size", "prompt",
+    "prompt-column", "prompt-layout", "prune", "quiet", "recursive", "repetition-penalty", "retry-errors",
+    "save-every", "scenes-from", "schema-by", "seed", "shard", "skip-bad", "stage", "start", "start-column", "stride",
+    "style", "suffix", "temperature", "top", "top-p", "track", "verbose", "whole", "window",
 }  # fmt: skip
 
 

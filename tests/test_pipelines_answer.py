@@ -28,7 +28,7 @@ from llava_mini_cli.media.open import Opening, is_media_path
 from llava_mini_cli.pipelines.ahead import AHEAD
 from llava_mini_cli.pipelines.answer import answer, answer_into, load_and_answer
 from llava_mini_cli.pipelines.interrupt import Interrupted, Interrupts
-from llava_mini_cli.pipelines.run_jobs import choices_of
+from llava_mini_cli.pipelines.question_parts import QuestionParts
 from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import Tally
@@ -340,7 +340,7 @@ def test_questions_of_a_job_have_choices_of_their_own(tmp_path: Path) -> None:
             rows = list(answer([job], engine, OPTIONS, RunParts(open_made_clip)))
             assert [row.choice for row in rows] == [choices and choices[0] for choices in given]
             assert engine.requests[0].choices == told
-        assert choices_of(job) == told
+        assert QuestionParts.of(prompts).choices == told
 
 
 def test_a_row_counts_when_the_next_is_asked_for(tmp_path: Path) -> None:

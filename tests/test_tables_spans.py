@@ -95,7 +95,7 @@ def test_rows_share_windows_and_prompts() -> None:
     asked = [question("a", 4, 6), question("b", 0, 2), question("a", 0, 2), question("a", 0, 2), question("b")]
     job = Job("v", "v", tuple(one._replace(key=str(n)) for n, one in enumerate(asked)))
     windows = RowWindows(job, VIDEO)
-    assert windows.prompts == ("a", "b")
+    assert [prompt.text for prompt in windows.prompts] == ["a", "b"]
     assert list(windows) == [
         Window(0, 2), Window(0, 2, frozenset({1})), Window(0, inf, frozenset({0})), Window(4, 6, frozenset({1})),
     ]  # fmt: skip

@@ -32,7 +32,10 @@ def ask(context: typer.Context, flags: QuestionFlags, archive: ArchiveFlags, arg
     """
     inputs, prompts = flags.inputs, flags.prompts.prompts()
     media = arguments or []
-    if not prompts and not inputs.prompt_column:
+    if not prompts and not inputs.prompt_column and flags.prompts.schema is not None:
+        prompts = (Prompt(""),)
+        check_media(media)
+    elif not prompts and not inputs.prompt_column:
         media, prompts = split_question(media, alone=inputs.files_from is not None or archive.index is not None)
     if archive.index is not None:
         if media:
@@ -41,6 +44,13 @@ def ask(context: typer.Context, flags: QuestionFlags, archive: ArchiveFlags, arg
     if not media and inputs.files_from is None:
         raise UsageError("there is no medium: llava-mini ask MEDIA... QUESTION, or --files-from")
     return run_questions(media, prompts, flags)
+
+
+def check_media(arguments: list[str]) -> None:
+    """Raises `UsageError` where the last argument looks like a question, which --schema leaves out."""
+    last = arguments[-1] if arguments else ""
+    if any(one.isspace() for one in last) and "*" not in last and not is_there(last):
+        raise UsageError(f"'{last}' is no medium: with --schema a question is given with -p")
 
 
 def split_question(arguments: list[str], *, alone: bool, command: str = "ask") -> tuple[list[str], tuple[Prompt, ...]]:

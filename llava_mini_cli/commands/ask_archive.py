@@ -50,6 +50,8 @@ def ask_archive(
     output = output_options(flags)
     if archive_flags.top is not None and flags.spans.options().wanted:
         raise UsageError("--top asks about the best moments, not about stretches of the same length; leave one of both")
+    if archive_flags.top is not None and archive_flags.find is None and not all(prompt.text for prompt in prompts):
+        raise UsageError("--top finds moments by the question, and there is none; --find or -p gives one")
     check_needs(options)
     if output.format in BESIDE and archive_flags.top is not None:
         raise UsageError(f"--top gives several moments of one medium, which --format {output.format} cannot keep apart")

@@ -10,6 +10,7 @@ from llava_mini_cli.commands.flags.input_flags import Media
 from llava_mini_cli.commands.run import run_questions
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.inputs.prompts import CAPTION_PROMPT, STYLES, CaptionStyle, unique_prompts
+from llava_mini_cli.formats.job import Prompt
 
 Style = Annotated[CaptionStyle | None, typer.Option(help="Built-in prompt to ask in place of the usual one."), HARMLESS]
 
@@ -26,5 +27,5 @@ def caption(media: Media = None, style: Style = None, *, flags: QuestionFlags) -
         raise UsageError("there is no medium: llava-mini caption MEDIA..., or --files-from")
     prompts = unique_prompts([*([STYLES[style]] if style else []), *flags.prompts.prompts()])
     if not prompts and not flags.inputs.prompt_column:
-        prompts = (CAPTION_PROMPT,)
+        prompts = (CAPTION_PROMPT if flags.prompts.schema is None else Prompt(""),)
     return run_questions(media or [], prompts, flags)

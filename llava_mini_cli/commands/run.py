@@ -93,6 +93,7 @@ def check_needs(options: "RunOptions | IndexOptions", media: Iterable[str] = ())
     from llava_mini_cli.formats.fetch.urls import is_remote, local_path
     from llava_mini_cli.media.open import check_decoders
     from llava_mini_cli.needs import check_model_packages
+    from llava_mini_cli.pipelines.settings import RunOptions
 
     media = list(media)
     check_model_packages(options.model)
@@ -101,6 +102,10 @@ def check_needs(options: "RunOptions | IndexOptions", media: Iterable[str] = ())
         from llava_mini_cli.formats.fetch.download import check_installed  # and fsspec
 
         check_installed(url)
+    if isinstance(options, RunOptions) and options.schema is not None and options.schema.grammars:
+        from llava_mini_cli.pipelines.schema_needs import check_grammars
+
+        check_grammars(options.schema)
 
 
 def run_inputs(
@@ -127,7 +132,7 @@ def run_inputs(
     from llava_mini_cli.pipelines.model_needs import look_at_needs
 
     tally, talk = parts.tally, flags.talk
-    choices = _choices_given(prompts, flags)
+    choices = _choices_given(prompts, options, flags)
     with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
         with interrupts.allowed():
             if output.is_new and not flags.run.dry_run:
@@ -159,12 +164,15 @@ def run_inputs(
     return exit_code(tally, flags.run.fail_on)
 
 
-def _choices_given(prompts: Sequence["Prompt"], flags: QuestionFlags) -> "ChoicesGiven | None":
+def _choices_given(prompts: Sequence["Prompt"], options: "RunOptions", flags: QuestionFlags) -> "ChoicesGiven | None":
     """The choices of --choices. Raises `UsageError` where they, or options about them, are for no question."""
     choices = flags.prompts.choices_given()
+    has_choices = any(prompt.choices for prompt in prompts)
+    if options.schema is not None and has_choices:
+        raise UsageError("--prompt-file has choices, and --schema asks for fields; leave one of both")
     if choices is not None:
         choices.check_names([*(prompt.name for prompt in prompts), *(flags.inputs.prompt_column or [])])
-    elif not any(prompt.choices for prompt in prompts):
+    elif not has_choices and not (options.schema and options.schema.columns.labelled):
         for flag, is_given in (
             ("--choice-score", flags.prompts.choice_score != "sum"),
             ("--choice-prior", flags.prompts.choice_prior),
@@ -200,6 +208,7 @@ def run_options(flags: QuestionFlags, finding: Finding | None = None) -> "RunOpt
         flags.prompts.suffix,
         replace(flags.spans.options(), timed=flags.outputs.format in SUBTITLES),
         finding and finding.events,
+        flags.prompts.answer_schema(),
     )
 
 

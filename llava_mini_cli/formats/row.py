@@ -17,7 +17,7 @@ ColumnKind = type[str] | type[int] | type[float] | type[datetime] | type[dict[st
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One prompt about one medium, answered or failed. The fields but the last three are the columns, in order."""
+    """One prompt about one medium, answered or failed. The fields but the last four are the columns, in order."""
 
     id: str  # the medium, as the user named it
     file_name: str  # relative to the folder that was given; the name that Hugging Face datasets read
@@ -51,13 +51,14 @@ class Row:
     fingerprint: str  # digest of the item, the prompt, the model and the settings
     digest: str | None = None  # of what the file holds and of the question, by which the row is known when it moved
     created_at: datetime  # UTC
+    more: Mapping[str, object] = field(default_factory=lambda: NOTHING_KEPT)  # columns that were asked for
     kept: Mapping[str, object] = field(default_factory=lambda: NOTHING_KEPT)  # the input's own
     source: str = ""  # path or URL of the medium, for outputs that write beside it; no column
     spans: int = 1  # rows that the question has about the spans of its medium; no column
 
     def as_dict(self) -> dict[str, Any]:
-        """The columns by name, in order: the fixed ones, then those kept from the input."""
-        return {column.name: getattr(self, column.name) for column in COLUMNS} | dict(self.kept)
+        """The columns by name, in order: the fixed ones, those that were asked for, then those kept from the input."""
+        return {column.name: getattr(self, column.name) for column in COLUMNS} | dict(self.more) | dict(self.kept)
 
 
 class KeptColumn(NamedTuple):
@@ -87,7 +88,9 @@ def _column(name: str, hint: Any) -> Column:
 def _columns() -> tuple[Column, ...]:
     hints = get_type_hints(Row)
     return tuple(
-        _column(field.name, hints[field.name]) for field in fields(Row) if field.name not in ("kept", "source", "spans")
+        _column(field.name, hints[field.name])
+        for field in fields(Row)
+        if field.name not in ("more", "kept", "source", "spans")
     )
 
 

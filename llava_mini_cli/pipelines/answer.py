@@ -10,22 +10,16 @@ from contextlib import closing
 from dataclasses import replace
 
 from llava_mini_cli.config import ModelOptions
-from llava_mini_cli.engine.request import Answer
-from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.engine.request import WHOLE, Answer, Failure
+from llava_mini_cli.formats.answer_schema import AnswerSchema
+from llava_mini_cli.formats.job import Fault, Job, Prompt
 from llava_mini_cli.formats.outputs.open_output import Output
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import Clip
+from llava_mini_cli.pipelines.question_parts import Assembly, QuestionParts
 from llava_mini_cli.pipelines.resume import left_to_do
 from llava_mini_cli.pipelines.rows import RowBuilder
-from llava_mini_cli.pipelines.run_jobs import (
-    Asked,
-    MediumDone,
-    ModelLoaded,
-    NotOpened,
-    OutcomeCame,
-    choices_of,
-    run_jobs,
-)
+from llava_mini_cli.pipelines.run_jobs import Asked, MediumDone, ModelLoaded, NotOpened, OutcomeCame, run_jobs
 from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.spans import RowWindows, SpanWindows, places_unopened
@@ -93,15 +87,15 @@ def _rows(
     jobs: Iterable[Job], load: Callable[[], AnswerEngine], builder: RowBuilder, parts: RunParts
 ) -> Generator[Row]:
     def ask(job: Job, clip: Clip) -> Asked[None] | Fault:
-        prompts, options = tuple(question.prompt.text for question in job.questions), builder.options
+        options = builder.options
         if any(question.span is not None for question in job.questions):
             rows = RowWindows(job, clip.info)
-            return Asked(rows.prompts, None, rows, rows.choices)
-        choices = choices_of(job)
+            return _asked(rows.prompts, options.schema, rows)
+        prompts = tuple(question.prompt for question in job.questions)
         if not options.spans.wanted:
-            return Asked(prompts, None, choices=choices)
+            return _asked(prompts, options.schema)
         windows = SpanWindows(job, clip.info, options.spans, options.sampling)
-        return windows.fault or Asked(prompts, None, windows, choices)
+        return windows.fault or _asked(prompts, options.schema, windows)
 
     def counted(row: Row, *, fails_medium: bool) -> Iterator[Row]:
         yield row
@@ -120,17 +114,36 @@ def _rows(
                         yield from counted(row, fails_medium=count == 0)
                 case OutcomeCame():
                     row, flight = _row(builder, event), event.flight
-                    yield from counted(row, fails_medium=row.status == "error" and not flight.has_failed)
-                    flight.has_failed |= row.status == "error"
+                    if row is not None:
+                        yield from counted(row, fails_medium=row.status == "error" and not flight.has_failed)
+                        flight.has_failed |= row.status == "error"
                 case MediumDone():
                     parts.tally.video_s += event.flight.clip.info.duration_s or 0.0
 
 
-def _row(builder: RowBuilder, came: OutcomeCame[None]) -> Row:
-    flight, result = came.flight, came.result
-    windows, index = flight.asked.windows, result.prompt_index
-    place = windows.place(result.window_index, index) if isinstance(windows, SpanWindows | RowWindows) else None
-    if isinstance(result, Answer):
-        return builder.answer(flight.job, result, flight.clip.info, flight.clip.warnings, place)
-    fault = Fault(result.stage, result.error_type, result.message)
-    return builder.failure(flight.job, index, fault, flight.clip.info, place)
+def _asked(
+    prompts: tuple[Prompt, ...], schema: AnswerSchema | None, places: SpanWindows | RowWindows | None = None
+) -> Asked[None]:
+    """The prompts of rows as the engine is asked for them."""
+    parts = QuestionParts.of(prompts, schema)
+    windows = (WHOLE,) if places is None else parts.windows(places)
+    assembly = Assembly(parts.each, places)
+    return Asked(parts.texts, None, windows, parts.choices, parts.grammars, assembly)
+
+
+def _row(builder: RowBuilder, came: OutcomeCame[None]) -> Row | None:
+    """The row that an outcome is, or that it is the last part of; None where others are still to come."""
+    flight, assembly = came.flight, came.flight.asked.assembly
+    found = assembly and assembly.take(came.result)
+    if found is None or assembly is None:
+        return None
+    prompt, results = found
+    place = assembly.places and assembly.places.place(came.result.window_index, prompt)
+    answers = [one for one in results if isinstance(one, Answer)]
+    if len(answers) < len(results):
+        failed = next(one for one in results if isinstance(one, Failure))
+        fault = Fault(failed.stage, failed.error_type, failed.message)
+        return builder.failure(flight.job, prompt, fault, flight.clip.info, place)
+    if builder.options.schema is None:
+        return builder.answer(flight.job, answers[0], flight.clip.info, flight.clip.warnings, place)
+    return builder.filled(flight.job, prompt, answers, flight.clip.info, flight.clip.warnings, place)

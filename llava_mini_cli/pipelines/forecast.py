@@ -19,6 +19,7 @@ from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.media_root import file_of
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.footprint import Footprint
+from llava_mini_cli.pipelines.question_parts import QuestionParts
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.spans import SpanWindows, grid_of, places_unopened
 
@@ -99,7 +100,9 @@ def forecast(
             frames = _count(found, job, info, options, footprint)
             if options.events is not None:
                 rows = [_windows(info, options.events, options)] * len(job.questions)
-            work = _more(work, frames, job, rows)
+            choices = _choices(job, options)
+            each = len(choices) // len(rows)
+            work = _more(work, frames, choices, [count for count in rows for _ in range(each)])
     found.time = _time(work, options, estimates)
     if footprint is not None:
         found.vision_tokens = found.frames * footprint.tokens_per_frame
@@ -125,9 +128,15 @@ def _windows(info: ClipInfo, events: EventOptions, options: RunOptions) -> int:
     return expected_frames(info, options.sampling) if grid is None else grid_of(info, grid, options.sampling).total
 
 
-def _more(work: RunWork, frames: int, job: Job, rows: Sequence[int]) -> RunWork:
-    """The work with one medium more."""
-    chosen = {index: question.prompt.choices for index, question in enumerate(job.questions) if question.prompt.choices}
+def _choices(job: Job, options: RunOptions) -> list[Choices | None]:
+    """Of each question to the engine, of which a schema has several for a row; None where an answer is written."""
+    asked = QuestionParts.of([question.prompt for question in job.questions], options.schema)
+    return [part.choices for part in asked.parts]
+
+
+def _more(work: RunWork, frames: int, choices: Sequence[Choices | None], rows: Sequence[int]) -> RunWork:
+    """The work with one medium more; `choices` and `rows` of each question to the engine."""
+    chosen = {index: given for index, given in enumerate(choices) if given}
     return RunWork(
         work.media + 1,
         work.frames + frames,
@@ -135,7 +144,7 @@ def _more(work: RunWork, frames: int, job: Job, rows: Sequence[int]) -> RunWork:
         work.rows + sum(rows),
         work.new_tokens,
         work.chosen_rows + sum(rows[index] for index in chosen),
-        work.choice_tokens + sum(rows[index] * _tokens(choices) for index, choices in chosen.items()),
+        work.choice_tokens + sum(rows[index] * _tokens(given) for index, given in chosen.items()),
     )
 
 
@@ -166,7 +175,7 @@ def _count(found: Forecast, job: Job, info: ClipInfo, options: RunOptions, footp
     found.videos += info.kind == "video"
     found.unknown_length += info.kind == "video" and info.duration_s is None
     found.video_s += info.duration_s or 0.0
-    written = sum(question.prompt.choices is None for question in job.questions)  # answers; the others are chosen
+    written = _choices(job, options).count(None)  # answers; the others are chosen
     new_tokens = options.generation.max_new_tokens if written else 0
     if footprint is not None:
         most = (footprint.context - new_tokens) // footprint.tokens_per_frame

@@ -14,7 +14,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from llava_mini_cli.config import Choices
+from llava_mini_cli.config import Choices, Grammar
 from llava_mini_cli.engine.request import WHOLE, Answer, Failure, FrameSink, Request, Window
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
@@ -26,6 +26,7 @@ from llava_mini_cli.pipelines.ahead import OpenAhead, Opened
 from llava_mini_cli.pipelines.fetch import FetchAhead
 from llava_mini_cli.pipelines.index_options import IndexOptions
 from llava_mini_cli.pipelines.open_job import CountedFrames, open_or_fault
+from llava_mini_cli.pipelines.question_parts import Assembly, QuestionParts
 from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts, SomeEngine
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import Tally
@@ -56,6 +57,8 @@ class Asked(Generic[SomeSink]):
     sink: SomeSink
     windows: Sequence[Window] = (WHOLE,)
     choices: tuple[Choices | None, ...] = ()  # of each prompt, as a request has them
+    grammars: tuple[Grammar | None, ...] = ()  # the same
+    assembly: Assembly | None = None  # of rows from answers, where it takes several to make one
 
     def outcomes(self) -> int:
         """The number of answers and failures that will come."""
@@ -157,12 +160,6 @@ def run_jobs(
                 return
 
 
-def choices_of(job: Job) -> tuple[Choices | None, ...]:
-    """The answers that each question of a job may have; () where none is given any."""
-    found = tuple(question.prompt.choices for question in job.questions)
-    return found if any(one is not None for one in found) else ()
-
-
 def limited(jobs: Iterable[Job], most: int | None, tally: Tally) -> Iterator[Job]:
     """The first `most` jobs; says so in the tally if there are more."""
     for number, job in enumerate(jobs):
@@ -216,8 +213,9 @@ class _Run(Generic[SomeSink]):
         def open_one(job: Job, opening: Opening) -> Clip | Fault:
             most = None
             if sampling.fit:
-                asked = (question.prompt.text for question in job.questions)
-                most = engine.most_frames(asked, self.options.generation, choices_of(job))
+                schema = self.options.schema if isinstance(self.options, RunOptions) else None
+                asked = QuestionParts.of([question.prompt for question in job.questions], schema)
+                most = engine.most_frames(asked.texts, self.options.generation, asked.choices)
             fault = parts.find_fault(job)
             return fault or open_or_fault(parts.open_clip, job, sampling, engine.frame_size, opening, most)
 
@@ -266,7 +264,7 @@ class _Run(Generic[SomeSink]):
         self.in_flight[key] = InFlight(job, clip, frames, asked, asked.outcomes())
         generation, count = self.options.generation, clip.info.frame_count
         request = Request(key, clip.info.kind, frames, asked.prompts, generation, asked.windows, asked.sink, count)
-        engine.add(replace(request, choices=asked.choices))
+        engine.add(replace(request, choices=asked.choices, grammars=asked.grammars))
 
     def _outcomes(self, results: list[Answer | Failure]) -> Iterator[OutcomeCame[SomeSink]]:
         for result in results:

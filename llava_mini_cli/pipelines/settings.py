@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 from llava_mini_cli.config import EventOptions, GenerationOptions, ModelOptions, RunLimits, SamplingOptions, SpanOptions
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.answer_schema import AnswerSchema
 from llava_mini_cli.formats.outputs.open_output import RunInfo
 from llava_mini_cli.formats.outputs.row_keys import RowKeys, Settings
 from llava_mini_cli.formats.row import EVENT_COLUMNS, KeptColumn, printable
@@ -21,6 +22,7 @@ class RunOptions:
     suffix: str = ""  # written after each answer
     spans: SpanOptions = field(default_factory=SpanOptions)
     events: EventOptions | None = None  # the stretches in which the questions hold are wanted, and no answers in words
+    schema: AnswerSchema | None = None  # what each question is asked to fill; None: it is answered in words
 
     def run_info(self, kept: tuple[KeptColumn, ...] = ()) -> RunInfo:
         """The facts about the run that an output records. Raises `UsageError` where a kept column's name is taken."""
@@ -29,7 +31,9 @@ class RunOptions:
         for column in kept:
             if column.name.lower() in taken:
                 raise UsageError(f"--keep-columns: the rows have a column '{column.name}' of their own")
-        return RunInfo(printable(self.model.model), self.answer_settings(), self.model.revision, kept=(*own, *kept))
+        fields = self.schema and self.schema.columns
+        settings = self.answer_settings()
+        return RunInfo(printable(self.model.model), settings, self.model.revision, kept=(*own, *kept), fields=fields)
 
     def row_keys(self) -> RowKeys:
         """The maker of the keys of the run's rows."""
@@ -53,4 +57,5 @@ class RunOptions:
             **self.spans.shaping(),
             **({} if self.events is None else self.events.shaping()),
             **self.generation.choosing(),
+            **({} if self.schema is None else {"schema": self.schema.digest}),
         }

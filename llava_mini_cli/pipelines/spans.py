@@ -170,15 +170,13 @@ class RowWindows(LazyWindows):
     """
 
     def __init__(self, job: Job, info: ClipInfo) -> None:
-        asked_of = tuple(dict.fromkeys((question.prompt.text, question.prompt.choices) for question in job.questions))
-        self.prompts = tuple(text for text, _ in asked_of)
-        self.choices = tuple(choices for _, choices in asked_of)  # of each prompt
-        number = {one: index for index, one in enumerate(asked_of)}
+        self.prompts = tuple(dict.fromkeys(question.prompt._replace(name=None) for question in job.questions))
+        number = {one: index for index, one in enumerate(self.prompts)}
         asked: dict[tuple[float, float], list[dict[int, int]]] = {}  # prompt -> question, of each window of a stretch
         for index, question in enumerate(job.questions):
             _, start, end, _ = (info.kind == "video" and question.span) or TimeSpan(0, None, None, "")
             windows = asked.setdefault((start or 0.0, inf if end is None else end), [])
-            prompt = number[question.prompt.text, question.prompt.choices]
+            prompt = number[question.prompt._replace(name=None)]
             window = next((one for one in windows if prompt not in one), None)
             if window is None:
                 windows.append(window := {})

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from llava_mini_cli import __version__
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.formats.column_types import RowFields
 from llava_mini_cli.formats.lock import FileLock
 from llava_mini_cli.formats.outputs.row_keys import Settings
 from llava_mini_cli.formats.row import KeptColumn
@@ -27,6 +28,7 @@ class RunInfo:
     revision: str | None = None  # of the model, as it was asked for
     version: str = __version__
     kept: tuple[KeptColumn, ...] = ()  # columns of the input that every row carries
+    fields: RowFields | None = None  # the columns of --schema; None: rows have none
 
     def record(self, generation: str) -> dict[str, Any]:
         """The same for JSON. A generation is all rows since the output was begun, or begun anew with --overwrite."""

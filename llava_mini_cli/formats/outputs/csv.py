@@ -7,7 +7,7 @@ import csv
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from io import StringIO
 from typing import Self
 
@@ -29,19 +29,24 @@ _STATUS, _TYPE = _NAMES.index("status"), _NAMES.index("error_type")
 class CsvRecords:
     """The format of a CSV file; see `appended.RecordFormat`."""
 
-    def __init__(self, kept: tuple[KeptColumn, ...], *, digests: bool = True, safe: bool = False) -> None:
-        """`digests`: False leaves out that column; `safe`: no cell is a formula for a spreadsheet."""
+    def __init__(
+        self, kept: tuple[KeptColumn, ...], more: Sequence[str] = (), *, digests: bool = True, safe: bool = False
+    ) -> None:
+        """`more`: columns that were asked for; `digests`: False leaves out that column; `safe`: no cell is a formula
+        for a spreadsheet.
+        """
         self._kept = kept
+        self._more = more
         self._safe = safe
         self._digests = digests
         self._buffer = StringIO()
         # With both characters in the end of a record, a field that holds either of them is quoted.
         self._writer = csv.writer(self._buffer, lineterminator="\r\n")
-        self.header = self._record(self._some([*_NAMES, *(column.name for column in kept)]))
+        self.header = self._record(self._some([*_NAMES, *more, *(column.name for column in kept)]))
 
     def like(self, first: bytes) -> Self:
         """The format of a file with this first line."""
-        return type(self)(self._kept, digests=not first.startswith(_BEFORE_DIGESTS), safe=self._safe)
+        return type(self)(self._kept, self._more, digests=not first.startswith(_BEFORE_DIGESTS), safe=self._safe)
 
     def encode(self, row: Row) -> bytes:
         """One record, ending in a line feed."""

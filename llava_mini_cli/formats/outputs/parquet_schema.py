@@ -12,6 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from llava_mini_cli.errors import OutputError, UsageError
+from llava_mini_cli.formats.column_types import ColumnType, ListOf, RowFields
 from llava_mini_cli.formats.outputs.companion import ANEW, RunInfo, record_in
 from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowDigest, RowMark, end_of
 from llava_mini_cli.formats.outputs.known_contents import DIGEST_PATTERN
@@ -34,10 +35,30 @@ _DICTIONARIES = [column.name for column in COLUMNS if column.kind == dict[str, f
 
 
 def arrow_schema(run: RunInfo, generation: str) -> pa.Schema:
-    """The row's columns and those kept from the input, with the record of the run."""
+    """The row's columns, those of a schema and those kept from the input, with the record of the run."""
     own = [pa.field(name, _ARROW_TYPES[kind], nullable=nullable) for name, kind, nullable in COLUMNS]
     kept = [pa.field(column.name, _type_of(column)) for column in run.kept]
-    return pa.schema([*own, *kept], metadata={RECORD: json.dumps(run.record(generation)).encode()})
+    metadata: dict[bytes | str, bytes | str] = {RECORD: json.dumps(run.record(generation)).encode()}
+    return pa.schema([*own, *_field_columns(run.fields), *kept], metadata=metadata)
+
+
+def _field_columns(fields: RowFields | None) -> list[Any]:
+    """The columns of --schema."""
+    if fields is None:
+        return []
+    columns: list[Any] = [pa.field("fields", _arrow_type(fields.types))] if fields.types else []
+    if fields.labelled:
+        labels = [pa.field(name, _ARROW_TYPES[dict[str, float]]) for name in fields.labelled]
+        columns.append(pa.field("field_probs", pa.struct(labels)))
+    return columns
+
+
+def _arrow_type(kind: ColumnType) -> pa.DataType:
+    if isinstance(kind, str):
+        return pa.type_for_alias(kind)  # pyright: ignore
+    if isinstance(kind, ListOf):
+        return pa.list_(_arrow_type(kind.item))
+    return pa.struct([pa.field(name, _arrow_type(member)) for name, member in kind.members])
 
 
 def _type_of(column: KeptColumn) -> pa.DataType:
@@ -61,8 +82,14 @@ def _with_lists(row: Row) -> dict[str, Any]:
     columns = row.as_dict()
     for name in _DICTIONARIES:
         if columns[name] is not None:
-            columns[name] = [{"choice": choice, "probability": value} for choice, value in columns[name].items()]
+            columns[name] = _items(columns[name])
+    if columns.get("field_probs") is not None and "field_probs" in row.more:
+        columns["field_probs"] = {name: _items(probs) for name, probs in columns["field_probs"].items()}
     return columns
+
+
+def _items(probs: dict[str, float]) -> list[dict[str, Any]]:
+    return [{"choice": choice, "probability": value} for choice, value in probs.items()]
 
 
 def read_file(path: Path) -> pq.ParquetFile:

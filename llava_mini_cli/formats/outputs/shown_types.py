@@ -29,8 +29,7 @@ def _rows_that_show(lines: Iterable[bytes]) -> dict[str, int]:
     showing: dict[str, int] = {}
     plain: set[str] = set()
     for number, line in enumerate(lines):
-        record: dict[str, Any] = json.loads(line)
-        for name, value in record.items():
+        for name, value in _columns(line).items():
             if value is None or name in plain:
                 continue
             if not _may_be_a_date(value):
@@ -41,13 +40,26 @@ def _rows_that_show(lines: Iterable[bytes]) -> dict[str, int]:
     return showing
 
 
+def _columns(line: bytes) -> dict[str, Any]:
+    """A row without `fields`, whose types no first row shows (lists may be empty, values null). `json` holds them."""
+    record: dict[str, Any] = json.loads(line)
+    record.pop("fields", None)
+    return record
+
+
+def _items(probs: dict[str, float]) -> list[dict[str, Any]]:
+    return [{"choice": choice, "probability": value} for choice, value in probs.items()]
+
+
 def _may_be_a_date(value: object) -> bool:
     """True for text that readers may take for a time: an answer may be one, and the next one not."""
     return isinstance(value, str) and value[:1].isdigit()
 
 
 def _with_columns(line: bytes, names: Iterable[str]) -> bytes:
-    record: dict[str, Any] = json.loads(line)
+    record = _columns(line)
     if record.get(_PROBS) is not None:  # as in Parquet: other choices would be of another type
-        record[_PROBS] = [{"choice": choice, "probability": value} for choice, value in record[_PROBS].items()]
+        record[_PROBS] = _items(record[_PROBS])
+    if record.get("field_probs") is not None:
+        record["field_probs"] = {name: _items(probs) for name, probs in record["field_probs"].items()}
     return json.dumps({name: record[name] for name in record if name in names}, ensure_ascii=False).encode() + b"\n"

@@ -26,12 +26,13 @@ def _bounded(schema: Any, *, closes: bool) -> Any:
     if not isinstance(schema, dict):
         return schema
     words = (word for word in schema if word not in _SAID and not word.startswith("x-"))
-    own = {word: _inner(word, schema[word], closes=closes) for word in words}
+    own: dict[str, Any] = {word: _inner(word, schema[word], closes=closes) for word in words}
     if "enum" in own or "const" in own:
         return own
     if "type" not in own and "properties" in own and not any(word in own for word in _COMBINED):
         own["type"] = "object"
-    types: list[Any] = own["type"] if isinstance(own.get("type"), list) else [own.get("type")]
+    kinds: Any = own.get("type")
+    types: list[Any] = kinds if isinstance(kinds, list) else [kinds]
     if "string" in types and not {"pattern", "format"} & own.keys():
         own.setdefault("maxLength", max(LONGEST_TEXT, int(own.get("minLength", 0))))
         own["pattern"] = SINGLE_SPACES

@@ -66,7 +66,7 @@ def _typed(text: str) -> dict[str, Any]:
     """A type as JSON Schema."""
     bare = text.removesuffix("?").rstrip()
     may_be_none, is_list = bare != text, bare.endswith("[]")
-    found = _single(bare.removesuffix("[]").rstrip())
+    found: dict[str, Any] = _single(bare.removesuffix("[]").rstrip())
     if is_list:
         found = {"type": "array", "items": found, "maxItems": MOST_ITEMS}
     if may_be_none and "enum" in found:
