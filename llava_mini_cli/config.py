@@ -54,6 +54,7 @@ class SamplingOptions:
     fit: bool = False  # no more frames than fit the model's context, spread over the span
     allow_truncated: bool = False  # take what there is of a still picture that is cut short
     needed: tuple[float, float] | None = None  # seconds between which frames are decoded, of those that are sampled
+    scene_threshold: float | None = None  # score of a frame at which a scene begins; None: they are not looked for
 
     def __post_init__(self) -> None:
         if not 0 < self.fps < inf:
@@ -70,6 +71,8 @@ class SamplingOptions:
 
 MOST_OVERLAPS = 100  # spans that hold the same frame: each of them keeps its tokens
 LEAST_SPAN_S = 0.001
+SCENE_THRESHOLD = 10.0  # as ffmpeg's scdet; mean change of colours in hundredths
+MIN_SCENE_LEN_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,9 @@ class SpanOptions:
     window: float | None = None  # seconds of each stretch, where the next one begins `stride` later
     stride: float | None = None
     scenes_from: str | None = None  # a list of stretches, or a folder of such lists
+    scenes: bool = False  # the stretches are those between cuts, which are found as the video is decoded
+    scene_threshold: float = SCENE_THRESHOLD  # score of a frame at which a scene begins
+    min_scene_len: float = MIN_SCENE_LEN_S  # seconds of the shortest scene
     whole: bool = False  # the video as a whole is asked about, too
     timed: bool = False  # the answers become subtitles, so that a picture has no place among them
 
@@ -96,6 +102,7 @@ class SpanOptions:
             raise UsageError("--scenes-from has stretches of its own; leave --every, --window and --stride out")
         if self.scenes_from == "":
             raise UsageError("--scenes-from is empty")
+        self._check_scenes()
         if self.length > MOST_OVERLAPS * self.step:
             raise UsageError(
                 f"--stride {self.step:g} s is too short for --window {self.length:g} s: at most {MOST_OVERLAPS} "
@@ -103,8 +110,26 @@ class SpanOptions:
             )
         if self.whole and not self.wanted:
             raise UsageError(
-                "--whole goes with --every, --window or --scenes-from; without them videos are asked about as wholes"
+                "--whole goes with --every, --window, --scenes or --scenes-from; without them videos are asked about "
+                "as wholes"
             )
+
+    def _check_scenes(self) -> None:
+        others = {"--every": self.every, "--window": self.window, "--scenes-from": self.scenes_from}
+        other = next((flag for flag, value in others.items() if value is not None), None)
+        if self.scenes and other is not None:
+            raise UsageError(f"--scenes and {other} exclude each other: both say which stretches there are")
+        if not 0 < self.scene_threshold <= 100:
+            raise UsageError(f"--scene-threshold must be above 0 and at most 100, not {self.scene_threshold:g}")
+        if not 0 <= self.min_scene_len < inf:
+            raise UsageError(f"--min-scene-len must be at least 0 s and finite, not {self.min_scene_len:g}")
+        changed = {
+            "--scene-threshold": self.scene_threshold != SCENE_THRESHOLD,
+            "--min-scene-len": self.min_scene_len != MIN_SCENE_LEN_S,
+        }
+        for flag, is_changed in changed.items():
+            if is_changed and not self.scenes:
+                raise UsageError(f"{flag} goes with --scenes")
 
     @property
     def wanted(self) -> bool:
@@ -116,6 +141,8 @@ class SpanOptions:
         """The option that says which stretches there are; None: none does."""
         if self.scenes_from is not None:
             return "--scenes-from"
+        if self.scenes:
+            return "--scenes"
         return "--every" if self.every is not None else "--window" if self.window is not None else None
 
     @property
@@ -136,7 +163,8 @@ class SpanOptions:
         if window == stride and window is not None:
             every, window, stride = window, None, None
         scenes = None if self.scenes_from is None else "given"  # each row's key has its own medium's
-        return {"every": every, "window": window, "stride": stride, "scenes_from": scenes}
+        found = {"scene_threshold": self.scene_threshold, "min_scene_len": self.min_scene_len} if self.scenes else {}
+        return {"every": every, "window": window, "stride": stride, "scenes_from": scenes, **found}
 
 
 @dataclass(frozen=True)

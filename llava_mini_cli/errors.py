@@ -33,6 +33,8 @@ MediaErrorKind = Literal[
     "out_of_memory",  # the machine or the card had no memory left
     "no_resources",  # the system gave no more file handles, processes or threads, or its disk was full
     "unreachable",  # the server, the mounted disk or the drive did not answer
+    "too_many",  # more scenes than are asked about
+    "no_scenes",  # nothing tells where its scenes begin
 ]
 MEDIA_ERROR_KINDS: tuple[str, ...] = get_args(MediaErrorKind)
 PASSING_KINDS = frozenset({"decoder_killed", "out_of_memory", "no_resources", "unreachable"})  # of the moment

@@ -30,7 +30,7 @@ from llava_mini_cli.media.open import Opening
 
 
 class MadeClip:
-    """A clip of as many grey frames as the number in its file.
+    """A clip of as many grey frames as the number in its file, with cuts at the seconds behind it: `9/2.5/6`.
 
     `broken` fails after the first frame; `slow` gives a frame every 20 ms for a minute.
     """
@@ -38,7 +38,9 @@ class MadeClip:
     opened: "list[MadeClip]" = []  # noqa: RUF012 - shared on purpose: tests ask which were left open
 
     def __init__(self, path: str, text: str) -> None:
-        frame_count = {"broken": 3, "slow": 3000}.get(text) or int(text)
+        count, *cuts = text.split("/")
+        frame_count = {"broken": 3, "slow": 3000}.get(count) or int(count)
+        self.cuts: list[float] | None = [float(cut) for cut in cuts]
         self.info = ClipInfo(path, "video", 64, 48, float(frame_count), frame_count, 1.0, "made")
         self.warnings: list[str] = []
         self.closed = False
@@ -110,7 +112,7 @@ class EchoEngine:
     media_bytes = 512 << 20
     note: str | None = None
 
-    def __init__(self, options: ModelOptions, *, yes_no: bool = False) -> None:
+    def __init__(self, options: ModelOptions, *, yes_no: bool = False, collects: bool = False) -> None:
         self.options = options
         self.most_waiting = 0
         self.requests: list[Request] = []
@@ -134,19 +136,13 @@ class EchoEngine:
 
     def step(self) -> list[Answer | Failure]:
         request = self._waiting.pop(0)
-        asked = [
-            (prompt, number)
-            for number, window in enumerate(request.windows)
-            for prompt in range(len(request.prompts))
-            if prompt not in window.without
-        ]
         try:
             times = [time for chunk in request.frames for time in chunk.times]
         except MediaError as error:
-            return [request.failure(prompt, window, error) for prompt, window in asked]
+            return [request.failure(prompt, window, error) for prompt, window in _asked(request)]
         finally:
             request.frames.close()
-        return [self._answer(request, prompt, window, times) for prompt, window in asked]
+        return [self._answer(request, prompt, window, times) for prompt, window in _asked(request)]
 
     def _answer(self, request: Request, index: int, number: int, times: Sequence[float]) -> Answer | Failure:
         prompt, window = request.prompts[index], request.windows[number]
@@ -166,6 +162,16 @@ class EchoEngine:
         text = f"{prompt} [{frames}]" if grammar is None else held_to(grammar)
         p_yes = (0.9 if seen[0] % 3 else 0.1) if request.generation.yes_no else None
         return Answer(request.key, index, text, (1, 2), "stop", frames, 5, frames, 2, number, p_yes)
+
+
+def _asked(request: Request) -> list[tuple[int, int]]:
+    """Each prompt that is asked of a window, and the window's index; all windows are known by now."""
+    return [
+        (prompt, number)
+        for number, window in enumerate(request.windows)
+        for prompt in range(len(request.prompts))
+        if prompt not in window.without
+    ]
 
 
 @dataclass

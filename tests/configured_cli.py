@@ -14,8 +14,8 @@ def echo_engines(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[EchoEn
     """Every engine that was loaded; the working directory holds one medium, and the user's config folder is empty."""
     loaded: list[EchoEngine] = []
 
-    def load_echo(options: ModelOptions, *, yes_no: bool = False) -> EchoEngine:
-        loaded.append(EchoEngine(options, yes_no=yes_no))
+    def load_echo(options: ModelOptions, **wishes: bool) -> EchoEngine:
+        loaded.append(EchoEngine(options, **wishes))
         return loaded[-1]
 
     monkeypatch.setattr("llava_mini_cli.pipelines.load_engine.load_engine", load_echo)

@@ -54,7 +54,7 @@ def test_the_exit_codes_and_stages_of_errors() -> None:
         error = kind("timeout", "slow")
         assert (error.stage, error.kind, str(error), error.exit_code) == (stage, "timeout", "slow", 1)
     assert errors.MEDIA_ERROR_KINDS[0] == "not_found"
-    assert len(errors.MEDIA_ERROR_KINDS) == 14
+    assert len(errors.MEDIA_ERROR_KINDS) == 16
     assert set(errors.MEDIA_ERROR_KINDS) > errors.PASSING_KINDS
 
 

@@ -62,8 +62,8 @@ QUESTIONS = {
     "prompt": None, "prompt-file": None, "prefix": "", "suffix": "", "yes-no": False, "output": None, "format": None,
     "overwrite": False, "retry-errors": False, "shard": None, "existing": "skip", "csv-safe": False,
     "summary-json": None, "dry-run": False, "fit": False, "every": None, "window": None,
-    "stride": None, "scenes-from": None, "whole": False, "choices": None, "choice-score": "sum", "choice-prior": False,
-    "schema": None, "schema-by": None,
+    "stride": None, "scenes-from": None, "scenes": False, "scene-threshold": 10.0, "min-scene-len": 2.0, "whole": False,
+    "choices": None, "choice-score": "sum", "choice-prior": False, "schema": None, "schema-by": None,
 }  # fmt: skip
 DEFAULTS: dict[str, dict[str, object]] = {
     "ask": {**QUESTIONS, "index": None, "path": None, "top": None, "find": None},

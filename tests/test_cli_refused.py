@@ -46,7 +46,8 @@ from llava_mini_cli.errors import UsageError
         (SpanOptions, {"window": 101.0, "stride": 1.0},
          "--stride 1 s is too short for --window 101 s: at most 100 stretches may hold the same frame"),
         (SpanOptions, {"whole": True},
-         "--whole goes with --every, --window or --scenes-from; without them videos are asked about as wholes"),
+         "--whole goes with --every, --window, --scenes or --scenes-from; "
+         "without them videos are asked about as wholes"),
         (RunLimits, {"media": 0}, "--limit must be at least 1, not 0"),
         (RunLimits, {"failures": 0}, "--max-failures must be at least 1, not 0"),
         (ArchiveFlags, {"path": "*"}, "--path goes with --index ARCHIVE"),

@@ -197,7 +197,7 @@ def test_the_forecast_as_json(capsys: pytest.CaptureFixture[str]) -> None:
         "media": 1200, "images": 3, "videos": 1100, "not_looked_at": 97, "unknown_length": 2,
         "unreadable": {"timeout": 2000, "corrupt": 1}, "too_long": 4, "frames_fit": 4500,
         "video_s": 9000.123, "frames": 5000,
-        "vision_tokens": 6000, "weights_bytes": 1610612736, "rows": 7000, "rows_done": 8000,
+        "vision_tokens": 6000, "weights_bytes": 1610612736, "rows": 7000, "unknown_scenes": 0, "rows_done": 8000,
         "longest": {"path": "a.mp4", "frames": 4000, "vision_tokens": 4100, "memory_bytes": 2621440},
         "time": {
             "load": 5.0, "frames": 12000.123, "answers": 3600.0, "total": 15605.123, "format": "bfloat16",
@@ -235,6 +235,9 @@ def test_the_forecast_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
             "tokens, without what is remote",
         ]
     )
+    scenes = " ".join(table(replace(FOUND, unknown_scenes=1100, time=None), monkeypatch))
+    assert "rows to do at least 7,000; only decoding tells how many scenes 1,100 videos have" in scenes
+    assert "time not known; it depends on how many scenes there are" in scenes
     assert table(Forecast(media=1, images=1, rows=1, longest=Longest("a", 1, None, None)), monkeypatch) == words([
         "media 1 (1 images, 0 videos)", "rows to do 1", "rows already done 0", "hours of video 0.00", "frames 0",
         "vision tokens the model is not here", "time the model is not here",

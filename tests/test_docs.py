@@ -29,6 +29,12 @@ def shell_blocks(path: Path) -> list[str]:
     return re.findall(r"^```sh\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
 
 
+def recipes(path: Path) -> list[str]:
+    """The blocks that are marked as recipes, for the Python of the tests."""
+    blocks = re.findall(r"^<!-- recipe -->\n```sh\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
+    return [block.replace("python - <<", f"{shlex.quote(sys.executable)} - <<") for block in blocks]
+
+
 def run_block(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -124,10 +130,8 @@ def test_the_recipe_filters_a_folder_of_pictures(
     names = [f"{colour}_{shape}" for colour in COLOURS[:5] for shape in SHAPES]
     truth = [f"{file},{name},{name in things}" for file, things in there.items() for name in names]
     (tmp_path / "truth.csv").write_text("\n".join(["file_name,prompt_name,truth", *truth]))
-    text = (ROOT / "docs" / "labels.md").read_text()
     path = f"{warm_command}:{Path(sys.executable).parent}:/usr/bin:/bin"
-    for block in re.findall(r"^<!-- recipe -->\n```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
-        block = block.replace("python - <<", f"{shlex.quote(sys.executable)} - <<")
+    for block in recipes(ROOT / "docs" / "labels.md"):
         run_block(block, tmp_path, monkeypatch, PATH=path, LLAVA_MINI_MODEL="demo")
     found = [file for file, things in there.items() if "red_circle" in things and "green_square" not in things]
     assert len(found) >= 4
@@ -136,6 +140,27 @@ def test_the_recipe_filters_a_folder_of_pictures(
     half = dict(zip(lines[0].split(","), map(float, lines[10].split(",")), strict=True))
     assert half["threshold"] == 0.5
     assert min(half["precision"], half["recall"]) > 0.9
+
+
+def test_the_recipe_makes_subtitles_of_scenes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, warm_command: Path
+) -> None:
+    """With the demo model, of a film that is cut once."""
+    from archive_films import film
+
+    film(tmp_path / "a.mp4", ["red circle"] * 2 + ["blue square"] * 3)
+    path = f"{warm_command}:{Path(sys.executable).parent}:/usr/bin:/bin"
+    (block,) = recipes(ROOT / "docs" / "spans.md")
+    run_block(block, tmp_path, monkeypatch, PATH=path, LLAVA_MINI_MODEL="demo")
+    lines = (tmp_path / "a.srt").read_text().splitlines()
+    assert [line for line in lines if "-->" in line] == [
+        "00:00:00,000 --> 00:00:02,000",
+        "00:00:02,000 --> 00:00:05,000",
+    ]
+    first, second = (" ".join(part) for part in (lines[2 : lines.index("2")], lines[lines.index("2") + 2 :]))
+    assert ("red" in first, "blue" in second) == (True, True)
+    table = [line.split(",")[:2] for line in (tmp_path / "scenes.csv").read_text().splitlines()]
+    assert table == [["segment", "seconds"], ["1", "2.0"], ["2", "3.0"]]
 
 
 @pytest.mark.skipif(shutil.which("jq") is None, reason="the recipes use jq")

@@ -10,7 +10,7 @@ from engine_doubles import ArrayFrames
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine.kv_cache import RowCache
 from llava_mini_cli.engine.pack import PromptGroup, pack_prompts
-from llava_mini_cli.engine.request import AnyChunk, Failure, FeatureChunk, Request, Window
+from llava_mini_cli.engine.request import AnyChunk, Failure, FeatureChunk, GrowingWindows, Request, Window
 from llava_mini_cli.engine.track import Generation, Track, WindowSum, apart, cut, halves, prefill_items
 from llava_mini_cli.errors import ItemError, MediaError
 from llava_mini_cli.media.clip import FrameChunk
@@ -22,7 +22,7 @@ PACK = pack_prompts([[5, 6, IMAGE, 7, 8], [5, 6, IMAGE, 9]])
 def track_of(source: ArrayFrames, *windows: Window) -> Track:
     request = Request("v", "video", source, ("a", "b"), GenerationOptions())
     sums = [WindowSum(index, window, PACK.groups) for index, window in enumerate(windows or (Window(),))]
-    return Track(request, [PACK], iter(source), sums)
+    return Track(request, [PACK], iter(source), sums, begun=len(sums))
 
 
 def pixels(count: int) -> np.ndarray:
@@ -99,7 +99,7 @@ def test_windows_are_complete_when_their_end_has_come() -> None:
 def coming(*windows: Window) -> Track:
     source = ArrayFrames(pixels(1))
     request = Request("v", "video", source, ("a", "b"), GenerationOptions(), windows)
-    return Track(request, [PACK], iter(source), coming=len(windows))
+    return Track(request, [PACK], iter(source))
 
 
 def test_a_window_is_made_when_its_first_frame_comes() -> None:
@@ -133,6 +133,81 @@ def test_a_pass_fails_with_the_windows_that_are_still_to_come() -> None:
     track.begin(9.0)
     assert [window.prompts for window in track.windows] == [[], [], []]
     assert track.pass_failures(0, ItemError("x", "y")) == []
+
+
+class Told(GrowingWindows):
+    """Windows that begin where a test says."""
+
+    is_growing = True
+    outcomes = 0
+    wants_embeddings = True
+
+    def __init__(self) -> None:
+        self.starts = [0.0]
+        self.seen: list[tuple[list[float], object]] = []
+
+    def __getitem__(self, index: int) -> Window:  # type: ignore[override]
+        return Window(self.starts[index], [*self.starts, float("inf")][index + 1])
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def reached(self, time: float) -> None: ...
+
+    def saw(self, times: np.ndarray, embeddings: np.ndarray | None) -> None:
+        self.seen.append((times.tolist(), None if embeddings is None else embeddings.tolist()))
+
+    def close(self) -> None:
+        self.is_growing = False
+
+
+def growing() -> tuple[Track, Told]:
+    source, windows = ArrayFrames(pixels(1)), Told()
+    return Track(Request("v", "video", source, ("a", "b"), GenerationOptions(), windows), [PACK], iter(source)), windows
+
+
+def test_a_window_that_grows_ends_where_the_next_one_begins() -> None:
+    track, windows = growing()
+    track.add(*frames_of(3), np.arange(3.0))
+    assert ([window.frame_count for window in track.windows], track.complete(2.0), track.is_growing) == ([3], [], True)
+    windows.starts += [4.0, 5.5]
+    track.add(*frames_of(3), np.arange(3.0, 6.0))
+    assert [(one.window.start, one.window.end, one.frame_count) for one in track.windows] == [
+        (0.0, 4.0, 4), (4.0, 5.5, 2),
+    ]  # fmt: skip
+    assert ([one.index for one in track.complete(5.0)], track.coming) == ([0], 1)
+    track.begin(5.5)
+    assert ([one.index for one in track.complete(5.5)], track.coming) == ([1], 0)
+    windows.close()
+    assert not track.is_growing
+
+
+def test_a_prompt_that_failed_fails_in_windows_that_come_later() -> None:
+    track, windows = growing()
+    track.begin(0.0)
+    track.refuse([1], ItemError("too_long", "y"), "prompt")
+    windows.starts += [2.0, 4.0]
+    track.begin(3.0)
+    assert [(one.window_index, one.prompt_index, one.stage) for one in track.failed] == [(1, 1, "prompt")]
+    late = track.failed_late()
+    assert [(one.window_index, one.prompt_index, one.error_type) for one in late] == [
+        (1, 1, "too_long"),
+        (2, 1, "too_long"),
+    ]
+
+
+def test_windows_that_want_embeddings_are_given_those_of_the_model_or_of_the_store() -> None:
+    track, windows = growing()
+    assert track.wants_embeddings
+    stored = FeatureChunk(np.zeros((2, 1, 4, 8), np.float16), np.array([7.0, 8.0]), np.eye(2, dtype=np.float16))
+    track.see(cut(stored, slice(1, None)), None)
+    track.see(FrameChunk(pixels(1), np.zeros(1)), torch.ones(1, 2))
+    track.see(FrameChunk(pixels(1), np.ones(1)), None)
+    assert windows.seen == [([8.0], [[0.0, 1.0]]), ([0.0], [[1.0, 1.0]]), ([1.0], None)]
+    windows.wants_embeddings = False
+    track.see(stored, None)
+    assert (len(windows.seen), track.wants_embeddings) == (3, False)
+    assert not track_of(ArrayFrames(pixels(1))).wants_embeddings
 
 
 def test_a_window_grows_and_keeps_what_it_has() -> None:

@@ -132,7 +132,7 @@ def test_a_video_that_fails_leaves_no_file_and_a_gap_leaves_one(engines: list[Ec
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ([], "--format srt has a line for each stretch: add --every, --window or --scenes-from"),
+        ([], "--format srt has a line for each stretch: add --every, --window, --scenes or --scenes-from"),
         (["--every", "2s", "--whole"], "--whole has no place in --format srt"),
         (["--every", "2s", "--existing", "append"], "--existing append is for --format txt"),
         (["--every", "2s", "--overwrite"], "--overwrite is not for --format srt: --existing overwrite"),

@@ -158,6 +158,7 @@ def test_the_plan_of_a_video(monkeypatch: pytest.MonkeyPatch, film: Path) -> Non
         timeline=plan.timeline,
         keys=plan.keys,
         memory=most_bytes(48 * 64, deep=False, toned=False),
+        until=31,
     )
     assert plan.timeline is scanned.timeline.pts
     assert plan.keys.tolist() == scanned.keys.tolist()

@@ -130,7 +130,7 @@ class Written:
     def expect(self) -> None:
         self.expected += 1
 
-    def read_note(self) -> str | None:
+    def read_note(self, pause: float = 0.0) -> str | None:
         note = next(self.notes, None)
         return None if note is None else str(note)
 

@@ -493,11 +493,12 @@ PLAIN = {
     "decode-timeout", "device-batch", "dry-run", "edl-rate", "end", "end-column", "epochs", "every", "exclude",
     "existing", "fail-on", "features", "features-dtype", "fetch-timeout", "find", "fit", "fps",
     "gradient-checkpointing", "hosts", "id-column", "include", "keep-columns", "learning-rate", "limit",
-    "max-failures", "max-file-size", "max-frames", "max-new-tokens", "merge", "min-length", "min-score", "min-yes",
-    "most", "netrc", "null", "off", "on", "overwrite", "path", "paths-only", "prefix", "prepared-size", "prompt",
-    "prompt-column", "prompt-layout", "prune", "quiet", "recursive", "repetition-penalty", "retry-errors",
-    "save-every", "scenes-from", "schema-by", "seed", "shard", "skip-bad", "stage", "start", "start-column", "stride",
-    "style", "suffix", "temperature", "top", "top-p", "track", "verbose", "whole", "window",
+    "max-failures", "max-file-size", "max-frames", "max-new-tokens", "merge", "min-length", "min-scene-len",
+    "min-score", "min-yes", "most", "netrc", "null", "off", "on", "overwrite", "path", "paths-only", "prefix",
+    "prepared-size", "prompt", "prompt-column", "prompt-layout", "prune", "quiet", "recursive", "repetition-penalty",
+    "retry-errors", "save-every", "scene-threshold", "scenes", "scenes-from", "schema-by", "seed", "shard", "skip-bad",
+    "stage", "start", "start-column", "stride", "style", "suffix", "temperature", "top", "top-p", "track", "verbose",
+    "whole", "window",
 }  # fmt: skip
 
 

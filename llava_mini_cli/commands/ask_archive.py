@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.archive_flags import ArchiveFlags
-from llava_mini_cli.commands.run import Finding, check_needs, output_options, run_inputs, run_options
+from llava_mini_cli.commands.run import Finding, check_needs, engine_wishes, output_options, run_inputs, run_options
 from llava_mini_cli.commands.stderr import hush_libraries
 from llava_mini_cli.config import BESIDE
 from llava_mini_cli.errors import ArchiveError, UsageError
@@ -60,7 +60,7 @@ def ask_archive(
         options = _options(archive, flags, given, finding)
         media = StoredMedia(archive, open_clip, flags.inputs.options().roots)
         parts = RunParts(media.open_clip, media.find_fault, tally=Tally(damage=whole.damage))
-        load = media.loading(partial(load_engine, yes_no=True) if flags.prompts.yes_no else load_engine)
+        load = media.loading(partial(load_engine, **engine_wishes(flags)))
         code = run_inputs(
             lambda _: _inputs(media, prompts, options, archive_flags),
             prompts,

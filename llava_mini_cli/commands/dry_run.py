@@ -50,7 +50,7 @@ def _lines(found: Forecast) -> list[tuple[str, str]]:
     remote = f", {found.not_looked_at:,} remote, not looked at" if found.not_looked_at else ""
     lines = [
         ("media", f"{found.media:,} ({found.images:,} images, {found.videos:,} videos{remote})"),
-        ("rows to do", f"{found.rows:,}"),
+        ("rows to do", _rows(found)),
         ("rows already done", f"{found.rows_done:,}"),
         ("hours of video", _hours(found)),
         ("frames", f"{found.frames:,}"),
@@ -70,10 +70,18 @@ def _lines(found: Forecast) -> list[tuple[str, str]]:
     return lines
 
 
+def _rows(found: Forecast) -> str:
+    if not found.unknown_scenes:
+        return f"{found.rows:,}"
+    return f"at least {found.rows:,}; only decoding tells how many scenes {found.unknown_scenes:,} videos have"
+
+
 def _time(found: Forecast, model: str) -> str:
     """How long the run takes, and what is assumed."""
     if found.vision_tokens is None:
         return "the model is not here"
+    if found.unknown_scenes:
+        return "not known; it depends on how many scenes there are"
     if found.time is None:
         return f"not known; llava-mini doctor -m {model} measures the model on this machine"
     took = found.time

@@ -69,7 +69,7 @@ def run_questions(
                 check_model(flags.model.model, flags.model.revision)  # before anything is downloaded
             return open_inputs(media, prompts, is_media_path, cache, flags.inputs.options(), passed_over)
 
-        load = partial(load_engine, yes_no=True) if flags.prompts.yes_no else load_engine
+        load = partial(load_engine, **engine_wishes(flags))
         return run_inputs(find, prompts, load, options, RunParts(open_clip), output, flags, finding)
 
 
@@ -195,18 +195,26 @@ def refuse_own_input(media: list[str], listing: str | None, output: Path | None,
             raise UsageError(f"{flag} '{output}' is among the inputs, too; name another output")
 
 
+def engine_wishes(flags: QuestionFlags) -> dict[str, bool]:
+    """What `load_engine` is told beside the model's options."""
+    wishes = {"yes_no": flags.prompts.yes_no, "collects": flags.spans.scenes}  # CLIP's embeddings tell scenes apart
+    return {name: True for name, is_wanted in wishes.items() if is_wanted}
+
+
 def run_options(flags: QuestionFlags, finding: Finding | None = None) -> "RunOptions":
     """Checked. Raises `UsageError`."""
     from llava_mini_cli.pipelines.settings import RunOptions
 
+    spans = flags.spans.options()
+    threshold = spans.scene_threshold if spans.scenes else None
     return RunOptions(
         flags.model.options(),
-        replace(flags.frames.options(), fit=flags.fit.fit),
+        replace(flags.frames.options(), fit=flags.fit.fit, scene_threshold=threshold),
         flags.prompts.shaped(flags.answer.options()),
         flags.run.limits(),
         flags.prompts.prefix,
         flags.prompts.suffix,
-        replace(flags.spans.options(), timed=flags.outputs.format in SUBTITLES),
+        replace(spans, timed=flags.outputs.format in SUBTITLES),
         finding and finding.events,
         flags.prompts.answer_schema(),
     )

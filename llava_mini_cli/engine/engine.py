@@ -56,7 +56,7 @@ class Engine:
         note: str | None = None,
     ) -> None:
         """Args:
-        image_projection: CLIP's, for requests with a sink; None: it has none.
+        image_projection: CLIP's, for requests that want embeddings; None: it has none.
         weight_format: that of the Llama layers' weights; None: the model's number format.
         note: why they are in it, where nobody asked for that.
         """

@@ -55,7 +55,7 @@ class FrameEncoder:
         self._chunk_frames = chunk_frames  # halves when memory runs out, and grows again
         self._done_well = 0  # chunks since it did either
         self._room = room
-        self._image_projection = image_projection  # CLIP's, for requests with a sink; None: it has none
+        self._image_projection = image_projection  # CLIP's, where embeddings are wanted; None: it has none
         self._upload = Upload(model.device)
         self._asked: Track | None = None  # the medium whose frames are taken
 
@@ -172,6 +172,7 @@ class FrameEncoder:
             return self._drop(track, error, "generate")
         failures = track.pass_failures(number, error, "generate")
         again = [self._pass(chunk, number)]
+        track.refuse([prompt for group in track.packs[number].groups for prompt in group.prompts], error, "generate")
         track.drop_pass(number)
         self.failures += failures
         return again
@@ -180,8 +181,7 @@ class FrameEncoder:
         """A chunk of pixels, or of features, which do not go through the vision tower again."""
         pixels = [self._pixels(track, frames) for track, frames in chunk if isinstance(frames, FrameChunk)]
         if pixels:
-            collected = any(track.request.sink is not None for track, _ in chunk)
-            projection = self._image_projection if collected else None
+            projection = self._image_projection if any(track.wants_embeddings for track, _ in chunk) else None
             return encode(self._model, torch.cat(pixels).to(self._model.dtype), packs, projection)
         stored = [
             frames.features if isinstance(frames, SeenFrames) else torch.from_numpy(frames.features)
@@ -207,8 +207,10 @@ class FrameEncoder:
         sink = track.request.sink if number == 0 else None
         try:
             collected = None if sink is None else collect(sink.features, frames, encoded)
+            if number == 0:
+                track.see(frames, encoded.embeddings)
         except ItemError as error:
-            return self._drop(track, error, "generate")
+            return self._drop(track, error, None if isinstance(error, MediaError) else "generate")
         following: list[Piece] = []
         if sink is not None and collected is not None:
             following = [Piece(Once(partial(sink.add, collected)), self._dropping(track))]
@@ -239,7 +241,8 @@ class FrameEncoder:
             failures = [track.request.failure(prompt, window.index, error) for prompt, error in errors.items()]
             window.drop_prompts(errors)
             self.failures += failures
-        if full and not track.coming and track.request.sink is None and not any(one.groups for one in track.windows):
+        is_over = not (track.coming or track.is_growing or any(one.groups for one in track.windows))
+        if full and is_over and track.request.sink is None:
             self._end(track)
 
     def _complete(self, track: Track, now: float) -> None:
@@ -253,6 +256,8 @@ class FrameEncoder:
             elif window.groups:
                 failures += track.failures(window, MediaError("empty", f"no frame {_stretch(window.window)}"))
         track.complete(now)
+        failures += track.failed
+        track.failed = []
         self.windows += complete
         self.failures += failures
 
@@ -275,12 +280,13 @@ class FrameEncoder:
         if track not in self.tracks:
             return ()
         failures = [one for number in range(len(track.packs)) for one in track.pass_failures(number, error, stage)]
+        failures += track.failed_late()
         telling: list[Piece] = []
         if track.request.sink is not None:
             failed = partial(track.request.sink.fail, stage or error.stage, error.kind, str(error))
             telling = [Piece(partial(_told, failed), partial(_told, failed))]
         self._end(track)
-        track.windows, track.coming = [], 0
+        track.windows, track.begun = [], len(track.request.windows)
         self.failures += failures
         return telling
 

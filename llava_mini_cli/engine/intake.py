@@ -40,6 +40,7 @@ class Intake:
         self._grammars = grammars
         self._ids: list[list[int] | None] = [None] * len(request.prompts)
         self._packs: list[TextPack] = []
+        self._refused: dict[int, tuple[ItemError, str]] = {}
 
     def piece(self, accept: Callable[[GenerationOptions], None]) -> Piece:
         """The work; `track` and `failures` are there behind it. `accept` gets the engine ready for the options."""
@@ -69,6 +70,8 @@ class Intake:
         for prompt, found in zip(prompts, ids, strict=True):
             self._ids[prompt] = found
         self.failures += failures
+        for one in failures:
+            self._refused[one.prompt_index] = ItemError(one.error_type, one.message), one.stage
         return ()
 
     def _deal_out(self) -> More:
@@ -87,6 +90,7 @@ class Intake:
         failures = [failure for prompt in failed for failure in self._request.failures(prompt, error, "prompt")]
         for prompt in failed:
             self._ids[prompt] = None
+            self._refused[prompt] = error, "prompt"
         self.failures += failures
         return ()
 
@@ -94,6 +98,7 @@ class Intake:
         if self._packs and (any(self._ids) or self._request.sink is not None):
             asked = [prompt for prompt, ids in enumerate(self._ids) if ids]
             new = {prompt: new_tokens(self._request, prompt, self._labels) for prompt in asked}
-            frames, coming = iter(self._request.frames), len(self._request.windows)
-            self.track = Track(self._request, self._packs, frames, coming=coming, new_tokens=new)
+            self.track = Track(self._request, self._packs, iter(self._request.frames), new_tokens=new)
+            for prompt, (error, stage) in self._refused.items():
+                self.track.refuse([prompt], error, stage)
         return ()

@@ -39,7 +39,7 @@ def load_engine(options: ModelOptions, *, collects: bool = False, yes_no: bool =
     """Loads a model and makes an engine around it.
 
     Args:
-        collects: requests will have sinks, so CLIP's image projection is loaded too, where the tower has one.
+        collects: requests will want CLIP's embeddings, so its image projection is loaded too, where the tower has one.
         yes_no: how likely yes is will be asked for, so a tokenizer that cannot tell is refused before weights are read.
 
     Raises:

@@ -5,6 +5,7 @@ exactly one `Answer` or one `Failure` for each window and prompt, in any order. 
 is given what the model made of each frame; then it needs no prompts.
 """
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -26,6 +27,7 @@ class FeatureChunk:
 
     features: NDArray[np.float16] | NDArray[np.float32]  # [n, parts, N, mm_hidden_size]
     times: NDArray[np.float64]  # [n] seconds from the beginning of the video
+    embeddings: NDArray[np.float16] | None = None  # [n, shared] CLIP's own, of length 1; None: not known
 
 
 AnyChunk = FrameChunk | FeatureChunk
@@ -87,6 +89,45 @@ class Window:
 WHOLE = Window()
 
 
+class GrowingWindows(Sequence[Window]):
+    """Windows of which frames tell where they begin; until the next one is known, the last has no end.
+
+    All that begin at or before a frame are known when the frame is added to them: from the frames' source, or from
+    CLIP's embeddings of the frames, which the engine then hands over.
+    """
+
+    @property
+    @abstractmethod
+    def wants_embeddings(self) -> bool:
+        """True if the frames' embeddings tell where windows begin."""
+
+    @property
+    @abstractmethod
+    def is_growing(self) -> bool:
+        """True until no more can come."""
+
+    @property
+    @abstractmethod
+    def outcomes(self) -> int:
+        """The answers and failures that the windows so far will have."""
+
+    @abstractmethod
+    def reached(self, time: float) -> None:
+        """Takes note that the source has frames up to `time`, seconds; `inf`: all. Raises `MediaError`: too many."""
+
+    @abstractmethod
+    def saw(self, times: NDArray[np.float64], embeddings: NDArray[np.floating] | None) -> None:
+        """Takes the next frames' times `[n]`, seconds, and embeddings `[n, shared]` of length 1.
+
+        Raises:
+            MediaError: there are none, as CLIP has no projection; or there are too many windows.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Takes note that there will be no more frames."""
+
+
 @dataclass(frozen=True)
 class Answer:
     """The model's answer to one prompt of a request."""
@@ -129,7 +170,8 @@ class Request:
     frames: FrameSource  # closed by the engine when the last frame was read or the request failed
     prompts: tuple[str, ...]  # questions as the user typed them
     generation: GenerationOptions
-    windows: Sequence[Window] = (WHOLE,)  # ordered by their starts; each is looked at once its first frame came
+    # Ordered by their starts; each is looked at once its first frame came, and those that grow again with each chunk.
+    windows: Sequence[Window] = (WHOLE,)
     sink: FrameSink | None = None
     frame_count: int | None = None  # frames that `frames` will give; None: only reading them tells
     choices: tuple[

@@ -17,7 +17,7 @@ from llava_mini_cli.engine.grammars import Matcher
 from llava_mini_cli.engine.kv_cache import RowCache
 from llava_mini_cli.engine.memory import ran_out
 from llava_mini_cli.engine.pack import NO_PROMPTS, PromptGroup, TextPack, halved, without
-from llava_mini_cli.engine.request import AnyChunk, Failure, FeatureChunk, Request, Window
+from llava_mini_cli.engine.request import AnyChunk, Failure, FeatureChunk, GrowingWindows, Request, Window
 from llava_mini_cli.errors import ItemError, MediaError, kind_of
 from llava_mini_cli.media.clip import FrameChunk
 
@@ -125,12 +125,33 @@ class Track:
     packs: Sequence[TextPack]  # one for each pass; one is enough but for very many prompts
     frames: Iterator[AnyChunk]
     windows: list[WindowSum] = field(default_factory=list[WindowSum])  # begun, not yet complete; one for each pass
-    coming: int = 0  # windows of the request that begin behind the frames so far: its last ones
+    begun: int = 0  # windows of the request that begin at or before the frames so far: its first ones
+    failed: list[Failure] = field(default_factory=list[Failure])  # in windows that were told late; to be handed out
     ended: bool = False  # the source has no more frames
     error: ItemError | None = None  # the source broke; what was seen before counts
     # Of each prompt that is asked: how many tokens its answer may have, and what they are, for messages.
     new_tokens: Mapping[int, tuple[int, str]] = field(default_factory=dict[int, tuple[int, str]])
+    # Prompts that are asked no more: the first window that was not told when they failed, and why.
+    refused: dict[int, tuple[int, ItemError, str | None]] = field(
+        default_factory=dict[int, tuple[int, ItemError, str | None]]
+    )
     _left: SomeFrames | None = None  # decoded, and more than was taken
+
+    @property
+    def coming(self) -> int:
+        """Windows that begin behind the frames so far, as far as they are told."""
+        return len(self.request.windows) - self.begun
+
+    @property
+    def is_growing(self) -> bool:
+        """True if there may be more windows than are told."""
+        return isinstance(self.request.windows, GrowingWindows) and self.request.windows.is_growing
+
+    @property
+    def wants_embeddings(self) -> bool:
+        """True if CLIP's embeddings of its frames are of use."""
+        windows = self.request.windows
+        return self.request.sink is not None or (isinstance(windows, GrowingWindows) and windows.wants_embeddings)
 
     def frames_ready(self) -> bool:
         """True if `take` would not have to wait."""
@@ -178,18 +199,48 @@ class Track:
         for window, sums in added:
             window.put(sums)
 
+    def see(self, frames: SomeFrames, embeddings: torch.Tensor | None) -> None:
+        """Tells windows that grow by embeddings of the next frames. Raises `MediaError`."""
+        windows = self.request.windows
+        if isinstance(windows, GrowingWindows) and windows.wants_embeddings:
+            stored = frames.embeddings if isinstance(frames, FeatureChunk) else None
+            windows.saw(frames.times, stored if embeddings is None else embeddings.cpu().numpy())
+
     def begin(self, now: float) -> None:
-        """Makes the sums of the windows that begin at or before `now`, seconds."""
+        """Makes the sums of the windows that begin at or before `now`, seconds; sees where those that grow end."""
         asked = self.request.windows
-        while self.coming:
-            index = len(asked) - self.coming
+        if isinstance(asked, GrowingWindows):
+            for one in self.windows:
+                one.window = asked[one.index]
+        while self.begun < len(asked):
+            index = self.begun
             window = asked[index]
             if window.start > now:
                 return
             for number, pack in enumerate(self.packs):
                 groups = without(pack.groups, window.without) if window.without else pack.groups
                 self.windows.append(WindowSum(index, window, groups, pass_number=number))
-            self.coming -= 1
+            self.begun += 1
+            self.failed += [
+                self.request.failure(prompt, index, error, stage)
+                for prompt, (first, error, stage) in self.refused.items()
+                if index >= first and prompt not in window.without
+            ]
+
+    def refuse(self, prompts: Collection[int], error: ItemError, stage: str | None = None) -> None:
+        """Some prompts, which failed in all windows that are told, fail in those to come, too."""
+        for prompt in prompts:
+            self.refused.setdefault(prompt, (len(self.request.windows), error, stage))
+
+    def failed_late(self) -> list[Failure]:
+        """The failures of refused prompts that were not handed out, in all windows that are told."""
+        asked = self.request.windows
+        return self.failed + [
+            self.request.failure(prompt, index, error, stage)
+            for prompt, (first, error, stage) in self.refused.items()
+            for index in range(max(first, self.begun), len(asked))
+            if prompt not in asked[index].without
+        ]
 
     def drop_pass(self, number: int) -> None:
         """Asks nothing in a pass any more, which goes over the frames all the same if others do."""
@@ -227,10 +278,9 @@ class Track:
         """One for each prompt that a pass asks of a window, also of those that are still to come."""
         begun = [window for window in self.windows if window.pass_number == number]
         failures = [failure for window in begun for failure in self.failures(window, error, stage)]
-        first = len(self.request.windows) - self.coming
         for group in self.packs[number].groups:
             for prompt in group.prompts:
-                failures += self.request.failures(prompt, error, stage, first)
+                failures += self.request.failures(prompt, error, stage, self.begun)
         return failures
 
     def due(self, now: float) -> list[WindowSum]:
@@ -278,7 +328,8 @@ def cut(chunk: SomeFrames, part: slice) -> SomeFrames:
     if isinstance(chunk, SeenFrames):
         return SeenFrames(chunk.features[part], chunk.times[part])
     if isinstance(chunk, FeatureChunk):
-        return FeatureChunk(chunk.features[part], chunk.times[part])
+        embeddings = None if chunk.embeddings is None else chunk.embeddings[part]
+        return FeatureChunk(chunk.features[part], chunk.times[part], embeddings)
     return FrameChunk(chunk.pixels[part], chunk.times[part])
 
 

@@ -22,6 +22,7 @@ from typing import IO
 from llava_mini_cli.media.libraries import library_rules, program_rules
 
 NOTES = "pipe:{notes}"
+MORE_NOTES = "{more_notes}"
 
 _LAUNCHER = Path(__file__).with_name("launch.py")
 _PIPE_BYTES = 1 << 20  # fewer switches between decoder and reader than with the usual 64 KiB
@@ -41,7 +42,8 @@ class KilledError(Exception):
 class Command:
     """A program to run: an argument vector with its absolute path, the bytes that it finds on stdin, what it may do.
 
-    The child may write to a second pipe, its "notes"; the argument `NOTES` becomes the address of that. It can write
+    The child may write to a second pipe, its "notes"; the argument `NOTES` becomes the address of that. `MORE_NOTES` on
+    stdin becomes the number of another descriptor of the same pipe, for a second writer of whole lines. It can write
     to its pipes and descriptors, but not make a file longer: shared memory is given its size before it is handed on.
     """
 
@@ -123,9 +125,15 @@ class Child:
             filled += count
         return filled
 
-    def read_note(self) -> str | None:
-        """The next line of the notes, or None at their end."""
+    def read_note(self, pause: float = 0.0) -> str | None:
+        """The next line of the notes, or None at their end.
+
+        Args:
+            pause: seconds to wait first where there is none yet, so that many short ones are read together.
+        """
         while b"\n" not in self._note_bytes:
+            if pause:
+                time.sleep(pause)
             self._wait_for(self._notes)
             data = _read(self._notes, 1 << 16)
             if data == b"":
@@ -210,15 +218,15 @@ def confined_command(command: Command) -> tuple[list[str], dict[str, str]]:
 def _start(command: Command, notes: int) -> "subprocess.Popen[bytes]":
     argv = [f"pipe:{notes}" if word == NOTES else word for word in command.argv]
     confined, environment = confined_command(replace(command, argv=argv))
-    with _unnamed_file() as stdin:
-        stdin.write(command.stdin)
+    with _unnamed_file() as stdin, os.fdopen(os.dup(notes), "wb", buffering=0) as more:
+        stdin.write(command.stdin.replace(MORE_NOTES.encode(), b"%d" % more.fileno()))
         stdin.seek(0)
         process = subprocess.Popen(
             confined,
             stdin=stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            pass_fds=(notes, *command.pass_fds),
+            pass_fds=(notes, more.fileno(), *command.pass_fds),
             env=environment,
             start_new_session=True,
             bufsize=0,

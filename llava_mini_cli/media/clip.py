@@ -43,6 +43,9 @@ class Clip(Protocol):
 
     info: ClipInfo
     warnings: list[str]  # one line each, complete once iteration ended ("read 8.0 of 13.0 s: ...")
+    # Seconds at which scenes begin, ascending: all up to a chunk's last frame are there once the chunk is. None: nobody
+    # asked for them, or not every frame is looked at.
+    cuts: list[float] | None = None
 
     def __iter__(self) -> Iterator[FrameChunk]:
         """Chunks in time order, with at least one frame in all. Raises `MediaError`."""

@@ -6,6 +6,7 @@ Knows nothing of threads, queues or retries.
 """
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from llava_mini_cli.errors import UsageError, first_line
 from llava_mini_cli.geometry import nearest_index
-from llava_mini_cli.media.child import Child, Command, StalledError, python_command
+from llava_mini_cli.media.child import MORE_NOTES, Child, Command, StalledError, python_command
 from llava_mini_cli.media.endings import ended
 from llava_mini_cli.media.scan import clean, ffmpeg_command, timestamps_as_notes
 
@@ -33,6 +34,15 @@ _HEARTBEAT = 900  # frames after which ffmpeg gives one that nobody asked for, t
 _IMPORT_S = 60  # seconds that a process has for importing decord
 _SOON_S = 1.0  # in which an ffmpeg that was told to end does so
 _DECORD_THREADS = 2  # 0 (automatic) fails on some VP9 files
+_SCORE = re.compile(r"lavfi\.scd\.score=([\d.]+)")
+_SCORED_FRAME = re.compile(r"frame:\d+ +pts:(-?\d+) ")
+# Each frame beside the one before it, at a few thousand of its points in RGB: mean change of colours, in hundredths, or
+# how much it differs from the change before, whichever is less. A cut changes once, what moves goes on changing.
+_SCORES = (
+    "scale=128:72:flags=neighbor,format=rgb24,scdet=t=100,"
+    f"metadata=print:key=lavfi.scd.score:file='pipe\\:{MORE_NOTES}':direct=1,nullsink"
+)
+_SCORES_EVERY_S = 0.02  # a look at each by itself would cost more than all that ffmpeg does for it
 _SEEK_FRAMES = 600  # decoding so many frames for nothing costs more than starting ffmpeg anew behind them
 
 
@@ -54,6 +64,13 @@ class Plan:
     filters: tuple[str, ...] = ()  # ffmpeg's, between choosing frames and making RGB of them
     seek: int = 0  # whole seconds after which decoding begins; ffmpeg counts time from there
     memory: int | None = None  # bytes that a decoder may take; None: any number
+    scored: Callable[[int, float], None] | None = None  # takes ticks and score of every frame; None: nobody wants them
+    since: int | None = None  # ticks from which on scores are wanted; None: from some frame before the first
+    until: int | None = None  # ticks of the first frame whose score is not wanted; None: those of all are
+
+    def seconds(self, pts: int) -> float:
+        """When a frame is shown, from the first frame on; the very number of `Timeline.seconds`."""
+        return (pts - int(self.timeline[0])) * self.time_base.numerator / self.time_base.denominator
 
     def rest(self, given: int) -> "Plan":
         """The plan without its first `given` frames."""
@@ -95,14 +112,16 @@ def _ffmpeg_parts(plan: Plan) -> list[Plan]:
 
 
 def _seek(part: Plan) -> int:
-    return max(0, int(part.pts[0] * part.time_base) - 1)
+    first = part.pts[0] if part.since is None else min(part.since, part.pts[0])
+    return max(0, int(first * part.time_base) - 1)
 
 
 def _ffmpeg_decode(plan: Plan) -> Command:
     base = f"{plan.time_base.numerator}/{plan.time_base.denominator}"
     offset = _offset(plan)
     chosen = _choose([pts - offset for pts in _with_heartbeats(plan)])
-    steps = [f"settb={base}", f"select='{chosen}'", *plan.filters, f"scale={plan.width}:{plan.height}"]
+    scores = "" if plan.scored is None else f"split[kept][scored];[scored]{_SCORES};[kept]"
+    steps = [f"settb={base}", f"{scores}select='{chosen}'", *plan.filters, f"scale={plan.width}:{plan.height}"]
     options: dict[str, str | None] = {
         "map": f"0:{plan.stream}",
         "/filter:v": "/dev/stdin",
@@ -139,16 +158,26 @@ def _ffmpeg_read(child: Child, plan: Plan) -> Iterator[tuple[int, Pixels]]:
     rows, columns = nearest_index(plan.height, plan.frame_size), nearest_index(plan.width, plan.frame_size)
     frame = np.empty((plan.height, plan.width, 3), np.uint8)
     bytes_of_frame = frame.data.cast("B")
-    wanted, given = set(plan.pts), 0
+    wanted, given, scored = set(plan.pts), 0, 0
     child.expect()
-    while (note := child.read_note()) is not None:
+    pause = 0.0 if plan.scored is None else _SCORES_EVERY_S
+    while (note := child.read_note(pause)) is not None:
+        if plan.scored is not None and (told := _SCORED_FRAME.match(note)):
+            scored = int(told[1]) + _offset(plan)
+            continue
+        if plan.scored is not None and (score := _SCORE.match(note)):
+            plan.scored(scored, float(score[1]))
+            if plan.until is not None and scored >= plan.until and given == len(plan.pts):
+                return None
+            child.expect()
+            continue
         if child.read_into(bytes_of_frame) < len(bytes_of_frame):
             break
         pts = int(note) + _offset(plan)
         if pts in wanted:
             yield pts, frame[rows][:, columns]
             given += 1
-            if pts == plan.pts[-1]:  # what follows is not asked for
+            if pts == plan.pts[-1] and plan.scored is None:  # what follows is not asked for
                 return None if given == len(plan.pts) else _see_end(child)
         child.expect()
     status = ended(child)
@@ -210,6 +239,11 @@ DECODERS: Mapping[Name, Decoder] = {
     "decord": Decoder(_in_one, _decord_decode, _decord_read),
     "ffmpeg": Decoder(_ffmpeg_parts, _ffmpeg_decode, _ffmpeg_read),
 }
+
+
+def is_read_through(plan: Plan) -> bool:
+    """True if ffmpeg decodes every frame from the first to the last of a plan; False if it leaps over some."""
+    return len(_ffmpeg_parts(plan)) == 1
 
 
 def check_decord() -> None:

@@ -17,7 +17,7 @@ from llava_mini_cli.errors import MediaError
 from llava_mini_cli.media import camera_raw
 from llava_mini_cli.media.bounds import most_bytes, usual_bytes
 from llava_mini_cli.media.clip import Clip, ClipInfo
-from llava_mini_cli.media.decoders import DECODERS, Decoder, Name, Plan, check_decord, decord_installed
+from llava_mini_cli.media.decoders import DECODERS, Decoder, Name, Plan, check_decord, decord_installed, is_read_through
 from llava_mini_cli.media.ffmpeg_program import ffmpeg_binary
 from llava_mini_cli.media.picture import AnimationClip, Picture, PictureClip, Still, open_picture_file
 from llava_mini_cli.media.probe import display_size, length, stored_size
@@ -208,16 +208,20 @@ def _open_video(
         keys=found.keys if seekable else found.keys[:0],
         filters=filters,
         memory=most_bytes(width * height, deep=found.stream.is_deep, toned=bool(filters)),
+        until=_first_behind(timeline, options.end),
     )
+    order = _order(found, options)
+    has_scores = options.scene_threshold is not None and order == ("ffmpeg",) and is_read_through(plan)
     decoding = Decoding(
         plan=plan,
         selection=selection,
-        order=_order(found, options),
+        order=order,
         decoders=decoders,
         timeout=options.decode_timeout,
         chunk_frames=chunk_frames,
         suspicion=_suspicion(found),
         doubt=_doubt(found, options),
+        scene_threshold=options.scene_threshold if has_scores else None,
     )
     info = _video_info(path, display_size(found.stream), timeline, sampled, options, found.stream.codec)
     info = replace(info, frame_count=len(selection))
@@ -232,6 +236,12 @@ def _select(timeline: Timeline, options: SamplingOptions) -> Selection:
         span = f"from {options.start or 0.0:g} s" + ("" if options.end is None else f" to {options.end:g} s")
         raise MediaError("empty", f"no frame {span}: the video lasts {float(timeline.duration):.1f} s")
     return selection
+
+
+def _first_behind(timeline: Timeline, end: float | None) -> int | None:
+    """Ticks of the first frame at `end` or behind it; None where there is none."""
+    first = len(timeline) if end is None else int(np.searchsorted(timeline.seconds, end, side="left"))
+    return None if first == len(timeline) else int(timeline.pts[first])
 
 
 def _needed(selection: Selection, options: SamplingOptions) -> Selection:
@@ -263,6 +273,8 @@ def _order(found: VideoScan, options: SamplingOptions) -> tuple[Name, ...]:
     """The decoders to try, in order: decord first where it is exact and the video is not long."""
     if options.decoder != "auto":
         return (options.decoder,)
+    if options.scene_threshold is not None:
+        return ("ffmpeg",)  # decord gives no frames but those that are asked for
     if not decord_installed() or _decord_doubt(found) or found.stream.rotation is not None or found.header.complaints:
         return ("ffmpeg",)  # decord turns frames as rotation metadata says, but knows no mirroring
     return ("decord", "ffmpeg") if found.timeline.duration <= DECORD_SECONDS else ("ffmpeg", "decord")

@@ -5,8 +5,9 @@ Knows how to go on after a failure; knows nothing of containers or of the decode
 """
 
 import threading
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,6 +40,7 @@ class Decoding:
     chunk_frames: int
     suspicion: str | None  # what is known to be missing from the file; None: nothing
     doubt: str | None  # why frames may be wrong, or look otherwise than they should; None: no reason
+    scene_threshold: float | None = None  # score of a frame at which a scene begins; None: frames have no scores
 
 
 class VideoClip(Clip):
@@ -47,6 +49,7 @@ class VideoClip(Clip):
     def __init__(self, info: ClipInfo, decoding: Decoding) -> None:
         self.info = info
         self.warnings: list[str] = []
+        self.cuts = None if decoding.scene_threshold is None else []
         self._decoding = decoding
         self._lock = threading.Lock()
         self._child: Child | None = None
@@ -78,19 +81,19 @@ class VideoClip(Clip):
         self._chunks.join(JOIN_S)
 
     def _produce(self, chunks: HandOver[FrameChunk]) -> None:
-        packer = _Packer(self._decoding.selection, self._decoding.chunk_frames, chunks)
+        packer = _Packer(self._decoding, chunks, self.cuts)
         failure: MediaError | None = None
         passing: MediaError | None = None  # a failure that lies in the moment
         for name in self._decoding.order:
             failure = self._decode(name, packer)
-            if failure is None or packer.passed == len(self._decoding.plan.pts):
+            if failure is None or (self.cuts is None and packer.passed == len(self._decoding.plan.pts)):
                 break
             passing = failure if failure.kind in PASSING_KINDS else passing
-        if passing is not None and packer.given < len(self._decoding.plan.pts):
-            raise passing  # a part of the frames would be an answer that another run would not give
+        if passing is not None and (self.cuts is not None or packer.given < len(self._decoding.plan.pts)):
+            raise passing  # a part of the frames, or of the cuts, would be answers that another run would not give
         if failure is not None and packer.given == 0:
             raise failure
-        packer.flush()
+        packer.hand_over_rest()
         self._account(packer, failure)
 
     def _decode(self, name: Name, packer: "_Packer") -> MediaError | None:
@@ -116,7 +119,7 @@ class VideoClip(Clip):
 
     def _read_rest(self, decoder: Decoder, packer: "_Packer") -> None:
         """Has one decoder read the frames that are still missing, if any."""
-        rest = self._decoding.plan.rest(packer.passed)
+        rest = packer.rest(self._decoding.plan)
         for part in decoder.parts(rest) if rest.pts else ():
             self._read(decoder, part, packer)
 
@@ -160,6 +163,8 @@ class VideoClip(Clip):
         if packer.given < wanted:
             reason = f": {failure}" if failure else f": {clean(packer.complaints[0])}" if packer.complaints else ""
             self.warnings.append(f"{packer.given} of {wanted} frames could be decoded{reason}")
+        elif failure is not None and self.cuts is not None:
+            self.warnings.append(f"scenes at the end may be missing: {failure}")
         elif packer.complaints and decoding.suspicion is None:
             self.warnings.append(f"the video is damaged; frames may be, too ({clean(packer.complaints[0])})")
         self.warnings += filter(None, (decoding.suspicion, decoding.doubt))
@@ -168,10 +173,16 @@ class VideoClip(Clip):
 class _Packer:
     """Puts frames, each as often as it was sampled, into chunks."""
 
-    def __init__(self, selection: Selection, chunk_frames: int, chunks: HandOver[FrameChunk]) -> None:
+    def __init__(self, decoding: Decoding, chunks: HandOver[FrameChunk], cuts: list[float] | None) -> None:
+        selection = decoding.selection
         self._selection = selection
-        self._chunk_frames = chunk_frames
+        self._chunk_frames = decoding.chunk_frames
         self._chunks = chunks
+        self._plan = decoding.plan
+        self._threshold = decoding.scene_threshold
+        self._cuts = cuts
+        self._scored: int | None = None  # ticks of the last frame whose score is known
+        self._waiting: deque[tuple[int, Pixels]] = deque()  # frames whose score is not known yet
         self._frames: list[Pixels] = []
         self._times: list[float] = []
         self._distinct = np.unique(selection.pts)
@@ -184,15 +195,46 @@ class _Packer:
         passed = int(np.searchsorted(self._distinct, pts, side="right"))
         if passed <= self.passed:
             return
-        first = int(np.searchsorted(self._selection.pts, pts, side="left"))
-        last = int(np.searchsorted(self._selection.pts, pts, side="right"))
         self.given += 1
         self.passed = passed
+        if self._cuts is None or (self._scored is not None and pts < self._scored):
+            self._put(pts, pixels)
+        else:
+            self._waiting.append((pts, pixels))
+
+    def rest(self, plan: Plan) -> Plan:
+        """What of the plan is missing still; with scores at least its last frame, as cuts may lie behind that."""
+        if self._cuts is None:
+            return plan.rest(self.passed)
+        rest = plan.rest(min(self.passed, len(plan.pts) - 1))
+        return replace(rest, scored=self._take_score, since=self._scored)
+
+    def _take_score(self, pts: int, score: float) -> None:
+        """A frame's score. The frames before it need not wait any more; others may have its very time."""
+        assert self._cuts is not None
+        assert self._threshold is not None
+        if self._scored is not None and pts < self._scored:
+            return
+        self._scored = pts
+        if score >= self._threshold and (cut := self._plan.seconds(pts)) not in self._cuts[-1:]:
+            self._cuts.append(cut)
+        while self._waiting and self._waiting[0][0] < pts:
+            self._put(*self._waiting.popleft())
+
+    def _put(self, pts: int, pixels: Pixels) -> None:
+        first = int(np.searchsorted(self._selection.pts, pts, side="left"))
+        last = int(np.searchsorted(self._selection.pts, pts, side="right"))
         for time in self._selection.times[first:last]:
             self._frames.append(pixels)
             self._times.append(float(time))
             if len(self._frames) == self._chunk_frames:
                 self.flush()
+
+    def hand_over_rest(self) -> None:
+        """Hands over what there is, and frames that wait for scores too."""
+        while self._waiting:
+            self._put(*self._waiting.popleft())
+        self.flush()
 
     def flush(self) -> None:
         if self._frames:

@@ -16,11 +16,20 @@ from llava_mini_cli.formats.job import Fault, Job, Prompt
 from llava_mini_cli.formats.outputs.open_output import Output
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import Clip
-from llava_mini_cli.pipelines.question_parts import Assembly, QuestionParts
+from llava_mini_cli.pipelines.question_parts import Assembly, Places, QuestionParts
 from llava_mini_cli.pipelines.resume import left_to_do
 from llava_mini_cli.pipelines.rows import RowBuilder
-from llava_mini_cli.pipelines.run_jobs import Asked, MediumDone, ModelLoaded, NotOpened, OutcomeCame, run_jobs
+from llava_mini_cli.pipelines.run_jobs import (
+    Asked,
+    Event,
+    MediumDone,
+    ModelLoaded,
+    NotOpened,
+    OutcomeCame,
+    run_jobs,
+)
 from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
+from llava_mini_cli.pipelines.scene_windows import SceneWindows
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.spans import RowWindows, SpanWindows, places_unopened
 
@@ -94,6 +103,8 @@ def _rows(
         prompts = tuple(question.prompt for question in job.questions)
         if not options.spans.wanted:
             return _asked(prompts, options.schema)
+        if options.spans.scenes and clip.info.kind == "video":
+            return _asked(prompts, options.schema, SceneWindows(job, clip, options.spans, options.sampling))
         windows = SpanWindows(job, clip.info, options.spans, options.sampling)
         return windows.fault or _asked(prompts, options.schema, windows)
 
@@ -102,7 +113,7 @@ def _rows(
         parts.tally.row(row, fails_medium=fails_medium)
         parts.progress.row(row)
 
-    with closing(run_jobs(jobs, load, ask, builder.options, parts)) as events:
+    with closing(known_places(run_jobs(jobs, load, ask, builder.options, parts))) as events:
         for event in events:
             match event:
                 case ModelLoaded():
@@ -121,9 +132,7 @@ def _rows(
                     parts.tally.video_s += event.flight.clip.info.duration_s or 0.0
 
 
-def _asked(
-    prompts: tuple[Prompt, ...], schema: AnswerSchema | None, places: SpanWindows | RowWindows | None = None
-) -> Asked[None]:
+def _asked(prompts: tuple[Prompt, ...], schema: AnswerSchema | None, places: Places | None = None) -> Asked[None]:
     """The prompts of rows as the engine is asked for them."""
     parts = QuestionParts.of(prompts, schema)
     windows = (WHOLE,) if places is None else parts.windows(places)
@@ -138,7 +147,7 @@ def _row(builder: RowBuilder, came: OutcomeCame[None]) -> Row | None:
     if found is None or assembly is None:
         return None
     prompt, results = found
-    place = assembly.places and assembly.places.place(came.result.window_index, prompt)
+    place = None if assembly.places is None else assembly.places.place(came.result.window_index, prompt)
     answers = [one for one in results if isinstance(one, Answer)]
     if len(answers) < len(results):
         failed = next(one for one in results if isinstance(one, Failure))
@@ -147,3 +156,24 @@ def _row(builder: RowBuilder, came: OutcomeCame[None]) -> Row | None:
     if builder.options.schema is None:
         return builder.answer(flight.job, answers[0], flight.clip.info, flight.clip.warnings, place)
     return builder.filled(flight.job, prompt, answers, flight.clip.info, flight.clip.warnings, place)
+
+
+def known_places(events: Generator[Event[None]]) -> Generator[Event[None]]:
+    """The same events, but what comes of a scene of which the end is not known yet waits until it is."""
+    waiting: list[OutcomeCame[None]] = []
+    with closing(events):
+        for event in events:
+            if isinstance(event, OutcomeCame) and not _is_known(event):
+                waiting.append(event)
+                continue
+            if waiting:
+                known = [one for one in waiting if _is_known(one)]
+                waiting = [one for one in waiting if not _is_known(one)]
+                yield from known
+            yield event
+
+
+def _is_known(came: OutcomeCame[None]) -> bool:
+    assembly = came.flight.asked.assembly
+    places = assembly and assembly.places
+    return not isinstance(places, SceneWindows) or places.is_known(came.result.window_index)

@@ -38,6 +38,7 @@ class StoredClip:
     def __init__(
         self, archive: Archive, medium: StoredMedium, sampling: SamplingOptions, warnings: Sequence[str]
     ) -> None:
+        self.cuts = None  # CLIP's embeddings tell of them
         self.warnings = [*([medium.warning] if medium.warning else []), *warnings]
         self._archive = archive
         self._medium = medium
@@ -46,6 +47,7 @@ class StoredClip:
             self._start, self._end = max(self._start, sampling.needed[0]), min(self._end, sampling.needed[1])
         is_whole = (sampling.start, sampling.end, sampling.needed) == (None, None, None)
         self.info = info = replace(_info(medium), frame_count=medium.frames if is_whole else None)
+        self._embedded = sampling.scene_threshold is not None and info.kind == "video"
         self._kept: NDArray[np.int64] | None = None  # positions of frames, of those stored; None: all
         if sampling.fit and is_whole and sampling.max_frames is not None and medium.frames > sampling.max_frames:
             self._kept = segment_middles(medium.frames, sampling.max_frames)
@@ -55,13 +57,15 @@ class StoredClip:
     def __iter__(self) -> Iterator[FeatureChunk]:
         position = 0
         try:
+            embeddings = self._archive.embeddings(self._medium) if self._embedded else None
             for features, times in self._archive.features(self._medium):
                 inside = (times >= self._start) & (times < self._end)
                 if self._kept is not None:
                     inside &= np.isin(np.arange(position, position + len(times)), self._kept)
+                clip = None if embeddings is None else embeddings[position : position + len(times)][inside]
                 position += len(times)
                 if inside.any():
-                    yield FeatureChunk(cast(Any, features[inside]), times[inside])
+                    yield FeatureChunk(cast(Any, features[inside]), times[inside], clip)
         except ArchiveError as error:
             raise MediaError("corrupt", f"the archive is damaged: {error}") from error
 

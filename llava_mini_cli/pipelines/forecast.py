@@ -67,10 +67,11 @@ class Forecast:
     frames: int = 0
     vision_tokens: int | None = None
     weights_bytes: int | None = None
-    rows: int = 0
+    rows: int = 0  # at least, where there are unknown scenes
+    unknown_scenes: int = 0  # videos whose scenes only decoding finds; each question has one row here
     rows_done: int = 0
     longest: Longest | None = None
-    time: RunTime | None = None  # None: nothing was measured of the model on this machine
+    time: RunTime | None = None  # None: nothing was measured of the model on this machine, or scenes are unknown
 
 
 def forecast(
@@ -92,6 +93,7 @@ def forecast(
         found.media += 1
         rows = _rows(job, info if isinstance(info, ClipInfo) else None, options)
         found.rows += sum(rows)
+        found.unknown_scenes += _has_unknown_scenes(info, options)
         if isinstance(info, Fault):
             found.unreadable[info.kind] += 1
         elif info is None:
@@ -103,7 +105,7 @@ def forecast(
             choices = _choices(job, options)
             each = len(choices) // len(rows)
             work = _more(work, frames, choices, [count for count in rows for _ in range(each)])
-    found.time = _time(work, options, estimates)
+    found.time = None if found.unknown_scenes else _time(work, options, estimates)
     if footprint is not None:
         found.vision_tokens = found.frames * footprint.tokens_per_frame
     return found
@@ -114,12 +116,16 @@ def _rows(job: Job, info: ClipInfo | None, options: RunOptions) -> list[int]:
     spans, questions = options.spans, range(len(job.questions))
     if job.fault is not None or not spans.wanted:
         return [1] * len(questions)
-    if info is not None:
+    if info is not None and not _has_unknown_scenes(info, options):
         windows = SpanWindows(job, info, spans, options.sampling)
         if windows.fault is None:
             left_out = Counter(question for window in windows for question in window.without)
             return [len(windows) - left_out[question] for question in questions]
     return [sum(1 for _ in places_unopened(job, question)) for question in questions]
+
+
+def _has_unknown_scenes(info: ClipInfo | Fault | None, options: RunOptions) -> bool:
+    return options.spans.scenes and isinstance(info, ClipInfo) and info.kind == "video"
 
 
 def _windows(info: ClipInfo, events: EventOptions, options: RunOptions) -> int:

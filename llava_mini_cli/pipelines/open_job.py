@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from llava_mini_cli.config import SamplingOptions
+from llava_mini_cli.engine.request import GrowingWindows
 from llava_mini_cli.errors import MediaError, UsageError, kind_of
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.media_root import file_of
@@ -113,17 +114,31 @@ def _thinned(info: ClipInfo, most: int, fps: float) -> str | None:
 
 
 class CountedFrames:
-    """The frames of a clip, counted as they are read; closing it gives their room back."""
+    """The frames of a clip, counted as they are read; closing it gives their room back.
 
-    def __init__(self, clip: Clip, count: Callable[[int], None], release: Callable[[], None]) -> None:
+    Windows that grow are told how far the frames have come.
+    """
+
+    def __init__(
+        self,
+        clip: Clip,
+        count: Callable[[int], None],
+        release: Callable[[], None],
+        windows: GrowingWindows | None = None,
+    ) -> None:
+        self._windows = windows
         self._clip = clip
         self._count = count
         self._release = release
 
     def __iter__(self) -> Iterator[FrameChunk]:
         for chunk in self._clip:
+            if self._windows is not None:
+                self._windows.reached(float(chunk.times[-1]))
             yield chunk
             self._count(len(chunk.times))
+        if self._windows is not None:
+            self._windows.reached(inf)
 
     def ready(self) -> bool:
         """True if the next chunk can be had without waiting."""
@@ -133,3 +148,5 @@ class CountedFrames:
         """Closes the clip. Safe to call twice."""
         self._clip.close()
         self._release()
+        if self._windows is not None:
+            self._windows.close()

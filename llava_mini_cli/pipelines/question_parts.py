@@ -6,11 +6,17 @@ Answers come in any order. Knows neither engines nor what a row looks like.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from llava_mini_cli.config import Choices, Grammar
-from llava_mini_cli.engine.request import WHOLE, Answer, Failure, Window
+from llava_mini_cli.engine.request import WHOLE, Answer, Failure, GrowingWindows, Window
 from llava_mini_cli.formats.answer_schema import AnswerSchema, Part
 from llava_mini_cli.formats.job import Prompt
+from llava_mini_cli.pipelines.scene_windows import SceneWindows
 from llava_mini_cli.pipelines.spans import LazyWindows, RowWindows, SpanWindows
+
+Places = SpanWindows | RowWindows | SceneWindows  # what prompts are asked of, and where each answer's row belongs
 
 
 @dataclass(frozen=True)
@@ -46,7 +52,11 @@ class QuestionParts:
 
     def windows(self, windows: Sequence[Window]) -> Sequence[Window]:
         """Windows that leave out prompts, as windows that leave out their parts."""
-        return windows if self.each == 1 or windows == (WHOLE,) else _PartWindows(windows, self.each)
+        if self.each == 1 or windows == (WHOLE,):
+            return windows
+        if isinstance(windows, GrowingWindows):
+            return _GrowingPartWindows(windows, self.each)
+        return _PartWindows(windows, self.each)
 
 
 class _PartWindows(LazyWindows):
@@ -63,12 +73,39 @@ class _PartWindows(LazyWindows):
         return Window(window.start, window.end, frozenset(part for parts in left_out for part in parts))
 
 
+class _GrowingPartWindows(_PartWindows, GrowingWindows):
+    def __init__(self, windows: GrowingWindows, each: int) -> None:
+        super().__init__(windows, each)
+        self._growing = windows
+
+    @property
+    def wants_embeddings(self) -> bool:
+        return self._growing.wants_embeddings
+
+    @property
+    def is_growing(self) -> bool:
+        return self._growing.is_growing
+
+    @property
+    def outcomes(self) -> int:
+        return self._growing.outcomes * self._each
+
+    def reached(self, time: float) -> None:
+        self._growing.reached(time)
+
+    def saw(self, times: NDArray[np.float64], embeddings: NDArray[np.floating] | None) -> None:
+        self._growing.saw(times, embeddings)
+
+    def close(self) -> None:
+        self._growing.close()
+
+
 @dataclass(frozen=True)
 class Assembly:
     """The answers about one medium, until all those that make a row are there."""
 
     each: int  # parts of a prompt
-    places: SpanWindows | RowWindows | None = None  # what the prompts are asked of; None: the medium as a whole
+    places: Places | None = None  # what the prompts are asked of; None: the medium as a whole
     _there: dict[tuple[int, int], dict[int, Answer | Failure]] = field(
         default_factory=dict[tuple[int, int], dict[int, Answer | Failure]]
     )

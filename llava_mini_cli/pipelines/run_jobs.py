@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from llava_mini_cli.config import Choices, Grammar
-from llava_mini_cli.engine.request import WHOLE, Answer, Failure, FrameSink, Request, Window
+from llava_mini_cli.engine.request import WHOLE, Answer, Failure, FrameSink, GrowingWindows, Request, Window
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.source import FetchOptions
@@ -73,7 +73,8 @@ class InFlight(Generic[SomeSink]):
     clip: Clip
     frames: CountedFrames
     asked: Asked[SomeSink]
-    waiting: int  # answers that are still to come
+    expected: int | None  # answers and failures in all; None: windows that grow say how many
+    came: int = 0  # of them
     has_failed: bool = False  # whether one of its questions has
 
     @property
@@ -84,7 +85,10 @@ class InFlight(Generic[SomeSink]):
     @property
     def is_over(self) -> bool:
         """True once everything about the medium is there."""
-        return not self.waiting and (self.sink is None or self.sink.is_over)
+        windows, expected = self.asked.windows, self.expected
+        if isinstance(windows, GrowingWindows):
+            expected = None if windows.is_growing else windows.outcomes
+        return self.came == expected and (self.sink is None or self.sink.is_over)
 
 
 @dataclass(frozen=True)
@@ -114,6 +118,9 @@ class MediumDone(Generic[SomeSink]):
     """A medium of which everything is there; its clip is closed."""
 
     flight: InFlight[SomeSink]
+
+
+Event = ModelLoaded[AnswerEngine] | NotOpened | OutcomeCame[SomeSink] | MediumDone[SomeSink]
 
 
 def run_jobs(
@@ -259,9 +266,10 @@ class _Run(Generic[SomeSink]):
 
     def _add(self, engine: AnswerEngine, opened: Opened, clip: Clip, asked: Asked[SomeSink]) -> None:
         key, job = str(next(_keys)), opened.job
-        frames = CountedFrames(clip, self._count_frames, opened.release)
+        growing = asked.windows if isinstance(asked.windows, GrowingWindows) else None
+        frames = CountedFrames(clip, self._count_frames, opened.release, growing)
         self.parts.progress.opened(replace(clip.info, path=job.path))
-        self.in_flight[key] = InFlight(job, clip, frames, asked, asked.outcomes())
+        self.in_flight[key] = InFlight(job, clip, frames, asked, None if growing is not None else asked.outcomes())
         generation, count = self.options.generation, clip.info.frame_count
         request = Request(key, clip.info.kind, frames, asked.prompts, generation, asked.windows, asked.sink, count)
         engine.add(replace(request, choices=asked.choices, grammars=asked.grammars))
@@ -270,7 +278,7 @@ class _Run(Generic[SomeSink]):
         for result in results:
             flight = self.in_flight.get(result.key)
             if flight is not None:
-                flight.waiting -= 1
+                flight.came += 1
                 yield OutcomeCame(flight, result)
 
     def _done(self) -> Iterator[MediumDone[SomeSink]]:

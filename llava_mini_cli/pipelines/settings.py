@@ -56,6 +56,7 @@ class RunOptions:
             **({"fit": 1} if self.sampling.fit else {}),  # rows from before there was --fit stand
             **self.spans.shaping(),
             **({} if self.events is None else self.events.shaping()),
+            **({"decoder": self.sampling.decoder.replace("auto", "ffmpeg")} if self.spans.scenes else {}),  # finds cuts
             **self.generation.choosing(),
             **({} if self.schema is None else {"schema": self.schema.digest}),
         }

@@ -45,7 +45,7 @@ class Grid(NamedTuple):
 
     def bounds(self, number: int) -> tuple[float, float]:
         """Where a stretch begins and ends; the first has the number 1. Neighbours meet without a gap."""
-        start = self.begin + (number - 1) * self.step
+        start = self.begin if number == 1 else self.begin + (number - 1) * self.step  # which may be endless
         return round(start, 6), round(start + self.length, 6)
 
     def window(self, number: int, without: frozenset[int] = frozenset()) -> Window:

@@ -40,6 +40,26 @@ class SpanFlags:
             show_default="off",
         ),
     ] = SpanOptions.scenes_from
+    scenes: Annotated[
+        bool,
+        _option(help="Scenes of each video are asked about one by one; cuts are found as it is decoded."),
+    ] = SpanOptions.scenes
+    scene_threshold: Annotated[
+        float,
+        _option(
+            metavar="SCORE",
+            help="Change from a frame to the next at which a scene of --scenes begins, 0 to 100 as of ffmpeg's scdet.",
+        ),
+    ] = SpanOptions.scene_threshold
+    min_scene_len: Annotated[
+        float,
+        _option(
+            parser=parse_time,
+            metavar="TIME",
+            help="Length of the shortest scene of --scenes; cuts that would make shorter ones do not count.",
+            show_default="2s",
+        ),
+    ] = SpanOptions.min_scene_len
     whole: Annotated[bool, _option(help="Each medium is asked about as a whole, too.")] = SpanOptions.whole
 
     def options(self) -> SpanOptions:
@@ -57,7 +77,7 @@ class SpanFlags:
         if format in SUBTITLES:
             if flag is None or columns.has_spans:
                 raise UsageError(
-                    f"--format {format} has a line for each stretch: add --every, --window or --scenes-from"
+                    f"--format {format} has a line for each stretch: add --every, --window, --scenes or --scenes-from"
                 )
             if self.whole:
                 raise UsageError(f"--whole has no place in --format {format}, which has stretches alone")

@@ -223,6 +223,16 @@ class Archive:
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self._damaged(part, "frames", error) from error
 
+    def embeddings(self, medium: StoredMedium) -> NDArray[np.float16] | None:
+        """A medium's embeddings `[frames, clip]`, in order; None where there are none. Raises `ArchiveError`."""
+        if self.header.shapes.clip is None:
+            return None
+        rows = np.flatnonzero(self.frames(medium.part).medium == medium.number).astype(np.int32)
+        if len(rows) != medium.frames:
+            name = part_name(medium.part, "frames")
+            raise ArchiveError(f"{name}: {len(rows)} of {medium.frames} frames of {medium.path} are there")
+        return self.vector_rows(medium.part, rows)
+
     def features(self, medium: StoredMedium) -> Iterator[tuple[NDArray[np.generic], NDArray[np.float64]]]:
         """Patch features `[n, parts, patches, width]` (float16 or float32) and times `[n]` of a medium, in order.
 
