@@ -10,14 +10,17 @@ from safetensors.torch import save_file
 from tiny_checkpoints import byte_tokenizer, tiny_config
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
+from transformers.activations import QuickGELUActivation
 
 from llava_mini_cli.errors import CheckpointError
 from llava_mini_cli.model.clip_space import TextTower, embed_images, load_image_projection
 from llava_mini_cli.model.compressor import AveragePool, resize_positions, sincos_positions
+from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration, _spread_labels, stitch
 from llava_mini_cli.model.prefusion import additive_mask, is_padding, text_positions
 from llava_mini_cli.model.projector import build_projector
 from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
+from llava_mini_cli.model.vision import QuickGelu, VisionTower
 
 
 def test_what_a_configuration_says_of_one_frame() -> None:
@@ -195,3 +198,29 @@ def test_the_projection_of_pictures_is_there_or_not(tmp_path: Path) -> None:
     )
     write_clip(tmp_path / "half", visual_projection=True)
     assert load_image_projection(tmp_path / "half", 12) is None
+
+
+def test_the_activation_of_clip_is_written_over_its_input_where_no_gradient_is_wanted() -> None:
+    states = torch.linspace(-9, 9, 1001)
+    wanted = QuickGELUActivation()(states)
+    given = states.clone().requires_grad_()
+    out = QuickGelu()(given)
+    torch.testing.assert_close(out, wanted, rtol=0, atol=0)
+    out.sum().backward()
+    assert torch.equal(given.detach(), states)
+    with torch.no_grad():
+        over = states.clone()
+        out = QuickGelu()(over)
+        assert out is over
+        torch.testing.assert_close(out, wanted, rtol=1e-6, atol=1e-7)
+        half = QuickGelu()(states.bfloat16()).float()
+    torch.testing.assert_close(half, wanted, rtol=2**-6, atol=2**-9)
+
+
+@pytest.mark.parametrize(("name", "replaced"), [("quick_gelu", True), ("gelu", False)])
+def test_only_the_activation_of_that_name_is_replaced(name: str, replaced: bool) -> None:
+    vision = {"hidden_size": 12, "num_hidden_layers": 2, "intermediate_size": 8, "num_attention_heads": 2}
+    config = LlavaMiniConfig.from_fields({"vision_config": {**vision, "hidden_act": name}})
+    with torch.device("meta"):
+        layers = VisionTower(config).vision_tower.encoder.layers
+    assert [isinstance(layer.mlp.activation_fn, QuickGelu) for layer in layers] == [replaced] * 2

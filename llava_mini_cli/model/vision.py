@@ -3,11 +3,29 @@
 Knows nothing of text, frames or compression.
 """
 
+from typing import Any
+
 import torch
 from torch import nn
+from torch.nn import functional
 from transformers import CLIPVisionModel
 
 from llava_mini_cli.model.configuration import LlavaMiniConfig
+
+SLOPE = 1.702  # of CLIP's activation
+
+
+class QuickGelu(nn.Module):
+    """CLIP's activation, `x * sigmoid(1.702 * x)`, written over its input where no gradient is wanted.
+
+    The input is the widest tensor of a layer. On a CPU, fresh memory for three more of it takes a quarter of the layer.
+    """
+
+    def forward(self, states: torch.Tensor) -> torch.Tensor:
+        """Any shape and float dtype; the same of it."""
+        if torch.is_grad_enabled():
+            return states * torch.sigmoid(SLOPE * states)
+        return functional.silu(states.mul_(SLOPE), inplace=True).div_(SLOPE)
 
 
 class VisionTower(nn.Module):
@@ -20,6 +38,10 @@ class VisionTower(nn.Module):
     def __init__(self, config: LlavaMiniConfig) -> None:
         super().__init__()
         self.vision_tower = CLIPVisionModel(config.vision)
+        if config.vision.hidden_act == "quick_gelu":
+            encoder: Any = self.vision_tower.encoder
+            for layer in encoder.layers:
+                layer.mlp.activation_fn = QuickGelu()
         layers = config.vision.num_hidden_layers
         select = config.mm_vision_select_layer
         self.layers_run = select if select >= 0 else layers + 1 + select
