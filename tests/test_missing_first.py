@@ -209,6 +209,12 @@ OUTPUTS = {
     "a file where a model goes": Case(
         TRAIN.replace("run", "file"), "cannot write 'file': '(.*/)?file' is not a folder", as_file("file"), 1
     ),
+    "a file where downloads go": Case(
+        ASK + "--cache-dir file", "cannot write 'file': '(.*/)?file' is not a folder", as_file("file"), 1
+    ),
+    "a file where downloads of an archive go": Case(
+        INDEX + "--cache-dir file/below", "cannot write 'file/below': '(.*/)?file' is not a folder", as_file("file"), 1
+    ),
     "number format of training": Case(
         TRAIN + "--bf16", r"--bf16: not to be had on (cpu|cuda) \(none\)",
         failing(torch, "autocast", RuntimeError("none")),
@@ -430,6 +436,23 @@ def test_a_layout_without_yes_or_no_is_refused_before_weights_are_read(
         load_engine(options, yes_no=True)
     with pytest.raises(LookupError, match=r"^read$"):
         load_engine(options)
+
+
+def test_a_tower_whose_embeddings_frames_cannot_be_compared_by_is_refused_before_weights_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tiny_checkpoints import write_tiny_checkpoint
+
+    write_tiny_checkpoint(tmp_path / "tiny")  # whose tower is the vision half alone
+    failing(load_module.LlavaMiniForConditionalGeneration, "from_pretrained", LookupError("read"))(
+        monkeypatch, tmp_path
+    )
+    line = r"^--dedupe compares CLIP embeddings, and this model's CLIP has no image projection$"
+    options = ModelOptions(str(tmp_path / "tiny"), device="cpu")
+    with pytest.raises(UsageError, match=line):
+        load_engine(options, collects=True, compares=True)
+    with pytest.raises(LookupError, match=r"^read$"):
+        load_engine(options, collects=True)
 
 
 # Trials

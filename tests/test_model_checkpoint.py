@@ -262,7 +262,7 @@ def test_tensors_without_a_place_are_warned_of_and_old_buffers_are_not(
     assert "1 tensors not used, among them model.spare.weight" in caplog.text
 
 
-def test_tied_embeddings_are_the_head(checkpoint: Path) -> None:
+def test_tied_embeddings_are_the_head(checkpoint: Path, tmp_path: Path) -> None:
     path = checkpoint / "model.safetensors"
     state = load_file(path)
     del state["lm_head.weight"]
@@ -272,6 +272,11 @@ def test_tied_embeddings_are_the_head(checkpoint: Path) -> None:
     model = Model.from_pretrained(checkpoint)
     assert model.lm_head.weight is model.model.embed_tokens.weight
     assert torch.equal(model.lm_head.weight, state["model.embed_tokens.weight"].float())
+    model.save_pretrained(tmp_path / "saved")
+    assert "lm_head.weight" not in load_file(tmp_path / "saved" / "model.safetensors")
+    again = Model.from_pretrained(tmp_path / "saved")
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+    assert torch.equal(again.lm_head.weight, model.lm_head.weight)
 
 
 def test_how_a_model_is_asked_for(checkpoint: Path) -> None:

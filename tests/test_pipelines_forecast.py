@@ -386,11 +386,12 @@ def test_a_model_is_found_before_torch_is_imported(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr("llava_mini_cli.engine.load", module, raising=False)
     monkeypatch.setattr(load_engine, "find_model", find_model)
     assert load_engine.load_engine(ModelOptions("m", "v")) == "engine"
-    assert load_engine.load_engine(ModelOptions("m"), collects=True) == "engine"
+    assert load_engine.load_engine(ModelOptions("m"), collects=True, compares=True) == "engine"
     assert load_engine.load_engine(ModelOptions("m"), yes_no=True) == "engine"
     assert asked == [
-        ("m", "v"), {"collects": False, "yes_no": False}, ("m", None), {"collects": True, "yes_no": False},
-        ("m", None), {"collects": False, "yes_no": True},
+        ("m", "v"), {"collects": False, "compares": False, "yes_no": False},
+        ("m", None), {"collects": True, "compares": True, "yes_no": False},
+        ("m", None), {"collects": False, "compares": False, "yes_no": True},
     ]  # fmt: skip
     with pytest.raises(ModelNotFound):
         load_engine.load_engine(ModelOptions("none"))

@@ -19,6 +19,7 @@ from llava_mini_cli.paths import is_there
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.config import ModelOptions
+    from llava_mini_cli.formats.fetch.file_cache import FileCache
     from llava_mini_cli.pipelines.index_options import IndexOptions
     from llava_mini_cli.pipelines.tally import Tally
 
@@ -44,6 +45,7 @@ def index(
     if not has_media and not (flags.prune or flags.compact or flags.ann):
         raise UsageError("there is no medium: llava-mini index MEDIA... -o ARCHIVE, or --files-from")
     hush_libraries(verbose=talk.verbose)
+    from llava_mini_cli.formats.fetch.file_cache import FileCache
     from llava_mini_cli.needs import ANN
     from llava_mini_cli.pipelines.index_options import IndexOptions
     from llava_mini_cli.pipelines.tally import Tally
@@ -60,6 +62,7 @@ def index(
         flags.prune,
         limits.limits(),
     )
+    cache = FileCache(inputs.fetch_options())
     if flags.ann:
         ANN.load("--ann", "faiss")  # not after hours of indexing
     if has_media:
@@ -68,7 +71,7 @@ def index(
     archive, tally, began = Path(flags.output), Tally(), time.monotonic()
     try:
         if has_media or flags.prune:
-            _index(media or [], archive, options, inputs, talk, tally)
+            _index(media or [], archive, options, inputs, cache, talk, tally)
         if flags.compact:
             _compact(archive, talk)
         if flags.ann:
@@ -91,11 +94,16 @@ def _look_at_model(model: "ModelOptions", *, is_new: bool) -> None:
 
 
 def _index(
-    media: list[str], archive: Path, options: "IndexOptions", inputs: InputFlags, talk: TalkFlags, tally: "Tally"
+    media: list[str],
+    archive: Path,
+    options: "IndexOptions",
+    inputs: InputFlags,
+    cache: "FileCache",
+    talk: TalkFlags,
+    tally: "Tally",
 ) -> None:
     from llava_mini_cli.commands.left_out import left_out
     from llava_mini_cli.commands.reporter import Reporter
-    from llava_mini_cli.formats.fetch.file_cache import FileCache
     from llava_mini_cli.formats.inputs.read import open_inputs
     from llava_mini_cli.formats.job import Prompt
     from llava_mini_cli.media.open import is_media_path, open_clip
@@ -104,12 +112,13 @@ def _index(
     from llava_mini_cli.pipelines.load_engine import load_engine
     from llava_mini_cli.pipelines.run_parts import RunParts
 
-    with Interrupts() as interrupts, FileCache(inputs.fetch_options()) as cache, left_out(talk) as passed_over:
+    with Interrupts() as interrupts, cache, left_out(talk) as passed_over:
         with interrupts.allowed():  # tables give a job for each question, so there is one, of no meaning
             found = open_inputs(media, (Prompt("index"),), is_media_path, cache, inputs.options(), passed_over)
         with Reporter(tally, found.total, quiet=talk.quiet, verbose=talk.verbose) as reporter:
             parts = RunParts(open_clip, progress=reporter, interrupts=interrupts, cache=cache, tally=tally)
-            index_jobs(found.jobs, archive, partial(load_engine, collects=True), options, parts)
+            load = partial(load_engine, collects=True, compares=options.dedupe is not None)
+            index_jobs(found.jobs, archive, load, options, parts)
 
 
 def _compact(archive: Path, talk: TalkFlags) -> None:

@@ -19,12 +19,11 @@ from llava_mini_cli.engine.quantize import Packing, quantize
 from llava_mini_cli.engine.sampling import YesNo
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.engine.trials import try_options
-from llava_mini_cli.errors import ModelError, ModelNotFound
+from llava_mini_cli.errors import ModelError, ModelNotFound, UsageError
 from llava_mini_cli.hub import find_model, find_tower
 from llava_mini_cli.memory_there import held_bytes, memory_there
 from llava_mini_cli.model.checkpoint import load_config, look_at_weights
 from llava_mini_cli.model.clip_space import load_image_projection
-from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
 
@@ -35,11 +34,14 @@ MEDIA = 64
 CUDA_CACHE_SHARE = 0.5  # of the memory that is free once the model is loaded
 
 
-def load_engine(options: ModelOptions, *, collects: bool = False, yes_no: bool = False) -> Engine:
+def load_engine(
+    options: ModelOptions, *, collects: bool = False, compares: bool = False, yes_no: bool = False
+) -> Engine:
     """Loads a model and makes an engine around it.
 
     Args:
         collects: requests will want CLIP's embeddings, so its image projection is loaded too, where the tower has one.
+        compares: their sinks compare frames by it, so a tower without one is refused before weights are read.
         yes_no: how likely yes is will be asked for, so a tokenizer that cannot tell is refused before weights are read.
 
     Raises:
@@ -51,10 +53,12 @@ def load_engine(options: ModelOptions, *, collects: bool = False, yes_no: bool =
     processor = LlavaMiniProcessor.from_pretrained(options.model, revision=options.revision)
     if yes_no:
         YesNo.of_prompts(processor.prompts(options.prompt_layout))
+    projection = _projection(options) if collects else None
+    if compares and projection is None:
+        raise UsageError("--dedupe compares CLIP embeddings, and this model's CLIP has no image projection")
     model = choice and unless_out_of_memory(_load_model, options, choice, device)
     if model is None:
         raise ModelError(f"model {options.model}: no memory left on {device} for its weights")
-    projection = _projection(options, model.config) if collects else None
     return make_engine(model, processor, options, _revision(options), projection, choice)
 
 
@@ -89,10 +93,12 @@ def _int8_kernel(options: ModelOptions, device: torch.device) -> Int8Kernel | No
     return None if rates is None else rates.int8_kernel
 
 
-def _projection(options: ModelOptions, config: LlavaMiniConfig) -> torch.Tensor | None:
+def _projection(options: ModelOptions) -> torch.Tensor | None:
     """CLIP's image projection; None where the tower's directory is the vision half alone, or there is none."""
+    checkpoint = find_model(options.model, options.revision)
+    config = load_config(checkpoint)
     try:
-        directory = find_tower(config.mm_vision_tower, find_model(options.model, options.revision))
+        directory = find_tower(config.mm_vision_tower, checkpoint)
     except ModelNotFound:
         return None  # a checkpoint that stands alone holds the tower's own weights
     return load_image_projection(directory, config.vision.hidden_size)

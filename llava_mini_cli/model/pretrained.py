@@ -137,6 +137,8 @@ class CheckpointMixin:
             TOWER_FILE + key.removeprefix(TOWER_MODULE) if key.startswith(TOWER_MODULE) else key: value
             for key, value in (kwargs.get("state_dict") or model.state_dict()).items()
         }
+        if config.tie_word_embeddings:  # one tensor of two names, of which the layout has that of the table alone
+            state.pop("lm_head.weight", None)
         save_torch_state_dict(state, directory, max_shard_size=max_shard_size)
 
 

@@ -17,7 +17,7 @@ from typing import cast, get_args
 from llava_mini_cli import __version__
 from llava_mini_cli.config import DTypeName, ModelOptions, Quantization
 from llava_mini_cli.engine.request import WHOLE, Answer, Failure, Window
-from llava_mini_cli.errors import PASSING_KINDS, UsageError
+from llava_mini_cli.errors import PASSING_KINDS
 from llava_mini_cli.formats.archive.layout import ArchiveHeader, Shapes
 from llava_mini_cli.formats.archive.reader import local_name
 from llava_mini_cli.formats.archive.writer import ArchiveWriter, is_gone, open_for_writing
@@ -73,7 +73,8 @@ def index_jobs(
                         if engine.weight_format in get_args(Quantization):  # as `auto` found it
                             model = replace(options.model, quantize=cast(Quantization, engine.weight_format))
                             options = replace(options, model=model)
-                        shapes = _shapes(options, engine)
+                        frame = engine.frame_shapes
+                        shapes = Shapes(frame.token, frame.embedding, frame.features)
                         archive.start(_header(options, digest, shapes, engine.model_revision, engine.dtype))
                     case NotOpened(job, fault):
                         _fail(job, fault, parts.tally)
@@ -141,13 +142,6 @@ def _prune(archive: ArchiveWriter, tally: Tally) -> None:
         if "://" not in path and is_gone(local_name(path)):
             archive.drop(path)
             tally.dropped += 1
-
-
-def _shapes(options: IndexOptions, engine: CollectingEngine) -> Shapes:
-    shapes = engine.frame_shapes
-    if options.dedupe is not None and shapes.embedding is None:
-        raise UsageError("--dedupe compares CLIP embeddings, and this model's CLIP has no image projection")
-    return Shapes(shapes.token, shapes.embedding, shapes.features)
 
 
 def _as_before(model: ModelOptions, there: ArchiveHeader) -> ModelOptions:

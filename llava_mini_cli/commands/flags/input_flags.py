@@ -184,9 +184,12 @@ class InputFlags:
         )
 
     def fetch_options(self) -> FetchOptions:
-        """The options of downloads, checked. Raises `UsageError`."""
+        """The options of downloads, checked. Raises `UsageError`, and `OutputError` for a folder that cannot be had."""
+        from llava_mini_cli.formats.disk import check_folder
         from llava_mini_cli.formats.fetch.hosts import check_patterns
 
+        if self.cache_dir is not None:
+            check_folder(self.cache_dir)
         hosts = tuple(host.strip() for each in self.hosts or () for host in each.split(","))
         check_patterns(hosts)
         return FetchOptions(
