@@ -73,7 +73,7 @@ def test_int8_is_near_the_product_of_floats(kernel: Int8Kernel) -> None:
 
 @pytest.mark.parametrize("kind", [*KERNELS, pytest.param("int4", marks=needs_int4)])
 def test_a_rows_result_does_not_depend_on_its_neighbours(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(packed_linear, "ROWS", 100)
+    monkeypatch.setattr(packed_linear, "MOST_ROWS", 100)
     weight = numbers(48, 320)
     layer = Int4Linear.from_weight(weight, None) if kind == "int4" else Int8Linear.from_weight(weight, None, kind)  # type: ignore[arg-type]
     inputs = numbers(260, 320, seed=1)
@@ -128,6 +128,23 @@ def test_any_shape_of_batch(kind: str) -> None:
     before = inputs.clone()
     layer(inputs)
     assert torch.equal(inputs, before)
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "shape", "taken"),
+    [(2, 9, (8, 4), [5, 5, 1]), (2, 9, (4, 8), [5, 5, 1]), (2, 3, (8, 4), [3, 3, 3, 2]), (7, 9, (8, 4), [7, 4])],
+)
+def test_the_wider_a_layer_the_fewer_rows_at_once(
+    least: int, most: int, shape: tuple[int, int], taken: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("LEAST_ROWS", least), ("MOST_ROWS", most), ("BLOCK", 40)):
+        monkeypatch.setattr(packed_linear, name, value)
+    layer, inputs = Int8Linear.from_weight(numbers(*shape), None), numbers(11, shape[1])
+    multiply, seen = layer._multiply, list[int]()
+    monkeypatch.setattr(layer, "_multiply", lambda rows, out: (seen.append(len(rows)), multiply(rows, out)))
+    out = layer(inputs)
+    assert seen == taken
+    assert torch.equal(out, torch.cat([layer(row[None]) for row in inputs]))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -218,6 +235,17 @@ def test_int4_multiplies_by_weights_of_16_steps(shape: tuple[int, int], group: i
     error = (torch.nn.functional.pad(held - weight, (0, -shape[1] % group)).unflatten(1, (-1, group))).abs()
     assert (error <= 0.53 * step[..., None] + 0.02).all()
     torch.testing.assert_close(layer(inputs), inputs.bfloat16().float() @ held.T + bias, rtol=0.02, atol=0.1)
+
+
+@needs_int4
+@pytest.mark.parametrize("channels", [256, 300, 530])
+def test_int4_in_blocks_is_packed_as_in_one(channels: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    weight = numbers(channels, 100)
+    blocks = Int4Linear.from_weight(weight, None)
+    monkeypatch.setattr(packed_linear, "WEIGHT_ROWS", 1024)
+    whole = Int4Linear.from_weight(weight, None)
+    assert torch.equal(blocks.packed, whole.packed)
+    assert torch.equal(blocks.scales, whole.scales)
 
 
 @needs_int4

@@ -14,10 +14,18 @@ from test_model_golden import media_of
 from torch import nn
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions, Quantization
+from llava_mini_cli.engine import packed_linear
 from llava_mini_cli.engine import quantize as module
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.load import load_engine
-from llava_mini_cli.engine.packed_linear import Int4Linear, Int8Linear, default_kernel, int4_available, int8_available
+from llava_mini_cli.engine.packed_linear import (
+    Int4Linear,
+    Int8Linear,
+    default_kernel,
+    int4_available,
+    int8_available,
+    int8_kernels,
+)
 from llava_mini_cli.engine.quantize import Packing, StoredEmbedding, check_packing, quantize, restored
 from llava_mini_cli.engine.request import Answer, Request
 from llava_mini_cli.errors import CheckpointError, ModelError, UsageError
@@ -136,6 +144,18 @@ def test_layers_that_were_packed_before_are_taken(kind: Quantization, checkpoint
     one.use({"packed": before, "scales": one.scales * 2})
     assert one.parts()["packed"] is before
     assert torch.equal(one.scales, first.told[next(iter(again))].scales * 2)  # type: ignore[operator]
+
+
+def test_kept_layers_compute_with_the_kernel_of_this_run(checkpoint: Path) -> None:
+    for before, now, then in (
+        ("onednn", "onednn_by_4", "onednn_by_4"), ("onednn_by_4", "onednn", "onednn"), ("fbgemm", "onednn", "fbgemm"),
+    ):  # fmt: skip
+        if {before, now} <= set(int8_kernels()):
+            layer = Int8Linear.from_weight(torch.ones(4, 4), None, before)  # type: ignore[arg-type]
+            packing = Packing("int8", torch.float32, now, Kept({"lm_head": layer}))  # type: ignore[arg-type]
+            assert packing.layer("lm_head", nn.Linear(4, 4), torch.ones(4, 4)) is layer
+            assert layer.kernel == then
+            assert layer._bits == packed_linear._bits(then)  # type: ignore[arg-type]
 
 
 def test_weights_of_fbgemm_are_not_kept(checkpoint: Path) -> None:

@@ -14,7 +14,8 @@ from llava_mini_cli.engine import choose_format as choosing
 from llava_mini_cli.engine import fit
 from llava_mini_cli.engine.choose_format import Choice, choose_format
 from llava_mini_cli.engine.fit import MEDIA_BYTES, PROCESS_BYTES, Need, Sizes, Work, bounds, needs, refusal
-from llava_mini_cli.engine.quantize import is_packable
+from llava_mini_cli.engine.packed_linear import Int4Linear, int4_available
+from llava_mini_cli.engine.quantize import Packing, is_packable
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.memory_there import MemoryThere
 from llava_mini_cli.model.configuration import LlavaMiniConfig
@@ -81,8 +82,13 @@ def test_weights_in_fewer_bits_and_the_two_largest_on_their_way() -> None:
     table = 2 * 1000 * 64  # stays as it is stored, whatever the rest is
     assert weights("int8") == (elements + 8 * channels, table + 2 * SMALL + 4 * 128, 2 * largest)
     assert weights("int8", "float32") == (elements + 8 * channels + 4 * SMALL, table + 4 * 128, 2 * largest)
-    groups = 96 * (64 // 64 + 1) + 64 * (128 // 128 + 1) + 10 * (32 // 32 + 1) + 50 * (64 // 64 + 1)
-    assert weights("int4") == (elements // 2 + 4 * groups, table + 2 * SMALL + 4 * 128, 5 * largest)
+    four, eight = 96 * 64 // 2 + 4 * 96 * (64 // 64 + 1), elements - 96 * 64 + 8 * (channels - 96)
+    assert weights("int4") == (four + eight, table + 2 * SMALL + 4 * 128, 2 * largest)
+
+
+def test_on_a_card_all_llama_layers_are_in_4_bits_and_need_more_on_their_way() -> None:
+    own = (96 * 64 + 64 * 128) // 2 + 4 * (96 * 2 + 64 * 2) + 2 * (OTHERS + TOWER) + 4 * 128
+    assert weights("int4", is_mapped=False) == (own, 0, max(2 * 64 * 1000, 5 * 64 * 128))
 
 
 def test_on_a_card_the_llama_layers_alone_are_in_fewer_bits() -> None:
@@ -105,6 +111,12 @@ def test_what_is_packed_is_what_the_loader_packs(tmp_path: Path) -> None:
     found = {name for name, tensor in model.state_dict().items() if fit._is_packed(name, tensor, on_cpu=True)}
     assert found == {f"{name}.weight" for name, module in model.named_modules() if is_packable(module)}
     assert any("mm_projector" in name for name in found)
+    if int4_available() is not None:
+        return
+    packing, weight = Packing("int4", torch.float32), torch.zeros(16, 32)
+    in_four_bits = {name for name in found if fit._packed_in(name, "int4", on_cpu=True) == "int4"}
+    made = {name: packing._packed(name.removesuffix(".weight"), weight) for name in found}
+    assert in_four_bits == {name for name, layer in made.items() if isinstance(layer, Int4Linear)} != set()
 
 
 def test_work_in_numbers() -> None:

@@ -62,6 +62,14 @@ def test_a_small_gain_is_no_reason() -> None:
         assert not plain.bfloat16_gemv
 
 
+def test_a_way_whose_weights_cannot_be_kept_has_to_be_twice_as_quick_as_the_best_that_can() -> None:
+    ways = {"int8 onednn": (1.0, 1.0, 1.0), "int8 onednn_by_4": (0.9, 0.9, 0.9)}
+    for unkept, kernel in ((0.46, "onednn_by_4"), (0.44, "fbgemm")):
+        assert made({**ways, "int8 fbgemm": (unkept,) * 3}).int8_kernel == kernel
+    assert made({"int8 onednn": (1.0,) * 3, "int8 fbgemm": (0.51,) * 3}).int8_kernel == "onednn"
+    assert made({"int8 fbgemm": (9.0,) * 3}).int8_kernel == "fbgemm"  # on a machine without the other
+
+
 def test_times_between_the_measured_rows() -> None:
     found = made({"float32 mkl": (1.0, 16.0, 64.0), "bfloat16 onednn": (2.0, 3.0, 51.0), "bfloat16 gemv": (0.5,)})
     at = {rows: found.seconds("float32", rows) for rows in (0.5, 1, 8.5, 16, 136, 256, 512)}

@@ -24,8 +24,10 @@ NUMBER_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED_BYTES = {**NUMBER_BYTES, "float64": 8}
 _GROUPS = 128, 64, 32  # inputs of a weight in 4 bits that share 4 bytes of scale: the first that divides them all
 _CHANNEL_BYTES = 8  # of a scale, and of what products keep for each output channel
-_SCRATCH_BYTES: dict[WeightFormat, int] = {"int8": 2, "fp8": 4, "int4": 5}  # a weight on its way into fewer bits
+_PACKING_BYTES = 2  # beside each number of a weight that is packed on a CPU, whatever its bits
+_SCRATCH_BYTES: dict[WeightFormat, int] = {"int8": 2, "fp8": 4, "int4": 5}  # of a weight that is reduced on a card
 _LLAMA_LINEAR = re.compile(r"model\.(layers|prefusion_layers)\.\d+\.(self_attn|mlp)\.\w+\.weight")  # on a card
+_FOUR_BITS = "model.layers."  # of the layers that `quantize.py` packs in 4 bits on a CPU
 _NOT_LINEAR = ("embed_tokens.weight", "embedding.weight")
 _TABLE = "model.embed_tokens.weight"  # stays as it is stored where layers are packed on a CPU
 _AT_ONCE = 2  # weights that are packed at once
@@ -187,8 +189,8 @@ def _weights(
         elements = prod(tensor.shape)
         held = str(tensor.dtype).removeprefix("torch.")
         if kind not in NUMBER_BYTES and _is_packed(name, tensor, on_cpu=is_mapped):
-            own += _packed_bytes(tensor.shape, kind)
-            scratch.append(elements * _SCRATCH_BYTES[kind])
+            own += _packed_bytes(tensor.shape, _packed_in(name, kind, on_cpu=is_mapped))
+            scratch.append(elements * (_PACKING_BYTES if is_mapped else _SCRATCH_BYTES[kind]))
             continue
         wanted: str = "float32" if name.endswith(".pos_embed") else number
         if is_mapped and (held == wanted or (kind not in NUMBER_BYTES and name == _TABLE)):
@@ -212,6 +214,11 @@ def _is_packed(name: str, tensor: StoredTensor, *, on_cpu: bool) -> bool:
         return _LLAMA_LINEAR.fullmatch(name) is not None
     is_linear = name.endswith(".weight") and len(tensor.shape) == 2 and not name.endswith(_NOT_LINEAR)
     return is_linear and ".compressor." not in name
+
+
+def _packed_in(name: str, kind: WeightFormat, *, on_cpu: bool) -> WeightFormat:
+    """The format of a layer's weight: on a CPU the language model's alone are in 4 bits, the others in 8."""
+    return "int8" if on_cpu and kind == "int4" and not name.startswith(_FOUR_BITS) else kind
 
 
 def _packed_bytes(shape: tuple[int, ...], kind: WeightFormat) -> int:

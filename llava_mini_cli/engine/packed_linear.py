@@ -21,8 +21,10 @@ KERNELS: tuple[Int8Kernel, ...] = get_args(Int8Kernel)
 
 INPUT_BITS = (8, 7)  # of a rounded input: 7 where the products of 8 do not fit into what the processor adds them up in
 WEIGHT_LIMIT = 127  # symmetric: -128 is not used
-ROWS = 512  # rows of an input that are multiplied at once, so that what is made on the way stays small
-WEIGHT_ROWS = 256  # output channels of a weight that are rounded at once
+# Rows of an input that are multiplied at once: what is made on the way, float32, stays small and mostly in caches.
+MOST_ROWS, LEAST_ROWS = 512, 256
+BLOCK = 1 << 22  # numbers of it, between the two
+WEIGHT_ROWS = 256  # output channels of a weight that are rounded at once; torch packs 4 bits in blocks that divide it
 FILLED_ROWS = 4  # of `onednn_by_4`
 GROUPS = (128, 64, 32)  # inputs that share a scale in 4 bits: the first that divides them all
 INT4_CHANNELS = 16  # torch packs 4-bit weights in blocks of so many output channels
@@ -97,12 +99,19 @@ class Int8Linear(nn.Module):
         """The layer that has these facts and parts."""
         return cls(parts["packed"], parts["scales"], facts["in_features"], kernel=facts["kernel"])
 
+    def compute_with(self, kernel: Int8Kernel) -> None:
+        """Has products go through another kernel, if that reads weights in the order in which these are packed."""
+        if "fbgemm" not in (kernel, self.kernel):
+            self._bits = _bits(kernel)
+            self.kernel = kernel
+
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """`input @ weight.T + bias`, `[..., in]` to `[..., out]` in the input's dtype."""
         rows = input.reshape(-1, self.in_features)
         out = rows.new_empty(rows.shape[0], self.out_features)
-        for start in range(0, rows.shape[0], ROWS):
-            self._multiply(rows[start : start + ROWS], out[start : start + ROWS])
+        at_once = min(MOST_ROWS, max(LEAST_ROWS, BLOCK // max(self.in_features, self.out_features)))
+        for start in range(0, rows.shape[0], at_once):
+            self._multiply(rows[start : start + at_once], out[start : start + at_once])
         return out.view(*input.shape[:-1], self.out_features)
 
     def _multiply(self, rows: torch.Tensor, out: torch.Tensor) -> None:
@@ -146,13 +155,13 @@ def pack(rounded: torch.Tensor, kernel: Int8Kernel) -> Any:
     return torch.ops.quantized.linear_prepack(quantised, None)
 
 
-# A product takes rows in whole steps, float32 (FBGEMM's own rounding differs with the place in a row), the number
-# that stands for zero, packed weights and their scales.
+# A product takes rows in whole steps, float32 (FBGEMM's own rounding differs with the place in a row), which it may
+# write over, the number that stands for zero, packed weights and their scales.
 _Product = Callable[[torch.Tensor, int, Any, torch.Tensor], torch.Tensor]
 
 
 def _onednn(steps: torch.Tensor, zero: int, packed: Any, scales: torch.Tensor) -> torch.Tensor:
-    rows = (steps + zero).to(torch.uint8)
+    rows = steps.add_(zero).to(torch.uint8)
     none = torch.zeros(1, dtype=torch.int64)  # the weights' own zero
     operator: Any = torch.ops.onednn.qlinear_pointwise
     return operator(rows, 1.0, zero, packed, scales, none, None, 1.0, 0, torch.float32, "none", [], "")
@@ -263,15 +272,18 @@ class Int4Linear(nn.Module):
         channels, inputs = weight.shape
         group = next((size for size in GROUPS if inputs % size == 0), GROUPS[-1])
         missing = -inputs % group, -channels % INT4_CHANNELS
-        rounded = torch.full((channels + missing[1], inputs + missing[0]), 8, dtype=torch.int32)
-        scales = torch.zeros(rounded.shape[1] // group, rounded.shape[0], 2, dtype=torch.bfloat16)
-        for start in range(0, channels, WEIGHT_ROWS):
-            stop = min(start + WEIGHT_ROWS, channels)
-            exact = functional.pad(weight.detach()[start:stop].float(), (0, missing[0])).unflatten(1, (-1, group))
-            numbers, worth = _rounded_groups(exact)
-            rounded[start:stop] = numbers.flatten(1)
+        outputs, filled = channels + missing[1], inputs + missing[0]
+        packed = torch.empty(outputs, filled // 2, dtype=torch.uint8)
+        scales = torch.zeros(filled // group, outputs, 2, dtype=torch.bfloat16)
+        for start in range(0, outputs, WEIGHT_ROWS):
+            block = weight.detach()[start : start + WEIGHT_ROWS].float()
+            numbers, worth = _rounded_groups(functional.pad(block, (0, missing[0])).unflatten(1, (-1, group)))
+            stop = start + len(block)
             scales[:, start:stop] = worth.transpose(0, 1)
-        return cls(_TORCH._convert_weight_to_int4pack_for_cpu(rounded, 1), scales, inputs, channels, bias)
+            missing_rows = min(WEIGHT_ROWS, outputs - start) - len(block)
+            rows = functional.pad(numbers.flatten(1), (0, 0, 0, missing_rows), value=8)
+            packed[start : start + WEIGHT_ROWS] = _TORCH._convert_weight_to_int4pack_for_cpu(rows, 1)
+        return cls(packed, scales, inputs, channels, bias)
 
     def parts(self) -> dict[str, Any]:
         """Its tensors but the bias."""

@@ -97,6 +97,8 @@ class Packing:
         if not is_packable(empty):
             return None
         ready = None if self._supply is None else self._supply.take(name)
+        if isinstance(ready, Int8Linear):
+            ready.compute_with(self._kernel)  # as it was measured since
         return ready or partial(self._packed, name, weight)
 
     def made(self, name: str, layer: nn.Module) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from math import isfinite
+from math import inf, isfinite
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -31,7 +31,9 @@ WAYS: dict[WeightFormat, tuple[str, ...]] = {  # of computing products of a form
     "int8": ("int8 onednn", "int8 onednn_by_4", "int8 fbgemm"),
     "int4": ("int4",),
 }  # the order is that of accuracy, too
-UNKEPT, UNKEPT_WORTH = "int8 fbgemm", 0.8  # its packed weights cannot be kept for the next run, so it has to gain more
+# Packed weights of this way cannot be kept, and packing them takes a run about as long as all of its products: so it
+# has to be so much quicker that other work beside the measurement cannot have done it.
+UNKEPT, UNKEPT_WORTH = "int8 fbgemm", 0.5
 GEMV = "bfloat16 gemv"  # for one row alone
 _ENVIRONMENT = (  # variables that decide which instructions, and how many cores, products use
     "ATEN_CPU_CAPABILITY",
@@ -118,15 +120,10 @@ class Rates:
         return (*self.ways[GEMV][:1], *times[1:]) if times and kind == "bfloat16" and self.bfloat16_gemv else times
 
     def _way(self, kind: WeightFormat) -> str:
-        usual, *others = [way for way in WAYS.get(kind, ()) if way in self.ways] or [""]
-        most = {way: _share_of(way) * _ordinary(self.ways[usual]) for way in others}
-        worth = [way for way in others if _ordinary(self.ways[way]) < most[way]]
-        return min(worth, key=lambda way: _ordinary(self.ways[way]), default=usual)
-
-
-def _share_of(way: str) -> float:
-    """Of the usual way's time, the share below which another way is worth taking."""
-    return UNKEPT_WORTH if way == UNKEPT else WORTH
+        cost = {way: _ordinary(self.ways[way]) for way in WAYS.get(kind, ()) if way in self.ways}
+        usual, *others = [way for way in cost if way != UNKEPT] or [*cost] or [""]
+        best = min((way for way in others if cost[way] < WORTH * cost[usual]), key=cost.__getitem__, default=usual)
+        return UNKEPT if cost.get(UNKEPT, inf) < UNKEPT_WORTH * cost.get(best, 0.0) else best
 
 
 def _ordinary(times: tuple[float, ...]) -> float:
