@@ -60,6 +60,22 @@ def test_spans_of_an_archive_and_of_files_are_alike(films: Path, archive: Path) 
     assert (seen[1], seen[3]) == ("red", "blue")
 
 
+def test_fields_of_scenes_are_those_of_the_same_stretches(films: Path, tmp_path: Path) -> None:
+    """Scenes are told while questions wait, of which each field is one; a list of them is known beforehand."""
+    film, asked = films / "red.mp4", ("--schema", f"{LABELS}, {COUNT}", "--whole", "-m", "demo", "-q")
+    scenes = rows(run("ask", film, *asked, "--scenes", "--min-scene-len", "1.5s", "--scene-threshold", "3"))
+    stretches = sorted((row["start"], row["end"]) for row in scenes if row["segment"])
+    assert len(stretches) > 1
+    listed = tmp_path / "scenes.csv"
+    numbered = (f"{number},{start},{end}" for number, (start, end) in enumerate(stretches, 1))
+    listed.write_text("\n".join(["Scene Number,Start Time (seconds),End Time (seconds)", *numbered]) + "\n")
+    of_list = rows(run("ask", film, *asked, "--scenes-from", listed))
+    told = ("segment", "start", "json", "field_probs")
+    assert sorted(str([row[name] for name in told]) for row in scenes) == sorted(
+        str([row[name] for name in told]) for row in of_list
+    )
+
+
 def test_a_run_goes_on_and_another_schema_does_not_mix(films: Path, tmp_path: Path) -> None:
     command = ("ask", films, "-m", "demo", "-o", tmp_path / "rows.parquet", "--schema")
     assert run(*command, LABELS, "--limit", "1").exit_code == 101
