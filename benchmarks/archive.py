@@ -20,8 +20,9 @@ import imageio_ffmpeg
 import numpy as np
 import torch
 from engine import VIDEO_NEW_TOKENS, VIDEO_PROMPT, alternate, answers
-from random_models import SMALL_CLIP, SMALL_LLM, build_engine, build_ours, seed
+from random_models import build_engine, build_ours, seed
 
+from llava_mini_cli.bench.shapes import SMALL_CLIP, SMALL_LLM
 from llava_mini_cli.config import GenerationOptions, SamplingOptions
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.request import EncodedFrames, FrameSource, Request

@@ -1,14 +1,15 @@
 """How fast the engine is, as ratios measured in turn in one process: A B A B ..., medians.
 
-    python benchmarks/engine.py [--threads 2] [--rounds 5] [--frames 60] [--only questions|windows|images]
+    python benchmarks/engine.py [--threads 2] [--rounds 5] [--frames 60] [--only questions|windows]
 
 One JSON line a figure. Weights are random and prompts are counted in tokens; shapes keep the 8B model's proportions
 (336 px, 576 patches, CLIP 24 layers, LLM 32 layers with grouped-query attention, 4 pre-fusion layers) at
 CLIP width 256 and LLM width 512. Compared with
 
 * the plain path: one question and one frame at a time through `LlavaMiniForConditionalGeneration.generate`;
-* transformers' own LLaVA-1.5 with the same tower and language model, at its best batch size;
 * the engine itself: questions about the whole video and about each of ten windows of it, against the whole alone.
+
+`llava-mini bench` has the comparison with LLaVA-1.5.
 """
 
 import argparse
@@ -22,8 +23,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from random_models import SMALL_CLIP, SMALL_LLM, CountedPrompts, build_engine, build_llava_15, build_ours, seed
+from random_models import CountedPrompts, build_engine, build_ours, seed
 
+from llava_mini_cli.bench.shapes import SMALL_CLIP, SMALL_LLM
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.request import WHOLE, Answer, Request, Window
@@ -31,15 +33,10 @@ from llava_mini_cli.media.clip import FrameChunk
 from llava_mini_cli.model import modeling
 
 VIDEO_PROMPT = CountedPrompts(before=35, after=20)
-IMAGE_PROMPT = CountedPrompts(before=23, after=20)  # the paper's 43 tokens
 QUESTIONS = 16
 VIDEO_NEW_TOKENS = 16
 WINDOWS = 10
 WINDOW_NEW_TOKENS = 1, VIDEO_NEW_TOKENS  # yes or no, and a sentence
-IMAGES = 64
-PEER_IMAGES = 16  # of the paths whose rate does not depend on how many images there are
-IMAGE_NEW_TOKENS = 32
-LLAVA_BATCHES = (1, 4, 8, 16)
 
 
 class Frames:
@@ -167,63 +164,13 @@ def questions_about_windows(frames: int, rounds: int) -> None:
         )
 
 
-def captioned_images(rounds: int) -> None:
-    """64 images and one 43-token prompt, against the plain path and LLaVA-1.5 at its best batch size."""
-    seed()
-    engine = build_engine(build_ours(SMALL_LLM, SMALL_CLIP), IMAGE_PROMPT)
-    seed()
-    llava = build_llava_15(SMALL_LLM, SMALL_CLIP)
-    images = np.random.default_rng(1).integers(0, 256, (IMAGES, 336, 336, 3)).astype(np.uint8)
-    options = GenerationOptions(max_new_tokens=IMAGE_NEW_TOKENS)
-
-    def engine_images() -> None:
-        requests = [Request(str(n), "image", Frames(images[n : n + 1]), ("0",), options) for n in range(IMAGES)]
-        answers(engine, requests)
-
-    def plain_images() -> None:
-        for image in torch.from_numpy(images[:PEER_IMAGES]):
-            plain_answer(engine, engine.processor.preprocessor.image(image)[None], "0", IMAGE_NEW_TOKENS)
-
-    def llava_images(batch: int) -> None:
-        token = llava.config.image_token_index
-        ids = torch.tensor([[*range(10, 33), *[token] * 576, *range(100, 120)]]).expand(batch, -1)
-        for start in range(0, PEER_IMAGES, batch):
-            part = torch.from_numpy(images[start : start + batch])
-            pixels = torch.cat([engine.processor.preprocessor.image(image) for image in part])
-            llava.generate(
-                input_ids=ids,
-                pixel_values=pixels,
-                attention_mask=torch.ones_like(ids),
-                max_new_tokens=IMAGE_NEW_TOKENS,
-                do_sample=False,
-                pad_token_id=0,
-            )
-
-    once = {batch: alternate(1, llava=lambda batch=batch: llava_images(batch))["llava"] for batch in LLAVA_BATCHES}
-    best = min(once, key=lambda batch: once[batch])
-    seconds = alternate(rounds, plain=plain_images, engine=engine_images, llava=lambda: llava_images(best))
-    report(
-        figure="captioned images",
-        images=IMAGES,
-        new_tokens=IMAGE_NEW_TOKENS,
-        prompt_tokens=43,
-        rounds=rounds,
-        engine_images_per_s=IMAGES / seconds["engine"],
-        plain_images_per_s=PEER_IMAGES / seconds["plain"],
-        llava_15_images_per_s=PEER_IMAGES / seconds["llava"],
-        llava_15_batch=best,
-        faster_than_plain=IMAGES / PEER_IMAGES * seconds["plain"] / seconds["engine"],
-        faster_than_llava_15=IMAGES / PEER_IMAGES * seconds["llava"] / seconds["engine"],
-    )
-
-
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--frames", type=int, default=60)
-    parser.add_argument("--only", choices=("questions", "windows", "images"))
+    parser.add_argument("--only", choices=("questions", "windows"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     report(torch=torch.__version__, threads=arguments.threads, llm=SMALL_LLM, clip=SMALL_CLIP)
@@ -231,8 +178,6 @@ def main() -> None:
         questions_about_a_video(arguments.frames, arguments.rounds)
     if arguments.only in (None, "windows"):
         questions_about_windows(arguments.frames, arguments.rounds)
-    if arguments.only in (None, "images"):
-        captioned_images(arguments.rounds)
 
 
 if __name__ == "__main__":

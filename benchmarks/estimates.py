@@ -22,8 +22,9 @@ from typing import Any, cast, get_args
 
 import numpy as np
 import torch
-from random_models import SMALL_CLIP, SMALL_LLM, CountedPrompts, build_engine, build_ours
+from random_models import CountedPrompts, build_engine, build_ours
 
+from llava_mini_cli.bench.shapes import SMALL_CLIP, SMALL_LLM
 from llava_mini_cli.config import DTypeName, GenerationOptions, ModelOptions, Quantization, WeightFormat
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.estimate import ANSWER_TOKENS, MINUTE_FRAMES, Estimate

@@ -16,19 +16,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from engine import IMAGE_PROMPT, IMAGES, VIDEO_PROMPT, Frames, answers, report
-from random_models import (
-    LARGE_CLIP,
-    LLAMA_8B,
-    SMALL_CLIP,
-    SMALL_LLM,
-    build_engine,
-    build_llava_15,
-    build_ours,
-    seed,
-)
+from engine import VIDEO_PROMPT, Frames, answers, report
+from random_models import CountedPrompts, build_engine, build_llava_15, build_ours, seed
 from torch.utils.flop_counter import FlopCounterMode
 
+from llava_mini_cli.bench.shapes import LARGE_CLIP, LLAMA_8B, SMALL_CLIP, SMALL_LLM
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine.encode import encode
 from llava_mini_cli.engine.engine import Engine
@@ -38,6 +30,8 @@ from llava_mini_cli.media.clip import FrameChunk
 
 SHAPES = {"full": (LLAMA_8B, LARGE_CLIP), "small": (SMALL_LLM, SMALL_CLIP)}
 CHUNK = 32
+IMAGES = 64
+IMAGE_PROMPT = CountedPrompts(before=23, after=20)  # the paper's 43 tokens
 GIB = 1 << 30
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
+from llava_mini_cli.bench.shapes import NO_END
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.products import choose_products, measure
 from llava_mini_cli.engine.rates import Rates
@@ -18,36 +19,6 @@ from llava_mini_cli.model.preprocess import Preprocessor
 from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-CLIP_L: dict[str, Any] = {"image_size": 336, "patch_size": 14, "num_hidden_layers": 24}
-SMALL_CLIP = {**CLIP_L, "hidden_size": 256, "intermediate_size": 1024, "num_attention_heads": 4, "projection_dim": 64}
-LARGE_CLIP = {**CLIP_L, "hidden_size": 1024, "intermediate_size": 4096, "num_attention_heads": 16}
-# The 8B model's proportions (32 layers, grouped-query attention, MLP 3.5 times as wide) at a width for 2 cores.
-SMALL_LLM: dict[str, Any] = {
-    "vocab_size": 4096,
-    "hidden_size": 512,
-    "intermediate_size": 1792,
-    "num_hidden_layers": 32,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 131072,
-    "rms_norm_eps": 1e-5,
-}
-LLAMA_8B = {
-    **SMALL_LLM,
-    "vocab_size": 128256,
-    "hidden_size": 4096,
-    "intermediate_size": 14336,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-}
-VICUNA_7B = {
-    **LLAMA_8B,
-    "vocab_size": 32000,
-    "intermediate_size": 11008,
-    "num_key_value_heads": 32,
-    "max_position_embeddings": 4096,
-}
-NO_END: dict[str, Any] = {"eos_token_id": None, "bos_token_id": None, "pad_token_id": None}
 
 
 def build_ours(llm: dict[str, Any], clip: dict[str, Any]) -> LlavaMiniForConditionalGeneration:

@@ -92,6 +92,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "average": "token", "lora-rank": 0, "gradient-checkpointing": False, "bf16": False, "save-every": 200,
         "seed": 0,
     },
+    "bench": {**TALK, "preset": None, "model": None, "device": "auto", "dtype": "auto", "output": None},
     "doctor": {"model": "ICTNLP/llava-mini-llama-3.1-8b", "verbose": False},
     "config": {},
 }  # fmt: skip
@@ -140,6 +141,7 @@ PANELS = {
     "index": ["Options", "Archive", "Input", "Frames", "Answer", "Model", "Run"],
     "search": ["Options", "Archive", "Search", "Output", "Run"],
     "train": ["Options", "Training", "Data", "Memory and speed", "Run"],
+    "bench": ["Options", "Benchmark", "Run"],
     "doctor": ["Options", "Model", "Run"],
     "config": ["Options"],
 }

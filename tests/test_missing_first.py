@@ -83,6 +83,7 @@ def as_file(name: str) -> Change:
 ASK = "ask red.png What? -m MODEL "
 INDEX = "index red.png -o new.index -m MODEL "
 SEARCH = "search some.index circle "
+BENCH = "bench -m MODEL "
 TRAIN = "train -o run --data d.json -m MODEL "
 GONE_DEVICE = (
     r"--device cuda:99: (Torch not compiled with CUDA enabled|there is no such device; CUDA devices here: \d+)"
@@ -114,6 +115,11 @@ EXTRAS: dict[tuple[str, str], Case] = {  # by the name of the extra and the opti
         r"--schema needs llguidance: pip install 'llava-mini-cli\[schema\]'",
         without("llguidance"),
     ),
+    ("plot", "bench"): Case(
+        BENCH + "-o r.html",
+        r"--output 'r.html' needs matplotlib: pip install 'llava-mini-cli\[plot\]'",
+        without("matplotlib"),
+    ),
     ("remote", ""): Case(
         "ask http://localhost:9/a.png What? -m MODEL",
         r"reading http:// needs a package that is not installed: pip install 'llava-mini-cli\[remote\]'",
@@ -125,6 +131,7 @@ DEVICES = {
     "no number of that size": Case(ASK + "--device cuda:9999", WORDS.replace("banana", "cuda:9999")),
     "a device of torch's tests": Case(ASK + "--device meta", WORDS.replace("banana", "meta")),
     "index": Case(INDEX + "--device cuda:99", GONE_DEVICE),
+    "bench": Case(BENCH + "--device cuda:99", GONE_DEVICE),
     "no such card": Case(ASK + "--device cuda:99", GONE_DEVICE),
     "one card of two": Case(
         ASK + "--device cuda:1", "--device cuda:1: there is no such device; CUDA devices here: 1",
@@ -166,7 +173,7 @@ DEVICES = {
 PACKAGES = {
     **{f"no torch for {command.split()[0]}": Case(
         command, "torch is not installed: python -m pip install torch", without("torch"), 1
-    ) for command in (ASK, INDEX, SEARCH, TRAIN, "caption red.png -m MODEL")},
+    ) for command in (ASK, INDEX, SEARCH, TRAIN, BENCH, "caption red.png -m MODEL")},
     "no transformers": Case(
         ASK, "transformers is not installed: python -m pip install transformers", without("transformers"), 1
     ),

@@ -6,6 +6,7 @@ import typer
 
 from llava_mini_cli import __version__
 from llava_mini_cli.commands.ask import ask
+from llava_mini_cli.commands.bench import bench
 from llava_mini_cli.commands.caption import caption
 from llava_mini_cli.commands.cli import Cli
 from llava_mini_cli.commands.configured import ConfiguredCommand
@@ -23,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, caption, when, index, search, train, doctor):
+for command in (ask, caption, when, index, search, train, bench, doctor):
     app.command(cls=ConfiguredCommand)(with_flags(command))
 app.command()(config)
 
