@@ -52,6 +52,10 @@ class CountedPrompts:
         first = 100 + 37 * int(question)
         return [*range(10, 10 + self.before), IMAGE_TOKEN_ID, *range(first, first + self.after)]
 
+    def text_ids(self, question: str) -> list[int]:
+        """As `PromptBuilder.text_ids`."""
+        return [token for token in self.question_ids(question) if token != IMAGE_TOKEN_ID]
+
     def answer_text(self, ids: list[int]) -> str:
         """As `PromptBuilder.answer_text`."""
         return " ".join(map(str, ids))

@@ -211,6 +211,31 @@ class EventOptions:
         }
 
 
+MOST_PIECES = 256  # of a window, each of which is left out in turn
+
+
+@dataclass(frozen=True)
+class EvidenceOptions:
+    """The parts of each medium that carried an answer. By default they are not looked for."""
+
+    most: int | None = None  # parts that a row lists, the weightiest first; None: no evidence is looked for
+    every: float | None = None  # seconds of each part of a video; None: it is cut into 16
+
+    def __post_init__(self) -> None:
+        if self.most is not None and not 1 <= self.most <= MOST_PIECES:
+            raise UsageError(f"--evidence must be from 1 to {MOST_PIECES}, not {self.most}")
+        if self.every is not None and not LEAST_SPAN_S <= self.every < inf:
+            raise UsageError(f"--evidence-every must be at least {LEAST_SPAN_S:g} s, not {self.every:g}")
+        if self.every is not None and self.most is None:
+            raise UsageError("--evidence-every goes with --evidence K")
+
+    def shaping(self) -> dict[str, int | float | None]:
+        """The options that shape the rows, by name; none where no evidence is looked for."""
+        if self.most is None:
+            return {}
+        return {"evidence": self.most, **({} if self.every is None else {"evidence_every": self.every})}
+
+
 @dataclass(frozen=True)
 class GenerationOptions:
     """The generation of answers. The default is greedy decoding."""

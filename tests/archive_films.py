@@ -30,7 +30,12 @@ def picture(name: str) -> np.ndarray:
 
 
 def film(path: Path, seconds: list[str]) -> None:
-    frames = b"".join(picture(name).tobytes() * FPS for name in seconds)
+    write_film(path, [picture(name) for name in seconds])
+
+
+def write_film(path: Path, seconds: list[np.ndarray]) -> None:
+    """A film of which every second shows one picture."""
+    frames = b"".join(shown.tobytes() * FPS for shown in seconds)
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "rgb24"]
     command += ["-s", f"{EDGE}x{EDGE}", "-r", str(FPS), "-i", "-", "-c:v", "libx264", "-pix_fmt", "yuv420p", str(path)]
     subprocess.run(command, input=frames, check=True)

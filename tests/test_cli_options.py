@@ -64,6 +64,7 @@ QUESTIONS = {
     "summary-json": None, "dry-run": False, "fit": False, "every": None, "window": None,
     "stride": None, "scenes-from": None, "scenes": False, "scene-threshold": 10.0, "min-scene-len": 2.0, "whole": False,
     "choices": None, "choice-score": "sum", "choice-prior": False, "schema": None, "schema-by": None,
+    "evidence": None, "evidence-every": None,
 }  # fmt: skip
 DEFAULTS: dict[str, dict[str, object]] = {
     "ask": {**QUESTIONS, "index": None, "path": None, "top": None, "find": None},
@@ -135,8 +136,8 @@ def test_every_help_text_can_be_understood_alone(command: str) -> None:
 
 
 PANELS = {
-    "ask": ["Options", "Input", "Frames", "Spans", "Answer", "Model", "Output", "Run", "Archive"],
-    "caption": ["Options", "Input", "Frames", "Spans", "Answer", "Model", "Output", "Run"],
+    "ask": ["Options", "Input", "Frames", "Spans", "Answer", "Evidence", "Model", "Output", "Run", "Archive"],
+    "caption": ["Options", "Input", "Frames", "Spans", "Answer", "Evidence", "Model", "Output", "Run"],
     "when": ["Options", "Input", "Frames", "Events", "Model", "Output", "Run", "Archive"],
     "index": ["Options", "Archive", "Input", "Frames", "Answer", "Model", "Run"],
     "search": ["Options", "Archive", "Search", "Output", "Run"],

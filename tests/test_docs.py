@@ -70,6 +70,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
         ("labels.md", "labels.parquet"),
         ("when.md", "events.parquet"),
         ("fields.md", "cars.parquet"),
+        ("evidence.md", "minutes.csv"),
     ],
 )
 def test_the_commands_of_the_docs_run(

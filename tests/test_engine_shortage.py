@@ -4,6 +4,7 @@ import gc
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,13 +59,30 @@ def requests(oracle: Oracle) -> list[Request]:
         kind = "image" if len(pixels) == 1 else "video"
         choices = (("red", "red car", "blue"), None, ("a", "b"), None) if number == 4 else ()
         held = (None, Grammar("regex", "[a-d]{2,3}"), Grammar("regex", "x*"), None) if number == 5 else ()
-        asked.append(Request(str(number), kind, source, prompts, options, windows, choices=choices, grammars=held))
+        explained = {0: {"size": (64, 48)}, 4: {"cut": lambda *_: (0.0, 2.0, 5.0)}}.get(number, {})
+        more = {"choices": choices, "grammars": held, **explained}
+        asked.append(Request(str(number), kind, source, prompts, options, windows, **more))
     return asked
+
+
+@dataclass(frozen=True)
+class Near:
+    """Scores that are the same but for what lies beside them in a batch."""
+
+    scores: tuple[float, ...]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Near) and self.scores == pytest.approx(other.scores, abs=1e-4)
+
+
+def said(answer: Answer) -> tuple[tuple[int, ...], Near | None]:
+    found = answer.evidence
+    return answer.token_ids, found and Near((found.seen, found.blind, *(part.score for part in found.parts)))
 
 
 def rows(outcomes: Sequence[Outcome]) -> Rows:
     found = {
-        (one.key, one.window_index, one.prompt_index): one.token_ids if isinstance(one, Answer) else one.error_type
+        (one.key, one.window_index, one.prompt_index): said(one) if isinstance(one, Answer) else one.error_type
         for one in outcomes
     }
     assert len(found) == len(outcomes) == 24
@@ -118,6 +136,8 @@ NAMED = [
     "TokenDecoder._logits", "TokenDecoder._next_tokens", "TokenDecoder._shrink", "TokenDecoder.answer", "is_looping",
     "choose", "FrameEncoder.frames_ready", "RowCache.let_go", "Engine._prefilling", "next_token",
     "LabelIds.of", "LabelScorer._begin", "LabelScorer._steps", "LabelScorer._score", "LabelScorer._reply", "_extend",
+    "PieceSums.more", "Explainer.step", "Explainer._score", "Explainer._items", "Explainer._likelihoods",
+    "Explainer._end",
     "log_likelihoods", "LabelScorer._ask_blindly", "_View.attend", "Branches.of", "_softmax", "Engine._following",
     "Grammars.check", "Grammars.state", "Grammars.fill", "Matcher.is_whole", "Matcher.text", "TokenMasks._masked",
 ]  # fmt: skip

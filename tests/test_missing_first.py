@@ -520,9 +520,9 @@ NEEDY = {
 PLAIN = {
     "after", "allow-truncated", "average", "batch", "batch-size", "before", "cache-size", "caption-every",
     "caption-prompt", "check-margin", "choice-prior", "choice-score", "choices", "column", "compact", "csv-safe",
-    "decode-timeout", "device-batch", "dry-run", "edl-rate", "end", "end-column", "epochs", "every", "exclude",
-    "existing", "fail-on", "features", "features-dtype", "fetch-timeout", "find", "fit", "fps",
-    "gradient-checkpointing", "hosts", "id-column", "include", "keep-columns", "learning-rate", "limit",
+    "decode-timeout", "device-batch", "dry-run", "edl-rate", "end", "end-column", "epochs", "every", "evidence",
+    "evidence-every", "exclude", "existing", "fail-on", "features", "features-dtype", "fetch-timeout", "find", "fit",
+    "fps", "gradient-checkpointing", "hosts", "id-column", "include", "keep-columns", "learning-rate", "limit",
     "max-failures", "max-file-size", "max-frames", "max-new-tokens", "merge", "min-length", "min-scene-len",
     "min-score", "min-yes", "most", "netrc", "null", "off", "on", "overwrite", "path", "paths-only", "prefix",
     "prepared-size", "prompt", "prompt-column", "prompt-layout", "prune", "quiet", "recursive", "repetition-penalty",

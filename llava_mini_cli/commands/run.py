@@ -80,6 +80,7 @@ def output_options(flags: QuestionFlags) -> "OutputOptions":
     output = OutputOptions.parse(**vars(flags.outputs))
     if output.edl_rate is None and output.format != "edl":
         flags.spans.check_with(format=output.format, fit=flags.fit.fit, columns=flags.inputs.options())
+    flags.evidence.check_with(output.format)
     output.check()
     return output
 
@@ -217,6 +218,7 @@ def run_options(flags: QuestionFlags, finding: Finding | None = None) -> "RunOpt
         replace(spans, timed=flags.outputs.format in SUBTITLES),
         finding and finding.events,
         flags.prompts.answer_schema(),
+        flags.evidence.options(),
     )
 
 

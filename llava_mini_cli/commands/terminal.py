@@ -4,6 +4,7 @@ Writers as in `formats.outputs`, for rows that go to no file.
 """
 
 from collections.abc import Sequence
+from typing import Any, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -117,4 +118,19 @@ def _said(row: Row) -> str:
     text = row.text or ""
     if row.choice is not None and row.choice_probs is not None:
         text = f"{text} ({row.choice_probs[row.choice]:.2f})"
-    return text if row.p_yes is None else f"{text} (yes: {row.p_yes:.2f})"
+    text = text if row.p_yes is None else f"{text} (yes: {row.p_yes:.2f})"
+    return "\n".join([text, *_evidence(row)])
+
+
+def _evidence(row: Row) -> list[str]:
+    """A line for each part that carried the answer, and one for what it would be with no medium."""
+    parts = cast("list[dict[str, Any]]", row.kept.get("evidence") or [])
+    lines = [f"  {_part(part)}: {part['weight']:.2f}" for part in parts]
+    seen, blind = row.kept.get("p_answer"), row.kept.get("p_blind")
+    return [*lines, f"  likelihood {seen:.3g}, without the medium {blind:.3g}"] if seen is not None else lines
+
+
+def _part(part: dict[str, Any]) -> str:
+    if part["box"] is not None:
+        return "box " + ", ".join(map(str, part["box"]))
+    return _stretch(part["start"], part["end"])

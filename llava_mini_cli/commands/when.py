@@ -13,6 +13,7 @@ from llava_mini_cli.commands.configured import given_options
 from llava_mini_cli.commands.flags import QuestionFlags
 from llava_mini_cli.commands.flags.answer_flags import AnswerFlags
 from llava_mini_cli.commands.flags.archive_flags import ArchiveFlags
+from llava_mini_cli.commands.flags.evidence_flags import EvidenceFlags
 from llava_mini_cli.commands.flags.frame_flags import FitFlags, FrameFlags
 from llava_mini_cli.commands.flags.input_flags import MEDIA_HELP, InputFlags
 from llava_mini_cli.commands.flags.model_flags import ModelFlags
@@ -72,6 +73,7 @@ class WhenFlags:
             SpanFlags(),
             prompts,
             AnswerFlags(max_new_tokens=1),
+            EvidenceFlags(),
             self.model,
             self.outputs,
             self.run,

@@ -28,11 +28,13 @@ class Branches:
     tokens: list[int]
     parents: list[int]
     paths: list[list[int]]  # of each text: where its tokens are
+    given: int = 0  # tokens at the beginning of every text that are taken as said
+    has_end: bool = True  # an end belongs to each text
 
     @classmethod
-    def of(cls, row: int, texts: Sequence[Sequence[int]]) -> "Branches":
+    def of(cls, row: int, texts: Sequence[Sequence[int]], given: int = 0, has_end: bool = True) -> "Branches":
         """From the tokens of each text, of which there is at least one."""
-        tree = cls(row, [], [], [])
+        tree = cls(row, [], [], [], given, has_end)
         known: dict[tuple[int, int], int] = {}
         for text in texts:
             path, here = list[int](), -1
@@ -61,15 +63,13 @@ def log_likelihoods(
     branches: Sequence[Branches],
     first: torch.Tensor,
     ends: Sequence[int],
-    given: int = 0,
 ) -> list[list[float]]:
-    """The log-likelihood of each text of each tree: of its tokens and then of an end.
+    """The log-likelihood of each text of each tree: of its tokens and then of an end, if it has one.
 
     Args:
         branches: of rows in ascending order. The cache is read and stays as it is.
         first: `[len(branches), vocab]`, the scores of the token behind each row.
         ends: the tokens that end an answer, any of which may follow a text.
-        given: tokens at the beginning of every text that are taken as said.
 
     Returns:
         One number for each text of each tree; NaN where the model gave no finite scores.
@@ -91,7 +91,11 @@ def log_likelihoods(
         said[here] = scores[(parents[here] - start).to(scores.device), tokens[here].to(scores.device)].double().cpu()
     chances, endings = said.tolist(), ended.tolist()
     return [
-        [sum(chances[begin + place] for place in path[given:]) + endings[begin + path[-1]] for path in one.paths]
+        [
+            sum(chances[begin + place] for place in path[one.given :])
+            + (endings[begin + path[-1]] if one.has_end else 0.0)
+            for path in one.paths
+        ]
         for one, begin in trees
     ]
 

@@ -44,8 +44,11 @@ class TextBatch:
     mask: torch.Tensor  # bool [B, 1, T, V + T]
 
     @classmethod
-    def of(cls, packs: Sequence[TextPack], vision_length: int, device: torch.device) -> "TextBatch":
-        """Stacks packs, padded to the longest. A single distinct pack is stacked once."""
+    def of(cls, packs: Sequence[TextPack], vision_length: int, device: torch.device, hidden: int = 0) -> "TextBatch":
+        """Stacks packs, padded to the longest. A single distinct pack is stacked once.
+
+        `hidden`: vision positions that are skipped, besides those that are there.
+        """
         distinct = packs[:1] if all(pack == packs[0] for pack in packs) else packs
         length = max(len(pack) for pack in distinct)
         ids = torch.zeros(len(distinct), length, dtype=torch.int64)
@@ -56,7 +59,7 @@ class TextBatch:
             size = len(pack)
             ids[number, :size] = torch.tensor(pack.ids)
             behind = torch.from_numpy(pack.positions)
-            positions[number, :size] = torch.where(behind < 0, 1, behind + vision_length)
+            positions[number, :size] = torch.where(behind < 0, 1, behind + vision_length + hidden)
             mask[number, 0, :size, vision_length : vision_length + size] = torch.from_numpy(pack.visible)
         return cls(ids.to(device), positions.to(device), mask.to(device))
 
@@ -83,23 +86,32 @@ def encode(
 
 @torch.inference_mode()
 def encode_features(
-    model: LlavaMiniModel, features: torch.Tensor, packs: Sequence[TextPack], embeddings: torch.Tensor | None = None
+    model: LlavaMiniModel,
+    features: torch.Tensor,
+    packs: Sequence[TextPack],
+    embeddings: torch.Tensor | None = None,
+    seen: torch.Tensor | None = None,
 ) -> Encoded:
     """`encode` behind the vision tower, for frames whose features are known.
 
     Args:
         features: `[F, parts, N, mm_hidden_size]`, as the vision tower gives them.
         embeddings: float32 `[F, shared]`, handed on.
+        seen: bool `[P]`, the patches that compressor and pre-fusion see, in their own places; None: all.
     """
-    vision = model.project_vision(features).sequence()
+    vision = model.project_vision(features, seen).sequence()
+    places = torch.arange(vision.shape[1], device=vision.device)
+    if seen is not None:
+        places = torch.cat([seen.nonzero().flatten(), places[len(seen) :]])
+        vision = vision[:, places]
     frames, length = vision.shape[:2]
-    batch = TextBatch.of(packs, length, vision.device)
+    batch = TextBatch.of(packs, length, vision.device, hidden=0 if seen is None else int((~seen).sum()))
     raw = model.embed_text(batch.ids).to(vision.dtype).expand(frames, -1, -1)
     keep = model.config.vision_tokens_per_frame
     layers = [cast(LlamaDecoderLayer, layer) for layer in model.prefusion_layers]
     if not layers:
         return Encoded(vision[:, -keep:], raw, features, embeddings)
-    vision_positions = torch.arange(length, device=vision.device).expand(batch.positions.shape[0], -1)
+    vision_positions = places.expand(batch.positions.shape[0], -1)
     hidden = torch.cat([vision, raw], dim=1)
     rotary = model.rotary_emb(hidden, torch.cat([vision_positions, batch.positions], dim=1))
     for layer in layers[:-1]:

@@ -17,6 +17,7 @@ import torch
 from llava_mini_cli.config import Choices, GenerationOptions, WeightFormat
 from llava_mini_cli.engine.admit import ContextLimit
 from llava_mini_cli.engine.dense import EAGER, Dense
+from llava_mini_cli.engine.explainer import Explainer
 from llava_mini_cli.engine.fit import NUMBER_BYTES, Sizes, Work
 from llava_mini_cli.engine.frame_encoder import FrameEncoder
 from llava_mini_cli.engine.generate import prefill
@@ -76,7 +77,7 @@ class Engine:
         work = Work.of(
             Sizes.of(config.to_dict()), model.dtype.itemsize, is_packed=self.weight_format not in NUMBER_BYTES
         )
-        self._room = WorkRoom(work, limits.work_bytes, lambda: self._decoder.cache_bytes)
+        self._room = WorkRoom(work, limits.work_bytes, lambda: self._held_bytes)
         self._decoder.room = self._room
         self._encoder = FrameEncoder(
             model.model, processor.preprocessor, self._context, limits.chunk_frames, self._room, image_projection
@@ -84,6 +85,7 @@ class Engine:
         self._labels = LabelIds(prompts)
         self._grammars = Grammars(prompts, self._decoder.end_ids, config.vocab_size)
         self._scorer = LabelScorer(model, prompts, self._labels, self._decoder)
+        self._explainer = Explainer(model, prompts, self.still, self._room, self._decoder.end_ids)
 
     @property
     def frames_encoded(self) -> int:
@@ -176,19 +178,32 @@ class Engine:
         work_off([Piece(self._next, self._next)])
         failures, done = self._encoder.failures, self._decoder.done
         self._encoder.failures, self._decoder.done = [], []
-        return [*failures, *done]
+        outcomes = [*failures, *self._explainer.take(done), *self._explainer.done]
+        self._explainer.done = []
+        return outcomes
 
     def close(self) -> None:
         """Ends every source in flight; what was in flight is not answered."""
         self._encoder.close()
         self._decoder.generations.clear()
         self._encoder.windows.clear()
+        self._explainer.close()
 
     @property
     def _has_outcomes(self) -> bool:
-        return bool(self._encoder.failures or self._decoder.done)
+        return bool(self._encoder.failures or self._decoder.done or self._explainer.has_work)
+
+    @property
+    def _held_bytes(self) -> int:
+        """Bytes of keys and values, and of what is kept to explain answers."""
+        begun = (window for track in self._encoder.tracks for window in track.windows)
+        waiting = (window for _, window in self._encoder.windows)
+        summed = sum(window.pieces.nbytes for window in chain(begun, waiting) if window.pieces is not None)
+        return self._decoder.cache_bytes + self._explainer.nbytes + summed
 
     def _next(self) -> More:
+        if self._explainer.has_work:
+            return self._explainer.step()
         match self._choose():
             case "encode":
                 return self._encoder.step(wait=False)
@@ -213,7 +228,7 @@ class Engine:
             prefills=len(windows),
             questions=len(windows[0][1].prompts) if windows else 0,
             generations=len(self._decoder.generations),
-            cache_bytes=self._decoder.cache_bytes,
+            cache_bytes=self._held_bytes,
         )
         return choose(load, self.limits)
 
@@ -253,8 +268,9 @@ class Engine:
         following = self._following(*self._begun(batch))
 
         def released() -> More:
-            for _, window in batch:
-                window.release()
+            for track, window in batch:
+                if not self._explainer.keep((track, window)):
+                    window.release()
             return following
 
         return [Piece(released, released)]

@@ -215,6 +215,8 @@ class FrameEncoder:
         if sink is not None and collected is not None:
             following = [Piece(Once(partial(sink.add, collected)), self._dropping(track))]
         count = len(frames.times) if number == 0 else 0
+        if track.request.size is not None:
+            track.features = encoded.features
         track.add(encoded.tokens, encoded.fused, frames.times, number)
         self.frames_encoded += count
         return following

@@ -135,7 +135,10 @@ class LabelScorer:
         if not parts:
             return ()
         cache = parts[0][0].cache
-        branches = [Branches.of(scoring.row, [scoring.text(label) for label in labels]) for scoring, labels in parts]
+        branches = [
+            Branches.of(scoring.row, [scoring.text(label) for label in labels], len(scoring.labels.header))
+            for scoring, labels in parts
+        ]
         self._ask_for_room(cache, sum(len(one.tokens) for one in branches))
         scores = log_likelihoods(
             self._model,
@@ -143,7 +146,6 @@ class LabelScorer:
             branches,
             torch.stack([scoring.first for scoring, _ in parts]),
             sorted(self._decoder.end_ids),
-            len(parts[0][0].labels.header),
         )
         for (scoring, labels), found in zip(parts, scores, strict=True):  # the same again where it is done again
             scoring.scores.update(zip(labels, found, strict=True))

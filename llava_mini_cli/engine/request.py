@@ -6,7 +6,7 @@ is given what the model made of each frame; then it needs no prompts.
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Literal, Protocol
@@ -128,6 +128,32 @@ class GrowingWindows(Sequence[Window]):
         """Takes note that there will be no more frames."""
 
 
+Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the upright picture
+Cut = Callable[[float, float], tuple[float, ...]]  # the bounds of the pieces of a window from and to a time, seconds
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A part of a medium, and how likely an answer is without it."""
+
+    score: float  # log-likelihood
+    start: float | None = None  # seconds, of a piece of a video
+    end: float | None = None
+    box: Box | None = None  # of a block of a picture
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The likelihood of an answer, and what becomes of it where a part of the medium is left out.
+
+    Log-likelihoods are natural, of all tokens of the answer and of its end, if it came to one.
+    """
+
+    seen: float  # log-likelihood of the answer about the whole window
+    blind: float  # and to the same prompt with no medium
+    parts: tuple[LeftOut, ...]  # one for each part that holds something, in order of time, or row by row
+
+
 @dataclass(frozen=True)
 class Answer:
     """The model's answer to one prompt of a request."""
@@ -144,6 +170,7 @@ class Answer:
     window_index: int = 0
     p_yes: float | None = None  # of yes against no, as the answer's first word; None: not asked for
     choice_probs: Mapping[str, float] | None = None  # of each choice, in their order; None: the question has none
+    evidence: Evidence | None = None  # None: not asked for
 
 
 @dataclass(frozen=True)
@@ -178,6 +205,8 @@ class Request:
         Choices | None, ...
     ] = ()  # of each prompt, one of which is its answer; None: any text. (): no prompt's
     grammars: tuple[Grammar | None, ...] = ()  # of each prompt, which its answer is held to; None: any text
+    cut: Cut | None = None  # cuts each window into pieces, of which each is left out for evidence; None: none is
+    size: tuple[int, int] | None = None  # width and height of a picture whose blocks are left out; None: none is
 
     def choices_of(self, prompt: int) -> Choices | None:
         """The answers that a prompt may have, by its index; None where the model writes one."""

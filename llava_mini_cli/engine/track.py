@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from llava_mini_cli.engine.generate import PrefillItem
 from llava_mini_cli.engine.grammars import Matcher
 from llava_mini_cli.engine.kv_cache import RowCache
+from llava_mini_cli.engine.left_out import PieceSums
 from llava_mini_cli.engine.memory import ran_out
 from llava_mini_cli.engine.pack import NO_PROMPTS, PromptGroup, TextPack, halved, without
 from llava_mini_cli.engine.request import AnyChunk, Failure, FeatureChunk, GrowingWindows, Request, Window
@@ -37,6 +38,7 @@ class WindowSum:
     frame_count: int = 0
     pass_number: int = 0  # the pass over the frames in which its prompts are asked, and the pack they are in
     pack: TextPack | None = None  # once it is complete, the pack of its pass, which may be split for frames to come
+    pieces: PieceSums | None = None  # of which each can be left out
     _buffer: torch.Tensor | None = None  # [capacity, hidden], filled up to `_used`
     _used: int = 0
 
@@ -54,18 +56,19 @@ class WindowSum:
     def add(self, tokens: torch.Tensor, fused: torch.Tensor) -> None:
         """Adds frames: tokens `[n, C * C, hidden]`, fused text `[n, T, hidden]`; none are kept if nothing is asked."""
         if self.groups:
-            self.put(self.with_more(tokens, fused))
+            self.put(self.with_more(tokens, fused, np.zeros(len(tokens))))
 
-    def with_more(self, tokens: torch.Tensor, fused: torch.Tensor) -> "_Sums":
+    def with_more(self, tokens: torch.Tensor, fused: torch.Tensor, times: NDArray[np.float64]) -> "_Sums":
         """What there is, and some more frames; nothing counts before it is put there."""
         flat = tokens.flatten(0, 1)
         part = fused.sum(0, dtype=torch.float32)
         total = part if self.total is None else part.add_(self.total)
-        return _Sums(self._appended(flat), self._used + len(flat), total, self.frame_count + len(tokens))
+        pieces = self.pieces and self.pieces.more(fused, times)
+        return _Sums(self._appended(flat), self._used + len(flat), total, self.frame_count + len(tokens), pieces)
 
     def put(self, sums: "_Sums") -> None:
         """Takes over what `with_more` made. This needs no memory, so that every window of a medium does it, or none."""
-        self._buffer, self._used, self.total, self.frame_count = sums
+        self._buffer, self._used, self.total, self.frame_count, self.pieces = sums
 
     def drop_prompts(self, dropped: Collection[int]) -> None:
         """Leaves some prompts out."""
@@ -75,7 +78,7 @@ class WindowSum:
 
     def release(self) -> None:
         """Lets go of the tensors once they are prefilled."""
-        self._buffer, self.total = None, None
+        self._buffer, self.total, self.pieces = None, None, None
 
     def halves(self) -> "list[WindowSum]":
         """Two windows of the same frames, each with half of the prompts; none of a single prompt."""
@@ -104,6 +107,7 @@ class _Sums(NamedTuple):
     used: int
     total: torch.Tensor
     frame_count: int
+    pieces: PieceSums | None
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,7 @@ class Track:
         default_factory=dict[int, tuple[int, ItemError, str | None]]
     )
     _left: SomeFrames | None = None  # decoded, and more than was taken
+    features: torch.Tensor | None = None  # [1, parts, N, mm_hidden_size] of a picture whose blocks are left out
 
     @property
     def coming(self) -> int:
@@ -192,10 +197,10 @@ class Track:
                 continue
             inside = (times >= window.window.start) & (times < window.window.end)
             if inside.all():
-                added.append((window, window.with_more(tokens, fused)))
+                added.append((window, window.with_more(tokens, fused, times)))
             elif inside.any():
                 index = torch.from_numpy(np.flatnonzero(inside)).to(tokens.device)
-                added.append((window, window.with_more(tokens[index], fused[index])))
+                added.append((window, window.with_more(tokens[index], fused[index], times[inside])))
         for window, sums in added:
             window.put(sums)
 
@@ -219,7 +224,8 @@ class Track:
                 return
             for number, pack in enumerate(self.packs):
                 groups = without(pack.groups, window.without) if window.without else pack.groups
-                self.windows.append(WindowSum(index, window, groups, pass_number=number))
+                pieces = PieceSums.of(self.request.cut(window.start, window.end)) if self.request.cut else None
+                self.windows.append(WindowSum(index, window, groups, pass_number=number, pieces=pieces))
             self.begun += 1
             self.failed += [
                 self.request.failure(prompt, index, error, stage)
@@ -263,8 +269,9 @@ class Track:
                 continue
             for later, (pack, rows) in enumerate(parts):
                 total = None if window.total is None else window.total[torch.tensor(rows, device=window.total.device)]
+                pieces = window.pieces and window.pieces.rows(rows)
                 asked = without(pack.groups, set(pack.prompt_lengths) - set(window.prompts))
-                windows.append(replace(window, groups=asked, total=total, pass_number=number + later))
+                windows.append(replace(window, groups=asked, total=total, pieces=pieces, pass_number=number + later))
         if parts:
             self.packs = [*self.packs[:number], *(pack for pack, _ in parts), *self.packs[number + 1 :]]
             self.windows = windows
@@ -311,14 +318,18 @@ def prefill_items(track: Track, window: WindowSum) -> list[PrefillItem]:
     The fused text of a video is the mean over its frames.
     """
     assert window.total is not None
-    text = (window.total / window.frame_count).to(window.tokens.dtype)
+    return items_of(track, window, (window.total / window.frame_count).to(window.tokens.dtype), window.tokens)
+
+
+def items_of(track: Track, window: WindowSum, text: torch.Tensor, tokens: torch.Tensor) -> list[PrefillItem]:
+    """The same of given frame tokens `[n, hidden]` and the fused text `[T, hidden]` of the window's pack."""
 
     def part(number: int) -> torch.Tensor:
         segment = track.pack_of(window).segments[number]
         return text[segment.start : segment.stop]
 
     return [
-        PrefillItem(torch.cat([part(group.shared)[:-1], window.tokens]), tuple(part(tail) for tail in group.tails))
+        PrefillItem(torch.cat([part(group.shared)[:-1], tokens]), tuple(part(tail) for tail in group.tails))
         for group in window.groups
     ]
 

@@ -68,6 +68,14 @@ class KeptColumn(NamedTuple):
     kind: str  # an Arrow type by its name, such as string, int64 or timestamp[us]
 
 
+PARTS = "parts"  # kind of the column whose values are lists of a medium's parts
+EVIDENCE_COLUMNS = (  # behind all others, where evidence was asked for
+    KeptColumn("evidence", PARTS),  # the parts that carried the answer, the weightiest first
+    KeptColumn("p_answer", "float64"),  # likelihood of the answer
+    KeptColumn("p_blind", "float64"),  # and to the same prompt with no medium
+)
+
+
 class Column(NamedTuple):
     """One column of the row: its name, the type of its values and whether they may be null."""
 

@@ -59,12 +59,15 @@ class QueryCompressor(nn.Module):
         self.ln_q = nn.LayerNorm(width)
         self.ln_kv = nn.LayerNorm(width)
 
-    def forward(self, features: torch.Tensor, need_weights: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(
+        self, features: torch.Tensor, need_weights: bool = False, seen: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Compresses a square raster of features.
 
         Args:
             features: `[B, N, width]`, N a square number.
             need_weights: return the attention map too.
+            seen: bool `[N]`, the features that are attended to; None: all.
 
         Returns:
             `[B, C * C, width]` and, on demand, the head-averaged attention `[B, C * C, N]`.
@@ -74,7 +77,8 @@ class QueryCompressor(nn.Module):
         values = self.ln_kv(features)
         keys = values + resize_positions(self.pos_embed, grid).to(features.dtype)
         queries = (self.ln_q(self.query) + positions).expand(features.shape[0], -1, -1)
-        return self.attn(queries, keys, values, need_weights=need_weights)
+        hidden = None if seen is None else ~seen.expand(len(features), -1)
+        return self.attn(queries, keys, values, key_padding_mask=hidden, need_weights=need_weights)
 
 
 class AveragePool(nn.Module):
@@ -84,11 +88,19 @@ class AveragePool(nn.Module):
         super().__init__()
         self.size = config.compressor_size
 
-    def forward(self, features: torch.Tensor, need_weights: bool = False) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """As `QueryCompressor.forward`; there is no attention to return."""
+    def forward(
+        self, features: torch.Tensor, need_weights: bool = False, seen: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """As `QueryCompressor.forward`; there is no attention to return. A cell in which nothing is seen is 0."""
+        if seen is not None:
+            share = self._pooled(seen[None, :, None].to(features.dtype))
+            return self._pooled(features * seen[:, None]) / share.where(share > 0, 1), None
+        return self._pooled(features), None
+
+    def _pooled(self, features: torch.Tensor) -> torch.Tensor:
         grid = round(features.shape[1] ** 0.5)
         raster = features.transpose(1, 2).reshape(features.shape[0], -1, grid, grid)
-        return functional.adaptive_avg_pool2d(raster, self.size).flatten(2).transpose(1, 2), None
+        return functional.adaptive_avg_pool2d(raster, self.size).flatten(2).transpose(1, 2)
 
 
 def build_compressor(config: LlavaMiniConfig) -> QueryCompressor | AveragePool:

@@ -87,14 +87,17 @@ class LlavaMiniModel(LlamaModel):
         features = self.vision_tower(pixels.flatten(0, 1)).unflatten(0, (frames, parts))
         return self.project_vision(features)
 
-    def project_vision(self, features: torch.Tensor) -> VisionFeatures:
-        """CLIP features `[F, parts, N, mm_hidden_size]` to the vision half of pre-fusion's input."""
+    def project_vision(self, features: torch.Tensor, seen: torch.Tensor | None = None) -> VisionFeatures:
+        """CLIP features `[F, parts, N, mm_hidden_size]` to the vision half of pre-fusion's input.
+
+        `seen`: bool `[P]`, the patches that the compressor sees; None: all.
+        """
         whole = features[:, -1]
         if features.shape[1] == 1:
-            compressed, _ = self.compressor(whole)
+            compressed, _ = self.compressor(whole, seen=seen)
             return VisionFeatures(self.mm_projector(whole), self.mm_projector(compressed))
         raster = stitch(features[:, :-1], round(features.shape[2] ** 0.5))
-        compressed, _ = self.compressor(raster)
+        compressed, _ = self.compressor(raster, seen=None if seen is None else seen[: raster.shape[1]])
         patches = torch.cat([self.mm_projector(raster), self.mm_projector(whole)], dim=1)
         return VisionFeatures(patches, self.mm_projector(compressed))
 

@@ -10,6 +10,7 @@ from llava_mini_cli.formats.answer_schema import InvalidAnswer, Said
 from llava_mini_cli.formats.job import NOTHING_KEPT, Fault, Job
 from llava_mini_cli.formats.row import Row, one_line, printable
 from llava_mini_cli.media.clip import ClipInfo
+from llava_mini_cli.pipelines.evidence import NO_EVIDENCE, evidence_of
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.spans import Place
 
@@ -24,8 +25,13 @@ class RowBuilder:
     def answer(self, job: Job, answer: Answer, info: ClipInfo, warnings: list[str], place: Place | None = None) -> Row:
         """The row of a prompt that was answered; `place`: the prompt's one row about the job if None."""
         place = place or _only_place(job, answer.prompt_index)
+        common, options = self._common(job, place, info), self.options
+        if options.evidence.most is not None:
+            found, lack = evidence_of(answer, info, options.evidence)
+            common["kept"] = {**common["kept"], **found}
+            warnings = [lack, *warnings] if lack else warnings
         return Row(
-            **self._common(job, place, info),
+            **common,
             text=f"{self.options.prefix}{answer.text}{self.options.suffix}",
             status="ok",
             warning=_warning(place, warnings),
@@ -103,6 +109,8 @@ class RowBuilder:
         question = job.questions[place.question]
         prompt, row_id, kept, digest = question.prompt, question.id, question.kept, question.digest
         span = place.span
+        if self.options.evidence.most is not None:
+            kept = {**kept, **NO_EVIDENCE}
         return {
             "id": row_id,
             "file_name": printable(job.file_name),

@@ -14,7 +14,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from llava_mini_cli.config import Choices, Grammar
+from llava_mini_cli.config import Choices, EvidenceOptions, Grammar
 from llava_mini_cli.engine.request import WHOLE, Answer, Failure, FrameSink, GrowingWindows, Request, Window
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
@@ -23,6 +23,7 @@ from llava_mini_cli.media.clip import Clip
 from llava_mini_cli.media.open import Opening, is_picture_path
 from llava_mini_cli.media.picture_pool import POOL
 from llava_mini_cli.pipelines.ahead import OpenAhead, Opened
+from llava_mini_cli.pipelines.evidence import with_evidence
 from llava_mini_cli.pipelines.fetch import FetchAhead
 from llava_mini_cli.pipelines.index_options import IndexOptions
 from llava_mini_cli.pipelines.open_job import CountedFrames, open_or_fault
@@ -272,7 +273,9 @@ class _Run(Generic[SomeSink]):
         self.in_flight[key] = InFlight(job, clip, frames, asked, None if growing is not None else asked.outcomes())
         generation, count = self.options.generation, clip.info.frame_count
         request = Request(key, clip.info.kind, frames, asked.prompts, generation, asked.windows, asked.sink, count)
-        engine.add(replace(request, choices=asked.choices, grammars=asked.grammars))
+        evidence = self.options.evidence if isinstance(self.options, RunOptions) else EvidenceOptions()
+        request = replace(request, choices=asked.choices, grammars=asked.grammars)
+        engine.add(with_evidence(request, job.span, clip.info, evidence, self.options.sampling))
 
     def _outcomes(self, results: list[Answer | Failure]) -> Iterator[OutcomeCame[SomeSink]]:
         for result in results:

@@ -2,12 +2,20 @@
 
 from dataclasses import dataclass, field
 
-from llava_mini_cli.config import EventOptions, GenerationOptions, ModelOptions, RunLimits, SamplingOptions, SpanOptions
+from llava_mini_cli.config import (
+    EventOptions,
+    EvidenceOptions,
+    GenerationOptions,
+    ModelOptions,
+    RunLimits,
+    SamplingOptions,
+    SpanOptions,
+)
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.answer_schema import AnswerSchema
 from llava_mini_cli.formats.outputs.open_output import RunInfo
 from llava_mini_cli.formats.outputs.row_keys import RowKeys, Settings
-from llava_mini_cli.formats.row import EVENT_COLUMNS, KeptColumn, printable
+from llava_mini_cli.formats.row import EVENT_COLUMNS, EVIDENCE_COLUMNS, KeptColumn, printable
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,18 @@ class RunOptions:
     spans: SpanOptions = field(default_factory=SpanOptions)
     events: EventOptions | None = None  # the stretches in which the questions hold are wanted, and no answers in words
     schema: AnswerSchema | None = None  # what each question is asked to fill; None: it is answered in words
+    evidence: EvidenceOptions = field(default_factory=EvidenceOptions)
+
+    def __post_init__(self) -> None:
+        if self.evidence.most is None:
+            return
+        if self.schema is not None:
+            raise UsageError("--evidence is about one answer, and --schema asks for several; leave one of both")
+        if self.spans.scenes:
+            raise UsageError(
+                "--evidence needs to know where a stretch ends, which --scenes finds out on the way; "
+                "--scenes-from takes a list of scenes"
+            )
 
     def run_info(self, kept: tuple[KeptColumn, ...] = ()) -> RunInfo:
         """The facts about the run that an output records. Raises `UsageError` where a kept column's name is taken."""
@@ -31,9 +51,14 @@ class RunOptions:
         for column in kept:
             if column.name.lower() in taken:
                 raise UsageError(f"--keep-columns: the rows have a column '{column.name}' of their own")
-        fields = self.schema and self.schema.columns
-        settings = self.answer_settings()
-        return RunInfo(printable(self.model.model), settings, self.model.revision, kept=(*own, *kept), fields=fields)
+        return RunInfo(
+            printable(self.model.model),
+            self.answer_settings(),
+            self.model.revision,
+            kept=(*own, *kept),
+            fields=self.schema and self.schema.columns,
+            asked=() if self.evidence.most is None else EVIDENCE_COLUMNS,
+        )
 
     def row_keys(self) -> RowKeys:
         """The maker of the keys of the run's rows."""
@@ -59,4 +84,5 @@ class RunOptions:
             **({"decoder": self.sampling.decoder.replace("auto", "ffmpeg")} if self.spans.scenes else {}),  # finds cuts
             **self.generation.choosing(),
             **({} if self.schema is None else {"schema": self.schema.digest}),
+            **self.evidence.shaping(),
         }

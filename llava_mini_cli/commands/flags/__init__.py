@@ -12,6 +12,7 @@ from inspect import Parameter, Signature, signature
 from typing import Any
 
 from llava_mini_cli.commands.flags.answer_flags import AnswerFlags
+from llava_mini_cli.commands.flags.evidence_flags import EvidenceFlags
 from llava_mini_cli.commands.flags.frame_flags import FitFlags, FrameFlags
 from llava_mini_cli.commands.flags.input_flags import InputFlags
 from llava_mini_cli.commands.flags.model_flags import ModelFlags
@@ -32,6 +33,7 @@ class QuestionFlags:
     spans: SpanFlags
     prompts: PromptFlags
     answer: AnswerFlags
+    evidence: EvidenceFlags
     model: ModelFlags
     outputs: OutputFlags
     run: RunFlags

@@ -16,7 +16,12 @@ from llava_mini_cli.formats.outputs.row_keys import Settings
 from llava_mini_cli.formats.row import KeptColumn
 
 ANEW = "--overwrite starts anew, or name another output"
-_ONLY_WHERE_SET = ("choice_score", "choice_prior")  # settings that are not recorded where they are the default
+_ONLY_WHERE_SET = (
+    "choice_score",
+    "choice_prior",
+    "evidence",
+    "evidence_every",
+)  # settings that are not recorded where they are the default
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,7 @@ class RunInfo:
     version: str = __version__
     kept: tuple[KeptColumn, ...] = ()  # columns of the input that every row carries
     fields: RowFields | None = None  # the columns of --schema; None: rows have none
+    asked: tuple[KeptColumn, ...] = ()  # columns behind these, which follow from the settings
 
     def record(self, generation: str) -> dict[str, Any]:
         """The same for JSON. A generation is all rows since the output was begun, or begun anew with --overwrite."""

@@ -225,7 +225,7 @@ def _record_format(options: OutputOptions, run: RunInfo) -> "RecordFormat":
     if options.format == "csv":
         from llava_mini_cli.formats.outputs.csv import CsvRecords
 
-        return CsvRecords(run.kept, run.fields.names if run.fields else (), safe=options.csv_safe)
+        return CsvRecords((*run.kept, *run.asked), run.fields.names if run.fields else (), safe=options.csv_safe)
     from llava_mini_cli.formats.outputs.jsonl import JsonLines
 
     return JsonLines()
