@@ -1,12 +1,15 @@
-"""Does the evidence name the span of a brief event, and what does it cost?
+"""Does the evidence name the span of a brief event, what does it cost, and do words attend to what they name?
 
     python benchmarks/evidence.py events [--videos 100] [--seconds 64]
+    python benchmarks/evidence.py objects [--scenes 200]
     python benchmarks/evidence.py cost [--frames 60] [--rounds 3]
 
 `events` renders held-out videos in which one thing is seen for one to three seconds, asks the demo model what appears
 briefly, and counts how often the weightiest of 16 spans holds a part of the event: over all videos, and over those in
-which no other span holds a part of it, so that it is gone with the span. `cost` measures the time of the evidence in
-units of one question about the same medium, with random weights in the 8B model's proportions. One JSON line a figure.
+which no other span holds a part of it, so that it is gone with the span. `objects` asks for the colour of the one shape
+of held-out scenes, and compares how much pre-fusion attends from the word that names the shape to a patch on it and to
+one elsewhere. `cost` measures the time of the evidence in units of one question about the same medium, with random
+weights in the 8B model's proportions. One JSON line a figure.
 """
 
 import argparse
@@ -23,9 +26,10 @@ from random_models import SMALL_CLIP, SMALL_LLM, CountedPrompts, build_engine, b
 from llava_mini_cli.config import EvidenceOptions, GenerationOptions, ModelOptions, SamplingOptions
 from llava_mini_cli.demo import model_dir
 from llava_mini_cli.demo.render import random_look, render
-from llava_mini_cli.demo.scenes import generator
+from llava_mini_cli.demo.scenes import CANVAS, RADIUS, generator, pick, random_scene
 from llava_mini_cli.demo.video_questions import video_question
 from llava_mini_cli.demo.videos import Video, random_video
+from llava_mini_cli.engine.attention_maps import attention_maps
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.load import load_engine
 from llava_mini_cli.engine.request import Answer, Request
@@ -96,6 +100,30 @@ def events(videos: int, seconds: int | None) -> None:
         )
 
 
+def object_ratios(engine: Engine, seed: int) -> NDArray[np.float64]:
+    """How much more a patch on the shape gets than one elsewhere: in each layer, in their mean, and from the query."""
+    rng = generator("heldout", seed)
+    scene = random_scene(rng, "heldout", 1)
+    thing, edge = scene.things[0], pick(rng, CANVAS["heldout"])
+    pixels = render(scene, random_look(rng, scene.background), edge, rng)
+    maps = attention_maps(engine, "image", [pixels], (edge, edge), f"What colour is the {thing.shape}?")
+    assert maps.queries is not None
+    place = next(number for number, word in enumerate(maps.words) if word.startswith(thing.shape))
+    # A patch lies on the shape where its middle lies in the square around it.
+    on = (np.abs(maps.centres - np.array([thing.x, thing.y]) * edge) < RADIUS[thing.size] * edge).all(1)
+    rows = [*maps.fusion[0, :, place], maps.fusion[0, :, place].mean(0), maps.queries[0, 0]]
+    return np.array([row[on].mean() / row[~on].mean() for row in rows])
+
+
+def objects(scenes: int) -> None:
+    engine = load_engine(ModelOptions(str(model_dir()), device="cpu"))
+    ratios = np.array([object_ratios(engine, 90_000 + number) for number in range(scenes)])
+    names = [*(f"layer {number + 1}" for number in range(ratios.shape[1] - 2)), "mean of layers", "compressor's query"]
+    for name, found in zip(names, ratios.T, strict=True):
+        shares = {"median_ratio": float(np.median(found)), "least": float(found.min())}
+        report(figure=f"weight on the shape, {name}", scenes=scenes, **shares, at_least_3=int((found >= 3).sum()))
+
+
 def cost(frames: int, rounds: int) -> None:
     seed()
     engine = build_engine(build_ours(SMALL_LLM, SMALL_CLIP), CountedPrompts(before=35, after=20))
@@ -119,12 +147,15 @@ def main() -> None:
     brief = commands.add_parser("events")
     brief.add_argument("--videos", type=int, default=100)
     brief.add_argument("--seconds", type=int, help="length of each video; from 12 to 160 by default")
+    commands.add_parser("objects").add_argument("--scenes", type=int, default=200)
     costs = commands.add_parser("cost")
     costs.add_argument("--frames", type=int, default=60)
     costs.add_argument("--rounds", type=int, default=3)
     given = parser.parse_args()
     if given.command == "events":
         events(given.videos, given.seconds)
+    elif given.command == "objects":
+        objects(given.scenes)
     else:
         cost(given.frames, given.rounds)
 

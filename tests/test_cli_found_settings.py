@@ -16,7 +16,7 @@ from llava_mini_cli.commands.main import app
 # Every option that is not here, nor in EXCLUDED, makes a test fail: whoever adds one says to which it belongs.
 HARMLESS_WORDS = """
 after allow-truncated approximate average batch before bf16 caption-prompt check-margin choice-prior choice-score
-choices decoder dedupe device dry-run dtype edl-rate end end-column epochs exclude fail-on find fit fps
+choices decoder dedupe device dry-run dtype edl-rate end end-column epochs exclude fail-on find fit fps frames
 gradient-checkpointing id-column include keep-columns learning-rate limit max-failures max-frames max-new-tokens merge
 min-length min-score min-yes most null off on path paths-only prefix prompt prompt-column prompt-layout quiet recursive
 repetition-penalty retry-errors schema-by seed skip-bad stage start start-column style suffix temperature top top-p

@@ -87,6 +87,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "before": None, "approximate": False, "check": None, "min-yes": None, "check-margin": None, "output": None,
         "format": None, "csv-safe": False, "paths-only": False, "null": False, "thumbnails": None, "html": None,
     },
+    "inspect": {**TALK, **FRAMES, **ANSWER, **MODEL, "output": None, "frames": 8},
     "train": {
         **TALK, "output": None, "preset": None, "model": None, "data": None, "media-root": None, "skip-bad": False,
         "workers": 0, "stage": 2, "learning-rate": None, "batch": 256, "device-batch": 4, "epochs": 1.0,
@@ -113,7 +114,7 @@ def test_short_names_and_what_is_required() -> None:
     required = {
         (name, key) for name in COMMANDS for key, option in options_of(COMMANDS[name]).items() if option.required
     }
-    assert required == {("index", "output"), ("train", "output")}
+    assert required == {("index", "output"), ("inspect", "output"), ("train", "output")}
 
 
 # Help
@@ -141,6 +142,7 @@ PANELS = {
     "when": ["Options", "Input", "Frames", "Events", "Model", "Output", "Run", "Archive"],
     "index": ["Options", "Archive", "Input", "Frames", "Answer", "Model", "Run"],
     "search": ["Options", "Archive", "Search", "Output", "Run"],
+    "inspect": ["Options", "Output", "Frames", "Answer", "Model", "Run"],
     "train": ["Options", "Training", "Data", "Memory and speed", "Run"],
     "bench": ["Options", "Benchmark", "Run"],
     "doctor": ["Options", "Model", "Run"],

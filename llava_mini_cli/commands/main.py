@@ -13,6 +13,7 @@ from llava_mini_cli.commands.configured import ConfiguredCommand
 from llava_mini_cli.commands.doctor import doctor
 from llava_mini_cli.commands.flags import with_flags
 from llava_mini_cli.commands.index import index
+from llava_mini_cli.commands.inspect_medium import inspect
 from llava_mini_cli.commands.search import search
 from llava_mini_cli.commands.show_config import config
 from llava_mini_cli.commands.train import train
@@ -24,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, caption, when, index, search, train, bench, doctor):
+for command in (ask, caption, when, index, search, inspect, train, bench, doctor):
     app.command(cls=ConfiguredCommand)(with_flags(command))
 app.command()(config)
 

@@ -10,42 +10,26 @@ from urllib.parse import quote
 from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.reader import local_name
 from llava_mini_cli.formats.shown_text import for_terminal
+from llava_mini_cli.formats.web_head import web_head
 
-# No script runs in the page, and it loads nothing: pictures and styles are inside it.
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _FOLLOWED = re.compile(r"(?:https?|file)://", re.IGNORECASE)
 _IN_URLS = "%/:?#[]@!$&'()*+,;=~"  # characters with a meaning there
 
-_HEAD = """<!doctype html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="referrer" content="no-referrer">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>
-:root {{ color-scheme: light dark; }}
-body {{ font: 16px/1.4 system-ui, sans-serif; margin: 2rem auto; max-width: 75rem; padding: 0 1rem; }}
-ol {{ display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); }}
-ol {{ list-style: none; padding: 0; }}
-img, .none {{ aspect-ratio: 16 / 9; background: #8883; border-radius: .4rem; object-fit: contain; width: 100%; }}
-.none {{ align-items: center; display: flex; justify-content: center; }}
-p {{ margin: .2rem 0; overflow-wrap: anywhere; }}
-small {{ opacity: .7; }}
-</style>
-</head>
-<body>
-<h1>{title}</h1>
-<p><small>{count} moments. A score is the cosine of the query and a frame in CLIP's space.</small></p>
-<ol>
+_STYLES = """
+ol { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); }
+ol { list-style: none; padding: 0; }
+img, .none { aspect-ratio: 16 / 9; background: #8883; border-radius: .4rem; object-fit: contain; width: 100%; }
+.none { align-items: center; display: flex; justify-content: center; }
+p { margin: .2rem 0; overflow-wrap: anywhere; }
+small { opacity: .7; }
 """
 
 
 def page(moments: Sequence[Moment], thumbnails: Sequence[bytes | None], query: str) -> bytes:
     """The page, UTF-8; a moment without a thumbnail has an empty frame."""
     items = "".join(_item(moment, picture) for moment, picture in zip(moments, thumbnails, strict=True))
-    text = _HEAD.format(title=_escaped(query), policy=_POLICY, count=len(moments)) + items + "</ol>\n</body>\n</html>\n"
+    told = f"{len(moments)} moments. A score is the cosine of the query and a frame in CLIP's space."
+    text = f"{web_head(_escaped(query), _STYLES)}<p><small>{told}</small></p>\n<ol>\n{items}</ol>\n</body>\n</html>\n"
     return text.encode("utf-8", "replace")
 
 

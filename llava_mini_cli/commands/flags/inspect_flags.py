@@ -1,0 +1,23 @@
+"""Options for what `inspect` shows, and for where it is written."""
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Annotated
+
+import typer
+
+from llava_mini_cli.commands.config_files import HARMLESS
+
+_option = partial(typer.Option, rich_help_panel="Output")
+
+
+@dataclass(frozen=True)
+class InspectFlags:
+    """The folder that is written, and how much of a video is shown."""
+
+    output: Annotated[
+        str, _option("-o", "--output", metavar="FOLDER", help="Folder for the page, the pictures and the arrays.")
+    ]
+    frames: Annotated[
+        int, _option(metavar="N", help="Number of frames of a video to show, spread over it."), HARMLESS
+    ] = 8
