@@ -72,7 +72,7 @@ TRAIN = Extra("train", ("accelerate", "matplotlib", "peft"), ("train",))
 REMOTE = Extra("remote", ("aiohttp", "s3fs", "gcsfs"), ())
 PHOTOS = Extra("photos", ("pillow_heif", "pillow_jxl"), ())
 SCHEMA = Extra("schema", ("llguidance",), ("--schema",))
-PLOT = Extra("plot", ("matplotlib",), ("--plot", "bench"))
+PLOT = Extra("plot", ("matplotlib",), ("--plot", "--layers", "bench"))
 EXTRAS = (QUANTIZE, ANN, TRAIN, REMOTE, PHOTOS, SCHEMA, PLOT)
 
 

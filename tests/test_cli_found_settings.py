@@ -17,10 +17,10 @@ from llava_mini_cli.commands.main import app
 HARMLESS_WORDS = """
 after allow-truncated approximate average batch before bf16 caption-prompt check-margin choice-prior choice-score
 choices decoder dedupe device dry-run dtype edl-rate end end-column epochs exclude fail-on find fit fps frames
-gradient-checkpointing id-column include keep-columns learning-rate limit max-failures max-frames max-new-tokens merge
-min-length min-score min-yes most null off on path paths-only prefix prompt prompt-column prompt-layout quiet recursive
-repetition-penalty retry-errors schema-by seed skip-bad stage start start-column style suffix temperature top top-p
-verbose yes-no
+gradient-checkpointing id-column include keep-columns layers learning-rate limit max-failures max-frames max-new-tokens
+merge min-length min-score min-yes most null off on path paths-only prefix prompt prompt-column prompt-layout quiet
+recursive repetition-penalty retry-errors schema-by seed skip-bad stage start start-column style suffix temperature top
+top-p verbose yes-no
 """
 HARMLESS = frozenset(HARMLESS_WORDS.split())
 EXCLUDED_WORDS = """

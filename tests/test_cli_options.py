@@ -87,7 +87,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "before": None, "approximate": False, "check": None, "min-yes": None, "check-margin": None, "output": None,
         "format": None, "csv-safe": False, "paths-only": False, "null": False, "thumbnails": None, "html": None,
     },
-    "inspect": {**TALK, **FRAMES, **ANSWER, **MODEL, "output": None, "frames": 8},
+    "inspect": {**TALK, **FRAMES, **ANSWER, **MODEL, "output": None, "frames": 8, "layers": False, "prompt-file": None},
     "train": {
         **TALK, "output": None, "preset": None, "model": None, "data": None, "media-root": None, "skip-bad": False,
         "workers": 0, "stage": 2, "learning-rate": None, "batch": 256, "device-batch": 4, "epochs": 1.0,

@@ -120,6 +120,11 @@ EXTRAS: dict[tuple[str, str], Case] = {  # by the name of the extra and the opti
         r"--output 'r.html' needs matplotlib: pip install 'llava-mini-cli\[plot\]'",
         without("matplotlib"),
     ),
+    ("plot", "--layers"): Case(
+        "inspect a.png What? -m MODEL -o out --layers",
+        r"--layers needs matplotlib: pip install 'llava-mini-cli\[plot\]'",
+        without("matplotlib"),
+    ),
     ("remote", ""): Case(
         "ask http://localhost:9/a.png What? -m MODEL",
         r"reading http:// needs a package that is not installed: pip install 'llava-mini-cli\[remote\]'",
@@ -514,8 +519,8 @@ def test_every_option_that_needs_an_extra_has_a_case() -> None:
 # The options that need more than a value, of any command. The others say nothing about this machine.
 NEEDY = {
     "ann", "approximate", "bf16", "cache-dir", "check", "compile", "data", "decoder", "dedupe", "device", "dtype",
-    "files-from", "format", "html", "image", "index", "lora-rank", "media-root", "model", "output", "plot", "preset",
-    "prompt-file", "quantize", "revision", "schema", "summary-json", "thumbnails", "workers", "yes-no",
+    "files-from", "format", "html", "image", "index", "layers", "lora-rank", "media-root", "model", "output", "plot",
+    "preset", "prompt-file", "quantize", "revision", "schema", "summary-json", "thumbnails", "workers", "yes-no",
 }  # fmt: skip
 PLAIN = {
     "after", "allow-truncated", "average", "batch", "batch-size", "before", "cache-size", "caption-every",

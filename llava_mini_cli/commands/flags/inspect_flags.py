@@ -21,3 +21,15 @@ class InspectFlags:
     frames: Annotated[
         int, _option(metavar="N", help="Number of frames of a video to show, spread over it."), HARMLESS
     ] = 8
+    layers: Annotated[
+        bool,
+        _option(
+            help="Layers of the language model are looked into in place of frames: attention by kind of token, its "
+            "entropy, and answers where some do not see the image."
+        ),
+        HARMLESS,
+    ] = False
+    prompt_file: Annotated[
+        str | None,
+        _option(metavar="FILE", help="Questions for --layers, one a line, in place of QUESTION."),
+    ] = None
