@@ -21,8 +21,9 @@ from typing import cast
 import numpy as np
 from engine import Frames, alternate, answers, report
 from numpy.typing import NDArray
-from random_models import SMALL_CLIP, SMALL_LLM, CountedPrompts, build_engine, build_ours, seed
+from random_models import CountedPrompts, build_engine, build_ours, seed
 
+from llava_mini_cli.bench.shapes import SMALL_CLIP, SMALL_LLM
 from llava_mini_cli.config import EvidenceOptions, GenerationOptions, ModelOptions, SamplingOptions
 from llava_mini_cli.demo import model_dir
 from llava_mini_cli.demo.render import random_look, render

@@ -281,11 +281,12 @@ def test_where_a_value_comes_from_and_how_it_is_overridden(monkeypatch: pytest.M
         "option": "cache-dir", "value": "/tmp/x", "source": "environment", "place": "LLAVA_MINI_CACHE_DIR",
         "commands": ["ask", "caption", "when", "index"],
     }  # fmt: skip
-    assert values["quiet", "train"]["commands"] == ["ask", "caption", "when", "index", "search", "train", "bench"]
+    every = ["ask", "caption", "when", "index", "search", "inspect", "train", "bench"]
+    assert values["quiet", "train"]["commands"] == every
     assert values["verbose", "doctor"]["source"] == "default"
     lines = [json.loads(line) for line in llava_mini("config").stdout.splitlines()]
     assert [line["commands"] for line in lines if line["option"] == "model"] == [
-        ["ask", "caption", "when", "index", "doctor"], ["search", "train", "bench"],
+        ["ask", "caption", "when", "index", "inspect", "doctor"], ["search", "train", "bench"],
     ]  # fmt: skip
 
 
