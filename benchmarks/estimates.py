@@ -43,10 +43,10 @@ LOADING = (
 
 
 class Frames:
-    """Random frames that are there already."""
+    """Random frames that are there already, of the size to which a run's frames are decoded."""
 
-    def __init__(self, count: int) -> None:
-        self._pixels = np.random.default_rng(0).integers(0, 256, (count, 336, 336, 3)).astype(np.uint8)
+    def __init__(self, count: int, size: int) -> None:
+        self._pixels = np.random.default_rng(0).integers(0, 256, (count, size, size, 3)).astype(np.uint8)
 
     def __iter__(self) -> Iterator[FrameChunk]:
         for start in range(0, len(self._pixels), 32):
@@ -72,8 +72,9 @@ def taken(engine: Engine, question: Any, frames: int, questions: int, tokens: in
     options = GenerationOptions(max_new_tokens=tokens)
     kind = "image" if frames == 1 else "video"
     prompts = tuple(question(number) for number in range(questions))
+    source = Frames(frames, engine.frame_size)
     began = time.perf_counter()
-    outcomes = list(engine.run([Request("v", kind, Frames(frames), prompts, options)]))
+    outcomes = list(engine.run([Request("v", kind, source, prompts, options)]))
     seconds = time.perf_counter() - began
     assert all(isinstance(one, Answer) and one.completion_tokens == tokens for one in outcomes), outcomes
     return seconds
@@ -100,7 +101,7 @@ def proportions() -> tuple[Estimate, Engine, Any]:
     prompts = CountedPrompts(TEXTS.shared, TEXTS.tail)
     engine = build_engine(build_ours(SMALL_LLM, SMALL_CLIP), prompts, measured=False)
     config = engine.model.config
-    pieces = Pieces(config, "float32", "float32", TEXTS, products=True)
+    pieces = Pieces(config, "float32", "float32", TEXTS, engine.processor, prompts, products=True)
     found = estimate(config, "float32", "float32", None, pieces, 0.0)
     assert found is not None
     return found, engine, str

@@ -49,7 +49,7 @@ class CountedPrompts:
 
     def question_ids(self, question: str) -> list[int]:
         """As `PromptBuilder.question_ids`."""
-        first = 100 + 37 * int(question)
+        first = 100 + 37 * int("".join(filter(str.isdigit, question)))
         return [*range(10, 10 + self.before), IMAGE_TOKEN_ID, *range(first, first + self.after)]
 
     def text_ids(self, question: str) -> list[int]:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 from configured_cli import llava_mini
-from tiny_checkpoints import tiny_config
+from tiny_checkpoints import tiny_config, write_tiny_checkpoint
 from torch import nn
 
 from llava_mini_cli.commands.doctor import outlook_lines
 from llava_mini_cli.commands.times import in_words
 from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions, SpanOptions
-from llava_mini_cli.engine import estimating, flops, overhead
+from llava_mini_cli.engine import estimating, flops, outlook, overhead, prepared, timed_engine
 from llava_mini_cli.engine.estimate import (
     Estimate,
     Estimates,
@@ -25,16 +25,20 @@ from llava_mini_cli.engine.estimate import (
     keep_estimates,
     kept_estimates,
 )
-from llava_mini_cli.engine.fit import Need
-from llava_mini_cli.engine.overhead import LeftOut, Pieces, Texts, stand_in
+from llava_mini_cli.engine.fit import Need, needs
+from llava_mini_cli.engine.overhead import LeftOut, Pieces, stand_in
+from llava_mini_cli.engine.pack import pack_prompts
 from llava_mini_cli.engine.packed_linear import Int8Linear
+from llava_mini_cli.engine.quantize import Packing
 from llava_mini_cli.engine.rates import Rates
+from llava_mini_cli.engine.timed_engine import Texts, TimedEngine
 from llava_mini_cli.errors import CheckpointError
 from llava_mini_cli.formats.job import Job, Prompt, Question
 from llava_mini_cli.formats.schema.read_schema import answer_schema
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.memory_there import MemoryThere
-from llava_mini_cli.model import LlavaMiniForConditionalGeneration
+from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
+from llava_mini_cli.model.checkpoint import load_config, look_at_weights
 from llava_mini_cli.pipelines import model_outlook
 from llava_mini_cli.pipelines.footprint import Footprint
 from llava_mini_cli.pipelines.forecast import RunTime, forecast
@@ -113,10 +117,10 @@ def test_numbers_that_cannot_be_are_unknown(tmp_path: Path, cache: Path, change:
 
 
 def test_of_two_measurements_the_lesser_numbers_count() -> None:
-    old = Estimates("int8", {"float32": replace(E, load=4.0, step=9.0), "int8": E})
+    old = Estimates("int8", {"float32": replace(E, load=4.0, step=9.0, row=0.03125), "int8": E})
     assert Estimates("bfloat16", {"float32": E}).least(old) == Estimates(
-        "bfloat16", {"float32": replace(E, load=4.0), "int8": E}
-    )
+        "bfloat16", {"float32": replace(E, row=0.03125), "int8": E}
+    )  # loading takes what it takes now
     assert old.least(None) is old
 
 
@@ -124,19 +128,16 @@ def test_of_two_measurements_the_lesser_numbers_count() -> None:
 
 
 class SomePieces:
-    """Pieces that take made-up seconds, whatever the model: a thousandth for each frame, position, question or row."""
+    """Pieces that take made-up seconds, whatever the model: thousandths of frames, questions, tokens and positions."""
 
-    def see(self, frames: int) -> float:
-        return frames / 1024
+    def request(self, frames: int, questions: int, tokens: int) -> float:
+        return (100 + 8 * frames + 4 * questions + (tokens - 1) * (3 + 2 * questions)) / 1024
 
     def fuse(self, frames: int, questions: int) -> float:
         return (frames + questions) / 1024
 
     def prefill(self, positions: int, questions: int) -> float:
         return (positions + 2 * questions) / 1024
-
-    def step(self, positions: int, rows: int) -> float:
-        return (4 + rows) / 1024
 
 
 RATES = Rates(
@@ -161,21 +162,23 @@ def test_products_by_their_rates_and_pieces_are_added(kind: Any, rest: Any) -> N
     config, pieces = tiny_config(), SomePieces()
     found = estimating.estimate(config, kind, rest, RATES, pieces, 7.0)  # pyright: ignore[reportArgumentType]
     assert found is not None
-    one, nine = flops.prefusion(config, 1, 60), flops.prefusion(config, 1, 36 + 9 * 24)
+
+    def spoken(positions: int, rows: int) -> float:
+        return total(flops.language_model(config, positions, rows), kind, rest)
+
+    one, nine = (total(flops.prefusion(config, 1, 36 + count * 24), kind, rest) for count in (1, 9))
     seen = total(flops.tower(config, 1) + flops.projection(config, 1), kind, rest)
+    position = (256 / 1024 + spoken(36 + 256, 0) - spoken(36, 0)) / 256
     assert found.load == 7.0
-    assert found.picture == found.frame == pytest.approx(3 / 1024 + seen + total(one, kind, rest))
-    further = total(nine, kind, rest) - total(one, kind, rest)
-    assert found.frame_question == pytest.approx((8 / 1024 + further) / 8)
-    step = [total(flops.language_model(config, rows, rows), kind, rest) for rows in (1, 16)]
-    assert found.step == pytest.approx(5 / 1024 + step[0])
-    assert found.row == pytest.approx((15 / 1024 + step[1] - step[0]) / 15)
-    prefix = total(flops.language_model(config, 36, 0), kind, rest)
-    tails = [total(flops.language_model(config, count * 24, count), kind, rest) for count in (1, 9)]
-    assert found.medium == pytest.approx(38 / 1024 + prefix + tails[0])
-    assert found.question == pytest.approx((16 / 1024 + tails[1] - tails[0]) / 8)
-    longer = total(flops.language_model(config, 36 + 256, 0), kind, rest)
-    assert found.position == pytest.approx((256 / 1024 + longer - prefix) / 256)
+    assert found.position == pytest.approx(position)
+    assert found.image == pytest.approx(112 / 1024 + seen + one + spoken(36 + 24, 1))
+    assert found.frame + position == pytest.approx(8 / 1024 + seen + one + spoken(37 + 24, 1) - spoken(36 + 24, 1))
+    assert found.picture == pytest.approx(found.frame)
+    assert found.step == pytest.approx(5 / 1024 + spoken(1, 1))
+    assert found.step + 8 * found.row == pytest.approx(21 / 1024 + spoken(9, 9))
+    further = 4 / 1024 + (nine - one + spoken(36 + 9 * 24, 9) - spoken(36 + 24, 1)) / 8
+    assert found.frame_question == pytest.approx(1 / 1024 + (nine - one) / 8)
+    assert found.question == pytest.approx(further - found.frame_question)
 
 
 def test_what_was_not_measured_is_not_guessed() -> None:
@@ -185,31 +188,109 @@ def test_what_was_not_measured_is_not_guessed() -> None:
     assert estimating.estimate(config, "int8", "float16", RATES, given, 0.0) is None
 
 
-def test_a_small_model_is_its_pieces_alone() -> None:
+@pytest.mark.parametrize(("long", "asked"), [(1.0, (8, 16, 65)), (112 / 1024, (1, 2, 9))])
+def test_requests_are_shorter_where_a_picture_takes_long(
+    long: float, asked: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, heard = SomePieces(), list[tuple[int, int, int]]()
+    plain = given.request
+    monkeypatch.setattr(given, "request", lambda *one: heard.append(one) or plain(*one))
+    monkeypatch.setattr(estimating, "LONG_S", long)
+    found = estimating.estimate(tiny_config(), "float32", "float32", None, given, 0.0)  # pyright: ignore
+    first, second, tokens = asked
+    assert set(heard) == {(1, 1, 1), (1, 9, 1), (first, 1, 1), (second, 1, 1), (1, 1, tokens), (1, 9, tokens)}
+    assert found is not None
+    assert (found.frame, found.step, found.image) == (7 / 1024, 5 / 1024, 112 / 1024)
+
+
+def test_a_small_model_is_its_requests_alone() -> None:
     given: Any = SomePieces()
     found = estimating.estimate(tiny_config(), "float32", "float32", None, given, 0.0)
     assert found is not None
-    assert (found.picture, found.frame) == (3 / 1024, (4 / 1024 + 5 / 1024) / 4)
-    assert (found.step, found.row, found.position) == (5 / 1024, 1 / 1024, 1 / 1024)
+    assert (found.position, found.frame) == (1 / 1024, 7 / 1024)
+    assert (found.image, found.minute) == (112 / 1024, pytest.approx((104 + 60 * 8) / 1024))
+    assert (found.step, found.row) == (5 / 1024, 2 / 1024)
+    assert (found.frame_question, found.question) == (1 / 1024, 3 / 1024)
+
+
+class ShrinkingPieces(SomePieces):
+    """Pieces of which the larger ones were measured at a better moment."""
+
+    def request(self, frames: int, questions: int, tokens: int) -> float:
+        return 8 / (frames * questions * tokens)
+
+    def fuse(self, frames: int, questions: int) -> float:
+        return 1 / questions
+
+    def prefill(self, positions: int, questions: int) -> float:
+        return 1 / positions
+
+
+def test_nothing_takes_less_than_no_time() -> None:
+    given: Any = ShrinkingPieces()
+    found = estimating.estimate(tiny_config(), "float32", "float32", None, given, 0.0)
+    assert found is not None
+    assert min(asdict(found).values()) == 0.0
+    assert found.image == 8.0
+
+
+@pytest.fixture(scope="module")
+def processor(tmp_path_factory: pytest.TempPathFactory) -> LlavaMiniProcessor:
+    return LlavaMiniProcessor.from_pretrained(str(write_tiny_checkpoint(tmp_path_factory.mktemp("tiny") / "model")))
 
 
 @pytest.mark.parametrize("products", [False, True])
-def test_pieces_are_the_engines_own_work(products: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pieces_are_the_engines_own_work(
+    products: bool, processor: LlavaMiniProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def once(work: Any) -> float:
         work()
         return 2.0
 
     monkeypatch.setattr(overhead, "_least", once)
     monkeypatch.setattr(overhead, "CUT_LAYERS", 1)
+    monkeypatch.setattr(TimedEngine, "seconds", lambda self, *request: 100.0)
     config = tiny_config()
-    pieces = Pieces(config, "bfloat16", "bfloat16", Texts(5, 3), products=products)
-    scales = (1, 1) if products else (flops.tower_layers(config), config.num_hidden_layers)
-    assert pieces.see(2) == 2.0 + 2.0 * scales[0]  # frames are prepared, too
+    pieces = Pieces(config, "bfloat16", "bfloat16", Texts(5, 3), processor, processor.prompts(), products=products)
+    tower, layers = (1, 1) if products else (flops.tower_layers(config), config.num_hidden_layers)
+    assert (tower, layers) == (1, 1) or tower > 1 < layers
+    assert pieces.request(2, 3, 1) == 100.0 + 2.0 * (tower - 1) + 2.0 * (layers - 1)
+    assert pieces.request(2, 3, 5) == 100.0 + 2.0 * (tower - 1) + (2.0 + 4 * 2.0) * (layers - 1)
     assert pieces.fuse(2, 3) == 2.0
-    assert pieces.prefill(6, 2) == pieces.step(6, 2) == 2.0 * scales[1]
+    assert pieces.prefill(6, 2) == 2.0 * layers
     monkeypatch.setattr(overhead, "_least", lambda work: 9.0)
     assert pieces.fuse(2, 3) == 2.0  # once
     assert pieces.fuse(2, 2) == 9.0
+
+
+@pytest.mark.parametrize("products", [False, True])
+def test_requests_are_timed_whole(
+    products: bool, processor: LlavaMiniProcessor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    ticks = iter(range(1000))
+    monkeypatch.setattr(timed_engine.time, "perf_counter", lambda: 3.0 * next(ticks))
+    prompts = processor.prompts()
+
+    class Heard:
+        def question_ids(self, question: str) -> list[int]:
+            asked.append(question)
+            return prompts.question_ids(question)
+
+        def answer_text(self, ids: list[int]) -> str:
+            return prompts.answer_text(ids)
+
+    config = tiny_config()
+    config.max_position_embeddings = 16  # with which no such request would fit
+    model = stand_in(config, "float32", "float32", products=products)
+    engine = TimedEngine(model, processor, Heard(), Texts(5, 3))
+    known = [engine.seconds(1, 1, 1), engine.seconds(3, 2, 70)]
+    assert engine._engine.frames_encoded == 1 + 3  # each took long, and so was made once
+    assert [engine.seconds(1, 1, 1), engine.seconds(3, 2, 70)] == known
+    assert len(asked) == len(set(asked)) + 1 == 3
+    (group,) = pack_prompts([engine._engine.prompts.question_ids(one) for one in set(asked)]).groups
+    assert len(group.tails) == 2
+    assert all(0 <= one < model.config.vocab_size for one in engine._engine.prompts.question_ids("a") if one > 0)
 
 
 def test_products_are_left_out_or_packed() -> None:
@@ -217,6 +298,7 @@ def test_products_are_left_out_or_packed() -> None:
     without = stand_in(config, "bfloat16", "bfloat16", products=False)
     assert not any(type(module) is nn.Linear for module in without.modules())
     assert isinstance(without.lm_head, LeftOut)
+    assert not without.lm_head(torch.zeros(2, config.hidden_size)).any()
     assert without.lm_head(torch.zeros(2, 1, config.hidden_size)).shape == (2, 1, config.vocab_size)
     packed = stand_in(config, "int8", "float32", products=True)
     linear = [module for module in packed.modules() if isinstance(module, Int8Linear)]
@@ -271,8 +353,49 @@ def test_only_what_is_not_in_memory_is_read_from_the_disk(tmp_path: Path, monkey
 def test_weights_that_stay_in_their_files_take_no_time() -> None:
     stored = {"a": torch.zeros(4, 4), "b": torch.zeros(8, 8, dtype=torch.bfloat16)}
     assert estimating.converting_seconds(stored, Need("bfloat16", 0, 9, 0, 0), "bfloat16") == 0.0
-    for kind in ("float32", "int8"):
-        assert estimating.converting_seconds(stored, Need(kind, 1 << 20, 9, 0, 0), "bfloat16") > 0.0
+    for kind, packed in (("float32", 0), ("int8", 1 << 20), ("int4", 1 << 20), ("int8", 0)):
+        assert estimating.converting_seconds(stored, Need(kind, 1 << 20, 9, 0, 0, packed), "bfloat16") > 0.0
+
+
+def test_weights_are_packed_for_the_kernel_of_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    packed: list[tuple[torch.dtype, str | None]] = []
+    clock = iter(range(100))
+    monkeypatch.setattr(
+        estimating.Int8Linear, "from_weight", lambda weight, bias, kernel: packed.append((weight.dtype, kernel))
+    )
+    monkeypatch.setattr(estimating.time, "perf_counter", lambda: float(next(clock)))
+    stored = {"a": torch.zeros(4, 4, dtype=torch.bfloat16)}
+    need = Need("int8", own=24 << 20, mapped=0, scratch=0, work=0, packed=16 << 20)
+    seconds = estimating.converting_seconds(stored, need, "bfloat16", "onednn")
+    assert packed == [(torch.bfloat16, "onednn")]
+    assert seconds == (16 << 20) / estimating.SAMPLE_ELEMENTS + (8 << 20) / 2 / estimating.SAMPLE_ELEMENTS
+
+
+def test_prepared_weights_are_mapped_and_not_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = write_tiny_checkpoint(tmp_path / "model")
+    stored = look_at_weights(checkpoint, load_config(checkpoint))
+    assert outlook._prepared_file(str(checkpoint), stored, "int8") is None
+    monkeypatch.setattr(prepared, "WORTH_S", 0.0)
+    with prepared.prepared_supply(ModelOptions(str(checkpoint)), "int8") as supply:
+        LlavaMiniForConditionalGeneration.from_pretrained(
+            checkpoint, dtype=torch.float32, maker=Packing("int8", torch.float32, "onednn", supply)
+        )
+    there = outlook._prepared_file(str(checkpoint), stored, "int8")
+    assert there is not None
+    assert there.is_file()
+    assert outlook._prepared_file(str(checkpoint), stored, "int4") is None
+    assert outlook._prepared_file(str(checkpoint), stored, "float32") is None
+    assert outlook._opening_seconds(there) > 0
+    fields = load_config(checkpoint).to_dict()
+    without, with_it = (needs(fields, stored, ["int8"], "float32", is_prepared=one)["int8"] for one in (False, True))
+    assert (with_it.own, with_it.mapped) == (without.own - without.packed, without.mapped + without.packed)
+    assert (with_it.packed, with_it.scratch) == (0, 0)
+    assert without.packed > 0 < without.scratch
+    measuring = outlook._Measuring(load_config(checkpoint), None, stored, None, 0.0)  # pyright: ignore
+    monkeypatch.setattr(outlook, "converting_seconds", lambda stored, need, rest, kernel: float(need.packed))
+    monkeypatch.setattr(outlook, "reading_seconds", lambda files: 0.0)
+    assert measuring._loading(without, "float32", None) > without.packed - 1
+    assert measuring._loading(with_it, "float32", there) < 1
 
 
 # Told

@@ -102,13 +102,17 @@ class Estimates:
     formats: Mapping[WeightFormat, Estimate]
 
     def least(self, other: "Estimates | None") -> Self:
-        """With the lesser of both numbers for each piece of work: other work on a machine only adds to it."""
+        """With the lesser of both numbers for each piece of work: other work on a machine only adds to it.
+
+        But loading takes what it takes now: files come and go from memory, and weights are prepared or removed.
+        """
         if other is None:
             return self
         formats = dict(self.formats)
         for kind, old in other.formats.items():
-            new = asdict(formats.get(kind, old))
-            formats[kind] = Estimate(**{name: min(new[name], seconds) for name, seconds in asdict(old).items()})
+            new = formats.get(kind, old)
+            lesser = {name: min(getattr(new, name), seconds) for name, seconds in asdict(old).items()}
+            formats[kind] = Estimate(**lesser | {"load": new.load})
         return type(self)(self.auto, formats)
 
 
@@ -163,10 +167,10 @@ def _estimate(values: Any) -> Estimate | None:
 
 
 def _key(model: Path) -> dict[str, Any]:
-    """A model by its configuration and the sizes of its files; the machine; and this version, whose speed it is."""
+    """A model by its configuration and the sizes of its files; the machine; this version, and how it measures."""
     try:
         digest = hashlib.sha256(read_bytes(model / "config.json")).hexdigest()[:32]
         size = sum(file.stat().st_size for pattern in _WEIGHTS for file in model.glob(pattern))
     except (OSError, ValueError):
         digest, size = "", 0
-    return {**this_machine(), "version": __version__, "config": digest, "weights": size}
+    return {**this_machine(), "version": __version__, "measured": "requests", "config": digest, "weights": size}

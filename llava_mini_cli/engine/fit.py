@@ -130,6 +130,7 @@ class Need:
     mapped: int  # weights that stay in their files
     scratch: int  # of the largest tensor on its way into the format
     work: int  # of everything else, at the least bounds that a run can do with
+    packed: int = 0  # of `own`, those that are packed when they are read
 
     @property
     def bytes(self) -> int:
@@ -144,6 +145,7 @@ def needs(
     *,
     frames: int = 1,
     is_mapped: bool = True,
+    is_prepared: bool = False,
 ) -> dict[WeightFormat, Need]:
     """What a model needs in each of some formats.
 
@@ -153,15 +155,18 @@ def needs(
         rest: the format of everything but the Llama layers' weights, where these are held in fewer bits.
         frames: encoded at once.
         is_mapped: weights in the wanted format stay in their files, as on a CPU.
+        is_prepared: the packed weights are in a file already.
     """
     sizes = Sizes.of(fields)
     found: dict[WeightFormat, Need] = {}
     for kind in kinds:
         number = kind if kind in NUMBER_BYTES else rest
-        own, mapped, scratch = _weights(stored, kind, number, is_mapped=is_mapped)
+        own, packed, mapped, scratch = _weights(stored, kind, number, is_mapped=is_mapped)
+        if is_prepared:
+            own, packed, mapped, scratch = own - packed, 0, mapped + packed, 0
         work = Work.of(sizes, NUMBER_BYTES[number], is_packed=kind not in NUMBER_BYTES)
         least = PROCESS_BYTES + MEDIA_BYTES[1] + work.encoding(frames, TEXT) + 2 * TEXT * work.cached
-        found[kind] = Need(kind, own, mapped, scratch, least + 8 * sizes.vocabulary)
+        found[kind] = Need(kind, own, mapped, scratch, least + 8 * sizes.vocabulary, packed)
     return found
 
 
@@ -181,15 +186,15 @@ def least_need(
 
 def _weights(
     stored: Mapping[str, StoredTensor], kind: WeightFormat, number: WeightFormat, *, is_mapped: bool
-) -> tuple[int, int, int]:
-    """Bytes of the weights in own memory and in files, and of the largest ones on their way."""
-    own = mapped = 0
+) -> tuple[int, int, int, int]:
+    """Bytes of the weights in own memory, of those that are packed there, in files, and of the largest on their way."""
+    own = packed = mapped = 0
     scratch: list[int] = []
     for name, tensor in _with_head(stored, kind).items():
         elements = prod(tensor.shape)
         held = str(tensor.dtype).removeprefix("torch.")
         if kind not in NUMBER_BYTES and _is_packed(name, tensor, on_cpu=is_mapped):
-            own += _packed_bytes(tensor.shape, _packed_in(name, kind, on_cpu=is_mapped))
+            packed += _packed_bytes(tensor.shape, _packed_in(name, kind, on_cpu=is_mapped))
             scratch.append(elements * (_PACKING_BYTES if is_mapped else _SCRATCH_BYTES[kind]))
             continue
         wanted: str = "float32" if name.endswith(".pos_embed") else number
@@ -198,7 +203,7 @@ def _weights(
         else:
             own += elements * _STORED_BYTES[wanted]
             scratch += [] if is_mapped else [elements * _STORED_BYTES.get(held, 4)]
-    return own, mapped, sum(sorted(scratch)[-(_AT_ONCE if is_mapped else 1) :])
+    return own + packed, packed, mapped, sum(sorted(scratch)[-(_AT_ONCE if is_mapped else 1) :])
 
 
 def _with_head(stored: Mapping[str, StoredTensor], kind: WeightFormat) -> Mapping[str, StoredTensor]:

@@ -6,11 +6,14 @@ found is kept for the dry runs to come.
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
+from math import prod
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 
-from llava_mini_cli.config import ModelOptions, WeightFormat
+from llava_mini_cli.config import ModelOptions, Quantization, WeightFormat
 from llava_mini_cli.engine.choose_format import choose_format, formats_to_be_had, memory_of, number_formats
 from llava_mini_cli.engine.devices import try_device
 from llava_mini_cli.engine.estimate import (
@@ -22,16 +25,21 @@ from llava_mini_cli.engine.estimate import (
     kept_estimates,
 )
 from llava_mini_cli.engine.estimating import TEXTS, converting_seconds, estimate, reading_seconds
-from llava_mini_cli.engine.fit import NUMBER_BYTES, Need, StoredTensor, fits, needs
+from llava_mini_cli.engine.fit import NUMBER_BYTES, Need, fits, needs
 from llava_mini_cli.engine.overhead import Pieces
+from llava_mini_cli.engine.prepared import Wanted, about_weights
+from llava_mini_cli.engine.prepared_file import PreparedReader
+from llava_mini_cli.engine.prepared_folder import WHOLE, folder, open_own
+from llava_mini_cli.engine.prepared_index import DamagedError
 from llava_mini_cli.engine.products import measured_rates
 from llava_mini_cli.engine.rates import Rates
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.hub import find_model, find_tower
+from llava_mini_cli.hub import find_model, model_digest
 from llava_mini_cli.model.checkpoint import load_config, look_at_weights
 from llava_mini_cli.model.configuration import LlavaMiniConfig
+from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
-from llava_mini_cli.model.weight_headers import weight_files
+from llava_mini_cli.model.weight_headers import Stored as StoredTensor
 
 Stored = Mapping[str, StoredTensor]
 
@@ -49,19 +57,24 @@ def outlook(model: str, starting: float) -> Outlook:
     checkpoint = find_model(model, local_files_only=True)
     config = load_config(checkpoint, local_files_only=True)
     stored = look_at_weights(checkpoint, config, local_files_only=True)
-    LlavaMiniProcessor.from_pretrained(model)
+    processor = LlavaMiniProcessor.from_pretrained(model)
+    with torch.device("meta"):
+        LlavaMiniForConditionalGeneration(config)
     started = starting + time.perf_counter() - began
     options, device = ModelOptions(model), try_device("auto")
     rates = measured_rates(config, device, anew=True)
     there, numbers = memory_of(device), number_formats(options, device)
     number = numbers[0] if rates is None else rates.quickest(numbers)
-    measuring = _Measuring(config, checkpoint, stored, rates, started) if device.type == "cpu" else None
+    measuring = _Measuring(config, processor, stored, rates, started) if device.type == "cpu" else None
     found: list[FormatOutlook] = []
     for kind in formats_to_be_had(device):
         rest = kind if kind in NUMBER_BYTES else number
-        need = needs(config.to_dict(), stored, [kind], rest, is_mapped=device.type == "cpu")[kind]
+        prepared = _prepared_file(model, stored, kind) if device.type == "cpu" else None
+        need = needs(
+            config.to_dict(), stored, [kind], rest, is_mapped=device.type == "cpu", is_prepared=prepared is not None
+        )[kind]
         fitting = there is None or fits(need, there)
-        seconds = measuring.estimate(need, rest) if measuring is not None and fitting else None
+        seconds = measuring.estimate(need, rest, prepared) if measuring is not None and fitting else None
         found.append(FormatOutlook(kind, need.bytes, fitting, seconds))
     auto = _auto(options, config, stored, device)
     if measuring is not None:
@@ -80,27 +93,61 @@ def _auto(options: ModelOptions, config: LlavaMiniConfig, stored: Stored, device
         return None
 
 
+def _prepared_file(model: str, stored: Stored, kind: WeightFormat) -> Path | None:
+    """The file that holds a model's weights packed, from which the next load will take them; None: there is none."""
+    if kind not in get_args(Quantization):
+        return None
+    files = {one.file for one in stored.values()}
+    about = about_weights(files, model_digest(model, local_files_only=True), cast(Quantization, kind))
+    path = folder() / f"{Wanted(about, model, 0, 0).key}{WHOLE}"
+    return path if path.is_file() else None
+
+
+def _opening_seconds(prepared: Path) -> float:
+    """Seconds in which a load looks at prepared weights; what is damaged is found by the load and made anew."""
+    began = time.perf_counter()
+    with suppress(DamagedError, OSError):
+        PreparedReader(open_own(prepared)).close()
+    return time.perf_counter() - began
+
+
 class _Measuring:
     """Measures one model in several formats; what is the same in two of them is measured once."""
 
     def __init__(
-        self, config: LlavaMiniConfig, checkpoint: Path, stored: Stored, rates: Rates | None, started: float
+        self,
+        config: LlavaMiniConfig,
+        processor: LlavaMiniProcessor,
+        stored: Stored,
+        rates: Rates | None,
+        started: float,
     ) -> None:
         """Args: started: seconds that a command takes until it reads weights."""
-        files = weight_files(checkpoint)
-        if not config.unfreeze_mm_vision_tower:
-            files += weight_files(find_tower(config.mm_vision_tower, checkpoint, local_files_only=True))
         self._config = config
+        self._processor = processor
         self._stored = stored
         self._rates = rates
-        self._started = started + reading_seconds(files)
+        self._started = started
+        self._reading = reading_seconds({one.file for one in stored.values()})
         self._pieces: dict[WeightFormat, Pieces] = {}
 
-    def estimate(self, need: Need, rest: WeightFormat) -> Estimate | None:
-        """None where products of the format were not measured."""
+    def estimate(self, need: Need, rest: WeightFormat, prepared: Path | None = None) -> Estimate | None:
+        """None where products of the format were not measured. `prepared`: the file with its packed weights."""
         measured = need.kind if self._rates is None else rest
         if measured not in self._pieces:
-            products = self._rates is None
-            self._pieces[measured] = Pieces(self._config, measured, rest, TEXTS, products=products)
-        load = self._started + converting_seconds(self._stored, need, rest)
+            products, prompts = self._rates is None, self._processor.prompts()
+            self._pieces[measured] = Pieces(
+                self._config, measured, rest, TEXTS, self._processor, prompts, products=products
+            )
+        load = self._started + self._loading(need, rest, prepared)
         return estimate(self._config, need.kind, rest, self._rates, self._pieces[measured], load)
+
+    def _loading(self, need: Need, rest: WeightFormat, prepared: Path | None) -> float:
+        """Seconds in which weights come from their files and into a format."""
+        kernel = None if self._rates is None else self._rates.int8_kernel
+        converting = converting_seconds(self._stored, need, rest, kernel)
+        if prepared is None:
+            return self._reading + converting
+        size = sum(prod(one.shape) * (4 if one.dtype is None else one.dtype.itemsize) for one in self._stored.values())
+        others = max(0, need.own + need.mapped - prepared.stat().st_size) / size  # the rest is not read any more
+        return _opening_seconds(prepared) + reading_seconds([prepared]) + min(1.0, others) * self._reading + converting

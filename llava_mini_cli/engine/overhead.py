@@ -1,14 +1,16 @@
-"""The time that a model's work takes beside its products with weights: the engine's own functions, products left out.
+"""The time that a model's work takes beside its products with weights: the engine itself, products left out.
 
 A model without its linear layers' weights fits any machine, and made of a configuration alone it needs no checkpoint.
-Everything else is there and is really computed: attention, norms, rotations, keys and values, and Python itself. A
-small model keeps its products: one of its size takes no time that could be told from the call.
+Everything else is there and is really computed: attention, norms, rotations, keys and values, and Python itself.
+Requests go through an engine around it (`timed_engine.py`); of a model with many layers, of which a few are made, the
+engine's functions by themselves tell what the others add. A small model keeps its products: one of its size takes no
+time that could be told from the call.
 """
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -20,13 +22,15 @@ from llava_mini_cli.engine.flops import tower_layers
 from llava_mini_cli.engine.generate import DecodeBatch, PrefillItem, decode, prefill
 from llava_mini_cli.engine.pack import pack_prompts
 from llava_mini_cli.engine.packed_linear import Int4Linear, Int8Linear
+from llava_mini_cli.engine.timed_engine import Texts, TimedEngine
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
-from llava_mini_cli.model.preprocess import Preprocessor
+from llava_mini_cli.model.processor import LlavaMiniProcessor
 from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
 
 VALUE = 0.01  # of every weight and pixel
 SMALL_VOCABULARY = 512  # of a model that is made without its products
+LEAST_CONTEXT = 1024  # positions, so that whatever is timed fits
 CUT_LAYERS = 4  # of its tower and of its language model; all of them take as long as these in proportion
 BUDGET = 0.3  # seconds for measuring one piece of work, which is done at least twice
 LONG_S = 1.0  # unless it takes so many seconds
@@ -45,6 +49,14 @@ class LeftOut(nn.Module):
         return input.new_empty(*input.shape[:-1], self.out_features)
 
 
+class LeftOutHead(LeftOut):
+    """A head without weights, which says the first token every time."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """`[..., hidden]` to `[..., vocabulary]`."""
+        return input.new_zeros(*input.shape[:-1], self.out_features)
+
+
 def stand_in(
     config: LlavaMiniConfig, kind: WeightFormat, rest: WeightFormat, *, products: bool
 ) -> LlavaMiniForConditionalGeneration:
@@ -56,6 +68,7 @@ def stand_in(
         products: the linear layers are there; otherwise they are left out, and all but a few layers are, too.
     """
     fields = {**config.to_dict(), "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+    fields["max_position_embeddings"] = max(config.max_position_embeddings, LEAST_CONTEXT)
     if not products:
         fields["vocab_size"] = min(config.vocab_size, SMALL_VOCABULARY)
         fields["num_hidden_layers"] = min(config.num_hidden_layers, CUT_LAYERS)
@@ -68,7 +81,7 @@ def stand_in(
         model = LlavaMiniForConditionalGeneration(made).eval()
     if not products:
         _replace(model, lambda layer: LeftOut(layer.out_features))
-        model.lm_head = LeftOut(config.vocab_size)  # pyright: ignore[reportAttributeAccessIssue]
+        model.lm_head = LeftOutHead(config.vocab_size)  # pyright: ignore[reportAttributeAccessIssue]
     packed = {"int8": Int8Linear, "int4": Int4Linear}.get(kind)
     dtype = getattr(torch, kind if packed is None else rest)
     for name, parameter in list(model.named_parameters()):
@@ -93,27 +106,28 @@ def _replace(module: nn.Module, made: Callable[[nn.Linear], nn.Module]) -> None:
             _replace(child, made)
 
 
-@dataclass(frozen=True)
-class Texts:
-    """The tokens of prompts: those before the frames, which all share, and those of each question behind them."""
-
-    shared: int
-    tail: int
-
-
 class Pieces:
     """Pieces of the engine's work with a model, each measured once and by itself, in seconds of the whole model."""
 
     def __init__(
-        self, config: LlavaMiniConfig, kind: WeightFormat, rest: WeightFormat, texts: Texts, *, products: bool
+        self,
+        config: LlavaMiniConfig,
+        kind: WeightFormat,
+        rest: WeightFormat,
+        texts: Texts,
+        processor: LlavaMiniProcessor,
+        prompts: Any,
+        *,
+        products: bool,
     ) -> None:
-        """Args: as for `stand_in`."""
+        """Args: as for `stand_in` and `TimedEngine`."""
         self._model = stand_in(config, kind, rest, products=products)
         made = self._model.config
         self._texts = texts
-        self._tower_scale = tower_layers(config) / max(1, tower_layers(made))
+        self._engine = TimedEngine(self._model, processor, prompts, texts)
         self._known: dict[tuple[str, int, int], float] = {}
-        self._llama_scale = config.num_hidden_layers / made.num_hidden_layers
+        self._towers_more = tower_layers(config) / max(1, tower_layers(made)) - 1
+        self._layers_more = config.num_hidden_layers / made.num_hidden_layers - 1
 
     def _measured(self, name: str, size: int, questions: int, work: Callable[[], object], scale: float = 1.0) -> float:
         key = name, size, questions
@@ -122,18 +136,25 @@ class Pieces:
                 self._known[key] = scale * _least(work)
         return self._known[key]
 
-    def see(self, frames: int) -> float:
-        """Frames at once to pixels as the vision tower takes them, and through it."""
+    def request(self, frames: int, questions: int, tokens: int) -> float:
+        """A request about a picture (one frame) or a video, each question with an answer of so many tokens."""
+        taken = self._engine.seconds(frames, questions, tokens)
+        if self._towers_more:
+            taken += self._towers_more * self._see(frames)
+        if self._layers_more:
+            positions = self._texts.shared - 1 + frames * self._model.config.vision_tokens_per_frame
+            layers = self.prefill(positions, questions) / (1 + self._layers_more)
+            layers += (tokens - 1) * self._step(positions, questions) if tokens > 1 else 0.0
+            taken += self._layers_more * layers
+        return taken
+
+    def _see(self, frames: int) -> float:
+        """Frames at once through the layers of the vision tower that were made."""
         config, dtype = self._model.config, self._model.dtype
-        size, given = config.vision.image_size, config.video_frame_size
+        size = config.vision.image_size
         assert isinstance(size, int)
-        half = (0.5, 0.5, 0.5)
-        prepare = Preprocessor(size, (size, size), half, half, splits=config.resolution_ratio, frame_size=given).frames
-        raw = torch.zeros(frames, given, given, 3, dtype=torch.uint8)
         pixels = torch.full((frames * config.parts_per_frame, 3, size, size), VALUE, dtype=dtype)
-        prepared = self._measured("prepare", frames, 0, partial(prepare, raw))
-        work = partial(self._model.model.vision_tower, pixels)
-        return prepared + self._measured("see", frames, 0, work, self._tower_scale)
+        return self._measured("see", frames, 0, partial(self._model.model.vision_tower, pixels))
 
     def fuse(self, frames: int, questions: int) -> float:
         """Features of frames at once, each with some questions, through everything in front of the language model."""
@@ -150,15 +171,15 @@ class Pieces:
         return self._measured("fuse", frames, questions, work)
 
     def prefill(self, positions: int, questions: int) -> float:
-        """The prefix of one medium, so many positions, and the questions about it."""
+        """The prefix of one medium, so many positions, and the questions about it, through all layers."""
         work = partial(prefill, self._model, [self._item(positions, questions)])
-        return self._measured("prefill", positions, questions, work, self._llama_scale)
+        return self._measured("prefill", positions, questions, work, 1 + self._layers_more)
 
-    def step(self, positions: int, rows: int) -> float:
-        """One token for each of some answers about one medium."""
+    def _step(self, positions: int, rows: int) -> float:
+        """One token for each of some answers about one medium, through the layers that were made."""
         cache, _ = prefill(self._model, [self._item(positions, rows)])
         batch, tokens = DecodeBatch(cache, torch.arange(rows)), torch.ones(rows, dtype=torch.int64)
-        return self._measured("step", positions, rows, partial(decode, self._model, [batch], tokens), self._llama_scale)
+        return self._measured("step", positions, rows, partial(decode, self._model, [batch], tokens))
 
     def _item(self, positions: int, questions: int) -> PrefillItem:
         width, dtype = self._model.config.hidden_size, self._model.dtype
