@@ -390,6 +390,12 @@ def test_blocks_share_out_what_the_model_sees(size: tuple[int, int], pad: bool, 
         assert top - 0.5 <= np.clip(down, 0, size[1]) <= bottom + 0.5
 
 
+def test_blocks_end_where_the_model_stops_to_see() -> None:
+    """Of a wide picture it sees the square in the middle."""
+    _, boxes = picture_blocks(PieceLayout(48, (48, 48), 1, pad=False), (90, 60), 6)
+    assert (boxes[0][:2], boxes[8][2:]) == ((15, 0), (75, 60))
+
+
 # Where the pieces lie
 
 

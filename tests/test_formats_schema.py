@@ -258,6 +258,12 @@ def test_constants_are_not_asked_and_null_is_a_label() -> None:
     }
 
 
+def test_a_constant_is_the_one_of_its_values_that_counts() -> None:
+    schema = answer_schema(properties(v={"enum": ["x", "y", "z"], "const": "y"}, a={"type": "boolean"}))
+    assert [part.choices for part in schema.parts("")] == [("yes", "no")]
+    assert schema.fill([Said("no", "stop", {"yes": 0.1, "no": 0.9})]).json == '{"v":"y","a":false}'
+
+
 def test_negative_zero_is_zero() -> None:
     assert answer_schema("a float -1..1").fill(said("-0.0")).json == '{"a":0.0}'
 
