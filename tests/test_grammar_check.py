@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from grammar_oracle import schema
 
-from llava_mini_cli import needs
+from llava_mini_cli import needs, trial_process
 from llava_mini_cli.config import Grammar
-from llava_mini_cli.engine import grammar_check, grammar_trial
+from llava_mini_cli.engine import grammar_check
 from llava_mini_cli.engine.grammar_check import refusals, refused_by, source
 from llava_mini_cli.errors import LlavaMiniError, UsageError
 
@@ -114,12 +114,12 @@ def test_a_grammar_that_is_never_compiled_is_given_up(monkeypatch: pytest.Monkey
 def test_the_process_bounds_itself() -> None:
     """What it may use is less than it has, so that it ends before others have to."""
     code = (
-        "import resource; from llava_mini_cli.engine import grammar_trial as t\n"
-        "t.CPU_SECONDS = 1; t.bound(); print(resource.getrlimit(resource.RLIMIT_AS)[0], flush=True)\n"
+        "import resource; from llava_mini_cli.trial_process import bound\n"
+        "bound(1); print(resource.getrlimit(resource.RLIMIT_AS)[0], flush=True)\n"
         "while True: pass"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=False)
-    assert done.stdout.strip() == str(grammar_trial.MEMORY_BYTES)
+    assert done.stdout.strip() == str(trial_process.MEMORY_BYTES)
     assert done.returncode == -24  # SIGXCPU
 
 

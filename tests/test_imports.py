@@ -22,6 +22,7 @@ COMMON = {
     "paths",
     "plain_files",
     "safe_files",
+    "trial_process",
     "",
 }  # "" is the package itself, for its version
 

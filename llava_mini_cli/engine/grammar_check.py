@@ -1,10 +1,6 @@
 """Grammars that llguidance takes, told from those that it refuses. Needs no model and no torch."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +8,7 @@ from llava_mini_cli.config import Grammar
 from llava_mini_cli.engine import grammar_trial
 from llava_mini_cli.errors import LlavaMiniError, first_line
 from llava_mini_cli.needs import SCHEMA
+from llava_mini_cli.trial_process import run_trial
 
 TRIAL_SECONDS = 60.0  # of a machine that does much else
 MOST_KNOWN = 1024
@@ -105,21 +102,8 @@ def _tried(grammars: list[Grammar]) -> list[str | None]:
 
 def _run(sources: list[str]) -> tuple[list[str], str]:
     """What the process said of the first of some grammars, and of the next, if it did not come to the end."""
-    path = os.pathsep.join(filter(None, sys.path))
     try:
-        process = subprocess.run(
-            [sys.executable, "-P", grammar_trial.__file__],
-            input=json.dumps(sources).encode(),
-            capture_output=True,
-            timeout=TRIAL_SECONDS,
-            env=os.environ | {"PYTHONPATH": path},
-            check=False,
-        )
-        printed, how = process.stdout, "it is too deep or too large for llguidance"
-        if process.returncode == -signal.SIGXCPU:
-            how = _TOO_MUCH
-    except subprocess.TimeoutExpired as error:
-        printed, how = error.stdout or b"", _TOO_MUCH
+        trial = run_trial(grammar_trial.__file__, sources, TRIAL_SECONDS)
     except OSError as error:
         raise LlavaMiniError(f"no process to try the schema in: {first_line(error)}") from error
-    return [json.loads(line) for line in printed.decode(errors="replace").splitlines()], how
+    return trial.said, _TOO_MUCH if trial.is_endless else "it is too deep or too large for llguidance"

@@ -2,7 +2,7 @@
 
 A schema of a stranger may never be compiled, or overflow the stack, which no process outlives. Run as a script with
 JSON on standard input, a list of grammars as llguidance reads them, it says a line for each: "" or why it is refused.
-Imports nothing else of the package.
+Imports nothing of the package but its bounds.
 """
 
 import json
@@ -10,7 +10,8 @@ import sys
 import threading
 from typing import Any
 
-MEMORY_BYTES = 2 << 30
+from llava_mini_cli.trial_process import bound
+
 CPU_SECONDS = 10  # hundreds of times what a grammar of a thousand fields takes
 STACK_BYTES = 1 << 20  # the process that writes answers has several times that
 STEPS = 64  # bytes of an answer that is tried
@@ -34,27 +35,9 @@ def refusal(library: Any, tokenizer: Any, grammar: str) -> str:
     return matcher.get_error()
 
 
-def bound() -> None:
-    """Takes away what the trial does not need, where the system can."""
-    try:
-        import resource
-    except ImportError:
-        return
-    for limit, value in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-    ):
-        try:
-            resource.setrlimit(limit, (value, value))
-        except (ValueError, OSError):
-            continue
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))  # SIGXCPU, then SIGKILL
-
-
 def main() -> None:
     """Tries the grammars of standard input, one after the other."""
-    bound()
+    bound(CPU_SECONDS)
     grammars: list[str] = json.loads(sys.stdin.read())
     import llguidance
 

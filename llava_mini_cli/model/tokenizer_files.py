@@ -3,11 +3,6 @@
 A checkpoint may be somebody else's: no code of it runs, and what its tokenizer does is bounded.
 """
 
-import json
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -21,6 +16,7 @@ from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.fields import NULL, OBJECT, SWITCH, TEXT, Rule, checked_fields, list_of, number, one_of, shown
 from llava_mini_cli.model.weight_headers import member, read_json
 from llava_mini_cli.plain_files import MOST_JSON_BYTES
+from llava_mini_cli.trial_process import run_trial
 
 TRIAL_SECONDS = 60.0  # by the clock, on a machine that does much else; of its own time a trial has less
 ENDLESS = "it does not come to an end"
@@ -120,25 +116,12 @@ def _try(checkpoint: Path, fields: dict[str, Any]) -> None:
         "place": str(place),
         "tokens": {key: _token(fields[key]) for key in _SPECIAL if fields.get(key) is not None},
     }
-    path = os.pathsep.join(filter(None, sys.path))
-    environment = os.environ | {"PYTHONPATH": path, "TOKENIZERS_PARALLELISM": "false"}
     try:
-        process = subprocess.run(
-            [sys.executable, "-P", tokenizer_trial.__file__],
-            input=json.dumps(asked).encode(),
-            capture_output=True,
-            timeout=TRIAL_SECONDS,
-            env=environment,
-            check=False,
-        )
-        printed, how = process.stdout, f"its process ended with {process.returncode}"
-        if process.returncode == -signal.SIGXCPU:
-            how = ENDLESS
-    except subprocess.TimeoutExpired as error:
-        printed, how = error.stdout or b"", ENDLESS
+        trial = run_trial(tokenizer_trial.__file__, asked, TRIAL_SECONDS, TOKENIZERS_PARALLELISM="false")
     except OSError as error:
         raise CheckpointError(f"{checkpoint}: no process to try the tokenizer in: {first_line(error)}") from error
-    said: list[list[str]] = [json.loads(line) for line in printed.decode(errors="replace").splitlines()]
+    how = ENDLESS if trial.is_endless else f"its process ended with {trial.status}"
+    said: list[list[str]] = trial.said
     begun = [words for what, words in said if what == "begins"]
     failed = [words for what, words in said if what == "failed"]
     if not said or said[-1][0] != "done":

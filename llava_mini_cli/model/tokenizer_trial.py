@@ -1,7 +1,8 @@
 """A tokenizer and its chat template tried in a process of its own, with bounds on time and memory.
 
 A regular expression of a tokenizer may panic, a template may never end or fill the memory. Run as a script with JSON on
-standard input, it says on standard output what it begins, and what went wrong. Imports nothing else of the package.
+standard input, it says on standard output what it begins, and what went wrong. Imports nothing of the package but its
+bounds.
 """
 
 import json
@@ -11,7 +12,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-MEMORY_BYTES = 2 << 30
+from llava_mini_cli.trial_process import bound
+
 CPU_SECONDS = 6  # tens of times what a tokenizer of 128,000 tokens takes
 MOST_TEXT = 1 << 20  # characters of a prompt
 LETTERS = " ".join(chr(code) for code in range(33, 127))  # each may be one that a normalizer makes many of
@@ -19,24 +21,6 @@ SAMPLE = f"What's in the 2 pictures?  Describe them\n\n'now', naïve ÄÖ 漢字
 MOST_TOKENS = 16 * len(SAMPLE)  # of the sample: a letter is at most a few bytes, each a token
 HEADER = "<|start_header_id|>"  # Llama 3 has it; other families do not use the template
 GENERATION = re.compile(r"\{%[-+]?\s*(end)?generation\s*[-+]?%\}")  # a tag of transformers that changes no text
-
-
-def bound() -> None:
-    """Takes away what the trial does not need, where the system can."""
-    try:
-        import resource
-    except ImportError:
-        return
-    for limit, value in (
-        (resource.RLIMIT_AS, MEMORY_BYTES),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_FSIZE, 0),
-    ):
-        try:
-            resource.setrlimit(limit, (value, value))
-        except (ValueError, OSError):
-            continue
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))  # SIGXCPU, then SIGKILL
 
 
 def try_tokenizer(directory: Path) -> bool:
@@ -114,7 +98,7 @@ def say(what: str, words: object) -> None:
 
 def main() -> None:
     """Tries what standard input names; ends with 0 whatever was found."""
-    bound()
+    bound(CPU_SECONDS)
     asked = json.loads(sys.stdin.read())
     try:
         takes_template = try_tokenizer(Path(asked["directory"]))
