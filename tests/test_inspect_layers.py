@@ -1,6 +1,7 @@
 """`llava-mini inspect --layers` on tiny random models: LLaVA-Mini's own and transformers' LLaVA-1.5."""
 
 import csv
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,12 @@ def test_a_model_that_does_not_fit_is_told_before_it_is_read(
         load_layer_model(ModelOptions(str(checkpoints["llava"]), device="cpu"))
 
 
+def pipe(path: Path) -> None:
+    """A file that whoever opens it waits for."""
+    path.unlink()
+    os.mkfifo(path)
+
+
 def broken(change: Callable[[Path], object]) -> Callable[[Path, Path], Path]:
     def made(llava: Path, folder: Path) -> Path:
         for file in llava.iterdir():
@@ -248,6 +255,8 @@ def broken(change: Callable[[Path], object]) -> Callable[[Path, Path], Path]:
         (lambda folder: (folder / "model.safetensors").unlink(), "no weights in"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"nothing at all"), "transformers cannot load it"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "bert"}'), "transformers cannot load it"),
+        (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json: the tokenizer cannot be read"),
+        (lambda folder: pipe(folder / "tokenizer_config.json"), "tokenizer_config.json: not a regular file"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "none"}'), "transformers cannot load it"),
     ],
 )

@@ -21,6 +21,7 @@ from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.preprocess import Preprocessor
 from llava_mini_cli.model.pretrained import pick_device, pick_dtype
 from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID, PromptBuilder
+from llava_mini_cli.model.tokenizer_files import ANY_CLASS, check_tokenizer
 from llava_mini_cli.model.weight_headers import read_json
 
 Picture = NDArray[np.uint8]  # [height, width, 3]
@@ -159,6 +160,7 @@ def _family_model(directory: Path, options: ModelOptions) -> FamilyModel:
             f"model {options.model}: its weights are {needed / 2**30:.1f} GiB, "
             f"and {there.source} leaves {there.bytes / 2**30:.1f} GiB"
         )
+    check_tokenizer(directory, ANY_CLASS)
     disable_progress_bar()
     local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     dtype = "auto" if options.dtype == "auto" else pick_dtype(options.dtype, device)
@@ -170,7 +172,7 @@ def _family_model(directory: Path, options: ModelOptions) -> FamilyModel:
         return FamilyModel(cast(Any, model).to(device).eval(), processor)
     except ModelError:
         raise
-    except Exception as error:  # whatever transformers raises about files of strangers
+    except BaseException as error:  # whatever transformers raises about files of strangers
         if is_fault(error):
             raise ModelError(f"model {options.model}: transformers cannot load it: {first_line(error)}") from error
         raise

@@ -3,7 +3,7 @@
 A checkpoint may be somebody else's: no code of it runs, and what its tokenizer does is bounded.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -50,6 +50,7 @@ RULES: dict[str, Rule] = {
     "vocab": NULL,
     "merges": NULL,
 }
+ANY_CLASS = {key: rule for key, rule in RULES.items() if key != "tokenizer_class"}  # for models that are not LLaVA-Mini
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token")
 
 
@@ -64,9 +65,7 @@ def load_tokenizer(checkpoint: Path, config: PreTrainedConfig | None = None) -> 
     """
     if not any((checkpoint / name).exists() for name in VOCABULARIES):
         raise CheckpointError(f"{checkpoint}: no tokenizer (tokenizer.json or tokenizer.model)")
-    fields = _look(checkpoint)
-    if not checkpoint.resolve().is_relative_to(find_model(DEMO).resolve()):  # which comes with the package
-        _try(checkpoint, fields)
+    check_tokenizer(checkpoint, RULES)
     try:
         tokenizer: Any = AutoTokenizer.from_pretrained(
             checkpoint, config=config or LlavaMiniConfig(), local_files_only=True, trust_remote_code=False
@@ -78,7 +77,18 @@ def load_tokenizer(checkpoint: Path, config: PreTrainedConfig | None = None) -> 
     return tokenizer
 
 
-def _look(checkpoint: Path) -> dict[str, Any]:
+def check_tokenizer(checkpoint: Path, rules: Mapping[str, Rule]) -> None:
+    """Makes sure that a tokenizer may be loaded; `rules`: of its configuration's fields.
+
+    Raises:
+        CheckpointError: its files are damaged or may not be read, or it does not do its work in a bounded process.
+    """
+    fields = _look(checkpoint, rules)
+    if not checkpoint.resolve().is_relative_to(find_model(DEMO).resolve()):  # which comes with the package
+        _try(checkpoint, fields)
+
+
+def _look(checkpoint: Path, rules: Mapping[str, Rule]) -> dict[str, Any]:
     """The fields of `tokenizer_config.json`, once every file that transformers may open is one that it may read."""
     for path in _files(checkpoint):
         member(checkpoint, str(path.relative_to(checkpoint)))
@@ -95,7 +105,7 @@ def _look(checkpoint: Path) -> dict[str, Any]:
     fields = read_json(file) if file.exists() else {}
     if "auto_map" in fields:
         raise CheckpointError(f"{file}: auto_map: the tokenizer needs code of its own, which is not run")
-    checked_fields(fields, RULES, file)
+    checked_fields(fields, rules, file)
     return fields
 
 
