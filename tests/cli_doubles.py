@@ -47,6 +47,11 @@ class MadeClip:
         self._text = text
         MadeClip.opened.append(self)
 
+    @staticmethod
+    def opened_in(folder: Path) -> "list[MadeClip]":
+        """The clips of files in a folder: not those that threads of other tests, left behind, still open."""
+        return [clip for clip in MadeClip.opened if Path(clip.info.path).absolute().is_relative_to(folder)]
+
     def __iter__(self) -> Iterator[FrameChunk]:
         for second in range(self.info.frame_count or 0):
             yield FrameChunk(np.zeros((1, 48, 64, 3), np.uint8), np.array([float(second)]))

@@ -82,10 +82,9 @@ def asked(path: str, *questions: str, source: Source | None = None) -> Job:
 
 
 @pytest.fixture(autouse=True)
-def no_clip_stays_open() -> Iterator[None]:
-    MadeClip.opened.clear()
+def no_clip_stays_open(tmp_path: Path) -> Iterator[None]:
     yield
-    assert all(clip.closed for clip in MadeClip.opened)
+    assert all(clip.closed for clip in MadeClip.opened_in(tmp_path))
 
 
 def write_media(folder: Path, **contents: str) -> list[str]:
@@ -155,7 +154,7 @@ def test_a_job_with_a_fault_becomes_rows_without_being_opened(tmp_path: Path) ->
     writer = RowList()
     tally = run(iter(jobs), writer)
     assert (tally.answered, tally.failed, tally.failures) == (1, 2, {"bad_row": 2})
-    assert len(MadeClip.opened) == 1
+    assert len(MadeClip.opened_in(tmp_path)) == 1
     assert [(row.id, row.error_stage, row.error) for row in writer.rows if row.status == "error"] == [
         ("row 17", "input", "t.csv:17")
     ] * 2
@@ -169,7 +168,7 @@ def test_media_are_opened_ahead_and_answered_in_order(tmp_path: Path) -> None:
 
     def jobs() -> Iterator[Job]:
         for job in read_jobs(media, PROMPTS[:1], is_media_path):
-            taken.append(sum(not clip.closed for clip in MadeClip.opened))
+            taken.append(sum(not clip.closed for clip in MadeClip.opened_in(tmp_path)))
             yield job
 
     writer = RowList()
@@ -229,7 +228,7 @@ def test_what_is_done_is_left_out_question_by_question(tmp_path: Path) -> None:
     tally = run(read_jobs(media, PROMPTS, is_media_path), writer)
     assert (tally.answered, tally.failed, tally.skipped, tally.errors_skipped) == (1, 0, 3, 2)
     assert [(row.file_name, row.prompt) for row in writer.rows] == [("b.mp4", "What?")]
-    assert len(MadeClip.opened) == 1
+    assert len(MadeClip.opened_in(tmp_path)) == 1
 
 
 def test_without_anything_left_no_model_is_loaded(tmp_path: Path) -> None:
@@ -378,7 +377,7 @@ def test_closing_it_early_closes_clips_and_ends_threads_and_the_engine_can_go_on
         pass
     assert not engine.is_idle  # it holds a medium of the run that is ended here
     rows.close()
-    assert all(clip.closed for clip in MadeClip.opened)
+    assert all(clip.closed for clip in MadeClip.opened_in(tmp_path))
     for thread in set(threading.enumerate()) - before:
         thread.join(5)
         assert not thread.is_alive()

@@ -74,7 +74,7 @@ def test_what_is_there_is_left_and_what_changed_is_replaced(tmp_path: Path) -> N
 
     again = index(tmp_path / "x", *media, *media, job(media[0]), parts=RunParts(open_made_clip))
     assert (again.tally.answered, again.tally.failed, again.tally.skipped, again.tally.errors_skipped) == (0, 0, 2, 1)
-    assert MadeClip.opened
+    assert MadeClip.opened_in(tmp_path)
     media[0].write_text("14")
     changed = index(tmp_path / "x", *media, options=index_options(retry_errors=True))
     assert (changed.tally.answered, changed.tally.failed, changed.tally.skipped) == (1, 1, 0)

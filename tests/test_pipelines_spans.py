@@ -173,7 +173,7 @@ def test_a_length_that_makes_too_many_is_one_error(tmp_path: Path, monkeypatch: 
     assert [(one.file_name, one.error_type) for one in rows][:2] == [("a.mp4", "too_many"), ("b.mp4", None)]
     assert "has 4 stretches; at most 3 are asked about" in (rows[0].error or "")
     assert (len(rows), other) == (4, [])
-    assert all(clip.closed for clip in MadeClip.opened)
+    assert all(clip.closed for clip in MadeClip.opened_in(tmp_path))
 
 
 # What is done

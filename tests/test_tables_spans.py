@@ -156,7 +156,7 @@ def test_consecutive_rows_of_one_file_share_a_pass(engines: list[EchoEngine], su
     command = ("ask", str(table), *COLUMNS, "--prompt-column", "question", "-o", "rows.jsonl")
     MadeClip.opened.clear()
     done = llava_mini(*command)
-    assert (done.exit_code, len(MadeClip.opened)) == (3, 2)
+    assert (done.exit_code, len(MadeClip.opened_in(Path.cwd()))) == (3, 2)
     rows = [json.loads(line) for line in Path("rows.jsonl").read_text().splitlines()]
     found = sorted((one["episode"], one["segment"], one["start"], one["end"], one["text"]) for one in rows)
     assert found == [
