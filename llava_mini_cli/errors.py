@@ -10,6 +10,7 @@ LlavaMiniError                  exit 1
 |   |-- MediaError                        the medium cannot be read or decoded
 |   `-- PromptError                       the prompt cannot be asked of this medium
 |-- DeviceLost                  exit 1    the device that computes does not work any more
+|-- WorkersError                exit 1    workers cannot be had, or none is left
 |-- ArchiveError                exit 1    an archive cannot be read
 `-- OutputError                 exit 1    the output cannot be written
     `-- OutputLocked            exit 75   another run holds it
@@ -115,6 +116,10 @@ class PromptError(ItemError):
 
 class DeviceLost(LlavaMiniError):
     """The device that computes does not work any more, or has no memory even to say what failed; the run ends."""
+
+
+class WorkersError(LlavaMiniError):
+    """Workers cannot be had, or none is left; what was written is whole, and the same command goes on."""
 
 
 class ArchiveError(LlavaMiniError):

@@ -76,7 +76,7 @@ def make_question(prompt: Prompt, row_id: str, kept: Mapping[str, object]) -> Qu
 class Fault(NamedTuple):
     """Why there is no answer: the stage that failed, the kind of error and one line."""
 
-    stage: str  # input, fetch, decode, prompt, generate or output
+    stage: str  # input, fetch, decode, prompt, generate, output or worker
     kind: str
     message: str
 
@@ -97,6 +97,7 @@ class Job(NamedTuple):
     spans: tuple[
         TimeSpan, ...
     ] = ()  # stretches to ask about one by one, ordered by their starts, where a list has them
+    number: int | None = None  # its place among those that were sent to workers; None: it was not
 
     @property
     def file(self) -> str:
@@ -118,4 +119,4 @@ def make_job(
     source: Source | None,
     roots: tuple[str, ...] = (),
 ) -> Job:
-    return tuple.__new__(Job, (path, file_name, questions, fault, item, None, source, None, None, roots, ()))  # pyright: ignore
+    return tuple.__new__(Job, (path, file_name, questions, fault, item, None, source, None, None, roots, (), None))  # pyright: ignore

@@ -31,7 +31,7 @@ class Row:
     status: Status
     error: str | None = None  # one line
     error_type: str | None = None  # not_found, truncated, timeout, too_long, out_of_memory, ...
-    error_stage: str | None = None  # input, fetch, decode, prompt, generate or output
+    error_stage: str | None = None  # input, fetch, decode, prompt, generate, output or worker
     warning: str | None = None  # what was odd about a medium that was answered all the same
     finish_reason: str | None = None  # stop, length or repetition
     frame_count: int | None = None  # frames seen

@@ -7,7 +7,7 @@ A test, a worker process, an evaluation or another program can call `answer` alo
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.request import WHOLE, Answer, Failure
@@ -16,6 +16,7 @@ from llava_mini_cli.formats.job import Fault, Job, Prompt
 from llava_mini_cli.formats.outputs.open_output import Output
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.media.clip import Clip
+from llava_mini_cli.pipelines.of_media import Came, Loaded, MediumLost, MediumOver, WorkEvent
 from llava_mini_cli.pipelines.question_parts import Assembly, Places, QuestionParts
 from llava_mini_cli.pipelines.resume import left_to_do
 from llava_mini_cli.pipelines.rows import RowBuilder
@@ -28,7 +29,7 @@ from llava_mini_cli.pipelines.run_jobs import (
     OutcomeCame,
     run_jobs,
 )
-from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
+from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts, loaded
 from llava_mini_cli.pipelines.scene_windows import SceneWindows
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.spans import RowWindows, SpanWindows, places_unopened
@@ -50,18 +51,20 @@ def answer(
     Raises:
         Interrupted: a signal came, where `parts.interrupts` catches signals. Also what the iterator of jobs raises.
     """
-    return _rows(jobs, lambda: engine, RowBuilder(options, engine.model_revision), parts or RunParts())
+    parts = parts or RunParts()
+    return _counted(Answering(options, engine.model_revision).run(jobs, lambda: engine, parts), parts)
 
 
 def load_and_answer(
     jobs: Iterable[Job], load_engine: Callable[[ModelOptions], AnswerEngine], options: RunOptions, parts: RunParts
 ) -> Generator[Row]:
-    """The same, with a model that is loaded when the first medium that can be read turns up.
+    """The same, with a model that is loaded when the first medium that can be read turns up; or by workers.
 
     Raises:
         ModelError, UsageError: the model cannot be loaded as asked.
+        WorkersError: there is no worker, or none any more.
     """
-    return _rows(jobs, lambda: parts.load(load_engine, options.model), RowBuilder(options), parts)
+    return _counted(parts.work(Answering(options), jobs, load_engine, options), parts)
 
 
 def answer_into(
@@ -92,11 +95,64 @@ def answer_into(
     parts.interrupts.check()
 
 
-def _rows(
-    jobs: Iterable[Job], load: Callable[[], AnswerEngine], builder: RowBuilder, parts: RunParts
-) -> Generator[Row]:
-    def ask(job: Job, clip: Clip) -> Asked[None] | Fault:
-        options = builder.options
+def _counted(came: Generator[WorkEvent[Row]], parts: RunParts) -> Generator[Row]:
+    with closing(came):
+        for one in came:
+            match one:
+                case Came(_, row, fails_medium):
+                    yield row
+                    parts.tally.row(row, fails_medium=fails_medium)
+                    parts.progress.row(row)
+                case MediumOver(_, seconds):
+                    parts.tally.video_s += seconds
+                case MediumLost() | Loaded():
+                    pass  # rows come once everything of a medium is known
+
+
+@dataclass(frozen=True)
+class Answering:
+    """What `ask` and `caption` do with a medium: a row for each question, here or on a worker."""
+
+    options: RunOptions
+    revision: str | None = None  # the model's, where that is loaded already
+
+    def run(self, jobs: Iterable[Job], load: Callable[[], AnswerEngine], parts: RunParts) -> Generator[WorkEvent[Row]]:
+        """The rows of each job, as they come, and when there are no more of it."""
+        builder = RowBuilder(self.options, self.revision)
+        with closing(known_places(run_jobs(jobs, load, self._ask, self.options, parts))) as events:
+            for event in events:
+                match event:
+                    case ModelLoaded():
+                        builder = replace(builder, model_revision=event.engine.model_revision)
+                    case NotOpened(job, fault):
+                        yield from self.unanswered(job, fault, builder.model_revision)
+                        yield MediumOver(job)
+                    case OutcomeCame():
+                        row, flight = _row(builder, event), event.flight
+                        if row is not None:
+                            has_failed = row.status == "error"
+                            yield Came(flight.job, row, has_failed and not flight.has_failed)
+                            flight.has_failed |= has_failed
+                    case MediumDone(flight):
+                        yield MediumOver(flight.job, flight.clip.info.duration_s or 0.0)
+
+    def unanswered(self, job: Job, fault: Fault, revision: str | None) -> Iterator[Came[Row]]:
+        """The rows of a job that nobody could look at."""
+        builder = RowBuilder(self.options, revision)
+        places = [place for index in range(len(job.questions)) for place in places_unopened(job, index)]
+        for count, place in enumerate(places):
+            yield Came(job, builder.failure(job, place.question, fault, place=place), count == 0)
+
+    def loaded(self, engine: AnswerEngine) -> Loaded:
+        """What is told of a model."""
+        return loaded(engine)
+
+    def portable(self, item: Row) -> Row:
+        """A row as it is sent."""
+        return item
+
+    def _ask(self, job: Job, clip: Clip) -> Asked[None] | Fault:
+        options = self.options
         if any(question.span is not None for question in job.questions):
             rows = RowWindows(job, clip.info)
             return _asked(rows.prompts, options.schema, rows)
@@ -107,29 +163,6 @@ def _rows(
             return _asked(prompts, options.schema, SceneWindows(job, clip, options.spans, options.sampling))
         windows = SpanWindows(job, clip.info, options.spans, options.sampling)
         return windows.fault or _asked(prompts, options.schema, windows)
-
-    def counted(row: Row, *, fails_medium: bool) -> Iterator[Row]:
-        yield row
-        parts.tally.row(row, fails_medium=fails_medium)
-        parts.progress.row(row)
-
-    with closing(known_places(run_jobs(jobs, load, ask, builder.options, parts))) as events:
-        for event in events:
-            match event:
-                case ModelLoaded():
-                    builder = replace(builder, model_revision=event.engine.model_revision)
-                case NotOpened(job, fault):
-                    places = [place for index in range(len(job.questions)) for place in places_unopened(job, index)]
-                    for count, place in enumerate(places):
-                        row = builder.failure(job, place.question, fault, place=place)
-                        yield from counted(row, fails_medium=count == 0)
-                case OutcomeCame():
-                    row, flight = _row(builder, event), event.flight
-                    if row is not None:
-                        yield from counted(row, fails_medium=row.status == "error" and not flight.has_failed)
-                        flight.has_failed |= row.status == "error"
-                case MediumDone():
-                    parts.tally.video_s += event.flight.clip.info.duration_s or 0.0
 
 
 def _asked(prompts: tuple[Prompt, ...], schema: AnswerSchema | None, places: Places | None = None) -> Asked[None]:

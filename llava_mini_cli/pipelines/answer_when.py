@@ -26,6 +26,7 @@ from llava_mini_cli.formats.row import EVENT_COLUMNS, TRACK_COLUMNS, Row
 from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.pipelines.events import Event, Track, events_of, make_track, summary_of
 from llava_mini_cli.pipelines.frame_times import TimedClip, TimedWindows, timed
+from llava_mini_cli.pipelines.of_media import Came, Loaded, MediumLost, MediumOver, WorkEvent
 from llava_mini_cli.pipelines.resume import left_to_do
 from llava_mini_cli.pipelines.rows import RowBuilder
 from llava_mini_cli.pipelines.run_jobs import (
@@ -37,7 +38,7 @@ from llava_mini_cli.pipelines.run_jobs import (
     OutcomeCame,
     run_jobs,
 )
-from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
+from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts, loaded
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.spans import MOST_SPANS, Place, grid_of
 
@@ -87,7 +88,7 @@ def when_into(
         wanted = jobs if plots is None else _told(jobs, plots)
         left = left_to_do(wanted, options.row_keys(), output.done, tally)
         try:
-            with closing(find_events(left, load_engine, options, parts)) as found:
+            with closing(find_events(left, load_engine, options, parts, tracked=tracks is not None)) as found:
                 for one in found:
                     if tracks is not None:
                         tracks.done.replace(one.rows[0].fingerprint)
@@ -121,48 +122,90 @@ def _curve(track: Track, events: list[Event], options: EventOptions) -> Curve:
 
 
 def find_events(
-    jobs: Iterable[Job], load_engine: Callable[[ModelOptions], AnswerEngine], options: RunOptions, parts: RunParts
+    jobs: Iterable[Job],
+    load_engine: Callable[[ModelOptions], AnswerEngine],
+    options: RunOptions,
+    parts: RunParts,
+    *,
+    tracked: bool = True,
 ) -> Generator[Found]:
     """What each question of each job came to, exactly once; it counts in `parts.tally` when the next one is asked for.
 
-    Raises: as `answer.load_and_answer`.
-    """
-    events = options.events or EventOptions()
-    builder, tally = RowBuilder(options), parts.tally
-    parts = replace(parts, open_clip=timed(parts.open_clip))
+    Args:
+        tracked: the rows of windows are read; otherwise they need not be there.
 
-    def ask(job: Job, clip: Clip) -> Asked[None] | Fault:
-        windows = _windows(job, clip, options, events)
+    Raises:
+        As `answer.load_and_answer`.
+    """
+    tally = parts.tally
+    with closing(parts.work(FindingEvents(options, tracked=tracked), jobs, load_engine, options)) as came:
+        for one in came:
+            match one:
+                case Came(_, found, fails_medium):
+                    yield found
+                    tally.row(found.rows[0], fails_medium=fails_medium)
+                    tally.events = (tally.events or 0) + len(found.events)
+                    parts.progress.row(found.rows[0])
+                case MediumOver(_, seconds):
+                    tally.video_s += seconds
+                case MediumLost() | Loaded():
+                    pass  # rows come once everything of a medium is known
+
+
+@dataclass(frozen=True)
+class FindingEvents:
+    """What `when` does with a medium: the stretches in which each question holds, here or on a worker."""
+
+    options: RunOptions
+    tracked: bool
+
+    def run(
+        self, jobs: Iterable[Job], load: Callable[[], AnswerEngine], parts: RunParts
+    ) -> Generator[WorkEvent[Found]]:
+        """What each question of each job came to, and when there is no more of a job."""
+        builder, events = RowBuilder(self.options), self.options.events or EventOptions()
+        parts = replace(parts, open_clip=timed(parts.open_clip))
+        probabilities: dict[InFlight[None], _Probabilities] = {}
+        with closing(run_jobs(jobs, load, self._ask, self.options, parts)) as came:
+            for event in came:
+                match event:
+                    case ModelLoaded():
+                        builder = replace(builder, model_revision=event.engine.model_revision)
+                    case NotOpened(job, fault):
+                        yield from self.unanswered(job, fault, builder.model_revision)
+                        yield MediumOver(job)
+                    case OutcomeCame(flight, result):
+                        if flight not in probabilities:
+                            probabilities[flight] = _Probabilities(len(flight.asked.prompts), len(flight.asked.windows))
+                        probabilities[flight].take(result)
+                    case MediumDone(flight):
+                        taken, has_failed = probabilities.pop(flight), False
+                        for index in range(len(flight.job.questions)):
+                            found = _found(builder, flight, index, taken, events)
+                            fails = found.rows[0].status == "error" and not has_failed
+                            yield Came(flight.job, found, fails)
+                            has_failed |= fails
+                        yield MediumOver(flight.job, flight.clip.info.duration_s or 0.0)
+
+    def unanswered(self, job: Job, fault: Fault, revision: str | None) -> Iterator[Came[Found]]:
+        """What the questions of a job came to that nobody could look at."""
+        builder = RowBuilder(self.options, revision)
+        for index in range(len(job.questions)):
+            yield Came(job, _failed(builder, job, index, fault), index == 0)
+
+    def loaded(self, engine: AnswerEngine) -> Loaded:
+        """What is told of a model."""
+        return loaded(engine)
+
+    def portable(self, item: Found) -> Found:
+        """The same, with the rows of windows as a list; without them where nobody reads them."""
+        return item._replace(windows=list(item.windows) if self.tracked else [])
+
+    def _ask(self, job: Job, clip: Clip) -> Asked[None] | Fault:
+        windows = _windows(job, clip, self.options, self.options.events or EventOptions())
         if isinstance(windows, Fault):
             return windows
         return Asked(tuple(question.prompt.text for question in job.questions), None, windows)
-
-    def counted(found: Found, *, fails_medium: bool) -> Iterator[Found]:
-        yield found
-        tally.row(found.rows[0], fails_medium=fails_medium)
-        tally.events = (tally.events or 0) + len(found.events)
-        parts.progress.row(found.rows[0])
-
-    probabilities: dict[InFlight[None], _Probabilities] = {}
-    with closing(run_jobs(jobs, lambda: parts.load(load_engine, options.model), ask, options, parts)) as came:
-        for event in came:
-            match event:
-                case ModelLoaded():
-                    builder = replace(builder, model_revision=event.engine.model_revision)
-                case NotOpened(job, fault):
-                    for index in range(len(job.questions)):
-                        yield from counted(_failed(builder, job, index, fault), fails_medium=index == 0)
-                case OutcomeCame(flight, result):
-                    if flight not in probabilities:
-                        probabilities[flight] = _Probabilities(len(flight.asked.prompts), len(flight.asked.windows))
-                    probabilities[flight].take(result)
-                case MediumDone(flight):
-                    tally.video_s += flight.clip.info.duration_s or 0.0
-                    taken, has_failed = probabilities.pop(flight), False
-                    for index in range(len(flight.job.questions)):
-                        found = _found(builder, flight, index, taken, events)
-                        yield from counted(found, fails_medium=found.rows[0].status == "error" and not has_failed)
-                        has_failed |= found.rows[0].status == "error"
 
 
 def _windows(job: Job, clip: Clip, options: RunOptions, events: EventOptions) -> TimedWindows | Fault:

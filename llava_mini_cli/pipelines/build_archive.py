@@ -7,9 +7,10 @@ together. A medium that fails becomes a row of the archive, as it does elsewhere
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from math import ceil
 from pathlib import Path
 from typing import cast, get_args
@@ -19,6 +20,7 @@ from llava_mini_cli.config import DTypeName, ModelOptions, Quantization
 from llava_mini_cli.engine.request import WHOLE, Answer, Failure, Window
 from llava_mini_cli.errors import PASSING_KINDS
 from llava_mini_cli.formats.archive.layout import ArchiveHeader, Shapes
+from llava_mini_cli.formats.archive.part import FrameRows
 from llava_mini_cli.formats.archive.reader import local_name
 from llava_mini_cli.formats.archive.writer import ArchiveWriter, is_gone, open_for_writing
 from llava_mini_cli.formats.content import content_of_job
@@ -27,9 +29,10 @@ from llava_mini_cli.formats.row import one_line, printable
 from llava_mini_cli.hub import model_digest
 from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.pipelines.index_options import IndexOptions
-from llava_mini_cli.pipelines.index_sink import MediumSink, identity, medium_row
-from llava_mini_cli.pipelines.run_jobs import Asked, InFlight, MediumDone, ModelLoaded, NotOpened, OutcomeCame, run_jobs
-from llava_mini_cli.pipelines.run_parts import CollectingEngine, RunParts
+from llava_mini_cli.pipelines.index_sink import ArchivedMedium, Indexed, MediumSink, identity, medium_row
+from llava_mini_cli.pipelines.of_media import Came, Loaded, MediumLost, MediumOver, WorkEvent
+from llava_mini_cli.pipelines.run_jobs import Asked, MediumDone, ModelLoaded, NotOpened, OutcomeCame, run_jobs
+from llava_mini_cli.pipelines.run_parts import AnswerEngine, CollectingEngine, RunParts, loaded
 from llava_mini_cli.pipelines.tally import Tally
 
 
@@ -59,35 +62,86 @@ def index_jobs(
             dtype = str(there.settings.get("dtype"))
             archive.start(_header(options, digest, there.shapes, there.model_revision, dtype))
 
-        def ask(job: Job, clip: Clip) -> Asked[MediumSink]:
-            windows = _windows(clip.info, options.caption_every)
-            prompts = (options.caption_prompt,) if windows else ()
-            return Asked(prompts, MediumSink(archive, job, clip, options), windows)
-
         wanted = _wanted(jobs, archive, parts.tally, retry_errors=options.retry_errors)
-        with closing(run_jobs(wanted, lambda: parts.load(load_engine, options.model), ask, options, parts)) as events:
+        media: dict[str, ArchivedMedium] = {}  # in flight, by what tells them apart
+
+        def add_frames(job: Job, rows: object) -> None:
+            assert isinstance(rows, FrameRows)
+            if job.identity not in media:
+                media[job.identity] = ArchivedMedium(archive)
+            media[job.identity].add_frames(rows)
+
+        parts = replace(parts, send=add_frames)
+        with closing(parts.work(Indexing(options), wanted, load_engine, options)) as events:
             for event in events:
                 match event:
-                    case ModelLoaded():
-                        engine = event.engine
-                        if engine.weight_format in get_args(Quantization):  # as `auto` found it
-                            model = replace(options.model, quantize=cast(Quantization, engine.weight_format))
-                            options = replace(options, model=model)
-                        frame = engine.frame_shapes
-                        shapes = Shapes(frame.token, frame.embedding, frame.features)
-                        archive.start(_header(options, digest, shapes, engine.model_revision, engine.dtype))
-                    case NotOpened(job, fault):
-                        _fail(job, fault, parts.tally)
-                        if archive.header is not None:  # without a medium to index there is no new archive
-                            archive.finish(archive.begin(), medium_row(job, fault))
-                    case OutcomeCame():
-                        _take_caption(event.flight.sink, event.result)
-                    case MediumDone():
-                        _finish(event.flight, parts)
+                    case Loaded():
+                        archive.start(_header_of(event, options, digest))
+                    case Came(job, item, _):
+                        if isinstance(item, FrameRows):  # from a worker; here they come at once
+                            add_frames(job, item)
+                        elif isinstance(item, Indexed):
+                            _finish(job, item, media.pop(job.identity, None) or ArchivedMedium(archive), parts)
+                        else:
+                            _fail(job, item, parts.tally)
+                            if archive.header is not None:  # without a medium to index there is no new archive
+                                archive.finish(archive.begin(), medium_row(job, item))
+                    case MediumLost(job):
+                        if (medium := media.pop(job.identity, None)) is not None:
+                            medium.forget()
+                    case MediumOver(_, seconds):
+                        parts.tally.video_s += seconds
         archive.record_moved()
         if options.prune and archive.header is not None:
             _prune(archive, parts.tally)
         parts.interrupts.check()
+
+
+@dataclass(frozen=True)
+class Indexing:
+    """What `index` does with a medium, here or on a worker: frames go out as they come, then a row of the whole."""
+
+    options: IndexOptions
+
+    def run(
+        self, jobs: Iterable[Job], load: Callable[[], AnswerEngine], parts: RunParts
+    ) -> Generator[WorkEvent[Indexed | Fault | FrameRows]]:
+        """What there is to say of each medium; its frames go to `parts.send`."""
+        send = parts.send
+        assert send is not None
+
+        def ask(job: Job, clip: Clip) -> Asked[MediumSink]:
+            windows = _windows(clip.info, self.options.caption_every)
+            prompts = (self.options.caption_prompt,) if windows else ()
+            return Asked(prompts, MediumSink(partial(send, job), job, clip, self.options), windows)
+
+        with closing(run_jobs(jobs, load, ask, self.options, parts)) as events:
+            for event in events:
+                match event:
+                    case ModelLoaded():
+                        yield self.loaded(event.engine)
+                    case NotOpened(job, fault):
+                        yield from self.unanswered(job, fault, None)
+                        yield MediumOver(job)
+                    case OutcomeCame():
+                        _take_caption(event.flight.sink, event.result)
+                    case MediumDone(flight):
+                        indexed = flight.sink.finish()
+                        yield Came(flight.job, indexed, indexed.fault is not None)
+                        yield MediumOver(flight.job, 0.0 if indexed.fault else flight.clip.info.duration_s or 0.0)
+
+    def loaded(self, engine: AnswerEngine) -> Loaded:
+        """What the archive records of a model."""
+        seeing = cast(CollectingEngine, engine)
+        return loaded(engine)._replace(dtype=seeing.dtype, shapes=seeing.frame_shapes)
+
+    def unanswered(self, job: Job, fault: Fault, revision: str | None) -> Iterator[Came[Indexed | Fault | FrameRows]]:
+        """Why there is nothing of a medium."""
+        yield Came(job, fault, fails_medium=True)
+
+    def portable(self, item: Indexed | Fault | FrameRows) -> Indexed | Fault | FrameRows:
+        """The same, as it is sent."""
+        return item
 
 
 def _wanted(jobs: Iterator[Job], archive: ArchiveWriter, tally: Tally, *, retry_errors: bool) -> Iterator[Job]:
@@ -119,17 +173,15 @@ def _take_caption(sink: MediumSink, result: Answer | Failure) -> None:
         sink.warn(f"no caption: {result.message}")
 
 
-def _finish(flight: InFlight[MediumSink], parts: RunParts) -> None:
+def _finish(job: Job, indexed: Indexed, medium: ArchivedMedium, parts: RunParts) -> None:
     """Writes the row of a medium of which everything is there."""
-    sink = flight.sink
-    sink.finish()
-    if sink.fault is not None:
-        _fail(flight.job, sink.fault, parts.tally)
+    medium.finish(indexed.row, indexed.captions)
+    if indexed.fault is not None:
+        _fail(job, indexed.fault, parts.tally)
         return
     parts.tally.answered += 1
-    parts.tally.video_s += flight.clip.info.duration_s or 0.0
-    for warning in sink.warnings:
-        parts.progress.warned(flight.job.path, warning)
+    for warning in indexed.warnings:
+        parts.progress.warned(job.path, warning)
 
 
 def _fail(job: Job, fault: Fault, tally: Tally) -> None:
@@ -150,6 +202,16 @@ def _as_before(model: ModelOptions, there: ArchiveHeader) -> ModelOptions:
     if model.dtype != "auto" or dtype not in get_args(DTypeName) or kind not in (None, *get_args(Quantization)):
         return model
     return replace(model, dtype=cast(DTypeName, dtype), quantize=model.quantize or cast(Quantization | None, kind))
+
+
+def _header_of(loaded: Loaded, options: IndexOptions, digest: str) -> ArchiveHeader:
+    """The header of an archive that a loaded model fills."""
+    if loaded.weight_format in get_args(Quantization):  # as `auto` found it
+        options = replace(options, model=replace(options.model, quantize=cast(Quantization, loaded.weight_format)))
+    assert loaded.shapes is not None
+    assert loaded.dtype is not None
+    shapes = Shapes(loaded.shapes.token, loaded.shapes.embedding, loaded.shapes.features)
+    return _header(options, digest, shapes, loaded.revision, loaded.dtype)
 
 
 def _header(options: IndexOptions, digest: str, shapes: Shapes, revision: str | None, dtype: str) -> ArchiveHeader:

@@ -4,8 +4,9 @@ Near-identical frames are left out here, when that was asked for. Knows nothing 
 """
 
 import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,15 +44,51 @@ def medium_row(job: Job, fault: Fault | None) -> dict[str, Any]:
     }
 
 
+class ArchivedMedium:
+    """One medium on its way into an archive."""
+
+    def __init__(self, archive: ArchiveWriter) -> None:
+        self._archive = archive
+        self._number = archive.begin()
+
+    def add_frames(self, rows: FrameRows) -> None:
+        """Some more frames of it."""
+        self._archive.add_frames(self._number, rows)
+
+    def finish(self, row: Mapping[str, Any], captions: Sequence[Mapping[str, Any]]) -> None:
+        """It is complete, or failed."""
+        header = self._archive.header
+        assert header is not None
+        of_model = {
+            "model": header.model,
+            "model_revision": header.model_revision,
+            "settings": json.dumps(dict(header.settings)),
+        }
+        self._archive.finish(self._number, {**row, **of_model}, captions)
+
+    def forget(self) -> None:
+        """It is not there after all, and may come again."""
+        self._archive.forget(self._number)
+
+
+class Indexed(NamedTuple):
+    """What there is to say of a medium whose frames are all there, or that failed."""
+
+    row: Mapping[str, Any]
+    captions: Sequence[Mapping[str, Any]]
+    warnings: Sequence[str]
+    fault: Fault | None
+
+
 class MediumSink:
     """Collects one medium. `ended` or `fault` is set when its last frame was encoded, or it failed."""
 
-    def __init__(self, archive: ArchiveWriter, job: Job, clip: Clip, options: IndexOptions) -> None:
-        self.number = archive.begin()
+    def __init__(self, add_frames: Callable[[FrameRows], None], job: Job, clip: Clip, options: IndexOptions) -> None:
+        """`add_frames`: takes the frames that are kept, a few at a time."""
         self.ended = False
         self.fault: Fault | None = None
         self.warnings: list[str] = []
-        self._archive = archive
+        self._add_frames = add_frames
         self._job = job
         self._clip = clip
         self._options = options
@@ -113,15 +150,14 @@ class MediumSink:
         """Something odd about a medium that is indexed all the same."""
         self.warnings.append(one_line(text))
 
-    def finish(self) -> None:
-        """Writes the medium's own row."""
+    def finish(self) -> Indexed:
+        """What there is to say of the medium as a whole."""
         self.warnings = [*map(one_line, self._clip.warnings), *self.warnings]
         captions = sorted(self._captions, key=lambda caption: caption["start"] or 0.0)
-        self._archive.finish(self.number, self._medium_row(), [] if self.fault else captions)
+        return Indexed(self._medium_row(), [] if self.fault else captions, self.warnings, self.fault)
 
     def _medium_row(self) -> dict[str, Any]:
-        info, header, fault = self._clip.info, self._archive.header, self.fault
-        assert header is not None
+        info, fault = self._clip.info, self.fault
         return {
             **medium_row(self._job, fault),
             "media": info.kind,
@@ -131,9 +167,6 @@ class MediumSink:
             "frames": 0 if fault else self._kept,
             "frames_sampled": 0 if fault else self._sampled,
             "fps_sampled": info.fps_sampled,
-            "model": header.model,
-            "model_revision": header.model_revision,
-            "settings": json.dumps(dict(header.settings)),
             "warning": "; ".join(self.warnings) or None,
         }
 
@@ -161,7 +194,7 @@ class MediumSink:
 
     def _write(self, rows: FrameRows) -> None:
         self._kept += len(rows.time)
-        self._archive.add_frames(self.number, rows)
+        self._add_frames(rows)
 
 
 def _one(rows: FrameRows, index: int) -> FrameRows:

@@ -26,5 +26,8 @@ class Progress:
     def item_done(self) -> None:
         """Every prompt of one medium has its row."""
 
+    def noted(self, text: str) -> None:
+        """Something that whoever started the run should know about it, such as that a worker died."""
+
     def warned(self, path: str, message: str) -> None:
         """Something odd about a medium that was indexed all the same."""

@@ -149,6 +149,11 @@ def run_jobs(
         fetched = stack.enter_context(FetchAhead(wanted, cache))
         run = _Run(ask, options, parts, cache)
         stack.enter_context(POOL.lease())
+        if parts.has_model:
+            engine = load()
+            yield ModelLoaded(engine)
+            yield from run.each_medium(engine, fetched)
+            return
         while True:
             with parts.interrupts.allowed():
                 lost, first = run.first_readable(fetched)

@@ -1,6 +1,6 @@
 """The parts that a run is made with, each with a default for a program that has only jobs and an engine."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Generator, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
@@ -10,9 +10,12 @@ from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.media.open import open_clip
 from llava_mini_cli.media.picture import Still
+from llava_mini_cli.pipelines.index_options import IndexOptions
 from llava_mini_cli.pipelines.interrupt import Interrupts
+from llava_mini_cli.pipelines.of_media import Item, Loaded, Task, WorkEvent
 from llava_mini_cli.pipelines.open_job import OpenClip, fault_of
 from llava_mini_cli.pipelines.progress import Progress
+from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import Tally
 
 
@@ -55,6 +58,26 @@ class CollectingEngine(AnswerEngine, Protocol):
 SomeEngine = TypeVar("SomeEngine", bound=AnswerEngine)
 
 
+def loaded(engine: AnswerEngine) -> Loaded:
+    """What is told of a model that was loaded."""
+    return Loaded(engine.model_revision, engine.weight_format, engine.note)
+
+
+class Crew(Protocol):
+    """Workers in other processes, which do a run's work in place of this one."""
+
+    def work(
+        self,
+        task: Task[Item],
+        jobs: Iterable[Job],
+        load_engine: Callable[[ModelOptions], AnswerEngine],
+        options: RunOptions | IndexOptions,
+        parts: "RunParts",
+    ) -> Generator[WorkEvent[Item]]:
+        """The same as `task.run`; counts media and frames, and raises `WorkersError` where no worker is left."""
+        ...
+
+
 @dataclass(frozen=True)
 class RunParts:
     """The parts of one run; tests hand in doubles."""
@@ -65,6 +88,21 @@ class RunParts:
     interrupts: Interrupts = field(default_factory=Interrupts)  # catches nothing unless it is entered
     cache: FileCache | None = None  # files of media from elsewhere; None: one that the run makes and removes
     tally: Tally = field(default_factory=Tally)
+    crew: Crew | None = None  # None: the work is done here
+    send: Callable[[Job, object], None] | None = None  # takes pieces of what comes of a medium; waits for room
+    has_model: bool = False  # it is loaded already, so that no medium has to wait for one that needs it
+
+    def work(
+        self,
+        task: Task[Item],
+        jobs: Iterable[Job],
+        load_engine: Callable[[ModelOptions], AnswerEngine],
+        options: RunOptions | IndexOptions,
+    ) -> Generator[WorkEvent[Item]]:
+        """What comes of each job: from the crew, if there is one, otherwise with a model that is loaded here."""
+        if self.crew is not None:
+            return self.crew.work(task, jobs, load_engine, options, self)
+        return task.run(jobs, lambda: self.load(load_engine, options.model), self)
 
     def load(self, load_engine: Callable[[ModelOptions], SomeEngine], model: ModelOptions) -> SomeEngine:
         """The engine of a model, announced before it is loaded and behind."""

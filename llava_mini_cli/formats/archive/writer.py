@@ -171,6 +171,10 @@ class ArchiveWriter:
                 self._open.remove(open_part)
                 open_part.commit()
 
+    def forget(self, medium: int) -> None:
+        """A medium that was begun will not be finished; its frames are left-overs."""
+        del self._places[medium]
+
     def drop(self, path: str) -> None:
         """Takes a path out of the archive."""
         self.finish(self.begin(), {"path": path, "status": "dropped"})
