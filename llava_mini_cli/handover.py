@@ -60,6 +60,11 @@ class HandOver(Generic[Item]):
         with self._changed:
             return bool(self._items)
 
+    def wait(self, seconds: float) -> bool:
+        """Waits until `ready` is true, for so long at most; whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: bool(self._items) or self._ended, seconds)
+
     def __iter__(self) -> Self:
         return self
 

@@ -23,13 +23,24 @@ class MemoryThere(NamedTuple):
     source: str  # what sets this bound, in words that can follow "by"
 
 
+_beside = 1  # processes of ours that share the machine, this one among them
+
+
+def share_with(count: int) -> None:
+    """From here on this process may have one of so many equal shares of the machine's memory, and no more."""
+    global _beside
+    _beside = count
+
+
 def memory_there(proc: Path = Path("/proc")) -> MemoryThere | None:
     """The least of all bounds on this process; None on a system that tells of none.
 
     Args:
         proc: where the kernel tells of this process, its mounts and the machine.
     """
-    bounds = [bound for bound in (_machine(proc), _promised(proc), *_limits(proc), *_cgroups(proc)) if bound]
+    bounds = [
+        bound for bound in (_machine(proc), _share(proc), _promised(proc), *_limits(proc), *_cgroups(proc)) if bound
+    ]
     return min(bounds, default=None) or _hardware()
 
 
@@ -42,6 +53,12 @@ def _machine(proc: Path) -> MemoryThere | None:
     """What the kernel could give without swapping."""
     free = _fields(proc / "meminfo").get("MemAvailable")
     return None if free is None else MemoryThere(free * 1024 + held_bytes(proc), "the memory of this machine")
+
+
+def _share(proc: Path) -> MemoryThere | None:
+    """What each of several workers on one machine may have; None where there is one."""
+    there = _fields(proc / "meminfo").get("MemTotal")
+    return None if there is None or _beside == 1 else MemoryThere(there * 1024 // _beside, "this worker's share")
 
 
 def _promised(proc: Path) -> MemoryThere | None:

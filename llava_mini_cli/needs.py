@@ -73,7 +73,8 @@ REMOTE = Extra("remote", ("aiohttp", "s3fs", "gcsfs"), ())
 PHOTOS = Extra("photos", ("pillow_heif", "pillow_jxl"), ())
 SCHEMA = Extra("schema", ("llguidance",), ("--schema",))
 PLOT = Extra("plot", ("matplotlib",), ("--plot", "--layers", "bench"))
-EXTRAS = (QUANTIZE, ANN, TRAIN, REMOTE, PHOTOS, SCHEMA, PLOT)
+RAY = Extra("ray", ("ray",), ("--workers", "--ray"))
+EXTRAS = (QUANTIZE, ANN, TRAIN, REMOTE, PHOTOS, SCHEMA, PLOT, RAY)
 
 
 def is_installed(package: str) -> bool:

@@ -32,13 +32,15 @@ from llava_mini_cli.media.open import Opening
 class MadeClip:
     """A clip of as many grey frames as the number in its file, with cuts at the seconds behind it: `9/2.5/6`.
 
-    `broken` fails after the first frame; `slow` gives a frame every 20 ms for a minute.
+    `broken` fails after the first frame; `slow` gives a frame every 20 ms for a minute; `wait 0.5` gives one
+    frame after half a second.
     """
 
     opened: "list[MadeClip]" = []  # noqa: RUF012 - shared on purpose: tests ask which were left open
 
     def __init__(self, path: str, text: str) -> None:
-        count, *cuts = text.split("/")
+        self._pause = float(text.removeprefix("wait ")) if text.startswith("wait ") else 0.0
+        count, *cuts = ("1" if self._pause else text).split("/")
         frame_count = {"broken": 3, "slow": 3000}.get(count) or int(count)
         self.cuts: list[float] | None = [float(cut) for cut in cuts]
         self.info = ClipInfo(path, "video", 64, 48, float(frame_count), frame_count, 1.0, "made")
@@ -53,6 +55,7 @@ class MadeClip:
         return [clip for clip in MadeClip.opened if Path(clip.info.path).absolute().is_relative_to(folder)]
 
     def __iter__(self) -> Iterator[FrameChunk]:
+        time.sleep(self._pause)
         for second in range(self.info.frame_count or 0):
             yield FrameChunk(np.zeros((1, 48, 64, 3), np.uint8), np.array([float(second)]))
             if self._text == "slow":
@@ -79,11 +82,13 @@ class MadeClip:
 def open_made_clip(
     path: str, options: SamplingOptions, *, frame_size: int, chunk_frames: int, opening: Opening
 ) -> MadeClip:
-    """Opens a file that holds a number of frames, `slow`, `broken`, `unopenable` or `hang`."""
+    """Opens a file that holds a number of frames, `slow`, `broken`, `unopenable`, `hang` or `exit`, which ends all."""
     text = Path(path).read_text()
     opening.reserve(1000)
     if text == "hang":
         time.sleep(60)
+    if text == "exit":
+        os._exit(1)
     if text == "unopenable":
         raise MediaError("no_video", "holds no video")
     return MadeClip(path, text)

@@ -27,6 +27,7 @@ from llava_mini_cli.commands.flags.run_flags import LimitFlags, RunFlags
 from llava_mini_cli.commands.flags.search_flags import FoundFlags, SearchFlags
 from llava_mini_cli.commands.flags.talk_flags import TalkFlags
 from llava_mini_cli.commands.flags.train_flags import TrainFlags
+from llava_mini_cli.commands.flags.worker_flags import WorkerFlags
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.commands.sizes import parse_size
 from llava_mini_cli.commands.summary import SummaryFile
@@ -36,6 +37,7 @@ from llava_mini_cli.formats.inputs.prompts import CAPTION_PROMPT
 from llava_mini_cli.formats.job import Prompt
 from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.train.train_options import PAPER_RATES, TrainOptions
+from llava_mini_cli.workers.options import WorkerOptions
 
 COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined]
 
@@ -57,8 +59,12 @@ MODEL = {
     "prepared-size": 21474836480,
 }  # fmt: skip
 LIMITS = {"limit": None, "max-failures": None, "fail-on": "any"}
+WORKERS = {
+    "workers": None, "ray": None, "worker-gpus": None, "worker-cpus": None, "worker-timeout": 600.0,
+    "ship-media": False,
+}  # fmt: skip
 QUESTIONS = {
-    **TALK, **INPUT, **FRAMES, **ANSWER, **MODEL, **LIMITS,
+    **TALK, **INPUT, **FRAMES, **ANSWER, **MODEL, **LIMITS, **WORKERS,
     "prompt": None, "prompt-file": None, "prefix": "", "suffix": "", "yes-no": False, "output": None, "format": None,
     "overwrite": False, "retry-errors": False, "shard": None, "existing": "skip", "csv-safe": False,
     "summary-json": None, "dry-run": False, "fit": False, "every": None, "window": None,
@@ -70,14 +76,14 @@ DEFAULTS: dict[str, dict[str, object]] = {
     "ask": {**QUESTIONS, "index": None, "path": None, "top": None, "find": None},
     "caption": {**QUESTIONS, "style": None},
     "when": {
-        **TALK, **INPUT, **FRAMES, **MODEL, **LIMITS,
+        **TALK, **INPUT, **FRAMES, **MODEL, **LIMITS, **WORKERS,
         "on": 0.6, "off": 0.4, "min-length": 0.0, "merge": 0.0, "window": "frame", "stride": None,
         "prompt": None, "prompt-file": None, "output": None, "format": None, "overwrite": False, "retry-errors": False,
         "shard": None, "existing": "skip", "csv-safe": False, "edl-rate": 25.0, "track": None, "plot": None,
         "summary-json": None, "dry-run": False, "index": None, "path": None,
     },
     "index": {
-        **TALK, **INPUT, **FRAMES, **ANSWER, **MODEL, **LIMITS,
+        **TALK, **INPUT, **FRAMES, **ANSWER, **MODEL, **LIMITS, **WORKERS,
         "output": None, "features": False, "features-dtype": None, "dedupe": None, "caption-every": None,
         "caption-prompt": "Please describe what is shown in detail.", "retry-errors": False, "prune": False,
         "ann": False, "compact": False,
@@ -136,11 +142,24 @@ def test_every_help_text_can_be_understood_alone(command: str) -> None:
         )
 
 
+ASKING = ["Options", "Input", "Frames", "Spans", "Answer", "Evidence", "Model", "Output", "Run", "Workers"]
 PANELS = {
-    "ask": ["Options", "Input", "Frames", "Spans", "Answer", "Evidence", "Model", "Output", "Run", "Archive"],
-    "caption": ["Options", "Input", "Frames", "Spans", "Answer", "Evidence", "Model", "Output", "Run"],
-    "when": ["Options", "Input", "Frames", "Events", "Model", "Output", "Run", "Archive"],
-    "index": ["Options", "Archive", "Input", "Frames", "Answer", "Model", "Run"],
+    "ask": [
+        "Options",
+        "Input",
+        "Frames",
+        "Spans",
+        "Answer",
+        "Evidence",
+        "Model",
+        "Output",
+        "Run",
+        "Workers",
+        "Archive",
+    ],
+    "caption": ["Options", "Input", "Frames", "Spans", "Answer", "Evidence", "Model", "Output", "Run", "Workers"],
+    "when": ["Options", "Input", "Frames", "Events", "Model", "Output", "Run", "Workers", "Archive"],
+    "index": ["Options", "Archive", "Input", "Frames", "Answer", "Model", "Run", "Workers"],
     "search": ["Options", "Archive", "Search", "Output", "Run"],
     "inspect": ["Options", "Output", "Frames", "Answer", "Model", "Run"],
     "train": ["Options", "Training", "Data", "Memory and speed", "Run"],
@@ -173,6 +192,7 @@ def test_defaults_that_are_shown_as_words_are_the_real_ones(monkeypatch: pytest.
     text = {name: shown(name, monkeypatch, 200) for name in ("index", "search", "train")}
     assert ["[default: (10m)]" in text["index"], FetchOptions.timeout] == [True, 600]
     assert ["[default: (10GB)]" in text["index"], FetchOptions.cache_bytes] == [True, parse_size("10GB")]
+    assert ["[default: (10m)]" in text["index"], WorkerFlags.worker_timeout] == [True, 600]
     assert ["[default: (60s)]" in text["index"], SamplingOptions.decode_timeout] == [True, 60]
     assert "[default: (5s)]" in text["search"]
     assert "[default: (0.001 in stage 1, 0.0001 in stage 2)]" in text["train"]
@@ -221,7 +241,7 @@ def test_options_of_groups_are_those_of_the_dataclasses() -> None:
 GROUPS = (
     AnswerFlags, ArchiveFlags, FrameFlags, IndexFlags, InputFlags, ModelFlags, PromptFlags, LimitFlags, RunFlags,
     SearchFlags, FoundFlags, OutputFlags, TalkFlags, TrainFlags, QuestionFlags, GenerationOptions, ModelOptions,
-    RunLimits, SamplingOptions, TrainOptions, Setting, Kind, Origin, SummaryFile,
+    RunLimits, SamplingOptions, TrainOptions, WorkerFlags, WorkerOptions, Setting, Kind, Origin, SummaryFile,
 )  # fmt: skip
 
 

@@ -27,7 +27,8 @@ COMMON = {
 }  # "" is the package itself, for its version
 
 MAY_IMPORT = {
-    "commands": {"pipelines", "formats", "media.open", "media.clip", "train", "bench"},
+    "commands": {"pipelines", "formats", "media.open", "media.clip", "train", "bench", "workers"},
+    "workers": {"pipelines", "formats", "media.open", "media.clip"},
     "bench": {"engine", "model", "media"},
     "pipelines": {"formats", "media", "engine"},
     "engine": {"model", "media.clip"},
@@ -54,6 +55,7 @@ ONLY_IN = {  # third-party packages and the parts that may know them
     "ffmpeg": {"media"},
     "imageio_ffmpeg": {"media", "pipelines", "demo", "bench"},  # pipelines: `doctor` runs it; others write videos
     "PIL": {"media", "model", "demo", "train", "pieces.py"},
+    "ray": {"workers"},
     "torch": {"engine", "model", "pipelines", "train", "bench"},  # pipelines: `doctor` alone, inside functions
     "transformers": {"engine", "model", "train", "bench"},
 }
@@ -117,7 +119,7 @@ def test_third_party_packages_stay_in_their_part(package: str) -> None:
 
 
 def test_pipelines_and_what_is_below_print_nothing() -> None:
-    for part in ("pipelines", "formats", "engine", "model", "bench"):
+    for part in ("pipelines", "formats", "engine", "model", "bench", "workers"):
         for path in modules_of(part):
             calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
             assert not [c for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"], path

@@ -34,6 +34,17 @@ def mounted(proc: Path, *lines: str, path: str) -> None:
     write(proc / "self/cgroup", path)
 
 
+def test_workers_share_the_machine(proc: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_beside", 1)
+    assert memory_there(proc) == MemoryThere(8 * GIB + HELD, MACHINE)
+    module.share_with(2)
+    assert memory_there(proc) == MemoryThere(8 * GIB, "this worker's share")
+    module.share_with(4)
+    assert memory_there(proc) == MemoryThere(4 * GIB, "this worker's share")
+    write(proc / "meminfo", f"MemTotal: {16 << 20} kB\nMemAvailable: {1 << 20} kB\n")
+    assert memory_there(proc) == MemoryThere(GIB + HELD, MACHINE)
+
+
 def version_1(folder: Path, limit: int, used: int, files: int = 0, **more: int) -> None:
     write(folder / "memory.limit_in_bytes", limit)
     write(folder / "memory.usage_in_bytes", used)

@@ -115,6 +115,12 @@ EXTRAS: dict[tuple[str, str], Case] = {  # by the name of the extra and the opti
         r"--schema needs llguidance: pip install 'llava-mini-cli\[schema\]'",
         without("llguidance"),
     ),
+    ("ray", "--workers"): Case(
+        ASK + "--workers 2", r"--workers needs ray: pip install 'llava-mini-cli\[ray\]'", without("ray")
+    ),
+    ("ray", "--ray"): Case(
+        INDEX + "--ray 127.0.0.1:9", r"--ray needs ray: pip install 'llava-mini-cli\[ray\]'", without("ray")
+    ),
     ("plot", "bench"): Case(
         BENCH + "-o r.html",
         r"--output 'r.html' needs matplotlib: pip install 'llava-mini-cli\[plot\]'",
@@ -520,7 +526,7 @@ def test_every_option_that_needs_an_extra_has_a_case() -> None:
 NEEDY = {
     "ann", "approximate", "bf16", "cache-dir", "check", "compile", "data", "decoder", "dedupe", "device", "dtype",
     "files-from", "format", "html", "image", "index", "layers", "lora-rank", "media-root", "model", "output", "plot",
-    "preset", "prompt-file", "quantize", "revision", "schema", "summary-json", "thumbnails", "workers", "yes-no",
+    "preset", "prompt-file", "quantize", "ray", "revision", "schema", "summary-json", "thumbnails", "workers", "yes-no",
 }  # fmt: skip
 PLAIN = {
     "after", "allow-truncated", "average", "batch", "batch-size", "before", "cache-size", "caption-every",
@@ -531,9 +537,9 @@ PLAIN = {
     "limit", "max-failures", "max-file-size", "max-frames", "max-new-tokens", "merge", "min-length", "min-scene-len",
     "min-score", "min-yes", "most", "netrc", "null", "off", "on", "overwrite", "path", "paths-only", "prefix",
     "prepared-size", "prompt", "prompt-column", "prompt-layout", "prune", "quiet", "recursive", "repetition-penalty",
-    "retry-errors", "save-every", "scene-threshold", "scenes", "scenes-from", "schema-by", "seed", "shard", "skip-bad",
-    "stage", "start", "start-column", "stride", "style", "suffix", "temperature", "top", "top-p", "track", "verbose",
-    "whole", "window",
+    "retry-errors", "save-every", "scene-threshold", "scenes", "scenes-from", "schema-by", "seed", "shard",
+    "ship-media", "skip-bad", "stage", "start", "start-column", "stride", "style", "suffix", "temperature", "top",
+    "top-p", "track", "verbose", "whole", "window", "worker-cpus", "worker-gpus", "worker-timeout",
 }  # fmt: skip
 
 

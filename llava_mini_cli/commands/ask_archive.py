@@ -35,6 +35,8 @@ def ask_archive(
     """
     if flags.run.dry_run:
         raise UsageError("--dry-run tells about files, not about --index")
+    if flags.workers.options() is not None:
+        raise UsageError("--workers share files and URLs, not an archive; leave --workers, --ray or --index out")
     _refuse_options_of_files(flags)
     hush_libraries(verbose=flags.talk.verbose)
     from llava_mini_cli.commands.summary import say_damage

@@ -12,7 +12,8 @@ from llava_mini_cli.commands.flags.input_flags import InputFlags, Media
 from llava_mini_cli.commands.flags.model_flags import ModelFlags
 from llava_mini_cli.commands.flags.run_flags import LimitFlags
 from llava_mini_cli.commands.flags.talk_flags import TalkFlags
-from llava_mini_cli.commands.run import check_needs, exit_code
+from llava_mini_cli.commands.flags.worker_flags import WorkerFlags
+from llava_mini_cli.commands.run import check_needs, crew_of, exit_code
 from llava_mini_cli.commands.stderr import hush_libraries, say, say_error
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.paths import is_there
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.config import ModelOptions
     from llava_mini_cli.formats.fetch.file_cache import FileCache
     from llava_mini_cli.pipelines.index_options import IndexOptions
+    from llava_mini_cli.pipelines.run_parts import Crew
     from llava_mini_cli.pipelines.tally import Tally
 
 
@@ -33,6 +35,7 @@ def index(
     answer: AnswerFlags,
     model: ModelFlags,
     limits: LimitFlags,
+    workers: WorkerFlags,
     talk: TalkFlags,
 ) -> int:
     """Make an archive of videos and images, or bring one up to date.
@@ -63,15 +66,16 @@ def index(
         limits.limits(),
     )
     cache = FileCache(inputs.fetch_options())
+    crew = crew_of(workers, options.model)
     if flags.ann:
         ANN.load("--ann", "faiss")  # not after hours of indexing
     if has_media:
         check_needs(options, media or ())
-        _look_at_model(options.model, is_new=not is_there(flags.output))
+        _look_at_model(options.model, is_new=crew is None and not is_there(flags.output))
     archive, tally, began = Path(flags.output), Tally(), time.monotonic()
     try:
         if has_media or flags.prune:
-            _index(media or [], archive, options, inputs, cache, talk, tally)
+            _index(media or [], archive, options, inputs, cache, talk, tally, crew)
         if flags.compact:
             _compact(archive, talk)
         if flags.ann:
@@ -101,6 +105,7 @@ def _index(
     cache: "FileCache",
     talk: TalkFlags,
     tally: "Tally",
+    crew: "Crew | None",
 ) -> None:
     from llava_mini_cli.commands.left_out import left_out
     from llava_mini_cli.commands.reporter import Reporter
@@ -116,7 +121,7 @@ def _index(
         with interrupts.allowed():  # tables give a job for each question, so there is one, of no meaning
             found = open_inputs(media, (Prompt("index"),), is_media_path, cache, inputs.options(), passed_over)
         with Reporter(tally, found.total, quiet=talk.quiet, verbose=talk.verbose) as reporter:
-            parts = RunParts(open_clip, progress=reporter, interrupts=interrupts, cache=cache, tally=tally)
+            parts = RunParts(open_clip, progress=reporter, interrupts=interrupts, cache=cache, tally=tally, crew=crew)
             load = partial(load_engine, collects=True, compares=options.dedupe is not None)
             index_jobs(found.jobs, archive, load, options, parts)
 

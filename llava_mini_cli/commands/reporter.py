@@ -109,6 +109,10 @@ class Reporter(Progress):
             self._bar.update()
         self._tick()
 
+    def noted(self, text: str) -> None:
+        if not self._quiet:
+            self._say(f"llava-mini: {text}")
+
     def warned(self, path: str, message: str) -> None:
         if not self._quiet:
             self._warn(f"{path}: {message}")

@@ -18,6 +18,7 @@ from llava_mini_cli.config import BESIDE, SUBTITLES, EventOptions
 from llava_mini_cli.errors import LlavaMiniError, UsageError
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
+    from llava_mini_cli.commands.flags.worker_flags import WorkerFlags
     from llava_mini_cli.commands.reporter import Reporter
     from llava_mini_cli.config import ModelOptions
     from llava_mini_cli.formats.fetch.file_cache import FileCache
@@ -27,7 +28,7 @@ if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.formats.outputs.open_output import Output, OutputOptions, RunInfo
     from llava_mini_cli.pipelines.answer_when import WhenExtras
     from llava_mini_cli.pipelines.index_options import IndexOptions
-    from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
+    from llava_mini_cli.pipelines.run_parts import AnswerEngine, Crew, RunParts
     from llava_mini_cli.pipelines.settings import RunOptions
     from llava_mini_cli.pipelines.tally import Tally
 
@@ -58,6 +59,7 @@ def run_questions(
 
     options = run_options(flags, finding)
     output = output_options(flags)
+    crew = crew_of(flags.workers, options.model, dry_run=flags.run.dry_run)
     if not flags.run.dry_run:
         check_needs(options, media)
     refuse_own_input(media, flags.inputs.files_from, output.path)
@@ -70,7 +72,26 @@ def run_questions(
             return open_inputs(media, prompts, is_media_path, cache, flags.inputs.options(), passed_over)
 
         load = partial(load_engine, **engine_wishes(flags))
-        return run_inputs(find, prompts, load, options, RunParts(open_clip), output, flags, finding)
+        return run_inputs(find, prompts, load, options, RunParts(open_clip, crew=crew), output, flags, finding)
+
+
+def crew_of(flags: "WorkerFlags", model: "ModelOptions", *, dry_run: bool = False) -> "Crew | None":
+    """The workers that are asked for; nothing of them is started. None: the work is done here.
+
+    Raises:
+        UsageError: an option cannot be used, or Ray is not installed.
+    """
+    options = flags.options()
+    if options is None or dry_run:
+        return None
+    from llava_mini_cli.needs import RAY
+    from llava_mini_cli.workers.crew import Crew
+    from llava_mini_cli.workers.ray_hands import RayHands
+
+    if model.device.startswith("cuda:"):
+        raise UsageError(f"--device {model.device}: a worker has devices of its own; --device cuda, or none")
+    RAY.check("--workers" if options.address is None else "--ray")
+    return Crew(RayHands(options, model.device), options.timeout, ships=options.ship_media)
 
 
 def output_options(flags: QuestionFlags) -> "OutputOptions":
@@ -136,7 +157,7 @@ def run_inputs(
     choices = _choices_given(prompts, options, flags)
     with Interrupts() as interrupts, FileCache(flags.inputs.fetch_options()) as cache:
         with interrupts.allowed():
-            if output.is_new and not flags.run.dry_run:
+            if output.is_new and not flags.run.dry_run and parts.crew is None:
                 look_at_needs(options.model)
             inputs = find(cache).share(output.shard)
             if options.spans.scenes_from is not None:

@@ -28,6 +28,7 @@ from llava_mini_cli.commands.flags.when_flags import (
     WhenArchiveFlags,
     YesNoFlags,
 )
+from llava_mini_cli.commands.flags.worker_flags import WorkerFlags
 from llava_mini_cli.commands.run import Finding, refuse_own_input, run_questions
 from llava_mini_cli.config import BESIDE
 from llava_mini_cli.errors import UsageError
@@ -60,6 +61,7 @@ class WhenFlags:
     outputs: EventOutputFlags
     extras: TrackFlags
     run: RunFlags
+    workers: WorkerFlags
     talk: TalkFlags
     archive: WhenArchiveFlags
 
@@ -77,6 +79,7 @@ class WhenFlags:
             self.model,
             self.outputs,
             self.run,
+            self.workers,
             self.talk,
         )
 

@@ -21,6 +21,7 @@ from llava_mini_cli.commands.flags.prompt_flags import PromptFlags
 from llava_mini_cli.commands.flags.run_flags import RunFlags
 from llava_mini_cli.commands.flags.span_flags import SpanFlags
 from llava_mini_cli.commands.flags.talk_flags import TalkFlags
+from llava_mini_cli.commands.flags.worker_flags import WorkerFlags
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class QuestionFlags:
     model: ModelFlags
     outputs: OutputFlags
     run: RunFlags
+    workers: WorkerFlags
     talk: TalkFlags
 
 

@@ -45,7 +45,7 @@ class FileCache:
 
     def __init__(self, options: FetchOptions) -> None:
         self.stopped = Event()
-        self._options = options
+        self.options = options
         self._changed = Condition()
         self._entries: dict[str, _Entry] = {}  # oldest first
         self._names: dict[Path, str] = {}
@@ -91,7 +91,7 @@ class FileCache:
                 pass
             part.replace(entry.path)
             size = entry.path.stat().st_size
-            self._options.check_size(size)  # once more, for what was not counted as it came
+            self.options.check_size(size)  # once more, for what was not counted as it came
             with self._changed:
                 self._change(entry, size=size)
                 self._evict()
@@ -104,7 +104,7 @@ class FileCache:
 
     def _is_written(self, source: Source, entry: _Entry, part: Path) -> bool:
         """Writes a source; False where it takes room that was not there, and is there now."""
-        options = replace(self._options, meter=partial(self._grow, entry))
+        options = replace(self.options, meter=partial(self._grow, entry))
         try:
             if not isinstance(source, Packed):
                 source.write_to(part, options, self.stopped)
@@ -131,7 +131,7 @@ class FileCache:
             self._evict()
 
     def _fits(self, entry: _Entry, size: int) -> bool:
-        return self._busy - entry.size + size <= self._options.cache_bytes
+        return self._busy - entry.size + size <= self.options.cache_bytes
 
     def _wait_for_room_of(self, entry: _Entry, size: int) -> None:
         """Returns once there is room for a file. Meanwhile no other one begins, so that its turn comes."""
@@ -183,7 +183,7 @@ class FileCache:
             self._changed.notify_all()
 
     def _has_room(self) -> bool:
-        return self._busy < self._options.cache_bytes
+        return self._busy < self.options.cache_bytes
 
     def _change(
         self, entry: _Entry, *, size: int | None = None, uses: int | None = None, pinned: bool | None = None
@@ -202,10 +202,10 @@ class FileCache:
 
     def _evict(self) -> None:
         """Removes the oldest files that nobody uses until the rest is within the bound."""
-        if self._bytes <= self._options.cache_bytes:
+        if self._bytes <= self.options.cache_bytes:
             return
         for name, entry in list(self._entries.items()):
-            if self._bytes <= self._options.cache_bytes:
+            if self._bytes <= self.options.cache_bytes:
                 return
             if not entry.uses and entry.done.done():
                 self._forget(name)
@@ -218,7 +218,7 @@ class FileCache:
 
     def _open_folder(self) -> Path:
         if self._folder is None:
-            parent = self._options.cache_dir or default_folder()
+            parent = self.options.cache_dir or default_folder()
             try:
                 parent.mkdir(0o700, parents=True, exist_ok=True)
                 _remove_dead(parent)

@@ -1,0 +1,186 @@
+"""Whole runs over a Ray cluster of two nodes on this machine, against runs without it: rows, deaths, signals, words."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas
+import psutil
+import pytest
+from http_server import QuietHandler, serving
+from PIL import Image
+from ray_clusters import cluster, free_port, kill, wait_for_workers, worker_processes
+
+MEDIA = 300
+QUESTIONS = ("-p", "what=What is it?", "-p", "who=Who is it?", "-p", "Where?")
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A cluster of two nodes, each with room for one worker."""
+    with cluster(1, 1) as made:
+        yield made.address
+
+
+def write(folder: Path, **texts: str) -> Path:
+    folder.mkdir()
+    for number in range(MEDIA):
+        (folder / f"m{number:03}.mp4").write_text(str(number % 7 + 1))
+    for name, text in texts.items():
+        (folder / f"{name}.mp4").write_text(text)
+    return folder
+
+
+def shared(address: str) -> tuple[str, ...]:
+    return "--ray", address, "--worker-gpus", "0"
+
+
+def run(binaries: Path, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [binaries / "llava-mini", *arguments], cwd=folder, capture_output=True, text=True, timeout=100, check=False
+    )
+
+
+def rows(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def as_set(found: list[dict[str, Any]]) -> set[str]:
+    """Rows without the time of day."""
+    return {json.dumps({**row, "created_at": None}, sort_keys=True) for row in found}
+
+
+def test_the_rows_are_those_of_a_run_without_workers(address: str, warm_doubles: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in", m007="broken", m011="unopenable")
+    asked = ("ask", "in", *QUESTIONS, "--yes-no")
+    alone = run(warm_doubles, tmp_path, *asked)
+    done = run(warm_doubles, tmp_path, *asked, *shared(address), "--workers", "2", "-o", "out.jsonl")
+    assert (alone.returncode, done.returncode, done.stdout) == (3, 3, ""), done.stderr
+    found = rows((tmp_path / "out.jsonl").read_text())
+    assert len(found) == 3 * MEDIA
+    assert as_set(found) == as_set(rows(alone.stdout))
+    assert f"{MEDIA} media, " in done.stderr.splitlines()[-1]
+    again = run(warm_doubles, tmp_path, *asked, "--ray", "127.0.0.1:1", "-o", "out.jsonl")  # nobody is asked
+    assert again.returncode == 3
+    assert f"{3 * MEDIA} were there" in again.stderr
+
+
+def test_events_are_those_of_a_run_without_workers(address: str, warm_doubles: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in")
+    for name, more in {"alone": (), "shared": shared(address)}.items():
+        done = run(
+            warm_doubles, tmp_path, "when", "in", "Is it?", "-o", f"{name}.jsonl", "--track", f"{name}.csv", *more
+        )
+        assert done.returncode == 0, done.stderr
+    assert as_set(rows((tmp_path / "shared.jsonl").read_text())) == as_set(rows((tmp_path / "alone.jsonl").read_text()))
+    tracks = [(tmp_path / name).read_text().splitlines() for name in ("alone.csv", "shared.csv")]
+    assert len(tracks[0]) == len(tracks[1]) > MEDIA
+
+
+def test_a_medium_that_ends_its_worker_is_one_error_row(address: str, warm_doubles: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in", m123="exit")
+    done = run(warm_doubles, tmp_path, "caption", "in", *shared(address), "-o", "-", "-q")
+    found = rows(done.stdout)  # and nothing of Ray's among them
+    failed = [row for row in found if row["status"] == "error"]
+    assert (done.returncode, len(found), len(failed)) == (3, MEDIA, 1), done.stderr
+    assert failed[0]["id"].endswith("m123.mp4")
+    assert (failed[0]["error_type"], failed[0]["error_stage"]) == ("worker_died", "worker")
+    assert failed[0]["error"].startswith("a worker died 3 times over it")
+    assert done.stderr.count("\n") == 1
+
+
+def test_a_killed_worker_costs_nothing(address: str, warm_doubles: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in", m000="wait 3")
+    with subprocess.Popen(
+        [warm_doubles / "llava-mini", "caption", "in", *shared(address), "-o", "out/"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as started:
+        kill(wait_for_workers(2)[0])
+        said = started.communicate(timeout=60)[1]
+    assert started.returncode == 0, said
+    assert "lost: worker" in said
+    assert len(pandas.read_parquet(tmp_path / "out")["id"].unique()) == MEDIA
+
+
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_everything(address: str, warm_doubles: Path, tmp_path: Path, sign: signal.Signals) -> None:
+    write(tmp_path / "in", **{f"slow{number}": "slow" for number in range(4)})
+    asked = ["caption", "in", *shared(address), "-o", "out.jsonl"]
+    with subprocess.Popen(
+        [sys.executable, "-c", "import cli_doubles; cli_doubles.main()", *asked],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        start_new_session=True,
+    ) as started:
+        wait_for_workers(2)
+        began = time.monotonic()
+        os.killpg(started.pid, sign)
+        said = started.communicate(timeout=20)[1]
+    assert started.returncode == 128 + sign, said
+    wait_for_workers(0, 10)
+    assert time.monotonic() - began < 10
+    assert not [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(tmp_path)]
+
+
+def test_shipped_media_need_no_disk_in_common(address: str, warm_doubles: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in")
+    done = run(warm_doubles, tmp_path, "caption", "in", *shared(address), "--ship-media", "-f", "jsonl")
+    alone = run(warm_doubles, tmp_path, "caption", "in", "-f", "jsonl")
+    assert done.returncode == 0, done.stderr
+    assert as_set(rows(done.stdout)) == as_set(rows(alone.stdout))
+    assert not worker_processes()
+
+
+def test_a_real_model_says_the_same(address: str, warm_command: Path, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number, colour in enumerate(["red", "green", "blue", "white"]):
+        Image.new("RGB", (64, 48 + number), colour).save(tmp_path / "in" / f"{colour}.png")
+    asked = ("ask", "in", "What colour?", "-m", "demo", "-q", "-f", "jsonl")
+    alone = run(warm_command, tmp_path, *asked)
+    done = run(warm_command, tmp_path, *asked, *shared(address))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert as_set(rows(done.stdout)) == as_set(rows(alone.stdout))
+    assert len(rows(done.stdout)) == 4
+
+
+OTHER = "import llava_mini_cli as package; package.__version__ = '9'; import cli_doubles; cli_doubles.main()"
+
+
+def test_what_is_wrong_is_one_line(address: str, warm_command: Path, warm_doubles: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").write_text("1")
+    nobody, doubles = f"127.0.0.1:{free_port()}", [str(warm_doubles / "llava-mini")]
+    one = ("--workers", "1")
+    with serving(QuietHandler) as url:
+        other = url.removeprefix("http://")
+        said = run(warm_doubles, tmp_path, "caption", "a.mp4", "--ray", other)
+    assert said.stderr.startswith(f"llava-mini: error: --ray {other}: what answers there is no Ray head")
+    for command, more, words in (
+        (doubles, ("--ray", nobody), f"--ray {nobody}: nobody answers there (connection refused)"),
+        (doubles, ("--ray", address, "--worker-gpus", "2"), f"takes 2 GPU, and the Ray cluster at {address} has none"),
+        (doubles, ("--ray", address, *one), "--worker-gpus 0 works without"),
+        ([sys.executable, "-c", OTHER], (*shared(address), *one), "and this is 9: both have to be the same"),
+        ([str(warm_command / "llava-mini")], (*shared(address), *one, "-m", "./gone"), "./gone"),
+    ):
+        began = time.monotonic()
+        done = subprocess.run(
+            [*command, "caption", "a.mp4", "-q", *more],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert (done.returncode, done.stdout) == (1, ""), done.stderr
+        assert time.monotonic() - began < 30
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1
