@@ -74,7 +74,8 @@ PHOTOS = Extra("photos", ("pillow_heif", "pillow_jxl"), ())
 SCHEMA = Extra("schema", ("llguidance",), ("--schema",))
 PLOT = Extra("plot", ("matplotlib",), ("--plot", "--layers", "bench"))
 RAY = Extra("ray", ("ray",), ("--workers", "--ray"))
-EXTRAS = (QUANTIZE, ANN, TRAIN, REMOTE, PHOTOS, SCHEMA, PLOT, RAY)
+VIEW = Extra("view", ("duckdb", "starlette", "uvicorn"), ("view",))
+EXTRAS = (QUANTIZE, ANN, TRAIN, REMOTE, PHOTOS, SCHEMA, PLOT, RAY, VIEW)
 
 
 def is_installed(package: str) -> bool:

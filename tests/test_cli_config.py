@@ -194,7 +194,7 @@ def test_help_does_not_swallow_the_names_of_extras(command: str, monkeypatch: py
     assert "needs the  extra" not in llava_mini(command, "--help").stdout
 
 
-@pytest.mark.parametrize("command", ["ask", "caption", "when", "index", "search", "train", "bench", "doctor"])
+@pytest.mark.parametrize("command", ["ask", "caption", "when", "index", "search", "view", "train", "bench", "doctor"])
 def test_every_switch_that_a_file_may_set_can_be_undone(command: str) -> None:
     options = options_of(get_command(app).commands[command])  # type: ignore[attr-defined]
     switches = {key: option for key, option in options.items() if option.is_flag}
@@ -281,7 +281,7 @@ def test_where_a_value_comes_from_and_how_it_is_overridden(monkeypatch: pytest.M
         "option": "cache-dir", "value": "/tmp/x", "source": "environment", "place": "LLAVA_MINI_CACHE_DIR",
         "commands": ["ask", "caption", "when", "index"],
     }  # fmt: skip
-    every = ["ask", "caption", "when", "index", "search", "inspect", "train", "bench"]
+    every = ["ask", "caption", "when", "index", "search", "view", "inspect", "train", "bench"]
     assert values["quiet", "train"]["commands"] == every
     assert values["verbose", "doctor"]["source"] == "default"
     lines = [json.loads(line) for line in llava_mini("config").stdout.splitlines()]

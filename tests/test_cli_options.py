@@ -93,6 +93,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
         "before": None, "approximate": False, "check": None, "min-yes": None, "check-margin": None, "output": None,
         "format": None, "csv-safe": False, "paths-only": False, "null": False, "thumbnails": None, "html": None,
     },
+    "view": {**TALK, "output": None, "overwrite": False, "media": None, "track": None, "port": None},
     "inspect": {**TALK, **FRAMES, **ANSWER, **MODEL, "output": None, "frames": 8, "layers": False, "prompt-file": None},
     "train": {
         **TALK, "output": None, "preset": None, "model": None, "data": None, "media-root": None, "skip-bad": False,
@@ -161,6 +162,7 @@ PANELS = {
     "when": ["Options", "Input", "Frames", "Events", "Model", "Output", "Run", "Workers", "Archive"],
     "index": ["Options", "Archive", "Input", "Frames", "Answer", "Model", "Run", "Workers"],
     "search": ["Options", "Archive", "Search", "Output", "Run"],
+    "view": ["Options", "Page", "Run"],
     "inspect": ["Options", "Output", "Frames", "Answer", "Model", "Run"],
     "train": ["Options", "Training", "Data", "Memory and speed", "Run"],
     "bench": ["Options", "Benchmark", "Run"],

@@ -71,6 +71,7 @@ def test_the_commands_of_the_readme_run(tmp_path: Path, monkeypatch: pytest.Monk
         ("when.md", "events.parquet"),
         ("fields.md", "cars.parquet"),
         ("evidence.md", "minutes.csv"),
+        ("view.md", "events/index.html"),
     ],
 )
 def test_the_commands_of_the_docs_run(

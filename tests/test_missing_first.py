@@ -131,6 +131,11 @@ EXTRAS: dict[tuple[str, str], Case] = {  # by the name of the extra and the opti
         r"--layers needs matplotlib: pip install 'llava-mini-cli\[plot\]'",
         without("matplotlib"),
     ),
+    ("view", "view"): Case(
+        "view rows.jsonl -o page",
+        r"view needs duckdb, uvicorn: pip install 'llava-mini-cli\[view\]'",
+        without("duckdb", "uvicorn"),
+    ),
     ("remote", ""): Case(
         "ask http://localhost:9/a.png What? -m MODEL",
         r"reading http:// needs a package that is not installed: pip install 'llava-mini-cli\[remote\]'",
@@ -525,8 +530,9 @@ def test_every_option_that_needs_an_extra_has_a_case() -> None:
 # The options that need more than a value, of any command. The others say nothing about this machine.
 NEEDY = {
     "ann", "approximate", "bf16", "cache-dir", "check", "compile", "data", "decoder", "dedupe", "device", "dtype",
-    "files-from", "format", "html", "image", "index", "layers", "lora-rank", "media-root", "model", "output", "plot",
-    "preset", "prompt-file", "quantize", "ray", "revision", "schema", "summary-json", "thumbnails", "workers", "yes-no",
+    "files-from", "format", "html", "image", "index", "layers", "lora-rank", "media", "media-root", "model", "output",
+    "plot", "preset", "prompt-file", "quantize", "ray", "revision", "schema", "summary-json", "thumbnails", "workers",
+    "yes-no",
 }  # fmt: skip
 PLAIN = {
     "after", "allow-truncated", "average", "batch", "batch-size", "before", "cache-size", "caption-every",
@@ -535,7 +541,7 @@ PLAIN = {
     "evidence-every", "exclude", "existing", "fail-on", "features", "features-dtype", "fetch-timeout", "find", "fit",
     "fps", "frames", "gradient-checkpointing", "hosts", "id-column", "include", "keep-columns", "learning-rate",
     "limit", "max-failures", "max-file-size", "max-frames", "max-new-tokens", "merge", "min-length", "min-scene-len",
-    "min-score", "min-yes", "most", "netrc", "null", "off", "on", "overwrite", "path", "paths-only", "prefix",
+    "min-score", "min-yes", "most", "netrc", "null", "off", "on", "overwrite", "path", "paths-only", "port", "prefix",
     "prepared-size", "prompt", "prompt-column", "prompt-layout", "prune", "quiet", "recursive", "repetition-penalty",
     "retry-errors", "save-every", "scene-threshold", "scenes", "scenes-from", "schema-by", "seed", "shard",
     "ship-media", "skip-bad", "stage", "start", "start-column", "stride", "style", "suffix", "temperature", "top",

@@ -17,6 +17,7 @@ from llava_mini_cli.commands.inspect_medium import inspect
 from llava_mini_cli.commands.search import search
 from llava_mini_cli.commands.show_config import config
 from llava_mini_cli.commands.train import train
+from llava_mini_cli.commands.view import view
 from llava_mini_cli.commands.when import when
 from llava_mini_cli.errors import UsageError
 
@@ -25,7 +26,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (ask, caption, when, index, search, inspect, train, bench, doctor):
+for command in (ask, caption, when, index, search, view, inspect, train, bench, doctor):
     app.command(cls=ConfiguredCommand)(with_flags(command))
 app.command()(config)
 
