@@ -15,8 +15,8 @@ from llava_mini_cli.commands.flags.search_flags import FoundFlags
 from llava_mini_cli.commands.search import _show, _write
 from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.reader import open_archive
-from llava_mini_cli.formats.archive.web_page import link
 from llava_mini_cli.pipelines.pictures import picture_name
+from llava_mini_cli.view.media import MediaPlaces, file_url
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,9 @@ def test_names_that_are_no_utf8_lead_to_their_files(tmp_path: Path, monkeypatch:
     times = {"time": None, "start": None, "end": None, "duration_s": None}
     kind = {"file_name": "a", "media": "image", "frames": 1, "caption": None}
     moment = Moment(rank=1, score=0.5, path=f"{tmp_path}/caf\\xe9.mp4", **times, **kind)  # pyright: ignore
-    assert link(moment) == f"file://{tmp_path}/caf%E9.mp4"
+    found = MediaPlaces(tmp_path).medium({"path": moment.path, "file": moment.file_name})
+    assert found is not None
+    assert file_url(found) == f"file://{tmp_path}/caf%E9.mp4"
     written = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written))
     _write([moment, moment], FoundFlags(paths_only=True, null=True), None, "jsonl")

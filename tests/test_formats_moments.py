@@ -1,6 +1,7 @@
 """Found moments as lines, records, tables and a page; patch features in 8 bits."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ import pytest
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.archive.moments import COLUMNS, Moment, MomentFormat, format_of, write_moments
 from llava_mini_cli.formats.archive.quantized import SMALLEST, from_int8, to_int8
-from llava_mini_cli.formats.archive.web_page import clock, link, page
+from llava_mini_cli.formats.timecodes import clock
+from llava_mini_cli.view.media import file_url, link
+from llava_mini_cli.view.moments_page import moments_page
 
 VIDEO = Moment(
     rank=1, score=0.625, path="/x/ä 1.mp4", file_name="ä 1.mp4", media="video", time=61.5, start=61.0, end=3723.25,
@@ -83,29 +86,21 @@ def test_clock(seconds: float, text: str) -> None:
     assert clock(seconds) == text
 
 
-def test_links_open_a_medium_at_its_moment() -> None:
-    assert link(VIDEO) == "file:///x/%C3%A4%201.mp4#t=61.0"
-    assert link(IMAGE) == "https://a.b/c.jpg"
-
-
-def test_a_page_holds_its_pictures_and_runs_nothing_of_a_file_name() -> None:
-    text = page([VIDEO, IMAGE], [b"jpeg", None], "<a> & b").decode()
-    head, first, second, tail = text.replace("<li>", "\0").replace("</ol>", "\0").split("\0")
-    assert head.count("&lt;a&gt; &amp; b") == 2
-    assert "<p><small>2 moments." in head
-    assert "{ color-scheme: light dark; }" in head
-    assert first == (
-        '<a href="file:///x/%C3%A4%201.mp4#t=61.0"><img alt="" src="data:image/jpeg;base64,anBlZw=="></a>'
-        '<p><a href="file:///x/%C3%A4%201.mp4#t=61.0">ä 1.mp4</a></p>'
-        "<p><small>1:01.0 to 1:02:03.2, score 0.625, yes 0.50</small></p><p>a &quot;b&quot;</p></li>\n"
-    )
-    assert second == (
-        '<a href="https://a.b/c.jpg"><span class="none">no picture</span></a>'
-        '<p><a href="https://a.b/c.jpg">&lt;c&gt;.jpg</a></p><p><small>score 0.500</small></p></li>\n'
-    )
-    assert tail == "\n</body>\n</html>\n"
+def test_a_page_holds_its_pictures_and_runs_nothing_of_a_file_name(tmp_path: Path) -> None:
+    there = tmp_path / "\u00e4 1.mp4"
+    there.touch()
+    moments = [replace(VIDEO, path=str(there)), IMAGE]
+    text = moments_page(moments, [b"\xff\xd8\xffjpeg", None], "<a> & b").decode()
+    assert text.count("&lt;a&gt; &amp; b") == 2
+    assert "<a>" not in text.split("<script>")[0]
+    first, second = (json.loads(line.rstrip(",")) for line in text.split("llavaMini.chunk(0, [\n")[1].splitlines()[:2])
+    assert first["picture"] == "data:image/jpeg;base64,/9j/anBlZw=="
+    assert first["source"] == file_url(there)
+    assert (first["start"], first["p"], first["text"]) == (VIDEO.start, 0.5, VIDEO.caption)
+    assert (second["link"], second.get("source"), second["p"]) == ("https://a.b/c.jpg", None, 0.5)
+    assert link("https://a.b/c.jpg") == "https://a.b/c.jpg"
     with pytest.raises(ValueError, match="shorter"):
-        page([VIDEO, IMAGE], [None], "")
+        moments_page(moments, [None], "")
 
 
 def test_int8_has_a_scale_for_each_channel_and_frame() -> None:

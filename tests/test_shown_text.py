@@ -16,7 +16,6 @@ from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote
 
 import pytest
 from hypothesis import given, settings
@@ -28,13 +27,14 @@ from llava_mini_cli.commands.stderr import hush_libraries, say, say_trace, termi
 from llava_mini_cli.commands.summary import SummaryFile, say_failures
 from llava_mini_cli.commands.terminal import BlockWriter, PlainWriter
 from llava_mini_cli.formats.archive.moments import Moment, write_moments
-from llava_mini_cli.formats.archive.web_page import link, page
 from llava_mini_cli.formats.outputs.csv import CsvRecords
 from llava_mini_cli.formats.outputs.jsonl import JsonLines
 from llava_mini_cli.formats.row import KeptColumn, Row
 from llava_mini_cli.formats.shown_text import for_json, for_terminal, safe_cell, without_controls
 from llava_mini_cli.pipelines.forecast import Forecast
 from llava_mini_cli.pipelines.tally import FailedMedium, Tally
+from llava_mini_cli.view.media import file_url, link
+from llava_mini_cli.view.moments_page import moments_page
 
 EVIL = "\x1b]0;owned\x07 \x9b31m red \x7f [red]x[/red] \u202etxt.exe\u2066 \r over \x00 \x0c é 日本 👩\u200d🚀 \udc80"
 ROW = Row(
@@ -283,51 +283,55 @@ class _Page(HTMLParser):
     [
         ("javascript://%0aalert(1)", None), ("JavaScript://x", None), ("data://text/html,x", None), (" http://x", None),
         ("vbscript://x", None), ("s3://bucket/a.jpg", None), ("java\nscript://x", None), ("blob://x", None),
-        ("javascript:alert(1)", "file:///here/javascript%3Aalert%281%29"),
-        ("data:text/html,x", "file:///here/data%3Atext/html%2Cx"),
-        ('/a "b" onclick=\'x\'.jpg', "file:///a%20%22b%22%20onclick%3D%27x%27.jpg"),
-        ('http://x/"onclick="y', "http://x/%22onclick=%22y"),
-        ("HTTPS://x/a?b=c&d=%20#e", "HTTPS://x/a?b=c&d=%20#e"),
-        ("file:///a\tb", "file:///a%09b"),
-        ("/\udc80", "file:///%80"),
+        ("javascript:alert(1)", None), ("data:text/html,x", None), ("/a", None),
+        ('http://x/"onclick="y', "http://x/%22onclick=%22y"), ("HTTPS://x/a?b=c&d=%20#e", "HTTPS://x/a?b=c&d=%20#e"),
     ],
 )  # fmt: skip
-def test_links_are_made_for_files_and_the_web_alone(
-    path: str, expected: str | None, monkeypatch: pytest.MonkeyPatch
+def test_links_are_made_for_the_web_alone(path: str, expected: str | None) -> None:
+    assert link(path) == expected
+    text = moments_page([replace(MOMENT, path=path, file_name='<b>"x"</b>')], [b"x"], "q").decode()
+    row = json.loads(text.split("llavaMini.chunk(0, [\n")[1].splitlines()[0])
+    assert row.get("link") == expected
+    assert "source" not in row  # no file has such a name
+    assert not any(name.startswith("on") for _, attributes in _Page(text).tags for name in attributes)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("javascript:alert(1)", "file:///here/javascript%3Aalert%281%29"),
+        ("/a \"b\" onclick='x'.jpg", "file:///a%20%22b%22%20onclick%3D%27x%27.jpg"),
+        ("/\udc80#t=1", "file:///%80%23t%3D1"),
+    ],
+)
+def test_the_address_of_a_file_is_that_of_a_file_whatever_its_name(
+    name: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "getcwd", lambda: "/here")
-    moment = replace(MOMENT, path=path, file_name='<b>"x"</b>')
-    assert link(moment) == expected
-    shown = _Page(page([moment], [b"x"], "q").decode())
-    assert shown.links() == ([] if expected is None else [expected] * 2)
-    assert not any(name.startswith("on") for _, attributes in shown.tags for name in attributes)
+    assert file_url(Path(name)) == expected
 
 
 @given(TEXTS, TEXTS)
 @settings(max_examples=50)
 def test_a_page_holds_no_tag_of_a_stranger(text: str, path: str) -> None:
     moment = replace(MOMENT, path=path.replace("\0", ""), file_name=text, caption=text, start=1.0, end=2.0, time=1.5)
-    usual = _Page(page([replace(moment, path="/a", file_name="a", caption="b")], [None], "q").decode())
-    written = page([moment], [None], text).decode()
+    usual = _Page(moments_page([replace(moment, path="/a", file_name="a", caption="b")], [None], "q").decode())
+    written = moments_page([moment], [None], text).decode()
     shown = _Page(written)
     assert is_plain(written)
-    assert {tag for tag, _ in shown.tags} <= {tag for tag, _ in usual.tags}
-    assert [one for one in shown.tags if one[0] in ("meta", "link", "style")] == [
-        one for one in usual.tags if one[0] in ("meta", "link", "style")
-    ]
-    for target in shown.links():
-        assert target is not None
-        assert re.match(r"(?i)(https?|file)://", target)
-        assert is_plain(target)
+    assert [tag for tag, _ in shown.tags] == [tag for tag, _ in usual.tags]
+    assert [one for one in shown.tags if one[0] == "link"] == [one for one in usual.tags if one[0] == "link"]
     encoded = for_terminal(text).encode("utf-8", "replace").decode().replace("\r\n", "\n")
     assert html.unescape(encoded).strip() in shown.text.replace("\r\n", "\n") or "&" in text
 
 
-def test_no_script_may_run_in_a_page() -> None:
-    metas: list[dict[str, Any]] = [
-        attributes for tag, attributes in _Page(page([], [], "q").decode()).tags if tag == "meta"
-    ]
+def test_no_script_but_our_own_may_run_in_a_page() -> None:
+    shown = _Page(moments_page([MOMENT], [None], "q").decode())
+    metas: list[dict[str, Any]] = [attributes for tag, attributes in shown.tags if tag == "meta"]
     (policy,) = [meta["content"] for meta in metas if meta.get("http-equiv") == "Content-Security-Policy"]
-    assert policy.startswith("default-src 'none'; img-src data:; style-src 'unsafe-inline';")
-    assert "script" not in policy
-    assert unquote(policy) == policy
+    rules = dict(rule.split(" ", 1) for rule in policy.split("; "))
+    assert rules["default-src"] == rules["base-uri"] == rules["form-action"] == "'none'"
+    assert len(rules["script-src"].split()) == sum(tag == "script" for tag, _ in shown.tags) == 4
+    assert all(one.startswith("'sha256-") for one in (rules["script-src"] + " " + rules["style-src"]).split())
+    assert "connect-src" not in rules
+    assert "http" not in policy

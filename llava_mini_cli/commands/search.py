@@ -125,7 +125,7 @@ def _show(moments: "Sequence[Moment]") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from llava_mini_cli.formats.archive.web_page import clock
+    from llava_mini_cli.formats.timecodes import clock
 
     table = Table(box=None, pad_edge=False)
     for name in ("score", "time", "span"):
@@ -153,9 +153,9 @@ def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str) -> boo
     """Writes thumbnails and the page, where asked for. True if a picture could not be made."""
     if found.thumbnails is None and found.html is None:
         return False
-    from llava_mini_cli.formats.archive.web_page import page
     from llava_mini_cli.formats.disk import write_file, write_own_file
     from llava_mini_cli.pipelines.pictures import picture_name, pictures
+    from llava_mini_cli.view.moments_page import moments_page
 
     made: list[bytes | None] = []
     for moment, picture in zip(moments, pictures(moments), strict=True):
@@ -165,7 +165,7 @@ def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str) -> boo
         elif found.thumbnails is not None:
             write_own_file(_folder(found.thumbnails) / picture_name(moment), picture)
     if found.html is not None:
-        write_file(Path(found.html), page(moments, made, query))
+        write_file(Path(found.html), moments_page(moments, made, query))
     return None in made
 
 

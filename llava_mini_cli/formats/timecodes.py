@@ -13,3 +13,11 @@ def seconds_of(text: str) -> float:
         raise ValueError(f"'{text}' is not a time such as 90, 1:30 or 1m30s")
     hours, minutes, seconds = (float(part or 0) for part in match.groups())
     return hours * 3600 + minutes * 60 + seconds
+
+
+def clock(seconds: float) -> str:
+    """`1:02:03.5`, without hours where there are none."""
+    minutes, rest = divmod(round(seconds, 1), 60)
+    hours, minutes = divmod(int(minutes), 60)
+    tail = f"{rest:04.1f}"
+    return f"{hours}:{minutes:02}:{tail}" if hours else f"{minutes}:{tail}"
