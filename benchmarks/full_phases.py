@@ -22,9 +22,10 @@ from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.encode import encode
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.generate import DecodeBatch, PrefillItem, decode, prefill
+from llava_mini_cli.engine.int8_kernels import int8_available
 from llava_mini_cli.engine.load import load_engine
 from llava_mini_cli.engine.pack import TextPack, pack_prompts
-from llava_mini_cli.engine.packed_linear import Int8Linear, int8_available
+from llava_mini_cli.engine.packed_linear import Int8Linear
 
 QUESTION = "What is shown in this picture, and what is the weather like?"
 QUESTIONS = [QUESTION, *(f"Is the number {number} written anywhere in it?" for number in range(2, 17))]

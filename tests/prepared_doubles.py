@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 
+from llava_mini_cli.engine.int8_kernels import Int8Kernel
 from llava_mini_cli.engine.mapped_weights import is_packed, unpack
-from llava_mini_cli.engine.packed_linear import Int8Kernel, Int8Linear
-from llava_mini_cli.engine.prepared import PreparedSupply, Wanted
+from llava_mini_cli.engine.packed_linear import Int8Linear
+from llava_mini_cli.engine.prepared import PreparedSupply
 from llava_mini_cli.engine.prepared_file import PackedLayer
+from llava_mini_cli.engine.prepared_wanted import Wanted
 
 NAMES = tuple(f"layers.{number}.linear" for number in range(6))
 OUTPUTS, INPUTS = 96, 160

@@ -374,17 +374,17 @@ def test_weights_are_packed_for_the_kernel_of_the_run(monkeypatch: pytest.Monkey
 def test_prepared_weights_are_mapped_and_not_packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     checkpoint = write_tiny_checkpoint(tmp_path / "model")
     stored = look_at_weights(checkpoint, load_config(checkpoint))
-    assert outlook._prepared_file(str(checkpoint), stored, "int8") is None
+    assert outlook._prepared_file(str(checkpoint), stored, "int8", None) is None
     monkeypatch.setattr(prepared, "WORTH_S", 0.0)
-    with prepared.prepared_supply(ModelOptions(str(checkpoint)), "int8") as supply:
+    with prepared.prepared_supply(ModelOptions(str(checkpoint)), "int8", "onednn") as supply:
         LlavaMiniForConditionalGeneration.from_pretrained(
             checkpoint, dtype=torch.float32, maker=Packing("int8", torch.float32, "onednn", supply)
         )
-    there = outlook._prepared_file(str(checkpoint), stored, "int8")
+    there = outlook._prepared_file(str(checkpoint), stored, "int8", None)
     assert there is not None
     assert there.is_file()
-    assert outlook._prepared_file(str(checkpoint), stored, "int4") is None
-    assert outlook._prepared_file(str(checkpoint), stored, "float32") is None
+    assert outlook._prepared_file(str(checkpoint), stored, "int4", None) is None
+    assert outlook._prepared_file(str(checkpoint), stored, "float32", None) is None
     assert outlook._opening_seconds(there) > 0
     fields = load_config(checkpoint).to_dict()
     without, with_it = (needs(fields, stored, ["int8"], "float32", is_prepared=one)["int8"] for one in (False, True))

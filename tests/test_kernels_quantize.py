@@ -14,18 +14,11 @@ from test_model_golden import media_of
 from torch import nn
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions, Quantization
-from llava_mini_cli.engine import packed_linear
 from llava_mini_cli.engine import quantize as module
 from llava_mini_cli.engine.engine import Engine
+from llava_mini_cli.engine.int8_kernels import Int8Kernel, input_bits, int8_available, int8_kernels
 from llava_mini_cli.engine.load import load_engine
-from llava_mini_cli.engine.packed_linear import (
-    Int4Linear,
-    Int8Linear,
-    default_kernel,
-    int4_available,
-    int8_available,
-    int8_kernels,
-)
+from llava_mini_cli.engine.packed_linear import Int4Linear, Int8Linear, int4_available
 from llava_mini_cli.engine.quantize import Packing, StoredEmbedding, check_packing, quantize, restored
 from llava_mini_cli.engine.request import Answer, Request
 from llava_mini_cli.errors import CheckpointError, ModelError, UsageError
@@ -124,46 +117,39 @@ class Kept:
         self.told[name] = layer
 
 
-@pytest.mark.skipif(default_kernel() == "fbgemm", reason="whose weights are not kept")
+@pytest.mark.parametrize("kernel", int8_kernels())
 @pytest.mark.parametrize("kind", ["int8", pytest.param("int4", marks=needs_int4)])
-def test_layers_that_were_packed_before_are_taken(kind: Quantization, checkpoint: Path) -> None:
+def test_layers_that_were_packed_before_are_taken(kind: Quantization, kernel: Int8Kernel, checkpoint: Path) -> None:
     first = Kept()
-    model = load(checkpoint, Packing(kind, torch.float32, supply=first))
+    model = load(checkpoint, Packing(kind, torch.float32, kernel, first))
     assert set(first.told) == set(first.asked) == layers(load(checkpoint), nn.Linear)
     assert list(first.told) == first.asked  # made in several threads, told in order
     again = {name: restored(layer.facts(), layer.parts()) for name, layer in first.told.items()}  # type: ignore[operator]
     second = Kept(dict(again))
-    taken = load(checkpoint, Packing(kind, torch.float32, supply=second))
+    taken = load(checkpoint, Packing(kind, torch.float32, kernel, second))
     assert second.told == {}
     assert all(taken.get_submodule(name) is layer for name, layer in again.items())
     ids = torch.tensor([[1, 5, 9]])
     with torch.no_grad():
         assert torch.equal(taken(ids).logits, model(ids).logits)
     one = next(iter(again.values()))
-    before = one.parts()["packed"]
-    one.use({"packed": before, "scales": one.scales * 2})
-    assert one.parts()["packed"] is before
-    assert torch.equal(one.scales, first.told[next(iter(again))].scales * 2)  # type: ignore[operator]
+    before = one.parts()
+    one.use({**before, "scales": before["scales"] * 2})
+    assert one.parts()["packed"] is before["packed"]
+    assert torch.equal(one.parts()["scales"], first.told[next(iter(again))].parts()["scales"] * 2)  # type: ignore[operator]
 
 
 def test_kept_layers_compute_with_the_kernel_of_this_run(checkpoint: Path) -> None:
     for before, now, then in (
-        ("onednn", "onednn_by_4", "onednn_by_4"), ("onednn_by_4", "onednn", "onednn"), ("fbgemm", "onednn", "fbgemm"),
+        ("onednn", "onednn_by_4", "onednn_by_4"), ("onednn_by_4", "onednn", "onednn"),
+        ("unpacked", "onednn", "unpacked"), ("onednn", "unpacked", "onednn"),
     ):  # fmt: skip
         if {before, now} <= set(int8_kernels()):
             layer = Int8Linear.from_weight(torch.ones(4, 4), None, before)  # type: ignore[arg-type]
             packing = Packing("int8", torch.float32, now, Kept({"lm_head": layer}))  # type: ignore[arg-type]
             assert packing.layer("lm_head", nn.Linear(4, 4), torch.ones(4, 4)) is layer
             assert layer.kernel == then
-            assert layer._bits == packed_linear._bits(then)  # type: ignore[arg-type]
-
-
-def test_weights_of_fbgemm_are_not_kept(checkpoint: Path) -> None:
-    kept = Kept()
-    packing = Packing("int8", torch.float32, "fbgemm", kept)
-    assert callable(packing.layer("lm_head", nn.Linear(4, 4), torch.ones(4, 4)))
-    packing.made("lm_head", nn.Linear(4, 4))
-    assert (kept.asked, kept.told) == ([], {})
+            assert layer._bits == input_bits(then)  # type: ignore[arg-type]
 
 
 def test_few_layers_are_made_at_once_and_a_failure_ends_the_loading(

@@ -10,12 +10,14 @@ from prepared_doubles import load, wanted
 
 from llava_mini_cli.commands.reporter import Reporter
 from llava_mini_cli.config import ModelOptions
-from llava_mini_cli.engine import prepared
+from llava_mini_cli.engine import prepared, prepared_wanted
 from llava_mini_cli.engine.estimate import Outlook
+from llava_mini_cli.engine.int8_kernels import int8_available
 from llava_mini_cli.engine.load import load_engine
-from llava_mini_cli.engine.packed_linear import Int8Linear, int8_available
+from llava_mini_cli.engine.packed_linear import Int8Linear
 from llava_mini_cli.engine.prepared import PreparedSupply
 from llava_mini_cli.engine.prepared_folder import folder, kept_files
+from llava_mini_cli.engine.prepared_wanted import about_weights
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.pipelines.tally import Tally
 
@@ -49,17 +51,18 @@ def test_the_second_load_of_a_model_packs_no_layer(monkeypatch: pytest.MonkeyPat
     second = load_engine(DEMO)
     layers = [module for module in second.model.modules() if isinstance(module, Int8Linear)]
     assert len(layers) == sum(isinstance(module, Int8Linear) for module in first.model.modules()) > 0
-    assert layers[0].packed.is_mkldnn
+    assert layers[0].parts()["packed"].is_mkldnn
 
 
 @needs_int8
 def test_a_change_in_the_middle_of_a_weight_file_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.safetensors"
     path.write_bytes(b"x")
-    before = prepared.about_weights([path], "digest", "int8")
-    assert prepared.about_weights([path], "digest", "int8") == before
+    before = about_weights([path], "digest", "int8", "onednn")
+    assert about_weights([path], "digest", "int8", "onednn_by_4") == before
+    assert about_weights([path], "digest", "int8", "unpacked") != before
     os.utime(path, (1, 1))
-    assert prepared.about_weights([path], "digest", "int8") != before
+    assert about_weights([path], "digest", "int8", "onednn") != before
 
 
 def test_the_bound_is_an_option() -> None:
@@ -88,6 +91,6 @@ def test_doctor_shows_what_lies_there_and_how_to_remove_it(monkeypatch: pytest.M
 @pytest.mark.parametrize(("quiet", "said"), [(False, "llava-mini: waiting\n"), (True, "")])
 def test_a_note_of_the_engine_is_a_line_on_stderr(quiet: bool, said: str, capsys: pytest.CaptureFixture[str]) -> None:
     with Reporter(Tally(), 2, quiet=quiet, verbose=False):
-        prepared.notes.warning("waiting")
+        prepared_wanted.notes.warning("waiting")
     assert capsys.readouterr().err == said
-    assert prepared.notes.handlers == []
+    assert prepared_wanted.notes.handlers == []

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from prepared_doubles import NAMES, are_right, load, made_layer, wanted
+from prepared_doubles import NAMES, are_right, are_same, load, made_layer, wanted
 
 from llava_mini_cli.engine import prepared, prepared_file, prepared_folder
-from llava_mini_cli.engine.prepared import PreparedSupply, Wanted
+from llava_mini_cli.engine.int8_kernels import Int8Kernel, int8_kernels
+from llava_mini_cli.engine.prepared import PreparedSupply
 from llava_mini_cli.engine.prepared_folder import kept_files
 from llava_mini_cli.engine.prepared_index import PAGE
+from llava_mini_cli.engine.prepared_wanted import Wanted
 
 DOUBLES = Path(__file__).with_name("prepared_doubles.py")
 
@@ -62,8 +64,22 @@ def test_layers_are_used_from_the_file_while_it_is_written_and_afterwards(place:
             layers, _ = load(supply)
         mapped = re.findall(re.escape(str(kept(place))), Path("/proc/self/maps").read_text())
         assert len(mapped) == len(NAMES)
-        assert [layer.scales.data_ptr() % 64 for layer in layers] == [0] * len(NAMES)
+        assert [layer.parts()["scales"].data_ptr() % 64 for layer in layers] == [0] * len(NAMES)
         del layers
+
+
+@pytest.mark.parametrize("kernel", int8_kernels())
+def test_weights_of_every_kernel_are_kept(place: Path, kernel: Int8Kernel) -> None:
+    made = made_layer(0, kernel)
+    for is_there in (False, True):
+        with PreparedSupply(wanted(total=1), place) as supply:
+            layer = supply.take("one")
+            assert (layer is not None) == is_there
+            if layer is None:
+                layer = made_layer(0, kernel)
+                supply.made("one", layer)
+        assert are_same(layer, made)
+        assert layer.facts() == made.facts()
 
 
 def test_weights_that_are_prepared_quickly_are_not_kept(place: Path) -> None:

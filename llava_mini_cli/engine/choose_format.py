@@ -13,7 +13,8 @@ import torch
 
 from llava_mini_cli.config import ModelOptions, WeightFormat
 from llava_mini_cli.engine.fit import NUMBER_BYTES, Need, StoredTensor, fits, flag_of, gib, least_need, needs, refusal
-from llava_mini_cli.engine.packed_linear import int4_available, int8_available
+from llava_mini_cli.engine.int8_kernels import int8_available
+from llava_mini_cli.engine.packed_linear import int4_available
 from llava_mini_cli.engine.products import measured_rates
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.memory_there import MemoryThere, memory_there

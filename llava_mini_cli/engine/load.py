@@ -12,9 +12,8 @@ from llava_mini_cli.engine.dense import EAGER, compile_dense
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.fit import NUMBER_BYTES, Sizes, Work, bounds
 from llava_mini_cli.engine.memory import unless_out_of_memory
-from llava_mini_cli.engine.packed_linear import Int8Kernel
 from llava_mini_cli.engine.prepared import prepared_supply
-from llava_mini_cli.engine.products import choose_products, measured_rates
+from llava_mini_cli.engine.products import choose_products, int8_kernel, measured_rates
 from llava_mini_cli.engine.quantize import Packing, quantize
 from llava_mini_cli.engine.sampling import YesNo
 from llava_mini_cli.engine.scheduler import Limits
@@ -79,18 +78,13 @@ def _load_model(options: ModelOptions, choice: Choice, device: torch.device) -> 
         device=device,
     )
     if kind is not None and device.type == "cpu":
-        with prepared_supply(options, kind) as supply:
-            return load(maker=Packing(kind, choice.dtype, _int8_kernel(options, device), supply))
+        kernel = int8_kernel(measured_rates(load_config(find_model(options.model, options.revision)), device))
+        with prepared_supply(options, kind, kernel) as supply:
+            return load(maker=Packing(kind, choice.dtype, kernel, supply))
     model = load()
     if kind is not None:
         quantize(model, kind)
     return model
-
-
-def _int8_kernel(options: ModelOptions, device: torch.device) -> Int8Kernel | None:
-    """The one that was measured to be the quickest; None: nothing was measured."""
-    rates = measured_rates(load_config(find_model(options.model, options.revision)), device)
-    return None if rates is None else rates.int8_kernel
 
 
 def _projection(options: ModelOptions) -> torch.Tensor | None:

@@ -27,11 +27,11 @@ from llava_mini_cli.engine.estimate import (
 from llava_mini_cli.engine.estimating import TEXTS, converting_seconds, estimate, reading_seconds
 from llava_mini_cli.engine.fit import NUMBER_BYTES, Need, fits, needs
 from llava_mini_cli.engine.overhead import Pieces
-from llava_mini_cli.engine.prepared import Wanted, about_weights
 from llava_mini_cli.engine.prepared_file import PreparedReader
 from llava_mini_cli.engine.prepared_folder import WHOLE, folder, open_own
 from llava_mini_cli.engine.prepared_index import DamagedError
-from llava_mini_cli.engine.products import measured_rates
+from llava_mini_cli.engine.prepared_wanted import Wanted, about_weights
+from llava_mini_cli.engine.products import int8_kernel, measured_rates
 from llava_mini_cli.engine.rates import Rates
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.hub import find_model, model_digest
@@ -69,7 +69,7 @@ def outlook(model: str, starting: float) -> Outlook:
     found: list[FormatOutlook] = []
     for kind in formats_to_be_had(device):
         rest = kind if kind in NUMBER_BYTES else number
-        prepared = _prepared_file(model, stored, kind) if device.type == "cpu" else None
+        prepared = _prepared_file(model, stored, kind, rates) if device.type == "cpu" else None
         need = needs(
             config.to_dict(), stored, [kind], rest, is_mapped=device.type == "cpu", is_prepared=prepared is not None
         )[kind]
@@ -93,12 +93,13 @@ def _auto(options: ModelOptions, config: LlavaMiniConfig, stored: Stored, device
         return None
 
 
-def _prepared_file(model: str, stored: Stored, kind: WeightFormat) -> Path | None:
+def _prepared_file(model: str, stored: Stored, kind: WeightFormat, rates: Rates | None) -> Path | None:
     """The file that holds a model's weights packed, from which the next load will take them; None: there is none."""
     if kind not in get_args(Quantization):
         return None
     files = {one.file for one in stored.values()}
-    about = about_weights(files, model_digest(model, local_files_only=True), cast(Quantization, kind))
+    digest = model_digest(model, local_files_only=True)
+    about = about_weights(files, digest, cast(Quantization, kind), int8_kernel(rates))
     path = folder() / f"{Wanted(about, model, 0, 0).key}{WHOLE}"
     return path if path.is_file() else None
 

@@ -11,25 +11,18 @@ the cores, and twice the memory; waiting ends when the other one has finished, i
 Nothing here ends a run: where no file can be read or written, the weights are made in memory and one line says why.
 """
 
-import hashlib
-import json
-import logging
 import os
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Generator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Generator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
-
-import torch
+from typing import Self
 
 from llava_mini_cli.config import ModelOptions, Quantization
-from llava_mini_cli.engine.prepared_file import PackedLayer, PreparedReader, PreparedWriter, bytes_of
+from llava_mini_cli.engine.int8_kernels import Int8Kernel
+from llava_mini_cli.engine.prepared_file import PackedLayer, PreparedReader, WritingAhead, bytes_of
 from llava_mini_cli.engine.prepared_folder import (
     PART,
     WHOLE,
@@ -42,64 +35,23 @@ from llava_mini_cli.engine.prepared_folder import (
     open_own,
     remove_left_overs,
 )
-from llava_mini_cli.engine.prepared_index import VERSION, DamagedError
+from llava_mini_cli.engine.prepared_index import DamagedError
+from llava_mini_cli.engine.prepared_wanted import WORTH_S, Wanted, about_weights
 from llava_mini_cli.engine.quantize import restored
 from llava_mini_cli.errors import first_line
 from llava_mini_cli.hub import find_model, model_digest
 from llava_mini_cli.model.checkpoint import load_config, look_at_weights
-from llava_mini_cli.safe_files import is_at, sync_folder
 
-notes = logging.getLogger("llava_mini_cli.notes")  # lines for whoever started the run
-
-WORTH_S = 20.0  # seconds of preparing above which the weights are kept
-PATIENCE_S = 60.0  # without a byte from another run after which it is not waited for
 FIRST_SHARE = 1 / 32  # of the weights, after which it can be told how long the rest takes
-AHEAD = 2  # layers that are made while one is written
 _LOOK_S = 0.2  # seconds between two looks at another run
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """The layers that a load is going to ask for, and how they are kept."""
-
-    about: Mapping[str, Any]  # what decides their bytes, as plain JSON (`about_weights`)
-    model: str  # as the user calls it
-    total: int  # numbers in all their weights together, roughly
-    bound: int  # bytes of all prepared weights on the disk; 0: none are kept
-    say: Callable[[str], None] = notes.warning  # takes a line for the user
-    worth: float = WORTH_S
-    patience: float = PATIENCE_S
-
-    @property
-    def key(self) -> str:
-        """The name of the file, without its ending."""
-        return hashlib.sha256(json.dumps(self.about, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def about_weights(files: Collection[Path], digest: str, kind: Quantization) -> dict[str, Any]:
-    """What decides the bytes of prepared weights, the state of the checkpoint's files and of this machine included.
-
-    The times of the weight files stand beside the model's digest, which looks at the ends of large files alone: after a
-    change in the middle of a file, weights are prepared anew.
+@contextmanager
+def prepared_supply(options: ModelOptions, kind: Quantization, kernel: Int8Kernel) -> Generator["PreparedSupply"]:
+    """The layers of a model that was packed before, or the place to keep those that are packed inside the block.
 
     Args:
-        files: those that hold the model's weights.
-        digest: of the model (`hub.model_digest`).
-    """
-    states = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files)
-    return {
-        "version": VERSION,
-        "digest": digest,
-        "files": [list(state) for state in states],
-        "format": kind,
-        "torch": torch.__version__,
-        "processor": [torch.backends.cpu.get_cpu_capability(), os.environ.get("ONEDNN_MAX_CPU_ISA", "")],
-    }
-
-
-@contextmanager
-def prepared_supply(options: ModelOptions, kind: Quantization) -> Generator["PreparedSupply"]:
-    """The layers of a model that was packed before, or the place to keep those that are packed inside the block.
+        kernel: of layers in 8 bits.
 
     Raises:
         ModelNotFound, CheckpointError
@@ -109,7 +61,7 @@ def prepared_supply(options: ModelOptions, kind: Quantization) -> Generator["Pre
     names = [name for name, one in stored.items() if len(one.shape) == 2 and name.endswith(".weight")]
     total = sum(prod(stored[name].shape) for name in names if name != "model.embed_tokens.weight")
     digest = model_digest(options.model, options.revision)
-    about = about_weights({one.file for one in stored.values()}, digest, kind)
+    about = about_weights({one.file for one in stored.values()}, digest, kind, kernel)
     wanted = Wanted(about, options.model, total, options.prepared_bytes, worth=WORTH_S)
     with PreparedSupply(wanted) as supply:
         yield supply
@@ -125,7 +77,7 @@ class PreparedSupply:
         self._whole = self._place / f"{wanted.key}{WHOLE}"
         self._part = self._place / f"{wanted.key}{PART}"
         self._reader: PreparedReader | None = None
-        self._writer: _Writing | None = None
+        self._writer: WritingAhead | None = None
         self._keeps = wanted.bound > 0
         self._obstacle: OSError | None = None  # to any file of the folder
         self._others = False  # another run writes the file
@@ -217,7 +169,7 @@ class PreparedSupply:
             os.close(descriptor)
             self._others = True
             return
-        self._writer = _Writing(descriptor, self._part, self._whole)
+        self._writer = WritingAhead(descriptor, self._part, self._whole)
         while self._made:
             name = next(iter(self._made))
             self._writer.add(name, self._made.pop(name))
@@ -292,40 +244,3 @@ class PreparedSupply:
         self._wanted.say(
             f"prepared weights are not kept for the next run: {place}{error.strerror or first_line(error)}"
         )
-
-
-class _Writing:
-    """A file on its way: a thread writes one layer while the next ones are made."""
-
-    def __init__(self, descriptor: int, part: Path, whole: Path) -> None:
-        """`descriptor`: of the empty or left-over `part`, locked; it is closed in the end."""
-        self._descriptor = descriptor
-        self._part = part
-        self._whole = whole
-        os.ftruncate(descriptor, 0)
-        self._writer = PreparedWriter(descriptor)
-        self._thread = ThreadPoolExecutor(max_workers=1)
-        self._waiting: deque[Future[None]] = deque()
-
-    def add(self, name: str, layer: PackedLayer) -> None:
-        """Has a layer written, and waits while too many are. Raises `OSError`, also of earlier ones."""
-        while len(self._waiting) >= AHEAD:
-            self._waiting.popleft().result()
-        self._waiting.append(self._thread.submit(self._writer.add, name, layer))
-
-    def finish(self, about: Mapping[str, Any]) -> None:
-        """Gives the file its final name. Raises `OSError`."""
-        while self._waiting:
-            self._waiting.popleft().result()
-        if is_at(self._part, self._descriptor):
-            self._writer.finish(about)
-            self._part.replace(self._whole)
-            sync_folder(self._whole.parent)
-
-    def close(self) -> None:
-        """Takes away what did not come to its end. Layers that were written stay mapped."""
-        self._thread.shutdown(cancel_futures=True)
-        with suppress(OSError):
-            if is_at(self._part, self._descriptor):
-                self._part.unlink()
-        os.close(self._descriptor)

@@ -5,7 +5,11 @@ disk that fails later never changes a weight. `prepared_index` has the file's fo
 """
 
 import os
+from collections import deque
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -34,8 +38,10 @@ from llava_mini_cli.engine.prepared_index import (
     write_all,
     write_index,
 )
+from llava_mini_cli.safe_files import is_at, sync_folder
 
 PackedLayer = Int8Linear | Int4Linear
+AHEAD = 2  # layers that are made while one is written
 
 
 def bytes_of(layer: PackedLayer) -> int:
@@ -128,3 +134,40 @@ def _tensor(memory: torch.Tensor, part: PartPlace, layouts: Sequence[bytes]) -> 
         return packed_over(memory, part.shape, layouts[part.layout])
     tensor = memory.view(getattr(torch, part.dtype)).view(part.shape)
     return pack(tensor) if part.packs else tensor
+
+
+class WritingAhead:
+    """A file on its way: a thread writes one layer while the next ones are made."""
+
+    def __init__(self, descriptor: int, part: Path, whole: Path) -> None:
+        """`descriptor`: of the empty or left-over `part`, locked; it is closed in the end."""
+        self._descriptor = descriptor
+        self._part = part
+        self._whole = whole
+        os.ftruncate(descriptor, 0)
+        self._writer = PreparedWriter(descriptor)
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._waiting: deque[Future[None]] = deque()
+
+    def add(self, name: str, layer: PackedLayer) -> None:
+        """Has a layer written, and waits while too many are. Raises `OSError`, also of earlier ones."""
+        while len(self._waiting) >= AHEAD:
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(self._writer.add, name, layer))
+
+    def finish(self, about: Mapping[str, Any]) -> None:
+        """Gives the file its final name. Raises `OSError`."""
+        while self._waiting:
+            self._waiting.popleft().result()
+        if is_at(self._part, self._descriptor):
+            self._writer.finish(about)
+            self._part.replace(self._whole)
+            sync_folder(self._whole.parent)
+
+    def close(self) -> None:
+        """Takes away what did not come to its end. Layers that were written stay mapped."""
+        self._thread.shutdown(cancel_futures=True)
+        with suppress(OSError):
+            if is_at(self._part, self._descriptor):
+                self._part.unlink()
+        os.close(self._descriptor)

@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from llava_mini_cli.engine.packed_linear import (
+from llava_mini_cli.engine.int8_kernels import (
     FILLED_ROWS,
-    Int4Linear,
-    Int8Linear,
-    int4_available,
+    Int8Kernel,
+    default_kernel,
     int8_kernels,
     pack,
     rounded_weight,
 )
+from llava_mini_cli.engine.packed_linear import Int4Linear, Int8Linear, int4_available
 from llava_mini_cli.engine.rates import GEMV, ROWS, Rates, Seconds, Shape, common_shape, kept_rates
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.tensor_shapes import model_shapes
@@ -101,6 +101,15 @@ def choose_products(model: nn.Module, rates: Rates | None) -> None:
                 layer.__class__ = OneDnnLinear
             elif layer.weight.dtype == torch.bfloat16 and rates.bfloat16_gemv:
                 layer.__class__ = GemvLinear
+
+
+def int8_kernel(rates: Rates | None) -> Int8Kernel:
+    """The kernel that was measured to be the quickest; where nothing was measured, one that is exact.
+
+    Raises:
+        ValueError: this machine has none.
+    """
+    return (rates and rates.int8_kernel) or default_kernel()
 
 
 def _has_one_dnn() -> bool:
@@ -181,7 +190,8 @@ def _ways(weight: torch.Tensor) -> dict[str, Product]:
     }
     rounded, scales = rounded_weight(half)
     for kernel in int8_kernels():
-        ways[f"int8 {kernel}"] = Int8Linear(pack(rounded, kernel), scales, weight.shape[1], kernel=kernel)
+        parts = {**pack(rounded, kernel), "scales": scales}
+        ways[f"int8 {kernel}"] = Int8Linear(parts, weight.shape[1], kernel=kernel)
     if int4_available() is None:
         ways["int4"] = Int4Linear.from_weight(half, None)
     return ways

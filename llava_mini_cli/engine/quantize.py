@@ -14,14 +14,8 @@ from torch import nn
 from torch.nn import functional
 
 from llava_mini_cli.config import Quantization
-from llava_mini_cli.engine.packed_linear import (
-    Int4Linear,
-    Int8Kernel,
-    Int8Linear,
-    default_kernel,
-    int4_available,
-    int8_available,
-)
+from llava_mini_cli.engine.int8_kernels import Int8Kernel, default_kernel, int8_available
+from llava_mini_cli.engine.packed_linear import Int4Linear, Int8Linear, int4_available
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.needs import QUANTIZE
@@ -88,7 +82,7 @@ class Packing:
         self._kind = kind
         self._dtype = dtype
         self._kernel: Int8Kernel = kernel or default_kernel()
-        self._supply = None if self._kernel == "fbgemm" else supply  # whose packed weights cannot be looked into
+        self._supply = supply
 
     def layer(self, name: str, empty: nn.Module, weight: torch.Tensor) -> nn.Module | Callable[[], nn.Module] | None:
         """Of a linear layer a packed one; of the language model's embeddings a table that stays as it is stored."""

@@ -28,12 +28,12 @@ LEAST_ELEMENTS = 1 << 22  # of the commonest weight; below, a step is more overh
 WAYS: dict[WeightFormat, tuple[str, ...]] = {  # of computing products of a format; the usual one first
     "float32": ("float32 mkl", "float32 onednn"),
     "bfloat16": ("bfloat16 onednn",),
-    "int8": ("int8 onednn", "int8 onednn_by_4", "int8 fbgemm"),
+    "int8": ("int8 onednn", "int8 onednn_by_4", "int8 unpacked"),
     "int4": ("int4",),
 }  # the order is that of accuracy, too
-# Packed weights of this way cannot be kept, and packing them takes a run about as long as all of its products: so it
-# has to be so much quicker that other work beside the measurement cannot have done it.
-UNKEPT, UNKEPT_WORTH = "int8 fbgemm", 0.5
+# Weights of this way lie in another order than those of the others, and are prepared and kept beside them: so it has to
+# be so much quicker that other work beside a measurement does not change the choice.
+UNPACKED, UNPACKED_WORTH = "int8 unpacked", 0.75
 GEMV = "bfloat16 gemv"  # for one row alone
 _ENVIRONMENT = (  # variables that decide which instructions, and how many cores, products use
     "ATEN_CPU_CAPABILITY",
@@ -47,7 +47,7 @@ _ENVIRONMENT = (  # variables that decide which instructions, and how many cores
 )
 _MOST_BYTES = 1 << 16  # of a file
 
-Int8Kernel = Literal["onednn", "onednn_by_4", "fbgemm"]  # as `packed_linear.py` has them
+Int8Kernel = Literal["onednn", "onednn_by_4", "unpacked"]  # as `int8_kernels.py` has them
 Shape = tuple[int, int]  # of a weight, [out, in]
 Seconds = Mapping[str, tuple[float, ...]]  # of one product by way of computing it, for the first of ROWS
 
@@ -121,9 +121,9 @@ class Rates:
 
     def _way(self, kind: WeightFormat) -> str:
         cost = {way: _ordinary(self.ways[way]) for way in WAYS.get(kind, ()) if way in self.ways}
-        usual, *others = [way for way in cost if way != UNKEPT] or [*cost] or [""]
+        usual, *others = [way for way in cost if way != UNPACKED] or [*cost] or [""]
         best = min((way for way in others if cost[way] < WORTH * cost[usual]), key=cost.__getitem__, default=usual)
-        return UNKEPT if cost.get(UNKEPT, inf) < UNKEPT_WORTH * cost.get(best, 0.0) else best
+        return UNPACKED if cost.get(UNPACKED, inf) < UNPACKED_WORTH * cost.get(best, 0.0) else best
 
 
 def _ordinary(times: tuple[float, ...]) -> float:
