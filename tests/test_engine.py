@@ -15,7 +15,7 @@ from llava_mini_cli.engine.load import load_engine, make_engine
 from llava_mini_cli.engine.pack import PromptGroup
 from llava_mini_cli.engine.request import Answer, Failure, Request, Window
 from llava_mini_cli.engine.sampling import LOOP_TOKENS, YesNo
-from llava_mini_cli.engine.track import WindowSum
+from llava_mini_cli.engine.window_sum import WindowSum
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
 

@@ -12,7 +12,8 @@ from llava_mini_cli.engine import frame_encoder
 from llava_mini_cli.engine.pack import PromptGroup, halved, pack_prompts
 from llava_mini_cli.engine.request import Window
 from llava_mini_cli.engine.token_decoder import _cut
-from llava_mini_cli.engine.track import Generation, WindowSum
+from llava_mini_cli.engine.track import Generation
+from llava_mini_cli.engine.window_sum import WindowSum
 
 IMAGE = -200
 

@@ -16,7 +16,8 @@ from llava_mini_cli.engine.kv_cache import GROWTH, RowCache
 from llava_mini_cli.engine.memory import unless_out_of_memory
 from llava_mini_cli.engine.pack import PromptGroup
 from llava_mini_cli.engine.request import Answer, Failure, Outcome, Request, Window
-from llava_mini_cli.engine.track import Track, WindowSum
+from llava_mini_cli.engine.track import Track
+from llava_mini_cli.engine.window_sum import WindowSum
 from llava_mini_cli.errors import UsageError
 
 

@@ -11,7 +11,8 @@ from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine.kv_cache import RowCache
 from llava_mini_cli.engine.pack import PromptGroup, pack_prompts
 from llava_mini_cli.engine.request import AnyChunk, Failure, FeatureChunk, GrowingWindows, Request, Window
-from llava_mini_cli.engine.track import Generation, Track, WindowSum, apart, cut, halves, prefill_items
+from llava_mini_cli.engine.track import Generation, Track, apart, cut, halves, prefill_items
+from llava_mini_cli.engine.window_sum import WindowSum
 from llava_mini_cli.errors import ItemError, MediaError
 from llava_mini_cli.media.clip import FrameChunk
 

@@ -13,9 +13,10 @@ from llava_mini_cli.config import ModelOptions, WeightFormat
 from llava_mini_cli.engine import choose_format as choosing
 from llava_mini_cli.engine import fit
 from llava_mini_cli.engine.choose_format import Choice, choose_format
-from llava_mini_cli.engine.fit import MEDIA_BYTES, PROCESS_BYTES, Need, Sizes, Work, bounds, needs, refusal
+from llava_mini_cli.engine.fit import PROCESS_BYTES, Need, needs, refusal
 from llava_mini_cli.engine.packed_linear import Int4Linear, int4_available
 from llava_mini_cli.engine.quantize import Packing, is_packable
+from llava_mini_cli.engine.work_bytes import MEDIA_BYTES, Bounds, Sizes, Work, bounds
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.memory_there import MemoryThere
 from llava_mini_cli.model.configuration import LlavaMiniConfig
@@ -297,7 +298,7 @@ FRAME = 1000 * 1000 + 5 * 128 * 1000  # bytes of one with 128 positions of text
 
 
 def test_bounds_are_the_usual_ones_where_there_is_memory() -> None:
-    usual = fit.Bounds(8, 4 * GIB, 512 << 20, None)
+    usual = Bounds(8, 4 * GIB, 512 << 20, None)
     assert bounds(None, WORK, None) == usual
     assert bounds(100 * GIB, WORK, None) == replace(usual, work_bytes=90 * GIB - (512 << 20))
     assert bounds(None, WORK, 3).chunk_frames == bounds(0, WORK, 3).chunk_frames == 3
@@ -305,9 +306,7 @@ def test_bounds_are_the_usual_ones_where_there_is_memory() -> None:
 
 def test_bounds_shrink_with_what_is_left_and_have_a_floor() -> None:
     left = 2 << 30
-    assert bounds(left, WORK, None) == fit.Bounds(
-        8, int(left * 0.3), int(left * 0.1), int(left * 0.9) - int(left * 0.1)
-    )
+    assert bounds(left, WORK, None) == Bounds(8, int(left * 0.3), int(left * 0.1), int(left * 0.9) - int(left * 0.1))
     assert bounds(2 * 5 * FRAME, WORK, None).chunk_frames == 5
     assert bounds(2 * 5 * FRAME - 2, WORK, None).chunk_frames == 4
-    assert bounds(0, WORK, None) == fit.Bounds(1, 64 << 20, 64 << 20, FRAME + 256 * 4096)
+    assert bounds(0, WORK, None) == Bounds(1, 64 << 20, 64 << 20, FRAME + 256 * 4096)

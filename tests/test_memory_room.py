@@ -6,9 +6,9 @@ import pytest
 from engine_oracle import QUESTIONS, Oracle, by_prompt, limits, make_oracle, request
 
 from llava_mini_cli.engine.engine import Engine
-from llava_mini_cli.engine.fit import Work
 from llava_mini_cli.engine.generate import PREFILL_POSITIONS
 from llava_mini_cli.engine.request import Answer, Failure
+from llava_mini_cli.engine.work_bytes import Work
 from llava_mini_cli.engine.work_room import WorkRoom
 
 WORK = Work(position=1000, tower_frame=10, frame_positions=20, cached=10, packed_rows=0)

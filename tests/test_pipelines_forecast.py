@@ -14,7 +14,8 @@ from safetensors.numpy import save_file
 
 from llava_mini_cli import __version__
 from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
-from llava_mini_cli.engine.fit import MEDIA_BYTES, PROCESS_BYTES
+from llava_mini_cli.engine.fit import PROCESS_BYTES
+from llava_mini_cli.engine.work_bytes import MEDIA_BYTES
 from llava_mini_cli.errors import MediaError, ModelNotFound
 from llava_mini_cli.formats.job import Fault, Job, Prompt, Question
 from llava_mini_cli.media.clip import ClipInfo

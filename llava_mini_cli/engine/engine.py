@@ -18,7 +18,7 @@ from llava_mini_cli.config import Choices, GenerationOptions, WeightFormat
 from llava_mini_cli.engine.admit import ContextLimit
 from llava_mini_cli.engine.dense import EAGER, Dense
 from llava_mini_cli.engine.explainer import Explainer
-from llava_mini_cli.engine.fit import NUMBER_BYTES, Sizes, Work
+from llava_mini_cli.engine.fit import NUMBER_BYTES
 from llava_mini_cli.engine.frame_encoder import FrameEncoder
 from llava_mini_cli.engine.generate import prefill
 from llava_mini_cli.engine.grammars import Grammars
@@ -32,6 +32,7 @@ from llava_mini_cli.engine.scheduler import Action, Limits, Load, choose
 from llava_mini_cli.engine.token_decoder import TokenDecoder
 from llava_mini_cli.engine.track import Complete, Generation, prefill_items
 from llava_mini_cli.engine.work import More, Piece, work_off
+from llava_mini_cli.engine.work_bytes import Sizes, Work
 from llava_mini_cli.engine.work_room import WorkRoom
 from llava_mini_cli.errors import ItemError, PromptError, UsageError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration

@@ -22,7 +22,8 @@ from llava_mini_cli.engine.kv_cache import RowCache
 from llava_mini_cli.engine.left_out import picture_blocks
 from llava_mini_cli.engine.pack import without
 from llava_mini_cli.engine.request import Answer, Box, Evidence, LeftOut, Outcome
-from llava_mini_cli.engine.track import Complete, Track, WindowSum, items_of, prefill_items
+from llava_mini_cli.engine.track import Complete, Track, items_of, prefill_items
+from llava_mini_cli.engine.window_sum import WindowSum
 from llava_mini_cli.engine.work import More, Piece
 from llava_mini_cli.engine.work_room import WorkRoom
 from llava_mini_cli.errors import ItemError

@@ -13,9 +13,9 @@ import numpy as np
 
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine.engine import Engine
-from llava_mini_cli.engine.fit import CACHE_BYTES, CHUNK_FRAMES
 from llava_mini_cli.engine.request import Answer, Request
 from llava_mini_cli.engine.scheduler import Limits
+from llava_mini_cli.engine.work_bytes import CACHE_BYTES, CHUNK_FRAMES
 from llava_mini_cli.media.clip import FrameChunk
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor

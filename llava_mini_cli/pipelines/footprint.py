@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from llava_mini_cli.config import ModelOptions, WeightFormat
-from llava_mini_cli.engine.fit import NUMBER_BYTES, Need, Sizes, Work, fits, least_need, needs, refusal
+from llava_mini_cli.engine.fit import NUMBER_BYTES, Need, fits, least_need, needs, refusal
+from llava_mini_cli.engine.work_bytes import Sizes, Work
 from llava_mini_cli.errors import ModelNotFound, UsageError
 from llava_mini_cli.hub import find_model, find_tower, weight_source
 from llava_mini_cli.memory_there import memory_there
