@@ -24,8 +24,10 @@ def rates(one_dnn: bool = False, gemv: bool = False) -> Rates:
 
 def model() -> nn.Module:
     torch.manual_seed(0)
-    half, other = nn.Linear(4, 4).bfloat16(), nn.Linear(4, 4).half()
-    return nn.Sequential(nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8, bias=False), half, other)
+    half, biased = nn.Linear(8, 4, bias=False).bfloat16(), nn.Linear(4, 4).bfloat16()
+    return nn.Sequential(
+        nn.Linear(8, 32), nn.GELU(), nn.Linear(32, 8, bias=False), half, biased, nn.Linear(4, 4).half()
+    )
 
 
 def kinds(module: nn.Module) -> list[type]:
@@ -34,18 +36,22 @@ def kinds(module: nn.Module) -> list[type]:
 
 @pytest.mark.parametrize("one_dnn", [False, True])
 @pytest.mark.parametrize("gemv", [False, True])
-def test_the_quicker_way_is_taken_for_each_format(one_dnn: bool, gemv: bool) -> None:
+@pytest.mark.parametrize("has_bfloat16", [False, True])
+def test_the_quicker_way_is_taken_for_each_format(
+    one_dnn: bool, gemv: bool, has_bfloat16: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(products, "_has_one_dnn_bfloat16", lambda: has_bfloat16)
     net = model()
     choose_products(net, rates(one_dnn, gemv))
     single, half = OneDnnLinear if one_dnn else nn.Linear, GemvLinear if gemv else nn.Linear
-    assert kinds(net) == [single, single, half, nn.Linear]  # float16 stays
+    assert kinds(net) == [single, single, half, OneDnnLinear if has_bfloat16 else half, nn.Linear]  # float16 stays
 
 
 def test_without_rates_and_on_other_devices_nothing_changes() -> None:
     net, elsewhere = model(), model().to("meta")
     choose_products(net, None)
     choose_products(elsewhere, rates(one_dnn=True, gemv=True))
-    assert kinds(net) == kinds(elsewhere) == [nn.Linear] * 4
+    assert kinds(net) == kinds(elsewhere) == [nn.Linear] * 5
 
 
 def test_products_are_the_same_and_gradients_still_flow() -> None:
@@ -58,8 +64,21 @@ def test_products_are_the_same_and_gradients_still_flow() -> None:
     assert net[0].weight.grad is not None
 
 
+@pytest.mark.skipif(not products._has_one_dnn_bfloat16(), reason="oneDNN without bfloat16 on this processor")
+def test_a_bias_in_bfloat16_is_added_alike() -> None:
+    plain = nn.Linear(96, 40).bfloat16()
+    layer = nn.Linear(96, 40).bfloat16()
+    layer.load_state_dict(plain.state_dict())
+    choose_products(nn.Sequential(layer), rates())
+    assert type(layer) is OneDnnLinear
+    with torch.inference_mode():
+        for shape in ((1, 96), (7, 96), (2, 5, 96), (3, 1, 96), (0, 96)):
+            inputs = torch.randn(shape).bfloat16()
+            torch.testing.assert_close(layer(inputs), plain(inputs), atol=0.01, rtol=0.01)
+
+
 def test_one_row_goes_without_onednn_and_several_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = nn.Linear(64, 128).bfloat16()
+    layer = nn.Linear(64, 128, bias=False).bfloat16()
     plain = nn.Linear.forward
     choose_products(nn.Sequential(layer), rates(gemv=True))
     seen: list[tuple[int, bool]] = []
@@ -80,7 +99,7 @@ def test_one_row_goes_without_onednn_and_several_with_it(monkeypatch: pytest.Mon
 
 
 def test_the_switch_is_on_again_after_a_failure_and_after_many_threads() -> None:
-    layer = nn.Linear(64, 64).bfloat16()
+    layer = nn.Linear(64, 64, bias=False).bfloat16()
     choose_products(nn.Sequential(layer), rates(gemv=True))
 
     def work() -> None:

@@ -11,7 +11,7 @@ from llava_mini_cli.engine.choose_format import Choice, choose_format
 from llava_mini_cli.engine.dense import EAGER, compile_dense
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.fit import NUMBER_BYTES
-from llava_mini_cli.engine.memory import unless_out_of_memory
+from llava_mini_cli.engine.memory import MOST_KEPT, keep_freed_memory, unless_out_of_memory
 from llava_mini_cli.engine.prepared import prepared_supply
 from llava_mini_cli.engine.products import choose_products, int8_kernel, measured_rates
 from llava_mini_cli.engine.quantize import Packing, quantize
@@ -31,6 +31,7 @@ CUDA_CHUNK_FRAMES = 32
 GENERATIONS = 64  # at most, and as many as have room for ANSWER positions each
 ANSWER = 512
 MEDIA = 64
+AMPLE = 6 * MOST_KEPT  # bytes for work on a CPU, of which some may be kept for the next piece
 CUDA_CACHE_SHARE = 0.5  # of the memory that is free once the model is loaded
 
 
@@ -112,6 +113,8 @@ def make_engine(
     `choice`: None: the weights are in the model's number format, and all of them in memory.
     """
     limits = _limits(model, options, choice)
+    if limits.work_bytes is not None and limits.work_bytes >= AMPLE:
+        keep_freed_memory()
     prompts = processor.prompts(options.prompt_layout)
     if options.compile:
         dense = compile_dense(model)

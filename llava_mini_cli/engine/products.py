@@ -2,7 +2,8 @@
 
 torch gives float32 products to MKL and bfloat16 ones to oneDNN. oneDNN computes float32, too, on some processors a
 third quicker; and for one row in bfloat16, as in a decoding step, torch has a product of its own that reads weights
-up to three times as quickly. The way that is taken is measured (`rates.py`).
+up to three times as quickly. The way that is taken is measured (`rates.py`). In bfloat16 a bias is added by oneDNN
+while it makes the product; torch writes it into the result first, and has oneDNN read it there.
 """
 
 import re
@@ -97,10 +98,18 @@ def choose_products(model: nn.Module, rates: Rates | None) -> None:
         return
     for layer in model.modules():
         if type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and layer.weight.device.type == "cpu":
-            if layer.weight.dtype == torch.float32 and rates.float32_one_dnn:
-                layer.__class__ = OneDnnLinear
-            elif layer.weight.dtype == torch.bfloat16 and rates.bfloat16_gemv:
-                layer.__class__ = GemvLinear
+            layer.__class__ = _quicker_class(layer, rates)
+
+
+def _quicker_class(layer: nn.Linear, rates: Rates) -> type[nn.Linear]:
+    if layer.weight.dtype == torch.float32 and rates.float32_one_dnn:
+        return OneDnnLinear
+    if layer.weight.dtype == torch.bfloat16:
+        if getattr(layer, "bias", None) is not None and _has_one_dnn_bfloat16():
+            return OneDnnLinear
+        if rates.bfloat16_gemv:
+            return GemvLinear
+    return nn.Linear
 
 
 def int8_kernel(rates: Rates | None) -> Int8Kernel:
@@ -114,6 +123,11 @@ def int8_kernel(rates: Rates | None) -> Int8Kernel:
 
 def _has_one_dnn() -> bool:
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _has_one_dnn_bfloat16() -> bool:
+    operators: Any = torch.ops.mkldnn
+    return bool(operators._is_mkldnn_bf16_supported())
 
 
 @torch.inference_mode()
