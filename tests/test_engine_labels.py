@@ -75,6 +75,8 @@ def check(answer: object, scores: Sequence[float], choices: Choices) -> None:
     assert answer.choice_probs is not None
     assert tuple(answer.choice_probs) == choices
     assert list(answer.choice_probs.values()) == pytest.approx(softmax(scores), abs=1e-4, rel=0)
+    assert answer.choice_scores is not None
+    assert [one.score for one in answer.choice_scores.values()] == pytest.approx(scores, abs=1e-3, rel=0)
     assert answer.text == choices[scores.index(max(scores))]
     assert (answer.finish_reason, answer.completion_tokens) == ("stop", len(answer.token_ids))
 

@@ -15,6 +15,7 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from llava_mini_cli.engine.dense import finish, project
 from llava_mini_cli.engine.kv_cache import RowCache
+from llava_mini_cli.engine.request import Likelihood
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 
 HEAD_POSITIONS = 256  # positions whose scores of the whole vocabulary are there at once
@@ -63,8 +64,8 @@ def log_likelihoods(
     branches: Sequence[Branches],
     first: torch.Tensor,
     ends: Sequence[int],
-) -> list[list[float]]:
-    """The log-likelihood of each text of each tree: of its tokens and then of an end, if it has one.
+) -> list[list[Likelihood]]:
+    """The likelihood of each text of each tree: of its tokens and then of an end, if it has one.
 
     Args:
         branches: of rows in ascending order. The cache is read and stays as it is.
@@ -72,7 +73,7 @@ def log_likelihoods(
         ends: the tokens that end an answer, any of which may follow a text.
 
     Returns:
-        One number for each text of each tree; NaN where the model gave no finite scores.
+        One for each text of each tree; its score is NaN where the model gave no finite scores.
     """
     hidden = _extend(model, cache, branches)
     begins = _begins(branches)
@@ -80,24 +81,32 @@ def log_likelihoods(
     parents = torch.tensor([begin + up if up >= 0 else -1 for one, begin in trees for up in one.parents])
     tokens = torch.tensor([token for one in branches for token in one.tokens])
     said, ended = torch.zeros(2, len(tokens), dtype=torch.float64)
+    is_best, ends_best = torch.zeros(2, len(tokens), dtype=torch.bool)
+    last = torch.tensor(list(ends))
     heads = torch.tensor([number for number, one in enumerate(branches) for up in one.parents if up < 0])
     roots = (parents < 0).nonzero().flatten()
     said[roots] = first.float().log_softmax(-1)[heads.to(first.device), tokens[roots].to(first.device)].double().cpu()
+    is_best[roots] = first.argmax(-1).cpu()[heads] == tokens[roots]
     for start in range(0, len(tokens), HEAD_POSITIONS):
         scores = model.lm_head(hidden[start : start + HEAD_POSITIONS]).float().log_softmax(-1)
         stop = start + len(scores)
         ended[start:stop] = scores[:, list(ends)].double().logsumexp(-1).cpu()
+        best = scores.argmax(-1).cpu()
+        ends_best[start:stop] = torch.isin(best, last)
         here = ((parents >= start) & (parents < stop)).nonzero().flatten()
         said[here] = scores[(parents[here] - start).to(scores.device), tokens[here].to(scores.device)].double().cpu()
+        is_best[here] = best[parents[here] - start] == tokens[here]
     chances, endings = said.tolist(), ended.tolist()
-    return [
-        [
-            sum(chances[begin + place] for place in path[one.given :])
-            + (endings[begin + path[-1]] if one.has_end else 0.0)
-            for path in one.paths
-        ]
-        for one, begin in trees
-    ]
+    found: list[list[Likelihood]] = []
+    for one, begin in trees:
+        found.append([])
+        for path in one.paths:
+            own = [begin + place for place in path[one.given :]]
+            end = begin + path[-1]
+            score = sum(chances[place] for place in own) + (endings[end] if one.has_end else 0.0)
+            is_greedy = bool(is_best[own].all()) and (not one.has_end or bool(ends_best[end]))
+            found[-1].append(Likelihood(score, is_greedy))
+    return found
 
 
 def _begins(branches: Sequence[Branches]) -> list[int]:

@@ -239,7 +239,7 @@ class Explainer:
         trees = [self._branches(rows[number], answers[number]) for number in spoken]
         scores = log_likelihoods(self._model, cache, trees, first[spoken], self._ends)
         for number, (score,) in zip(spoken, scores, strict=True):
-            found[number] = score
+            found[number] = score.score
         return found
 
     def _branches(self, row: int, answer: Answer) -> Branches:

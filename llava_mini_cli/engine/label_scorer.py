@@ -16,6 +16,7 @@ from llava_mini_cli.engine.branches import HEAD_POSITIONS, Branches, log_likelih
 from llava_mini_cli.engine.generate import PrefillItem, prefill
 from llava_mini_cli.engine.kv_cache import RowCache
 from llava_mini_cli.engine.labels import MOST_KEPT, LabelIds, Labels
+from llava_mini_cli.engine.request import Likelihood
 from llava_mini_cli.engine.token_decoder import TokenDecoder
 from llava_mini_cli.engine.track import Generation
 from llava_mini_cli.engine.work import More, Piece
@@ -37,7 +38,7 @@ class Scoring:
     cache: RowCache
     row: int
     first: torch.Tensor  # [vocab], the scores of the token behind the question
-    scores: dict[int, float] = field(default_factory=dict[int, float])  # of each label so far, by its index
+    scores: dict[int, Likelihood] = field(default_factory=dict[int, Likelihood])  # of each label so far, by its index
     is_over: bool = False
 
     def text(self, label: int) -> tuple[int, ...]:
@@ -164,12 +165,13 @@ class LabelScorer:
         scores = [scoring.scores[label] for label in range(len(scoring.labels.ids))]
         if isinstance(scoring.asked, Generation):
             return self._reply(scoring, scoring.asked, scores)
-        self._blind[scoring.asked] = scores
+        self._blind[scoring.asked] = [score.score for score in scores]
         scoring.is_over = True
         return ()
 
-    def _reply(self, scoring: Scoring, one: Generation, scores: Sequence[float]) -> More:
+    def _reply(self, scoring: Scoring, one: Generation, found: Sequence[Likelihood]) -> More:
         labels, options = scoring.labels, one.track.request.generation
+        scores = [likelihood.score for likelihood in found]
         if options.choice_prior:
             before = self._blind[_blind(one, labels.texts)]
             if before is None:
@@ -184,7 +186,11 @@ class LabelScorer:
             if options.yes_no:
                 one.p_yes = self._decoder.p_yes(scoring.first)
             probs = dict(zip(labels.texts, _softmax(scores), strict=True))
-            done = self._decoder.answer(one, "stop", labels.ids[best], labels.texts[best], probs)
+            told = {
+                text: likelihood._replace(score=score)
+                for text, likelihood, score in zip(labels.texts, found, scores, strict=True)
+            }
+            done = self._decoder.answer(one, "stop", labels.ids[best], labels.texts[best], probs, told)
         self._decoder.done.append(done)
         scoring.is_over = True
         return ()

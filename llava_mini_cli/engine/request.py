@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,6 +154,13 @@ class Evidence:
     parts: tuple[LeftOut, ...]  # one for each part that holds something, in order of time, or row by row
 
 
+class Likelihood(NamedTuple):
+    """How likely the model is to answer with a given text, and with nothing behind it."""
+
+    score: float  # natural logarithm of the probability; of a choice, as `GenerationOptions` wants it
+    is_greedy: bool  # True if each token is the likeliest where it stands, and an end behind the last one
+
+
 @dataclass(frozen=True)
 class Answer:
     """The model's answer to one prompt of a request."""
@@ -171,6 +178,7 @@ class Answer:
     p_yes: float | None = None  # of yes against no, as the answer's first word; None: not asked for
     choice_probs: Mapping[str, float] | None = None  # of each choice, in their order; None: the question has none
     evidence: Evidence | None = None  # None: not asked for
+    choice_scores: Mapping[str, Likelihood] | None = None  # of each choice; the probabilities are the softmax of these
 
 
 @dataclass(frozen=True)

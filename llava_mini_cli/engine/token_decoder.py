@@ -16,7 +16,7 @@ from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine.dense import Dense
 from llava_mini_cli.engine.generate import DecodeBatch, decode
 from llava_mini_cli.engine.kv_cache import RowCache
-from llava_mini_cli.engine.request import Answer, FinishReason, Outcome
+from llava_mini_cli.engine.request import Answer, FinishReason, Likelihood, Outcome
 from llava_mini_cli.engine.sampling import LOOP_TOKENS, YesNo, is_looping, next_token, penalised
 from llava_mini_cli.engine.token_masks import TokenMasks
 from llava_mini_cli.engine.track import Generation
@@ -223,6 +223,7 @@ class TokenDecoder:
         tokens: Sequence[int],
         text: str,
         choice_probs: Mapping[str, float] | None = None,
+        choice_scores: Mapping[str, Likelihood] | None = None,
     ) -> Answer:
         """The answer that a question came to."""
         request = one.track.request
@@ -239,6 +240,7 @@ class TokenDecoder:
             window_index=one.window.index,
             p_yes=one.p_yes,
             choice_probs=choice_probs,
+            choice_scores=choice_scores,
         )
 
 
