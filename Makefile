@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --qui
 DEMO := demo-output
 QUESTION ?= What is moving?
 
-.PHONY: demo demo-accuracy install test check format clean
+.PHONY: demo demo-accuracy install test check evaluation format clean
 
 demo: .venv/.stamp-run $(DEMO)/demo.mp4
 	@echo '$$ llava-mini ask $(DEMO)/demo.mp4 "$(QUESTION)" --model demo'
@@ -30,12 +30,16 @@ check: .venv/.stamp-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest --quiet tests/test_imports.py
 
+# The plug-in in the real lmms-eval, with the demo model and without network (docs/evaluation.md says what and why).
+evaluation: .venv-eval/.stamp
+	.venv-eval/bin/python -m pytest -c evaluation/pytest.ini evaluation/tests
+
 format: .venv/.stamp-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv $(DEMO)
+	rm -rf .venv .venv-eval evaluation-output $(DEMO)
 
 # Installation is stamped: a second call does nothing until pyproject.toml or constraints.txt changes.
 .venv/.stamp-venv:
@@ -50,6 +54,17 @@ clean:
 
 .venv/.stamp-dev: .venv/.stamp-run
 	$(PIP) --editable '.[dev]'
+	@touch $@
+
+# lmms-eval's own list of requirements cannot be had beside ours, and little of it is needed.
+LMMS_EVAL := lmms-eval==0.7.3
+PIP_EVAL := .venv-eval/bin/python -m pip --disable-pip-version-check --no-input install --quiet --constraint constraints.txt
+
+.venv-eval/.stamp: pyproject.toml constraints.txt evaluation/requirements.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later with venv was found; set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv-eval
+	$(PIP_EVAL) --editable . --requirement evaluation/requirements.txt
+	$(PIP_EVAL) --no-deps $(LMMS_EVAL)
 	@touch $@
 
 # A rendered video of the world that the demo model knows; the line it prints says what is in it.

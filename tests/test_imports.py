@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "view": {"formats"},
     "workers": {"pipelines", "formats", "media.open", "media.clip"},
     "bench": {"engine", "model", "media"},
+    "evaluate": {"pipelines", "formats", "media", "engine"},
     "pipelines": {"formats", "media", "engine"},
     "engine": {"model", "media.clip"},
     "formats": set[str](),
@@ -49,7 +50,8 @@ ROOMS = {  # of formats; beside itself and the modules that lie in no room, each
 ONLY_IN = {  # third-party packages and the parts that may know them
     "typer": {"commands"},
     "rich": {"commands"},
-    "tqdm": {"commands"},
+    "tqdm": {"commands", "evaluate"},
+    "lmms_eval": {"evaluate"},
     "pyarrow": {"formats"},
     "faiss": {"formats"},
     "duckdb": {"view"},
@@ -58,7 +60,7 @@ ONLY_IN = {  # third-party packages and the parts that may know them
     "decord": {"media"},
     "ffmpeg": {"media"},
     "imageio_ffmpeg": {"media", "pipelines", "demo", "bench"},  # pipelines: `doctor` runs it; others write videos
-    "PIL": {"media", "model", "demo", "train", "pieces.py"},
+    "PIL": {"media", "model", "demo", "train", "evaluate", "pieces.py"},
     "ray": {"workers"},
     "torch": {"engine", "model", "pipelines", "train", "bench"},  # pipelines: `doctor` alone, inside functions
     "transformers": {"engine", "model", "train", "bench"},
@@ -120,6 +122,15 @@ def test_third_party_packages_stay_in_their_part(package: str) -> None:
         part = path.relative_to(PACKAGE).parts[0]
         if any(name.split(".")[0] == package for name in imported(path)):
             assert part in ONLY_IN[package], f"{path.relative_to(PACKAGE)} imports {package}"
+
+
+def test_lmms_eval_is_known_where_it_loads_us_alone() -> None:
+    """Nobody else has it."""
+    knowing = {path.name for path in modules_of("evaluate") if any("lmms_eval" in name for name in imported(path))}
+    assert knowing == {"manifest.py", "plugin.py"}
+    for path in PACKAGE.rglob("*.py"):
+        names = {f"llava_mini_cli.evaluate.{module}" for module in ("manifest", "plugin")}
+        assert not names & set(imported(path)), path
 
 
 def test_pipelines_and_what_is_below_print_nothing() -> None:
