@@ -30,6 +30,7 @@ MAY_IMPORT = {
     "commands": {"pipelines", "formats", "media.open", "media.clip", "train", "bench", "view", "workers"},
     "view": {"formats"},
     "workers": {"pipelines", "formats", "media.open", "media.clip"},
+    "batch": {"pipelines", "formats", "media.picture_file"},
     "bench": {"engine", "model", "media"},
     "evaluate": {"pipelines", "formats", "media", "engine"},
     "pipelines": {"formats", "media", "engine"},
