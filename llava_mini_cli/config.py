@@ -211,6 +211,8 @@ class EventOptions:
         }
 
 
+ThumbnailPlace = Literal["column", "folder"]  # of the small pictures of what is asked about
+
 MOST_PIECES = 256  # of a window, each of which is left out in turn
 
 

@@ -160,15 +160,19 @@ class Temporary:
             return True
         return is_at(self.path, descriptor)
 
-    def put(self) -> None:
+    def put(self, *, synced: bool = True) -> None:
         """Everything is on the disk under the target's name after this; its permissions are those of what was there.
+
+        Args:
+            synced: False does not wait until it is on the disk.
 
         Raises:
             NotRegularError: meanwhile something else has one of the two names. OSError: the disk refuses.
         """
         self.stream.flush()
         self._take_over_permissions()
-        os.fsync(self.stream.fileno())
+        if synced:
+            os.fsync(self.stream.fileno())
         check_regular(self._target)
         if not is_at(self.path, self.stream.fileno()):
             raise NotRegularError(self.path, "its temporary file was taken away or replaced")

@@ -17,7 +17,7 @@ from typing import Self
 import numpy as np
 
 from llava_mini_cli.config import Grammar, ModelOptions, SamplingOptions, WeightFormat
-from llava_mini_cli.engine.request import Answer, Failure, Request
+from llava_mini_cli.engine.request import Answer, AnyChunk, Failure, Request
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.inputs.folders import IsMedia
@@ -147,7 +147,7 @@ class EchoEngine:
     def step(self) -> list[Answer | Failure]:
         request = self._waiting.pop(0)
         try:
-            times = [time for chunk in request.frames for time in chunk.times]
+            times = [time for chunk in request.frames for time in _watched(request, chunk).times]
         except MediaError as error:
             return [request.failure(prompt, window, error) for prompt, window in _asked(request)]
         finally:
@@ -172,6 +172,12 @@ class EchoEngine:
         text = f"{prompt} [{frames}]" if grammar is None else held_to(grammar)
         p_yes = (0.9 if seen[0] % 3 else 0.1) if request.generation.yes_no else None
         return Answer(request.key, index, text, (1, 2), "stop", frames, 5, frames, 2, number, p_yes)
+
+
+def _watched(request: Request, chunk: AnyChunk) -> AnyChunk:
+    if request.watcher is not None and isinstance(chunk, FrameChunk):
+        request.watcher.saw(chunk)
+    return chunk
 
 
 def _asked(request: Request) -> list[tuple[int, int]]:

@@ -70,7 +70,7 @@ QUESTIONS = {
     "summary-json": None, "dry-run": False, "fit": False, "every": None, "window": None,
     "stride": None, "scenes-from": None, "scenes": False, "scene-threshold": 10.0, "min-scene-len": 2.0, "whole": False,
     "choices": None, "choice-score": "sum", "choice-prior": False, "schema": None, "schema-by": None,
-    "evidence": None, "evidence-every": None,
+    "evidence": None, "evidence-every": None, "thumbnails": None,
 }  # fmt: skip
 DEFAULTS: dict[str, dict[str, object]] = {
     "ask": {**QUESTIONS, "index": None, "path": None, "top": None, "find": None},
@@ -79,7 +79,8 @@ DEFAULTS: dict[str, dict[str, object]] = {
         **TALK, **INPUT, **FRAMES, **MODEL, **LIMITS, **WORKERS,
         "on": 0.6, "off": 0.4, "min-length": 0.0, "merge": 0.0, "window": "frame", "stride": None,
         "prompt": None, "prompt-file": None, "output": None, "format": None, "overwrite": False, "retry-errors": False,
-        "shard": None, "existing": "skip", "csv-safe": False, "edl-rate": 25.0, "track": None, "plot": None,
+        "shard": None, "existing": "skip", "csv-safe": False, "thumbnails": None, "edl-rate": 25.0,
+        "track": None, "plot": None,
         "summary-json": None, "dry-run": False, "index": None, "path": None,
     },
     "index": {

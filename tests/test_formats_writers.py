@@ -367,6 +367,19 @@ def test_marked_rows_of_several_files_as_one(tmp_path: Path, monkeypatch: pytest
         assert json.loads((file.schema_arrow.metadata or {})[b"llava-mini"])["generation"] == "g"
 
 
+def test_row_groups_with_pictures_are_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16,384 pictures 160 MB would have to be held at once."""
+    monkeypatch.setattr(parquet_parts, "PICTURE_GROUP_ROWS", 2)
+    schema = arrow_schema(replace(RUN, asked=(KeptColumn("thumbnail", "binary"),)), "g")
+    rows = [row(number).as_dict() | {"choice_probs": None, "thumbnail": bytes([number])} for number in range(5)]
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), tmp_path / "0.parquet")  # pyright: ignore
+    stream = BytesIO()
+    write_standing([tmp_path / "0.parquet"], bytearray([1] * 5), schema, stream)
+    file = pq.ParquetFile(pa.BufferReader(stream.getvalue()))
+    assert [file.metadata.row_group(n).num_rows for n in range(file.metadata.num_row_groups)] == [2, 2, 1]
+    assert file.read()["thumbnail"].to_pylist() == [bytes([number]) for number in range(5)]
+
+
 def test_columns_of_parquet() -> None:
     schema = arrow_schema(replace(RUN, kept=KEPT), "g")
     assert schema.names == [*NAMES, "split", "n"]

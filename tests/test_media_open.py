@@ -317,12 +317,12 @@ def test_a_thumbnail_of_a_picture(tmp_path: Path) -> None:
     data = thumbnail(str(tmp_path / "wide.png"), None)
     (tmp_path / "small.jpg").write_bytes(data)
     with Image.open(tmp_path / "small.jpg") as small:
-        assert (small.format, small.size, small.mode) == ("JPEG", (320, 100), "RGB")
+        assert (small.format, small.size, small.mode) == ("JPEG", (256, 80), "RGB")
         assert np.abs(np.asarray(small).astype(int) - (200, 30, 30)).max() < 8
     Image.new("RGB", (2000, 2)).save(tmp_path / "line.png")
     (tmp_path / "small.jpg").write_bytes(thumbnail(str(tmp_path / "line.png"), None))
     with Image.open(tmp_path / "small.jpg") as small:
-        assert small.size == (320, 1)
+        assert small.size == (256, 1)
 
 
 def test_a_thumbnail_of_a_moment(tmp_path: Path) -> None:
@@ -331,5 +331,5 @@ def test_a_thumbnail_of_a_moment(tmp_path: Path) -> None:
     for time in (0.0, 2.0):
         (tmp_path / "small.jpg").write_bytes(thumbnail(str(tmp_path / "a.png"), time))
         with Image.open(tmp_path / "small.jpg") as small:
-            assert small.size == (320, 213)
+            assert small.size == (60, 40)
             assert abs(np.asarray(small)[..., 0].mean() - 60 * time) < 3

@@ -227,7 +227,7 @@ def test_a_thumbnail_is_the_frame_of_its_time(folder: Path, make: Callable[[Path
     for frame, time in zip(pixels, times, strict=True):
         with Image.open(BytesIO(thumbnail(str(path), float(time)))) as picture:
             assert films.number_in(np.asarray(picture)) == films.number_in(frame)
-            assert picture.size == (320, round(info.height * 320 / info.width))
+            assert picture.size == (256, round(info.height * 256 / info.width))
 
 
 def test_probe_reads_the_header_only(folder: Path) -> None:

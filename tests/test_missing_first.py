@@ -229,6 +229,10 @@ OUTPUTS = {
     "a file where thumbnails go": Case(
         SEARCH + "--thumbnails file/made", "cannot write 'file/made': '(.*/)?file' is not a folder", as_file("file"), 1
     ),
+    "a file where thumbnails of rows go": Case(
+        ASK + "-f jsonl --thumbnails file/made", "cannot write 'file/made': '(.*/)?file' is not a folder",
+        as_file("file"), 1,
+    ),
     "a file where a model goes": Case(
         TRAIN.replace("run", "file"), "cannot write 'file': '(.*/)?file' is not a folder", as_file("file"), 1
     ),

@@ -61,6 +61,8 @@ def ask_archive(
         archive = by_path(whole, archive_flags.path)
         options = _options(archive, flags, given, finding)
         media = StoredMedia(archive, open_clip, flags.inputs.options().roots)
+        if output.thumbnails is not None and media.answers_from_features:
+            raise UsageError("--thumbnails: the archive answers from stored features, and no frame is decoded")
         parts = RunParts(media.open_clip, media.find_fault, tally=Tally(damage=whole.damage))
         load = media.loading(partial(load_engine, **engine_wishes(flags)))
         code = run_inputs(

@@ -16,6 +16,7 @@ from llava_mini_cli.commands.flags.run_flags import FailOn
 from llava_mini_cli.commands.stderr import hush_libraries, say
 from llava_mini_cli.config import BESIDE, SUBTITLES, EventOptions
 from llava_mini_cli.errors import LlavaMiniError, UsageError
+from llava_mini_cli.paths import is_folder
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.commands.flags.worker_flags import WorkerFlags
@@ -63,6 +64,8 @@ def run_questions(
     if not flags.run.dry_run:
         check_needs(options, media)
     refuse_own_input(media, flags.inputs.files_from, output.path)
+    if isinstance(output.thumbnails, Path):
+        refuse_among_media(output.thumbnails, media, "--thumbnails")
 
     with left_out(flags.talk) as passed_over:
 
@@ -102,6 +105,8 @@ def output_options(flags: QuestionFlags) -> "OutputOptions":
     if output.edl_rate is None and output.format != "edl":
         flags.spans.check_with(format=output.format, fit=flags.fit.fit, columns=flags.inputs.options())
     flags.evidence.check_with(output.format)
+    if output.thumbnails is not None and flags.outputs.output is flags.outputs.format is None and sys.stdout.isatty():
+        raise UsageError("--thumbnails has no place in text at a terminal; name an output with -o, or -f jsonl")
     output.check()
     return output
 
@@ -217,6 +222,13 @@ def refuse_own_input(media: list[str], listing: str | None, output: Path | None,
             raise UsageError(f"{flag} '{output}' is among the inputs, too; name another output")
 
 
+def refuse_among_media(folder: Path, media: list[str], flag: str) -> None:
+    """Raises `UsageError` where the next run would take the pictures in a folder for media."""
+    for name in filter(is_folder, media):
+        if folder.resolve().is_relative_to(Path(name).resolve()):
+            raise UsageError(f"{flag} '{folder}' lies in '{name}', whose pictures are asked about; name another folder")
+
+
 def engine_wishes(flags: QuestionFlags) -> dict[str, bool]:
     """What `load_engine` is told beside the model's options."""
     wishes = {"yes_no": flags.prompts.yes_no, "collects": flags.spans.scenes}  # CLIP's embeddings tell scenes apart
@@ -240,6 +252,7 @@ def run_options(flags: QuestionFlags, finding: Finding | None = None) -> "RunOpt
         finding and finding.events,
         flags.prompts.answer_schema(),
         flags.evidence.options(),
+        flags.outputs.thumbnail_place,
     )
 
 

@@ -29,11 +29,11 @@ from llava_mini_cli.commands.flags.when_flags import (
     YesNoFlags,
 )
 from llava_mini_cli.commands.flags.worker_flags import WorkerFlags
-from llava_mini_cli.commands.run import Finding, refuse_own_input, run_questions
+from llava_mini_cli.commands.run import Finding, refuse_among_media, refuse_own_input, run_questions
 from llava_mini_cli.config import BESIDE
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.needs import PLOT
-from llava_mini_cli.paths import is_file, is_folder
+from llava_mini_cli.paths import is_file
 
 if TYPE_CHECKING:  # imported where they are used, so that --help is quick
     from llava_mini_cli.formats.outputs.open_output import OutputOptions
@@ -125,18 +125,11 @@ def _check(flags: WhenFlags) -> None:
             raise UsageError(f"--plot '{flags.extras.plot}' is the output, too; name another folder")
 
 
-def _check_outside(plot: Path, media: list[str]) -> None:
-    """Raises `UsageError` where the next run would take its pictures for media."""
-    for name in filter(is_folder, media):
-        if plot.resolve().is_relative_to(Path(name).resolve()):
-            raise UsageError(f"--plot '{plot}' lies in '{name}', whose pictures are asked about; name another folder")
-
-
 def _finding(flags: WhenFlags, media: list[str]) -> Finding:
     """What is made of the answers. Raises `UsageError` or `OutputError`."""
     options = flags.events.options(timed=flags.outputs.format in BESIDE)
     if flags.extras.plot is not None:
-        _check_outside(Path(flags.extras.plot), media)
+        refuse_among_media(Path(flags.extras.plot), media, "--plot")
     if flags.extras.track:
         refuse_own_input(media, flags.inputs.files_from, Path(flags.extras.track), "--track")
     track = None if flags.extras.track is None else _track_options(flags)
@@ -176,4 +169,4 @@ def _extras(track: "OutputOptions | None", plot: str | None, options: "RunOption
     plots = None if plot is None else partial(EventPlots, Path(plot))
     if track is None:
         return WhenExtras(None, plots)
-    return WhenExtras(partial(open_output, track, replace(options.run_info(), kept=TRACK_COLUMNS)), plots)
+    return WhenExtras(partial(open_output, track, replace(options.run_info(), kept=TRACK_COLUMNS, asked=())), plots)

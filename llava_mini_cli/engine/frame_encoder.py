@@ -209,6 +209,8 @@ class FrameEncoder:
             collected = None if sink is None else collect(sink.features, frames, encoded)
             if number == 0:
                 track.see(frames, encoded.embeddings)
+                if track.request.watcher is not None and isinstance(frames, FrameChunk):
+                    track.request.watcher.saw(frames)
         except ItemError as error:
             return self._drop(track, error, None if isinstance(error, MediaError) else "generate")
         following: list[Piece] = []

@@ -77,6 +77,14 @@ class FrameSink(Protocol):
     def fail(self, stage: str, error_type: str, message: str) -> None: ...
 
 
+class FrameWatcher(Protocol):
+    """Is shown a medium's frames in order, as the model was; the same once more where memory ran out on the way."""
+
+    def saw(self, frames: FrameChunk) -> None:
+        """Takes note of the next frames. The windows that begin at or before the last of them are known."""
+        ...
+
+
 @dataclass(frozen=True)
 class Window:
     """A span of a video that is answered for by itself: the frames with start <= time < end."""
@@ -215,6 +223,7 @@ class Request:
     grammars: tuple[Grammar | None, ...] = ()  # of each prompt, which its answer is held to; None: any text
     cut: Cut | None = None  # cuts each window into pieces, of which each is left out for evidence; None: none is
     size: tuple[int, int] | None = None  # width and height of a picture whose blocks are left out; None: none is
+    watcher: FrameWatcher | None = None  # is shown the frames that come as pixels
 
     def choices_of(self, prompt: int) -> Choices | None:
         """The answers that a prompt may have, by its index; None where the model writes one."""

@@ -21,23 +21,27 @@ def errors_of(output: Path) -> Generator[None]:
 
 
 @contextmanager
-def whole_file(path: Path) -> Generator[BinaryIO]:
+def whole_file(path: Path, *, synced: bool = True) -> Generator[BinaryIO]:
     """A stream to a file that is put in place, synced, when the block ends well; otherwise nothing stays.
+
+    Args:
+        synced: False does not wait for the disk: after a loss of power the file may be missing or empty.
 
     Raises `NotRegularError` where a link or anything else that is no regular file has the name.
     """
     temporary = Temporary(path)
     try:
         yield temporary.stream
-        temporary.put()
-        sync_folder(path.parent)
+        temporary.put(synced=synced)
+        if synced:
+            sync_folder(path.parent)
     finally:
         temporary.discard()
 
 
-def write_own_file(path: Path, data: bytes) -> None:
-    """A small file with a name that the program chose, there whole or not at all. Raises `OutputError`."""
-    with errors_of(path), whole_file(path) as stream:
+def write_own_file(path: Path, data: bytes, *, synced: bool = True) -> None:
+    """A small file with a name that the program chose, as `whole_file` puts it there. Raises `OutputError`."""
+    with errors_of(path), whole_file(path, synced=synced) as stream:
         stream.write(data)
 
 

@@ -5,7 +5,7 @@ Knows nothing of files.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Literal, NamedTuple, get_args, get_type_hints
 
@@ -74,6 +74,12 @@ EVIDENCE_COLUMNS = (  # behind all others, where evidence was asked for
     KeptColumn("p_answer", "float64"),  # likelihood of the answer
     KeptColumn("p_blind", "float64"),  # and to the same prompt with no medium
 )
+THUMBNAIL = "thumbnail"  # behind these, where small pictures were asked for: a JPEG, or the path of one
+
+
+def with_thumbnail(row: Row, picture: bytes | str | None) -> Row:
+    """A row with a small picture, or the path of one; None where there is none."""
+    return replace(row, kept={**row.kept, THUMBNAIL: picture})
 
 
 class Column(NamedTuple):

@@ -6,7 +6,7 @@ A test, a worker process, an evaluation or another program can call `answer` alo
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 
 from llava_mini_cli.config import ModelOptions
@@ -14,7 +14,7 @@ from llava_mini_cli.engine.request import WHOLE, Answer, Failure
 from llava_mini_cli.formats.answer_schema import AnswerSchema
 from llava_mini_cli.formats.job import Fault, Job, Prompt
 from llava_mini_cli.formats.outputs.open_output import Output
-from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.row import Row, with_thumbnail
 from llava_mini_cli.media.clip import Clip
 from llava_mini_cli.pipelines.of_media import Came, Loaded, MediumLost, MediumOver, WorkEvent
 from llava_mini_cli.pipelines.question_parts import Assembly, Places, QuestionParts
@@ -32,7 +32,8 @@ from llava_mini_cli.pipelines.run_jobs import (
 from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts, loaded
 from llava_mini_cli.pipelines.scene_windows import SceneWindows
 from llava_mini_cli.pipelines.settings import RunOptions
-from llava_mini_cli.pipelines.spans import RowWindows, SpanWindows, places_unopened
+from llava_mini_cli.pipelines.spans import RowWindows, SpanWindows, looked_at, places_unopened
+from llava_mini_cli.pipelines.thumbnails import ThumbnailMaker, WindowThumbnails
 
 
 def answer(
@@ -119,16 +120,28 @@ class Answering:
     def run(self, jobs: Iterable[Job], load: Callable[[], AnswerEngine], parts: RunParts) -> Generator[WorkEvent[Row]]:
         """The rows of each job, as they come, and when there are no more of it."""
         builder = RowBuilder(self.options, self.revision)
-        with closing(known_places(run_jobs(jobs, load, self._ask, self.options, parts))) as events:
+        maker = ThumbnailMaker() if self.options.thumbnails else None
+
+        def ask(job: Job, clip: Clip) -> Asked[None] | Fault:
+            asked = self._ask(job, clip)
+            if maker is None or isinstance(asked, Fault):
+                return asked
+            bounds = looked_at(job.span, clip.info, self.options.sampling)
+            watcher = WindowThumbnails(maker, clip.info, asked.windows, len(asked.prompts), bounds)
+            return replace(asked, watcher=watcher)
+
+        with maker or nullcontext(), closing(known_places(run_jobs(jobs, load, ask, self.options, parts))) as events:
             for event in events:
                 match event:
                     case ModelLoaded():
                         builder = replace(builder, model_revision=event.engine.model_revision)
+                        if maker is not None:
+                            maker.still = event.engine.still
                     case NotOpened(job, fault):
                         yield from self.unanswered(job, fault, builder.model_revision)
                         yield MediumOver(job)
                     case OutcomeCame():
-                        row, flight = _row(builder, event), event.flight
+                        row, flight = _with_picture(_row(builder, event), event), event.flight
                         if row is not None:
                             has_failed = row.status == "error"
                             yield Came(flight.job, row, has_failed and not flight.has_failed)
@@ -163,6 +176,16 @@ class Answering:
             return _asked(prompts, options.schema, SceneWindows(job, clip, options.spans, options.sampling))
         windows = SpanWindows(job, clip.info, options.spans, options.sampling)
         return windows.fault or _asked(prompts, options.schema, windows)
+
+
+def _with_picture(row: Row | None, came: OutcomeCame[None]) -> Row | None:
+    """The row with the picture of what it is about, where pictures are kept; the outcome counts as dealt with."""
+    watcher, window = came.flight.asked.watcher, came.result.window_index
+    if not isinstance(watcher, WindowThumbnails):
+        return row
+    kept = None if row is None else watcher.of(window)
+    watcher.answered(window)
+    return row if row is None or kept is None else with_thumbnail(row, kept.jpeg())
 
 
 def _asked(prompts: tuple[Prompt, ...], schema: AnswerSchema | None, places: Places | None = None) -> Asked[None]:

@@ -7,7 +7,7 @@ Prints nothing.
 """
 
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from math import inf, isfinite
@@ -22,8 +22,9 @@ from llava_mini_cli.formats.job import Fault, Job, TimeSpan
 from llava_mini_cli.formats.outputs.done import placed
 from llava_mini_cli.formats.outputs.event_plots import Curve, EventPlots
 from llava_mini_cli.formats.outputs.open_output import Output
-from llava_mini_cli.formats.row import EVENT_COLUMNS, TRACK_COLUMNS, Row
+from llava_mini_cli.formats.row import EVENT_COLUMNS, TRACK_COLUMNS, Row, with_thumbnail
 from llava_mini_cli.media.clip import Clip, ClipInfo
+from llava_mini_cli.pipelines.event_thumbnails import EventThumbnails
 from llava_mini_cli.pipelines.events import Event, Track, events_of, make_track, summary_of
 from llava_mini_cli.pipelines.frame_times import TimedClip, TimedWindows, timed
 from llava_mini_cli.pipelines.of_media import Came, Loaded, MediumLost, MediumOver, WorkEvent
@@ -40,7 +41,8 @@ from llava_mini_cli.pipelines.run_jobs import (
 )
 from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts, loaded
 from llava_mini_cli.pipelines.settings import RunOptions
-from llava_mini_cli.pipelines.spans import MOST_SPANS, Place, grid_of
+from llava_mini_cli.pipelines.spans import MOST_SPANS, Place, grid_of, looked_at
+from llava_mini_cli.pipelines.thumbnails import ThumbnailMaker
 
 MOST_ASKED = 50_000_000  # windows times questions of one medium; 4 bytes each
 _ROWS_AT_ONCE = 4096
@@ -166,11 +168,24 @@ class FindingEvents:
         builder, events = RowBuilder(self.options), self.options.events or EventOptions()
         parts = replace(parts, open_clip=timed(parts.open_clip))
         probabilities: dict[InFlight[None], _Probabilities] = {}
-        with closing(run_jobs(jobs, load, self._ask, self.options, parts)) as came:
+        maker = ThumbnailMaker() if self.options.thumbnails else None
+
+        def ask(job: Job, clip: Clip) -> Asked[None] | Fault:
+            asked = self._ask(job, clip)
+            if maker is None or isinstance(asked, Fault):
+                return asked
+            windows, bounds = asked.windows, looked_at(job.span, clip.info, self.options.sampling)
+            assert isinstance(windows, TimedWindows)
+            watcher = EventThumbnails(maker, clip.info, windows, len(asked.prompts), bounds, events)
+            return replace(asked, watcher=watcher)
+
+        with maker or nullcontext(), closing(run_jobs(jobs, load, ask, self.options, parts)) as came:
             for event in came:
                 match event:
                     case ModelLoaded():
                         builder = replace(builder, model_revision=event.engine.model_revision)
+                        if maker is not None:
+                            maker.still = event.engine.still
                     case NotOpened(job, fault):
                         yield from self.unanswered(job, fault, builder.model_revision)
                         yield MediumOver(job)
@@ -178,6 +193,8 @@ class FindingEvents:
                         if flight not in probabilities:
                             probabilities[flight] = _Probabilities(len(flight.asked.prompts), len(flight.asked.windows))
                         probabilities[flight].take(result)
+                        if isinstance(flight.asked.watcher, EventThumbnails):
+                            flight.asked.watcher.take(result)
                     case MediumDone(flight):
                         taken, has_failed = probabilities.pop(flight), False
                         for index in range(len(flight.job.questions)):
@@ -287,7 +304,11 @@ def _row(
     times = np.array(clip.times)
     within = len(times) if start is None else int(((times >= event.start) & (times < event.end)).sum())
     measured = {"p_mean": event.mean, "p_peak": event.peak, "peak_at": None if is_picture else event.peak_at}
-    return builder.event(job, place, clip.info, clip.warnings, measured, text=text, frame_count=within)
+    row = builder.event(job, place, clip.info, clip.warnings, measured, text=text, frame_count=within)
+    watcher = flight.asked.watcher
+    if not isinstance(watcher, EventThumbnails):
+        return row
+    return with_thumbnail(row, watcher.of(index, None if number is None else event))
 
 
 def _window_rows(
@@ -295,6 +316,7 @@ def _window_rows(
 ) -> Iterator[Row]:
     """The row of each window that holds a frame, in order."""
     clip, job = flight.clip, flight.job
+    builder = replace(builder, options=replace(builder.options, thumbnails=None))
     key, numbers = job.questions[index].key, np.flatnonzero(~np.isnan(yes)).tolist()
     job = job._replace(questions=tuple(question._replace(kept={}) for question in job.questions))
     for place, number in enumerate(numbers, 1):

@@ -13,6 +13,7 @@ from llava_mini_cli.engine.request import Answer, LeftOut, Request
 from llava_mini_cli.formats.job import TimeSpan
 from llava_mini_cli.formats.row import EVIDENCE_COLUMNS
 from llava_mini_cli.media.clip import ClipInfo
+from llava_mini_cli.pipelines.spans import looked_at
 
 PIECES = 16  # of a window, where nobody says how long they are
 NO_EVIDENCE: Mapping[str, object] = dict.fromkeys(column.name for column in EVIDENCE_COLUMNS)
@@ -26,9 +27,7 @@ def with_evidence(
         return request
     if info.kind == "image":
         return replace(request, size=(info.width, info.height))
-    start, end = (None, None) if span is None else span[1:3]
-    begin = max(start or 0.0, sampling.start or 0.0)
-    stop = min(inf if end is None else end, sampling.end or inf, info.duration_s or inf)
+    begin, stop = looked_at(span, info, sampling)
     return replace(request, cut=partial(cuts, begin, stop, info.fps_sampled, options.every))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from llava_mini_cli.engine.request import Answer
 from llava_mini_cli.formats.answer_schema import InvalidAnswer, Said
 from llava_mini_cli.formats.job import NOTHING_KEPT, Fault, Job
-from llava_mini_cli.formats.row import Row, one_line, printable
+from llava_mini_cli.formats.row import THUMBNAIL, Row, one_line, printable
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.evidence import NO_EVIDENCE, evidence_of
 from llava_mini_cli.pipelines.settings import RunOptions
@@ -111,6 +111,8 @@ class RowBuilder:
         span = place.span
         if self.options.evidence.most is not None:
             kept = {**kept, **NO_EVIDENCE}
+        if self.options.thumbnails is not None:
+            kept = {**kept, THUMBNAIL: None}
         return {
             "id": row_id,
             "file_name": printable(job.file_name),

@@ -15,7 +15,16 @@ from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from llava_mini_cli.config import Choices, EvidenceOptions, Grammar
-from llava_mini_cli.engine.request import WHOLE, Answer, Failure, FrameSink, GrowingWindows, Request, Window
+from llava_mini_cli.engine.request import (
+    WHOLE,
+    Answer,
+    Failure,
+    FrameSink,
+    FrameWatcher,
+    GrowingWindows,
+    Request,
+    Window,
+)
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.source import FetchOptions
@@ -60,6 +69,7 @@ class Asked(Generic[SomeSink]):
     choices: tuple[Choices | None, ...] = ()  # of each prompt, as a request has them
     grammars: tuple[Grammar | None, ...] = ()  # the same
     assembly: Assembly | None = None  # of rows from answers, where it takes several to make one
+    watcher: FrameWatcher | None = None  # is shown the medium's frames
 
     def outcomes(self) -> int:
         """The number of answers and failures that will come."""
@@ -279,7 +289,7 @@ class _Run(Generic[SomeSink]):
         generation, count = self.options.generation, clip.info.frame_count
         request = Request(key, clip.info.kind, frames, asked.prompts, generation, asked.windows, asked.sink, count)
         evidence = self.options.evidence if isinstance(self.options, RunOptions) else EvidenceOptions()
-        request = replace(request, choices=asked.choices, grammars=asked.grammars)
+        request = replace(request, choices=asked.choices, grammars=asked.grammars, watcher=asked.watcher)
         engine.add(with_evidence(request, job.span, clip.info, evidence, self.options.sampling))
 
     def _outcomes(self, results: list[Answer | Failure]) -> Iterator[OutcomeCame[SomeSink]]:

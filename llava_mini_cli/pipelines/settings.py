@@ -10,12 +10,13 @@ from llava_mini_cli.config import (
     RunLimits,
     SamplingOptions,
     SpanOptions,
+    ThumbnailPlace,
 )
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.answer_schema import AnswerSchema
 from llava_mini_cli.formats.outputs.open_output import RunInfo
 from llava_mini_cli.formats.outputs.row_keys import RowKeys, Settings
-from llava_mini_cli.formats.row import EVENT_COLUMNS, EVIDENCE_COLUMNS, KeptColumn, printable
+from llava_mini_cli.formats.row import EVENT_COLUMNS, EVIDENCE_COLUMNS, THUMBNAIL, KeptColumn, printable
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class RunOptions:
     events: EventOptions | None = None  # the stretches in which the questions hold are wanted, and no answers in words
     schema: AnswerSchema | None = None  # what each question is asked to fill; None: it is answered in words
     evidence: EvidenceOptions = field(default_factory=EvidenceOptions)
+    thumbnails: ThumbnailPlace | None = None  # where small pictures go; None: none are made
 
     def __post_init__(self) -> None:
         if self.evidence.most is None:
@@ -57,8 +59,13 @@ class RunOptions:
             self.model.revision,
             kept=(*own, *kept),
             fields=self.schema and self.schema.columns,
-            asked=() if self.evidence.most is None else EVIDENCE_COLUMNS,
+            asked=(*(() if self.evidence.most is None else EVIDENCE_COLUMNS), *self._thumbnail_columns()),
         )
+
+    def _thumbnail_columns(self) -> tuple[KeptColumn, ...]:
+        if self.thumbnails is None:
+            return ()
+        return (KeptColumn(THUMBNAIL, "binary" if self.thumbnails == "column" else "string"),)
 
     def row_keys(self) -> RowKeys:
         """The maker of the keys of the run's rows."""
@@ -85,4 +92,5 @@ class RunOptions:
             **self.generation.choosing(),
             **({} if self.schema is None else {"schema": self.schema.digest}),
             **self.evidence.shaping(),
+            **({} if self.thumbnails is None else {"thumbnails": self.thumbnails}),
         }

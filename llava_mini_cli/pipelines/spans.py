@@ -90,6 +90,19 @@ def grid_of(info: ClipInfo, spans: SpanOptions, sampling: SamplingOptions) -> Gr
     return Grid(begin, min(info.duration_s, sampling.end or inf), spans.length, spans.step)
 
 
+def looked_at(span: TimeSpan | None, info: ClipInfo, sampling: SamplingOptions) -> tuple[float, float]:
+    """Where what is looked at of a medium begins and ends, in seconds; infinity where nobody knows, 0 for a picture.
+
+    Args:
+        span: the part of the medium that its job is about; None: all of it.
+    """
+    if info.kind == "image":
+        return 0.0, 0.0
+    start, end = (None, None) if span is None else span[1:3]
+    begin = max(start or 0.0, sampling.start or 0.0)
+    return begin, min(inf if end is None else end, sampling.end or inf, info.duration_s or inf)
+
+
 class LazyWindows(Sequence[Window]):
     """Windows each of which is made when it is asked for."""
 

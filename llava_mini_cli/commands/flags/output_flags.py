@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from llava_mini_cli.commands.config_files import HARMLESS
-from llava_mini_cli.config import Existing, Format
+from llava_mini_cli.config import Existing, Format, ThumbnailPlace
 
 _option = partial(typer.Option, rich_help_panel="Output")
 
@@ -52,3 +52,16 @@ class OutputFlags:
     csv_safe: Annotated[
         bool, _option(help="Cells of CSV that a spreadsheet takes for formulas get an apostrophe in front.")
     ] = False
+    thumbnails: Annotated[
+        str | None,
+        _option(
+            metavar="FOLDER|column",
+            help="Folder for a small picture of what each row is about, whose path the row holds; column puts the "
+            "pictures themselves into the rows, for Parquet.",
+        ),
+    ] = None
+
+    @property
+    def thumbnail_place(self) -> ThumbnailPlace | None:
+        """Where small pictures go; None: none are made."""
+        return None if self.thumbnails is None else "column" if self.thumbnails == "column" else "folder"

@@ -21,6 +21,7 @@ _ONLY_WHERE_SET = (
     "choice_prior",
     "evidence",
     "evidence_every",
+    "thumbnails",
 )  # settings that are not recorded where they are the default
 
 

@@ -7,11 +7,11 @@ import stat
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from llava_mini_cli.config import BESIDE, SUBTITLES, AnyFormat, Existing, Format
 from llava_mini_cli.errors import OutputError, UsageError
-from llava_mini_cli.formats.disk import check_target, errors_of
+from llava_mini_cli.formats.disk import check_folder, check_target, errors_of
 from llava_mini_cli.formats.outputs.companion import RunInfo
 from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.outputs.output import Output, Store
@@ -41,8 +41,10 @@ class OutputOptions:
     existing: Existing = "skip"  # what becomes of captions that are there
     csv_safe: bool = False  # no cell of a CSV file is a formula for a spreadsheet
     edl_rate: float | None = None  # rows are events, and an EDL has so many frames a second; None: rows are answers
+    thumbnails: Path | Literal["column"] | None = None  # the place of small pictures; None: there are none
 
     def __post_init__(self) -> None:
+        self._check_thumbnails()
         if self.edl_rate is not None and self.format == "hf":
             raise UsageError(f"-o '{self.path}': the metadata of a folder hold no events; name a file of another name")
         if self.existing in ("append", "prepend") and self.format in (*SUBTITLES, "edl"):
@@ -58,6 +60,24 @@ class OutputOptions:
         if self.shard is not None and self.format in BESIDE:
             raise UsageError("--shard: shards cannot tell whose caption a text file holds; name a folder of Parquet")
 
+    def _check_thumbnails(self) -> None:
+        """Raises `UsageError` where the output and the small pictures do not go together."""
+        if self.thumbnails is None:
+            return
+        if self.format in BESIDE:
+            raise UsageError(f"--thumbnails has no place in --format {self.format}, which holds answers alone")
+        if self.thumbnails == "column" and not self._is_parquet:
+            words = f"{self.format} output holds their paths; name a folder, such as --thumbnails thumbnails"
+            raise UsageError(f"--thumbnails column puts pictures into Parquet, and {words}")
+        if isinstance(self.thumbnails, Path) and self._is_parquet:
+            raise UsageError(f"--thumbnails '{self.thumbnails}': Parquet holds pictures itself: --thumbnails column")
+        if isinstance(self.thumbnails, Path) and self.path and self.thumbnails.absolute() == self.path.absolute():
+            raise UsageError(f"--thumbnails '{self.thumbnails}' is the output, too; name another folder")
+
+    @property
+    def _is_parquet(self) -> bool:
+        return self.format == "parquet" or (self.format == "hf" and bool(self.path and self.path.suffix == ".parquet"))
+
     @classmethod
     def parse(
         cls,
@@ -70,11 +90,15 @@ class OutputOptions:
         existing: Existing = "skip",
         csv_safe: bool = False,
         edl_rate: float | None = None,
+        thumbnails: str | None = None,
     ) -> Self:
         """From the flags of the same names. Raises `UsageError` where they do not go together."""
         share = Shard.parse(shard) if shard is not None else None
+        if thumbnails == "":  # a variable that is not set
+            raise UsageError("--thumbnails is empty")
+        place = "column" if thumbnails == "column" else None if thumbnails is None else Path(thumbnails)
         form, path, folder = _target(output, format, is_shard=share is not None)
-        return cls(path, form, overwrite, retry_errors, share, folder, existing, csv_safe, edl_rate)
+        return cls(path, form, overwrite, retry_errors, share, folder, existing, csv_safe, edl_rate, place)
 
     @property
     def is_stream(self) -> bool:
@@ -95,8 +119,10 @@ class OutputOptions:
 
         `PackageMissing` where the package that writes its format is not installed.
         """
-        if self.format == "parquet" or (self.format == "hf" and self.path and self.path.suffix == ".parquet"):
+        if self._is_parquet:
             check_packages(("pyarrow",))
+        if isinstance(self.thumbnails, Path):
+            check_folder(self.thumbnails)
         if self.path is None:
             return
         if self.folder and is_file(self.path):
@@ -159,6 +185,11 @@ def open_output(options: OutputOptions, run: RunInfo) -> Output:
         OutputError: it cannot be written or locked.
         UsageError: it holds rows of other settings, or was not written by llava-mini.
     """
+    if isinstance(options.thumbnails, Path):
+        from llava_mini_cli.formats.outputs.thumbnail_folder import ThumbnailFolder
+
+        beside = Path() if options.path is None or options.is_stream else options.path.resolve().parent
+        return ThumbnailFolder(options.thumbnails, open_output(replace(options, thumbnails=None), run), beside)
     path, anew, retry = options.path, options.overwrite, options.retry_errors
     if path is not None and path.is_symlink() and options.format != "hf":
         path = path.resolve()  # what the user typed may be a link: it stays, and what it leads to is replaced

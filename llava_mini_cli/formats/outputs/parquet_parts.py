@@ -24,6 +24,7 @@ from llava_mini_cli.safe_files import sweep
 FLUSH_ROWS = 1000  # rows held in memory before they are written
 FLUSH_SECONDS = 15.0  # the most work that a killed run loses
 GROUP_ROWS = 16384  # rows of a row group, and the most that are in memory while files become one
+PICTURE_GROUP_ROWS = 1024  # the same where each row holds a picture of some 10 KB
 
 _PART = re.compile(r"part-(\d+)-.*\.parquet")
 
@@ -89,24 +90,29 @@ def remove_unfinished(folder: Path, tag: str = "", *, alone: bool = False) -> No
         path.unlink(missing_ok=True)
 
 
+def _group_rows(schema: pa.Schema) -> int:
+    return PICTURE_GROUP_ROWS if pa.binary() in schema.types else GROUP_ROWS
+
+
 def write_standing(sources: Sequence[Path], marks: bytearray, schema: pa.Schema, stream: BinaryIO) -> None:
     """The marked rows of several files as one, a group of rows at a time; `marks` has a byte for each row."""
+    group = _group_rows(schema)
     with pq.ParquetWriter(stream, schema, compression="zstd") as writer:
         waiting = schema.empty_table()
         for table in _standing(sources, marks, schema):
             waiting = pa.concat_tables([waiting, table])
-            whole = waiting.num_rows - waiting.num_rows % GROUP_ROWS
+            whole = waiting.num_rows - waiting.num_rows % group
             if whole:
-                writer.write_table(waiting.slice(0, whole), GROUP_ROWS)
+                writer.write_table(waiting.slice(0, whole), group)
                 waiting = waiting.slice(whole)
-        writer.write_table(waiting, GROUP_ROWS)
+        writer.write_table(waiting, group)
 
 
 def _standing(sources: Sequence[Path], marks: bytearray, schema: pa.Schema) -> Iterator[pa.Table]:
     offset = 0
     for path in sources:
         with read_file(path) as file:
-            for batch in batches_of(file, GROUP_ROWS):
+            for batch in batches_of(file, _group_rows(schema)):
                 own = np.frombuffer(marks, np.bool_, batch.num_rows, offset)
                 offset += batch.num_rows
                 yield with_digests(pa.Table.from_batches([batch]).filter(pa.array(own)), schema).cast(schema)
