@@ -249,6 +249,11 @@ def broken(change: Callable[[Path], object]) -> Callable[[Path, Path], Path]:
     return made
 
 
+def template(text: str) -> Callable[[Path], object]:
+    """A chat template that a processor takes."""
+    return lambda folder: (folder / "chat_template.jinja").write_text(text)
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
@@ -258,6 +263,10 @@ def broken(change: Callable[[Path], object]) -> Callable[[Path, Path], Path]:
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json: the tokenizer cannot be read"),
         (lambda folder: pipe(folder / "tokenizer_config.json"), "tokenizer_config.json: not a regular file"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "none"}'), "transformers cannot load it"),
+        (template("{% for _ in range(99999) %}{{ messages }}{% endfor %}"), "it writes more than 1048576 characters"),
+        (template("{{ messages[0].content.upper() }}"), "chat_template: cannot be used .UndefinedError"),
+        (template("{{ ''.__class__.__mro__ }}"), "chat_template: cannot be used .SecurityError"),
+        (template("{{ raise_exception('none\\nof it') }}"), "cannot be used .ValueError: none of it"),
     ],
 )
 def test_a_checkpoint_that_cannot_be_looked_into_is_one_line(
@@ -267,6 +276,13 @@ def test_a_checkpoint_that_cannot_be_looked_into_is_one_line(
     with pytest.raises(ModelError, match=words) as caught:
         load_layer_model(ModelOptions(str(path), device="cpu"))
     assert "\n" not in str(caught.value)
+
+
+def test_a_chat_template_of_parts_is_tried_as_it_is_used(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    text = "{% for part in messages[0].content %}{{ '<image>' if part.type == 'image' else part.text }}{% endfor %}"
+    path = broken(template(text))(checkpoints["llava"], tmp_path)
+    loaded = load_layer_model(ModelOptions(str(path), device="cpu"))
+    assert len(loaded.spoken(noise(), QUESTION, 2).answer) > 0
 
 
 def test_a_chat_template_without_an_image_is_refused(models: dict[str, LayerModel]) -> None:

@@ -221,7 +221,8 @@ def test_the_demo_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_trial_renders_what_transformers_does(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tokenizer = byte_tokenizer()
-    tokenizer_trial.try_template(str(tokenizer.chat_template), {"bos_token": "<b>"})
+    turns = tokenizer_trial.conversation(has_image=False)
+    tokenizer_trial.try_template(str(tokenizer.chat_template), {"bos_token": "<b>"}, turns)
     assert tokenizer_trial.try_tokenizer(folder)
     assert json.loads(capsys.readouterr().out) == ["begins", str(folder / "tokenizer.json")]
 

@@ -21,7 +21,7 @@ from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.preprocess import Preprocessor
 from llava_mini_cli.model.pretrained import pick_device, pick_dtype
 from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID, PromptBuilder
-from llava_mini_cli.model.tokenizer_files import ANY_CLASS, check_tokenizer
+from llava_mini_cli.model.tokenizer_files import ANY_CLASS, check_image_template, check_tokenizer
 from llava_mini_cli.model.weight_headers import read_json
 
 Picture = NDArray[np.uint8]  # [height, width, 3]
@@ -166,6 +166,7 @@ def _family_model(directory: Path, options: ModelOptions) -> FamilyModel:
     dtype = "auto" if options.dtype == "auto" else pick_dtype(options.dtype, device)
     try:
         processor = AutoProcessor.from_pretrained(directory, **local)
+        check_image_template(directory, processor)
         model = AutoModelForImageTextToText.from_pretrained(
             directory, **local, attn_implementation="eager", dtype=dtype, use_safetensors=True
         )

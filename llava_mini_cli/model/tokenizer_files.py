@@ -117,15 +117,35 @@ def _files(checkpoint: Path) -> Iterator[Path]:
                 yield path
 
 
+def check_image_template(checkpoint: Path, processor: Any) -> None:
+    """Makes sure that a processor's chat template may be used for a question about an image, if it has one.
+
+    Raises:
+        CheckpointError: it is no text, or it does not do its work in a bounded process.
+    """
+    template = getattr(processor, "chat_template", None)
+    if isinstance(template, dict):
+        template = cast("dict[str, Any]", template).get("default")
+    if template is None:
+        return
+    if not isinstance(template, str):
+        raise CheckpointError(f"{checkpoint}: chat_template {shown(template)}: must be a text")
+    special: dict[str, Any] = processor.tokenizer.special_tokens_map
+    tokens = {name: _token(value) for name, value in special.items() if not isinstance(value, list)}
+    _run(checkpoint, {"directory": None, "template": template, "place": str(checkpoint), "tokens": tokens}, True)
+
+
 def _try(checkpoint: Path, fields: dict[str, Any]) -> None:
     """Raises `CheckpointError` where the tokenizer or its chat template does not do its work in a bounded process."""
     template, place = _template(checkpoint, fields)
-    asked = {
-        "directory": str(checkpoint.resolve()),
-        "template": template,
-        "place": str(place),
-        "tokens": {key: _token(fields[key]) for key in _SPECIAL if fields.get(key) is not None},
-    }
+    tokens = {key: _token(fields[key]) for key in _SPECIAL if fields.get(key) is not None}
+    directory = str(checkpoint.resolve())
+    _run(checkpoint, {"directory": directory, "template": template, "place": str(place), "tokens": tokens}, False)
+
+
+def _run(checkpoint: Path, asked: dict[str, Any], has_image: bool) -> None:
+    """Has the script do its work. Raises `CheckpointError` where it does not."""
+    asked = {**asked, "has_image": has_image}
     try:
         trial = run_trial(tokenizer_trial.__file__, asked, TRIAL_SECONDS, TOKENIZERS_PARALLELISM="false")
     except OSError as error:

@@ -1,4 +1,4 @@
-"""A tokenizer and its chat template tried in a process of its own, with bounds on time and memory.
+"""A tokenizer and a chat template tried in a process of its own, with bounds on time and memory.
 
 A regular expression of a tokenizer may panic, a template may never end or fill the memory. Run as a script with JSON on
 standard input, it says on standard output what it begins, and what went wrong. Imports nothing of the package but its
@@ -54,7 +54,14 @@ def _checked(ids: Any) -> Any:
     return ids
 
 
-def try_template(template: str, tokens: dict[str, str]) -> None:
+def conversation(has_image: bool) -> list[dict[str, Any]]:
+    """What a template is given: texts, or a question about an image as a processor asks it."""
+    if has_image:
+        return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": SAMPLE}]}]
+    return [{"role": "system", "content": SAMPLE}, {"role": "user", "content": SAMPLE}]
+
+
+def try_template(template: str, tokens: dict[str, Any], turns: list[dict[str, Any]]) -> None:
     """Renders a conversation as transformers does, with and without the assistant's header."""
     from jinja2.ext import loopcontrols
     from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -69,7 +76,6 @@ def try_template(template: str, tokens: dict[str, str]) -> None:
         **tokens,
     }
     compiled = environment.from_string(GENERATION.sub("", template))
-    turns = [{"role": "system", "content": SAMPLE}, {"role": "user", "content": SAMPLE}]
     for header in (True, False):
         length = 0
         for piece in compiled.generate(**given, messages=turns, add_generation_prompt=header):
@@ -101,10 +107,11 @@ def main() -> None:
     bound(CPU_SECONDS)
     asked = json.loads(sys.stdin.read())
     try:
-        takes_template = try_tokenizer(Path(asked["directory"]))
+        directory = asked["directory"]  # null: the template alone is tried
+        takes_template = directory is None or try_tokenizer(Path(directory))
         if takes_template and asked["template"] is not None:
             say("begins", f"{asked['place']}: chat_template")
-            try_template(asked["template"], asked["tokens"])
+            try_template(asked["template"], asked["tokens"], conversation(asked["has_image"]))
         say("done", "")
     except BaseException as error:  # noqa: BLE001 - a panic of the tokenizer is no Exception
         say("failed", f"{type(error).__name__}: {error}"[:300])
