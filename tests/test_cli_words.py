@@ -203,6 +203,7 @@ def test_the_forecast_as_json(capsys: pytest.CaptureFixture[str]) -> None:
             "load": 5.0, "frames": 12000.123, "answers": 3600.0, "total": 15605.123, "format": "bfloat16",
             "new_tokens": 512,
         },
+        "evidence": False,
     }  # fmt: skip
     assert dry_run.as_json(Forecast())["longest"] is None
 
@@ -235,6 +236,8 @@ def test_the_forecast_as_a_table(monkeypatch: pytest.MonkeyPatch) -> None:
             "tokens, without what is remote",
         ]
     )
+    explained = " ".join(table(replace(FOUND, evidence=True), monkeypatch))
+    assert explained.endswith("if each has 512 tokens, without the evidence, without what is remote")
     scenes = " ".join(table(replace(FOUND, unknown_scenes=1100, time=None), monkeypatch))
     assert "rows to do at least 7,000; only decoding tells how many scenes 1,100 videos have" in scenes
     assert "time not known; it depends on how many scenes there are" in scenes

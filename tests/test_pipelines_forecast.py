@@ -13,7 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from llava_mini_cli import __version__
-from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions
+from llava_mini_cli.config import EvidenceOptions, GenerationOptions, ModelOptions, SamplingOptions
 from llava_mini_cli.engine.fit import PROCESS_BYTES
 from llava_mini_cli.engine.work_bytes import MEDIA_BYTES
 from llava_mini_cli.errors import MediaError, ModelNotFound
@@ -60,6 +60,11 @@ def test_a_forecast_counts_all_there_is() -> None:
         too_long=1, frames_fit=21, video_s=20.0, frames=22, vision_tokens=88, weights_bytes=999, rows=14, rows_done=0,
         longest=Longest("long.mp4", 11, 44, 11 * 4 * 107 + 2 * 10 * 100),
     )  # fmt: skip
+
+
+def test_a_forecast_says_that_evidence_is_not_in_its_time() -> None:
+    asked = replace(OPTIONS, evidence=EvidenceOptions(3))
+    assert [forecast(iter([]), options, probe, PRINT).evidence for options in (OPTIONS, asked)] == [False, True]
 
 
 def test_a_forecast_without_the_model() -> None:

@@ -87,9 +87,10 @@ def _time(found: Forecast, model: str) -> str:
     took = found.time
     remote = ", without what is remote" if found.not_looked_at else ""
     written = f" if each has {took.new_tokens:,} tokens" if took.new_tokens else ""
+    evidence = ", without the evidence" if found.evidence else ""
     return (
         f"at most {in_words(took.total)} in {took.format}: loading {in_words(took.load)}, frames "
-        f"{in_words(took.frames)}, answers {in_words(took.answers)}{written}{remote}"
+        f"{in_words(took.frames)}, answers {in_words(took.answers)}{written}{evidence}{remote}"
     )
 
 

@@ -72,6 +72,7 @@ class Forecast:
     rows_done: int = 0
     longest: Longest | None = None
     time: RunTime | None = None  # None: nothing was measured of the model on this machine, or scenes are unknown
+    evidence: bool = False  # it is asked for, and `time` is without it
 
 
 def forecast(
@@ -88,7 +89,8 @@ def forecast(
         estimates: None: nothing was measured of the model on this machine.
     """
     work = RunWork(0, 0, 0, 0, options.generation.max_new_tokens)
-    found = Forecast(weights_bytes=footprint and footprint.weights_bytes)
+    evidence = options.evidence.most is not None
+    found = Forecast(weights_bytes=footprint and footprint.weights_bytes, evidence=evidence)
     for job, info in _probed(jobs, probe):
         found.media += 1
         rows = _rows(job, info if isinstance(info, ClipInfo) else None, options)
