@@ -287,6 +287,32 @@ def test_the_demo_model_of_films_and_an_archive(films: Path, archive: Path, tmp_
     assert (refused.exit_code, refused.stderr) == (2, words)
 
 
+def test_spans_that_carried_the_answer_have_theirs(films: Path, tmp_path: Path) -> None:
+    """In the evidence of a video, in Parquet and as files; blocks of a picture have none."""
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "a.png")
+    ask = ("ask", films / "red.mp4", tmp_path / "a.png", "What colour is it?", "-m", "demo", "-q", "--evidence", "5")
+    assert run(*ask, "-o", tmp_path / "r.parquet", "--thumbnails", "column").exit_code == 0
+    assert run(*ask, "-o", tmp_path / "r.jsonl", "--thumbnails", tmp_path / "pics").exit_code == 0
+    for name in ("r.parquet", "r.jsonl"):
+        found = {row["file_name"]: row["evidence"] for row in read(str(tmp_path / name))}
+        assert [part["thumbnail"] for part in found["a.png"]] == [None] * len(found["a.png"])
+        assert len(found["red.mp4"]) == 5
+        for part in found["red.mp4"]:
+            shown = part["thumbnail"] if name == "r.parquet" else (tmp_path / part["thumbnail"]).read_bytes()
+            pixels = np.asarray(Image.open(io.BytesIO(shown))).astype(int)
+            colour = int(pixels[len(pixels) // 2, len(pixels) // 2].argmax())
+            assert colour == (0 if part["start"] < 2 else 2), part["start"]  # red for two seconds, then blue
+
+
+@pytest.mark.parametrize("options", [(), ("--thumbnails", "p")])
+def test_a_column_of_the_input_does_not_take_its_place(engines: list[EchoEngine], options: tuple[str, ...]) -> None:
+    Path("t.csv").write_text("path,thumbnail,evidence\na.mp4,1,[2]\n")
+    command = ("ask", "t.csv", "?", "--column", "path", "--keep-columns", "thumbnail,evidence", "-f", "jsonl")
+    (row,) = said(llava_mini(*command, *options))
+    assert (row["input_thumbnail"], row["input_evidence"], "evidence" in row) == ("1", "[2]", False)
+    assert second(row.get("thumbnail")) == (2 if options else None)
+
+
 # Runs that are killed
 
 

@@ -5,6 +5,8 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from functools import partial
+from itertools import pairwise
 from math import inf
 from typing import Any
 
@@ -26,6 +28,7 @@ from llava_mini_cli.pieces import ArrayRaster, PieceLayout, pieces
 from llava_mini_cli.pipelines import thumbnails
 from llava_mini_cli.pipelines.event_thumbnails import EventThumbnails
 from llava_mini_cli.pipelines.events import events_of, make_track
+from llava_mini_cli.pipelines.evidence import cuts
 from llava_mini_cli.pipelines.frame_times import TimedClip, TimedWindows
 from llava_mini_cli.pipelines.spans import looked_at
 from llava_mini_cli.pipelines.thumbnails import Kept, Middle, ThumbnailMaker, WindowThumbnails, shown
@@ -162,6 +165,32 @@ def check(watcher: WindowThumbnails, window: Window, index: int, times: list[flo
         assert abs(kept.time - middle) == min(abs(time - middle) for time in inside)
     for _ in range(2 - len(window.without)):
         watcher.answered(index)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_every_piece_of_a_window_has_the_frame_in_its_middle(seed: int) -> None:
+    """As evidence cuts them: frames before the first and behind the last piece are theirs."""
+    generator = np.random.default_rng(seed)
+    count, every = int(generator.integers(1, 200)), float(generator.uniform(1, 30))
+    times = [float(time) for time in range(count)]
+    windows = [Window(0, 50), Window(50), WHOLE]
+    windows = [windows[int(one)] for one in generator.permutation(3)]
+    windows.sort(key=lambda one: one.start)
+    cut = partial(cuts, 0.0, float(count), 1.0, every if seed % 2 else None)
+    with CountedMaker() as maker:
+        watcher = WindowThumbnails(maker, VIDEO, windows, 1, (0.0, float(count)), cut)
+        for chunk in in_chunks(times, generator):
+            watcher.saw(chunk)
+        for index, window in enumerate(windows):
+            inside = [time for time in times if window.start <= time < window.end]
+            for start, end in pairwise(cut(window.start, window.end)):
+                own = [time for time in inside if start <= time < end]
+                kept = watcher.of_piece(index, start, end)
+                assert (kept is None) == (not own), (start, end)
+                if kept is not None:
+                    assert abs(kept.time - (start + end) / 2) == min(abs(time - (start + end) / 2) for time in own)
+            watcher.answered(index)
+        assert watcher._pieces == {}
 
 
 def test_questions_that_fail_before_their_frames_come_leave_nothing_behind() -> None:

@@ -4,10 +4,10 @@ Times are seconds, timestamps are UTC, and what is not known is null. An error r
 Knows nothing of files.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
-from typing import Any, Literal, NamedTuple, get_args, get_type_hints
+from typing import Any, Literal, NamedTuple, cast, get_args, get_type_hints
 
 from llava_mini_cli.formats.job import NOTHING_KEPT
 
@@ -74,12 +74,19 @@ EVIDENCE_COLUMNS = (  # behind all others, where evidence was asked for
     KeptColumn("p_answer", "float64"),  # likelihood of the answer
     KeptColumn("p_blind", "float64"),  # and to the same prompt with no medium
 )
+PICTURED = "pictured parts"  # the same, each with a JPEG
 THUMBNAIL = "thumbnail"  # behind these, where small pictures were asked for: a JPEG, or the path of one
 
 
 def with_thumbnail(row: Row, picture: bytes | str | None) -> Row:
     """A row with a small picture, or the path of one; None where there is none."""
     return replace(row, kept={**row.kept, THUMBNAIL: picture})
+
+
+def with_part_thumbnails(row: Row, shown: Callable[[Mapping[str, Any]], bytes | str | None]) -> Row:
+    """A row with evidence, of which each part has a small picture, or the path of one; None where there is none."""
+    parts: list[dict[str, Any]] = cast("Any", row.kept["evidence"])
+    return replace(row, kept={**row.kept, "evidence": [{**part, THUMBNAIL: shown(part)} for part in parts]})
 
 
 class Column(NamedTuple):

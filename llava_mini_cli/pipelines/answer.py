@@ -10,12 +10,13 @@ from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 
 from llava_mini_cli.config import ModelOptions
-from llava_mini_cli.engine.request import WHOLE, Answer, Failure
+from llava_mini_cli.engine.request import WHOLE, Answer, Evidence, Failure
 from llava_mini_cli.formats.answer_schema import AnswerSchema
 from llava_mini_cli.formats.job import Fault, Job, Prompt
 from llava_mini_cli.formats.outputs.open_output import Output
-from llava_mini_cli.formats.row import Row, with_thumbnail
+from llava_mini_cli.formats.row import Row, with_part_thumbnails, with_thumbnail
 from llava_mini_cli.media.clip import Clip
+from llava_mini_cli.pipelines.evidence import cut_of
 from llava_mini_cli.pipelines.of_media import Came, Loaded, MediumLost, MediumOver, WorkEvent
 from llava_mini_cli.pipelines.question_parts import Assembly, Places, QuestionParts
 from llava_mini_cli.pipelines.resume import left_to_do
@@ -33,7 +34,7 @@ from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts, loaded
 from llava_mini_cli.pipelines.scene_windows import SceneWindows
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.spans import RowWindows, SpanWindows, looked_at, places_unopened
-from llava_mini_cli.pipelines.thumbnails import ThumbnailMaker, WindowThumbnails
+from llava_mini_cli.pipelines.thumbnails import ThumbnailMaker, WindowThumbnails, jpeg_of
 
 
 def answer(
@@ -127,7 +128,8 @@ class Answering:
             if maker is None or isinstance(asked, Fault):
                 return asked
             bounds = looked_at(job.span, clip.info, self.options.sampling)
-            watcher = WindowThumbnails(maker, clip.info, asked.windows, len(asked.prompts), bounds)
+            cut = cut_of(job.span, clip.info, self.options.evidence, self.options.sampling)
+            watcher = WindowThumbnails(maker, clip.info, asked.windows, len(asked.prompts), bounds, cut)
             return replace(asked, watcher=watcher)
 
         with maker or nullcontext(), closing(known_places(run_jobs(jobs, load, ask, self.options, parts))) as events:
@@ -183,9 +185,22 @@ def _with_picture(row: Row | None, came: OutcomeCame[None]) -> Row | None:
     watcher, window = came.flight.asked.watcher, came.result.window_index
     if not isinstance(watcher, WindowThumbnails):
         return row
-    kept = None if row is None else watcher.of(window)
+    if row is not None:
+        row = with_thumbnail(row, jpeg_of(watcher.of(window)))
+        if isinstance(came.result, Answer) and came.result.evidence is not None:
+            row = _with_pieces(row, came.result.evidence, watcher, window)
     watcher.answered(window)
-    return row if row is None or kept is None else with_thumbnail(row, kept.jpeg())
+    return row
+
+
+def _with_pieces(row: Row, evidence: Evidence, watcher: WindowThumbnails, window: int) -> Row:
+    """The row with a picture of each span of a video that carried its answer; blocks of a picture have none."""
+    kept = {
+        round(part.start, 6): watcher.of_piece(window, part.start, part.end)
+        for part in evidence.parts
+        if part.start is not None and part.end is not None
+    }
+    return with_part_thumbnails(row, lambda part: jpeg_of(kept.get(part["start"])))
 
 
 def _asked(prompts: tuple[Prompt, ...], schema: AnswerSchema | None, places: Places | None = None) -> Asked[None]:

@@ -13,7 +13,7 @@ from llava_mini_cli.engine.request import WHOLE, Answer, Failure, FrameWatcher
 from llava_mini_cli.media.clip import ClipInfo, FrameChunk
 from llava_mini_cli.pipelines.events import Event
 from llava_mini_cli.pipelines.frame_times import TimedWindows
-from llava_mini_cli.pipelines.thumbnails import Kept, Middle, ThumbnailMaker, WindowThumbnails
+from llava_mini_cli.pipelines.thumbnails import Kept, Middle, ThumbnailMaker, WindowThumbnails, jpeg_of
 
 
 class EventThumbnails(FrameWatcher):
@@ -48,7 +48,7 @@ class EventThumbnails(FrameWatcher):
     def of(self, prompt: int, event: Event | None) -> bytes | None:
         """The picture nearest to the middle of an event of a question, or of the medium where there is no event."""
         kept = self._whole.of(0) if event is None else self._runs[prompt].within(event)
-        return None if kept is None else kept.jpeg()
+        return jpeg_of(kept)
 
 
 class _Runs:

@@ -9,7 +9,7 @@ from functools import partial
 from math import ceil, exp, inf, isfinite
 
 from llava_mini_cli.config import MOST_PIECES, EvidenceOptions, SamplingOptions
-from llava_mini_cli.engine.request import Answer, LeftOut, Request
+from llava_mini_cli.engine.request import Answer, Cut, LeftOut, Request
 from llava_mini_cli.formats.job import TimeSpan
 from llava_mini_cli.formats.row import EVIDENCE_COLUMNS
 from llava_mini_cli.media.clip import ClipInfo
@@ -27,8 +27,15 @@ def with_evidence(
         return request
     if info.kind == "image":
         return replace(request, size=(info.width, info.height))
+    return replace(request, cut=cut_of(span, info, options, sampling))
+
+
+def cut_of(span: TimeSpan | None, info: ClipInfo, options: EvidenceOptions, sampling: SamplingOptions) -> Cut | None:
+    """How the windows of a medium are cut into pieces; None where they are not."""
+    if options.most is None or info.kind == "image":
+        return None
     begin, stop = looked_at(span, info, sampling)
-    return replace(request, cut=partial(cuts, begin, stop, info.fps_sampled, options.every))
+    return partial(cuts, begin, stop, info.fps_sampled, options.every)
 
 
 def cuts(

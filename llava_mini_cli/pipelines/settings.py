@@ -16,7 +16,14 @@ from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.answer_schema import AnswerSchema
 from llava_mini_cli.formats.outputs.open_output import RunInfo
 from llava_mini_cli.formats.outputs.row_keys import RowKeys, Settings
-from llava_mini_cli.formats.row import EVENT_COLUMNS, EVIDENCE_COLUMNS, THUMBNAIL, KeptColumn, printable
+from llava_mini_cli.formats.row import (
+    EVENT_COLUMNS,
+    EVIDENCE_COLUMNS,
+    PICTURED,
+    THUMBNAIL,
+    KeptColumn,
+    printable,
+)
 
 
 @dataclass(frozen=True)
@@ -59,8 +66,14 @@ class RunOptions:
             self.model.revision,
             kept=(*own, *kept),
             fields=self.schema and self.schema.columns,
-            asked=(*(() if self.evidence.most is None else EVIDENCE_COLUMNS), *self._thumbnail_columns()),
+            asked=(*self._evidence_columns(), *self._thumbnail_columns()),
         )
+
+    def _evidence_columns(self) -> tuple[KeptColumn, ...]:
+        if self.evidence.most is None:
+            return ()
+        parts, *others = EVIDENCE_COLUMNS
+        return (parts._replace(kind=PICTURED) if self.thumbnails == "column" else parts, *others)
 
     def _thumbnail_columns(self) -> tuple[KeptColumn, ...]:
         if self.thumbnails is None:

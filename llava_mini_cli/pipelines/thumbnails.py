@@ -6,6 +6,7 @@ in threads beside the model. Knows nothing of rows.
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 from math import inf
 from threading import BoundedSemaphore
 from types import TracebackType
@@ -14,7 +15,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_mini_cli.engine.request import FrameWatcher, GrowingWindows, Window
+from llava_mini_cli.engine.request import Cut, FrameWatcher, GrowingWindows, Window
 from llava_mini_cli.media.clip import ClipInfo, FrameChunk
 from llava_mini_cli.media.picture import Still
 from llava_mini_cli.media.thumbnail import small_jpeg
@@ -36,6 +37,11 @@ class Kept(NamedTuple):
             return self.made.result()
         except MemoryError:
             return None
+
+
+def jpeg_of(kept: Kept | None) -> bytes | None:
+    """The JPEG of a picture, if there is one."""
+    return None if kept is None else kept.jpeg()
 
 
 Keep = Callable[[int], Kept]  # keeps a frame of a chunk, by its place there
@@ -151,9 +157,14 @@ class WindowThumbnails(FrameWatcher):
         windows: Sequence[Window],
         prompts: int,
         looked_at: tuple[float, float],
+        cut: Cut | None = None,
     ) -> None:
-        """`prompts`: questions about each window; `looked_at`: seconds between which the medium's frames lie."""
+        """`prompts`: questions about each window; `looked_at`: seconds between which the medium's frames lie; `cut`:
+        cuts windows into pieces, each of which has a picture, too.
+        """
         self._maker = maker
+        self._cut = cut
+        self._pieces: dict[int, dict[tuple[float, float], Middle]] = {}  # of windows that are open or over
         self._info = info
         self._windows = windows
         self._prompts = prompts
@@ -182,6 +193,7 @@ class WindowThumbnails(FrameWatcher):
             if first < last:
                 start = max(window.start, self._begin)
                 middle.look(times[first:last], start, self._middle(window), keep)
+                self._look_at_pieces(index, times[first:last], keep)
             if window.end <= now:
                 self._over[index] = self._open.pop(index)
 
@@ -194,14 +206,28 @@ class WindowThumbnails(FrameWatcher):
         last = self._now if min(end, self._end) == inf else min(end, self._end)
         return middle.nearest((max(start, self._begin) + last) / 2)
 
+    def of_piece(self, window: int, start: float, end: float) -> Kept | None:
+        """The picture of a piece of a window; None where it had no frame."""
+        middle = self._pieces.get(window, {}).get((start, end))
+        return None if middle is None else middle.nearest((start + end) / 2)
+
+    def _look_at_pieces(self, window: int, times: NDArray[np.float64], keep: Keep) -> None:
+        """The same for the pieces of a window; frames before the first and behind the last are theirs."""
+        pieces = self._pieces.get(window, {})
+        for number, ((start, end), middle) in enumerate(pieces.items(), 1):
+            first = 0 if number == 1 else int(np.searchsorted(times, start))
+            last = len(times) if number == len(pieces) else int(np.searchsorted(times, end))
+            if first < last:
+                middle.look(times[first:last], start, (start + end) / 2, lambda place, first=first: keep(first + place))
+
     def answered(self, window: int) -> None:
         """One more outcome about a window was dealt with."""
         came = self._came.pop(window, 0) + 1
         if came < self._outcomes(window) or window >= self._begun:
             self._came[window] = came
             return
-        self._open.pop(window, None)
-        self._over.pop(window, None)
+        for held in (self._open, self._over, self._pieces):
+            held.pop(window, None)
 
     def _outcomes(self, window: int) -> int:
         return self._prompts - len(self._windows[window].without)
@@ -210,6 +236,9 @@ class WindowThumbnails(FrameWatcher):
         while self._begun < len(self._windows) and self._windows[self._begun].start <= now:
             if self._came.get(self._begun, 0) < self._outcomes(self._begun):
                 self._open[self._begun] = Middle()
+                window = self._windows[self._begun]
+                cuts = self._cut(window.start, window.end) if self._cut is not None else ()
+                self._pieces[self._begun] = {one: Middle() for one in pairwise(cuts)}
             else:
                 self._came.pop(self._begun, None)
             self._begun += 1

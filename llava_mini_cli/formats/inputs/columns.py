@@ -13,9 +13,9 @@ from typing import cast
 
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.column_types import FIELD_COLUMNS
-from llava_mini_cli.formats.row import COLUMNS, EVIDENCE_COLUMNS, KeptColumn, printable
+from llava_mini_cli.formats.row import COLUMNS, EVIDENCE_COLUMNS, THUMBNAIL, KeptColumn, printable
 
-_OURS = frozenset((*(column.name for column in (*COLUMNS, *EVIDENCE_COLUMNS)), *FIELD_COLUMNS))
+_OURS = frozenset((*(column.name for column in (*COLUMNS, *EVIDENCE_COLUMNS)), *FIELD_COLUMNS, THUMBNAIL))
 _MOST_LISTED = 100
 PREFIX = "input_"  # of a kept column whose name, but for its case, is one of ours or of another kept one
 

@@ -16,7 +16,7 @@ from llava_mini_cli.formats.column_types import ColumnType, ListOf, RowFields
 from llava_mini_cli.formats.outputs.companion import ANEW, RunInfo, record_in
 from llava_mini_cli.formats.outputs.done import KEY_PATTERN, RowDigest, RowMark, end_of
 from llava_mini_cli.formats.outputs.known_contents import DIGEST_PATTERN
-from llava_mini_cli.formats.row import COLUMNS, PARTS, ColumnKind, KeptColumn, Row
+from llava_mini_cli.formats.row import COLUMNS, PARTS, PICTURED, THUMBNAIL, ColumnKind, KeptColumn, Row
 from llava_mini_cli.safe_files import check_regular
 
 RECORD = b"llava-mini"  # key of the record, as JSON, in a file's metadata
@@ -31,9 +31,11 @@ _ARROW_TYPES: dict[ColumnKind, pa.DataType] = {
     # A map would say it better, but Hugging Face datasets cannot read a file with one.
     dict[str, float]: pa.list_(pa.struct([("choice", pa.string()), ("probability", pa.float64())])),
 }
-_PARTS = pa.list_(
-    pa.struct([("start", pa.float64()), ("end", pa.float64()), ("box", pa.list_(pa.int64())), ("weight", pa.float64())])
-)
+_PART = [("start", pa.float64()), ("end", pa.float64()), ("box", pa.list_(pa.int64())), ("weight", pa.float64())]
+_PARTS: dict[str, pa.DataType] = {
+    PARTS: pa.list_(pa.struct(_PART)),
+    PICTURED: pa.list_(pa.struct([*_PART, (THUMBNAIL, pa.binary())])),
+}
 _DICTIONARIES = [column.name for column in COLUMNS if column.kind == dict[str, float]]
 
 
@@ -65,8 +67,8 @@ def _arrow_type(kind: ColumnType) -> pa.DataType:
 
 
 def _type_of(column: KeptColumn) -> pa.DataType:
-    if column.kind == PARTS:
-        return _PARTS
+    if column.kind in _PARTS:
+        return _PARTS[column.kind]
     try:
         return pa.type_for_alias(column.kind)  # pyright: ignore
     except ValueError as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from llava_mini_cli.formats.disk import errors_of, write_own_file
 from llava_mini_cli.formats.outputs.output import Output
-from llava_mini_cli.formats.row import THUMBNAIL, Row, with_thumbnail
+from llava_mini_cli.formats.row import THUMBNAIL, Row, with_part_thumbnails, with_thumbnail
 from llava_mini_cli.safe_files import sweep
 
 REMEMBERED = 4096  # files that this run wrote last, and need not write again
@@ -52,16 +52,23 @@ class ThumbnailFolder(Output):
             sweep(self._folder)
 
     def _placed(self, row: Row) -> Row:
-        """The row with the path of its picture."""
-        picture = row.kept.get(THUMBNAIL)
-        if not isinstance(picture, bytes):
+        """The row with the paths of its pictures."""
+        if THUMBNAIL in row.kept:
+            row = with_thumbnail(row, self._path_of(row, row.kept[THUMBNAIL]))
+        if row.kept.get("evidence") is None:
             return row
+        return with_part_thumbnails(row, lambda part: self._path_of(row, part.get(THUMBNAIL)))
+
+    def _path_of(self, row: Row, picture: object) -> str | None:
+        """The path of one of a row's pictures, which is there then."""
+        if not isinstance(picture, bytes):
+            return None
         name = file_name(row.file_name, picture)
         if name not in self._written:
             self._make_folder()
             write_own_file(self._folder / name, picture, synced=False)
         self._remember(name)
-        return with_thumbnail(row, Path(self._path, name).as_posix())
+        return Path(self._path, name).as_posix()
 
     def _make_folder(self) -> None:
         if not self._is_made:
