@@ -80,6 +80,12 @@ def _papers_rows(subject: Subject, name: str, model: str, pixels: int, tokens: i
     return [{"model": PAPER[model], "pixels": pixels, "vision_tokens": tokens, "unit": "T", **told}]
 
 
+def place_of(record: Record) -> str:
+    """The words below a record's bar: the model and its vision tokens."""
+    tokens = record["vision_tokens"]
+    return f"{str(record['model']).split(',')[0]}\n{tokens} token{'s' * (tokens != 1)}"
+
+
 def _record(model: str, pixels: int, tokens: int, unit: str, found: Components, paper: float | None) -> Record:
     scale = 1.0 if unit == "T" else 1e3
     scaled = {name: round(scale * value, 6) for name, value in found.items()}
@@ -94,7 +100,7 @@ def _flops_chart(records: list[Record], pixels: int, unit: str) -> Chart:
     series: dict[str, list[float | None]] = {
         name: [float(record[key] or 0) for record in shown] for name, key in zip(names, COMPONENTS, strict=False)
     }
-    places = [f"{str(record['model']).split(',')[0]}\n{record['vision_tokens']} tokens" for record in shown]
+    places = [place_of(record) for record in shown]
     return Chart("stacked", f"FLOPs of one image of {pixels} px", "", f"{unit} operations", places, series)
 
 

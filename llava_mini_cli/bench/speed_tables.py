@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, cast
 
 from llava_mini_cli.bench.answering import answer, llava_answer
-from llava_mini_cli.bench.counted_tables import SIDES
+from llava_mini_cli.bench.counted_tables import SIDES, place_of
 from llava_mini_cli.bench.counting import FlopCounts, llava_frame_bytes, position_bytes
 from llava_mini_cli.bench.made_models import AFTER, BEFORE, compressor_of
 from llava_mini_cli.bench.paper import CARDS, TABLE_13
@@ -61,7 +61,7 @@ def latency_table(subject: Subject, engine: Engine, rounds: int) -> Table:
         "paper's A100. The paper's figures (Table 13) are of Vicuna-7B at 336 px on its own cards.",
         *([NO_LLAVA] if llava is None else []),
     ]
-    places = [f"{record['model']}\n{record['vision_tokens']} tokens" for record in records]
+    places = [place_of(record) for record in records]
     series = {"here": [cast(float, record["ms"]) for record in records]}
     chart = Chart("bars", "One image to the first token", "", "ms", places, series)
     return Table("latency", "Latency of one image", columns, records, notes, [chart])
