@@ -7,10 +7,18 @@ from pathlib import Path
 
 import psutil
 
+_there_before: list[psutil.Process] = []
+
+
+def know_those_there() -> None:
+    """Takes the children that are there for those of fixtures of the whole session, such as a browser."""
+    _there_before[:] = psutil.Process().children()
+
 
 def child_processes() -> list[psutil.Process]:
-    """The children of this process, but for those that `multiprocessing` keeps for other tests as long as it lives."""
-    return [child for child in psutil.Process().children() if not _is_of_multiprocessing(child)]
+    """The children of this process, but for those of the session and those that `multiprocessing` keeps."""
+    children = psutil.Process().children()
+    return [child for child in children if child not in _there_before and not _is_of_multiprocessing(child)]
 
 
 def _is_of_multiprocessing(process: psutil.Process) -> bool:

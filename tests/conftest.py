@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from child_processes import know_those_there
 
 from llava_mini_cli.media.picture_pool import POOL
 
@@ -34,6 +35,7 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch, cache_home: Path) -> None
 def no_process_of_others() -> None:
     """Ends the processes that tests of another file had pictures decoded by, which linger for a moment."""
     POOL.close()
+    know_those_there()
 
 
 @pytest.fixture(scope="session")

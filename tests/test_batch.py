@@ -3,6 +3,7 @@
 import asyncio
 import pickle
 import random
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -294,6 +295,15 @@ def test_rows_are_awaited_until_the_last_of_any_order(seed: int, *, whole: bool)
         assert not left.are_none
         left.came(one)
     assert left.are_none
+
+
+def test_its_thread_ends_with_it(media: dict[str, Any]) -> None:
+    streaming = AsyncCaptioner(OPTIONS, ["a?"], engine=EchoEngine(OPTIONS.model))
+    assert gathered(streaming, {"path": [media["picture"][0]]})[0]["status"] == ["ok"]
+    (thread,) = [thread for thread in threading.enumerate() if thread.name == "batches"]
+    del streaming
+    thread.join(10)
+    assert not thread.is_alive()
 
 
 class Held(EchoEngine):

@@ -15,7 +15,7 @@ BARE = """
 import sys
 class Missing:
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in {"decord", "imageio_ffmpeg", "typer", "pyarrow", "torchao", "llguidance"}:
+        if name.split(".")[0] in {"decord", "imageio_ffmpeg", "typer", "pyarrow", "llguidance"}:
             raise ImportError(name)
 sys.meta_path.insert(0, Missing())
 """
@@ -58,6 +58,7 @@ def test_a_part_that_fails_is_a_line_and_none_begins_too_late(tmp_path: Path, mo
     figures = Figures(tmp_path / "out.jsonl", told_here)
     run_parts({"bad": bad, "good": good}, figures, 1.0, lambda: cleaned.append(1))
     run_parts({"late": good}, figures, 0.0, lambda: cleaned.append(1))
+    figures.close()
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     told = [{name: value for name, value in line.items() if name not in ("at_s", "part_s")} for line in lines]
     assert [line for line in told if len(line) > 1] == [

@@ -490,7 +490,7 @@ def test_jobs_and_what_tells_them_apart(tmp_path: Path, monkeypatch: pytest.Monk
     assert (plain.file, plain.identity) == ("a/../b.jpg", f"{tmp_path}/b.jpg")
     fetched = plain._replace(item=("http://x", 1, 2), local="/cache/1")
     assert (fetched.file, fetched.identity) == ("/cache/1", "http://x")
-    assert plain[3:] == (None, None, None, None, None, None, (), ())
+    assert plain[3:] == (None, None, None, None, None, None, (), (), None)
     assert Question(Prompt("x"), "id") == (Prompt("x", None), "id", {}, "", None, None, None)
     assert (Fault("input", "bad_row", "x").kind, TimeSpan(1, 0.0, 2.0, "").end) == ("bad_row", 2.0)
 

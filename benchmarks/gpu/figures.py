@@ -15,13 +15,18 @@ class Figures:
     """Lines on standard output and in a file, each there as soon as it is known; no other words get between them."""
 
     def __init__(self, path: Path, stream: TextIO) -> None:
-        self._streams = [stream, path.open("w")]
+        self._file = path.open("w")
+        self._streams = [stream, self._file]
         self._began = time.monotonic()
 
     @property
     def seconds(self) -> float:
         """Time since the beginning."""
         return time.monotonic() - self._began
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
 
     def write(self, part: str, fields: Fields) -> None:
         """One line."""

@@ -93,7 +93,9 @@ def main() -> None:
     wanted = {name: part for name, part in parts.items() if options.only is None or name in options.only}
     lines = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # trainers and profilers talk
-    run_parts(wanted, Figures(options.output, lines), options.minutes, clean)
+    figures = Figures(options.output, lines)
+    run_parts(wanted, figures, options.minutes, clean)
+    figures.close()
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import asyncio
 import itertools
 import queue
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import replace
@@ -55,7 +56,10 @@ class AsyncCaptioner(BatchModel):
             answering.forget(ticket)
 
     def close(self) -> None:
-        """Ends the thread that answers; media that it has begun are given up. A later call starts another one."""
+        """Ends the thread that answers; media that it has begun are given up. A later call starts another one.
+
+        The thread ends as well when nothing refers to this object any more.
+        """
         if self._answering is not None:
             self._answering.close()
             self._answering = None
@@ -64,6 +68,7 @@ class AsyncCaptioner(BatchModel):
         with _starting:
             if self._answering is None or self._answering.is_over:
                 self._answering = _Answering(self.engine, self.asking.options)
+                weakref.finalize(self, self._answering.stop)  # its thread must not outlive whoever asks
             return self._answering
 
     def __setstate__(self, state: Any) -> None:
@@ -130,10 +135,14 @@ class _Answering:
         with self._changing:
             self._waiting.pop(ticket, None)
 
-    def close(self) -> None:
-        """Ends the thread."""
+    def stop(self) -> None:
+        """Has the thread end, and does not wait for it."""
         self._closed.set()
         self._jobs.put(None)
+
+    def close(self) -> None:
+        """Ends the thread."""
+        self.stop()
         self._thread.join()
 
     def _run(self) -> None:
