@@ -218,6 +218,18 @@ def test_several_pictures(make: Make, oracle: Oracle, media: list[Path]) -> None
     assert film.engine.frames_encoded == 3
 
 
+def test_several_pictures_are_known_again_by_those_that_are_looked_at(make: Make, media: list[Path]) -> None:
+    first, second = (picture(path) for path in media[:2])
+    rows = [{"shown": [first, second, first]}, {"shown": [second, second, first]}]
+    ask = [written("What is shown?", row, lambda row: row["shown"]) for row in range(2)]
+    middle = make(rows, several_images="middle")
+    assert len(set(texts(middle.generate_until(ask)))) == 1
+    assert middle.engine.frames_encoded == 1
+    film = make(rows, several_images="video")
+    film.generate_until(ask)
+    assert film.engine.frames_encoded == 6
+
+
 def test_an_answer_ends_where_the_task_says(make: Make, media: list[Path]) -> None:
     model = make(rows_of(media))
     (whole,) = texts(model.generate_until([written("What is shown?", 0)]))
@@ -237,6 +249,8 @@ def test_the_same_question_drawn_again_gets_another_answer(make: Make, media: li
 
 REFUSED = [
     ({"fsp": 1}, "model_args: there is no 'fsp'; there are pretrained, revision, device"),
+    ({"workers": 2}, "model_args: workers cannot be had: a task's pictures are in this process alone. lmms-eval "),
+    ({"ray": "auto"}, "model_args: ray cannot be had: a task's pictures"),
     ({"fps": -1}, "model_args: fps must be above 0"),
     ({"fps": "fast"}, "model_args: fps must be a number, not 'fast'"),
     ({"fps": True}, "model_args: fps must be a number, not 'True'"),
@@ -332,6 +346,7 @@ def test_tasks_of_several_rounds_are_refused(make: Make) -> None:
 
 def test_the_model_is_let_go(make: Make) -> None:
     model = make()
+    assert model.device == model.engine.model.device  # which lmms-eval asks for when it has several processes
     model.clean()
     assert model.is_clean
     assert not hasattr(model, "engine")

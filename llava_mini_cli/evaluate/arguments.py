@@ -10,6 +10,7 @@ from llava_mini_cli.errors import UsageError
 
 SeveralImages = Literal["error", "video", "middle"]  # what becomes of several pictures in one question
 Failures = Literal["stop", "empty"]  # what becomes of a question that has no answer
+_WORKERS = ("workers", "ray")  # options of the command line that somebody may look for here
 SEPARATOR = "\n\n"  # lmms-eval has every task end its answers here that names no end of its own
 
 
@@ -35,6 +36,11 @@ def read_arguments(given: Mapping[str, object], rank: int = 0, world_size: int =
     Raises:
         UsageError: one is not known, or has a value that cannot be used.
     """
+    for name in filter(given.__contains__, _WORKERS):
+        raise UsageError(
+            f"model_args: {name} cannot be had: a task's pictures are in this process alone. lmms-eval shares the rows "
+            "of tasks among processes itself, each with a card: accelerate launch --num_processes N -m lmms_eval ..."
+        )
     unknown = [name for name in given if name not in _READERS]
     if unknown:
         raise UsageError(f"model_args: there is no '{unknown[0]}'; there are {', '.join(_READERS)}")
