@@ -1,7 +1,9 @@
 """`llava-mini view`: every output of ours as rows, the page from disk, and bad values, each one clear line."""
 
 import json
+import math
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +12,11 @@ from configured_cli import llava_mini
 from view_rows import picture_rows, row, video_rows, write_parquet
 
 from llava_mini_cli.formats.archive.moments import Moment, write_moments
+from llava_mini_cli.view import moments_page as moments_module
 from llava_mini_cli.view import write_page
-from llava_mini_cli.view.filters import Filter, Finder
+from llava_mini_cli.view.facets import chunk_script
+from llava_mini_cli.view.filters import KEPT_ANSWERS, Filter, Finder
+from llava_mini_cli.view.moments_page import moments_page
 from llava_mini_cli.view.sources import open_rows
 from llava_mini_cli.view.table import BINS, RowTable, filled
 
@@ -50,6 +55,33 @@ def test_a_page_holds_every_row_and_each_picture_once(rows: list[dict[str, Any]]
     assert told[0]["error_type"] == "corrupt"
     assert "picture" not in told[0]
     assert told[2]["probs"] == pytest.approx({one["choice"]: one["probability"] for one in rows[2]["choice_probs"]})
+
+
+def test_a_page_lies_in_a_folder_that_is_made(rows: list[dict[str, Any]]) -> None:
+    assert llava_mini("view", "rows.jsonl", "-o", "some/new/page").exit_code == 0
+    assert len(shown(Path("some/new/page"))) == 10
+
+
+def test_numbers_that_json_has_not_are_left_out_and_others_stay() -> None:
+    row = {"p": math.nan, "start": 1.5, "fields": {"a": [math.inf, 2.5, "</script>"]}}
+    script = chunk_script(7, [row])
+    assert script == ('llavaMini.chunk(7, [\n{"p":null,"start":1.5,"fields":{"a":[null,2.5,"\\u003c/script>"]}}\n]);\n')
+
+
+def test_a_page_of_moments_holds_each_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moments_module, "CHUNK", 2)
+    moments = [
+        Moment(
+            rank=rank, score=1 / rank, path="/a.mp4", file_name="a.mp4", media="video", time=2.0, start=1.5, end=2.5,
+            frames=1, duration_s=6.0, caption=f"caption {rank}",
+        )
+        for rank in range(1, 6)
+    ]  # fmt: skip
+    page = moments_page(moments, [None] * 5, "a car").decode()
+    chunks = re.findall(r"llavaMini\.chunk\((\d), (\[.*?\])\);", page, re.DOTALL)
+    told = [[row["text"] for row in json.loads(rows)] for _, rows in chunks]
+    assert told == [["caption 1", "caption 2"], ["caption 3", "caption 4"], ["caption 5"]]
+    assert [number for number, _ in chunks] == ["0", "1", "2"]
 
 
 def test_a_page_is_replaced_on_demand_and_nothing_else_ever(rows: list[dict[str, Any]]) -> None:
@@ -274,6 +306,10 @@ def test_filters_of_the_server(tmp_path: Path) -> None:
         assert grouped.counts.tolist() == [2] * 40 + [6]
         assert sum(finder.find(Filter(low=0.99)).histogram) == sum(finder.find(Filter()).histogram)
         assert finder.find(Filter()) is finder.find(Filter())
+        last = [finder.find(Filter(text=str(number))) for number in range(KEPT_ANSWERS + 1)][-1]
+        assert finder.find(Filter(text=str(KEPT_ANSWERS))) is last
+        nothing = finder.find(Filter(text="nothing is like this"))
+        assert (nothing.rows, nothing.media) == (0, 0)
 
 
 def _films(folder: Path) -> Path:

@@ -8,7 +8,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
+from threading import Event
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlsplit
 
@@ -17,6 +19,8 @@ from browser import wait_for
 from view_rows import picture_rows, row, write_parquet
 
 from llava_mini_cli.errors import OutputError
+from llava_mini_cli.view import reading
+from llava_mini_cli.view import serve as serve_module
 from llava_mini_cli.view.media import MediaPlaces
 from llava_mini_cli.view.serve import serve
 from llava_mini_cli.view.server import application
@@ -246,6 +250,44 @@ def test_parts_of_parquet_come_and_become_one_file(tmp_path: Path) -> None:
         assert texts(table) == [one["text"] for one in rows]
         assert table.picture(part, place) == rows[2]["thumbnail"]  # kept, although its file is gone
         assert table.unread == {}
+
+
+def test_the_first_rows_of_a_large_file_are_there_before_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "FIRST_ROWS", 3)
+    rows = picture_rows(tmp_path, 5, 0)
+    path = write_parquet(rows, tmp_path / "rows.parquet")
+    with RowTable(open_rows(path)) as table:
+        seen = list[int]()
+        insert = reading.Reader._insert
+
+        def watched(self: reading.Reader, *arguments: Any) -> None:
+            insert(self, *arguments)
+            seen.append(len(texts(table)))
+
+        monkeypatch.setattr(reading.Reader, "_insert", watched)
+        table.refresh()
+        assert seen == [3, 10]
+        assert texts(table) == [one["text"] for one in rows]
+        assert [place for (place,) in table.ask("SELECT place FROM rows ORDER BY n")] == list(range(10))
+        assert table.picture(0, 8) == rows[8]["thumbnail"]
+
+
+def test_files_are_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve_module, "LOOKS", 0.2)
+    read_once, over, looks = Event(), Event(), list[float]()
+
+    class Table:
+        def refresh(self) -> None:
+            assert read_once.is_set() == bool(looks)
+            looks.append(time.monotonic())
+            if len(looks) == 3:
+                over.set()
+
+    serve_module._look_again(Table(), read_once, over)  # type: ignore[arg-type]
+    assert len(looks) == 3
+    assert all(second - first > 0.19 for first, second in pairwise(looks))
 
 
 # The process

@@ -22,6 +22,7 @@ FROM (
 ) medium LEFT JOIN {captions} said ON said.medium = coalesce(medium.frames_of, medium.medium)
 WHERE medium.status != 'dropped' ORDER BY medium.medium, said.start
 """
+FIRST_ROWS = 100_000  # of a Parquet file, which are there to be looked at while the others are read
 _NO_CAPTIONS = '(SELECT NULL::BIGINT AS medium, NULL AS start, NULL AS "end", NULL AS prompt, NULL AS text)'
 
 
@@ -68,10 +69,21 @@ class Reader:
             offset = 0
         self._read[path] = stamp, offset
         if is_parquet:
-            there = _described(cursor, "read_parquet($path)", {"path": str(path)})
-            self._insert(cursor, "read_parquet($path, file_row_number = true)", there, "file_row_number", path, path)
+            self._read_parquet(cursor, path)
         else:
             self._read_lines(cursor, path, stamp, offset)
+
+    def _read_parquet(self, cursor: duckdb.DuckDBPyConnection, path: Path) -> None:
+        there = _described(cursor, "read_parquet($path)", {"path": str(path)})
+        rows: Any = cursor.execute("SELECT num_rows FROM parquet_file_metadata($path)", {"path": str(path)}).fetchone()
+        parts = ["true"]
+        if rows[0] > FIRST_ROWS:
+            parts = [f"file_row_number < {FIRST_ROWS}", f"file_row_number >= {FIRST_ROWS}"]
+        for part in parts:
+            source = f"(SELECT * FROM read_parquet($path, file_row_number = true) WHERE {part})"
+            self._insert(cursor, source, there, "file_row_number", path, path)
+            if self._stop.is_set():
+                return
 
     def _read_lines(self, cursor: duckdb.DuckDBPyConnection, path: Path, stamp: Stamp, offset: int) -> None:
         names: list[str] = []
