@@ -208,6 +208,8 @@ def test_keys_go_through_the_rows(page: Browser) -> None:
     )
     page.press("End")
     page.until("document.querySelector('.card.chosen')?.dataset.place === '999'")
+    assert page.run("document.getElementById('scroller').getAttribute('aria-activedescendant')") == "row-999"
+    assert page.run("[...document.querySelectorAll('[aria-selected=true]')].map(card => card.id)") == ["row-999"]
     page.press("Enter")
     page.until("document.getElementById('place').textContent === '1,000 of 1,000'")
     page.press("ArrowLeft")
@@ -408,8 +410,7 @@ SHOTS = [(1280, 800, False), (1280, 800, True), (400, 800, False), (400, 800, Tr
 @pytest.mark.parametrize(("width", "height", "dark"), SHOTS)
 def test_it_fits_the_screen_in_light_and_dark(page: Browser, width: int, height: int, dark: bool) -> None:
     page.size(width, height, dark=dark)
-    page.press("/")
-    page.press("Escape")
+    page.run("document.activeElement.blur()")
     choose_by_script = "document.querySelector('#choices button[data-value=\"moves\"]').click()"
     page.settle()
     page.until("[...document.images].every(i => i.complete)")

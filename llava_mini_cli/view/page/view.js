@@ -45,9 +45,8 @@ const llavaMini = (() => {
 
   function say(words) {
     element("told").textContent = words;
-    element("told").hidden = false;
     clearTimeout(say.timer);
-    say.timer = setTimeout(() => (element("told").hidden = true), 3500);
+    say.timer = setTimeout(() => (element("told").textContent = ""), 3500);
   }
 
   // Where rows come from. A source says what there is (`about`), finds rows (`find`), and gives them (`rows`).
@@ -87,7 +86,11 @@ const llavaMini = (() => {
           const script = document.createElement("script");
           script.src = `rows/${String(number).padStart(4, "0")}.js`;
           script.onload = () => script.remove();
-          script.onerror = () => failed(new Error(`${script.getAttribute("src")} is not beside this page any more`));
+          script.onerror = () => {
+            script.remove();
+            this.waiting.delete(number); // it is tried again when it is asked for again
+            failed(new Error(`${script.getAttribute("src")} is not beside this page any more`));
+          };
           document.head.append(script);
         });
         this.waiting.set(number, wait);
@@ -249,6 +252,7 @@ const llavaMini = (() => {
       blocks = new Map();
       if (!stay) {
         state.chosen = -1;
+        scroller.removeAttribute("aria-activedescendant");
         scroller.scrollTop = 0;
         virtual.top = 0;
       }
@@ -268,7 +272,6 @@ const llavaMini = (() => {
     element("count").textContent = `${part}, ${many(found.media, "media")}`;
     element("nothing").hidden = found.items > 0;
     element("nothing").textContent = about.rows ? "No row is like that." : "This output holds no rows.";
-    element("scroller").classList.toggle("empty", !found.items);
     showHistogram();
   }
 
@@ -300,7 +303,6 @@ const llavaMini = (() => {
       },
     );
     mine.set(number, block);
-    return block;
   }
 
   async function rowSurely(place) {
@@ -360,8 +362,8 @@ const llavaMini = (() => {
     for (let place = first; place < last; place++) {
       let card = cards.get(place);
       if (!card) {
-        card = make("article", "card");
-        card.setAttribute("role", "listitem");
+        card = make("div", "card");
+        card.setAttribute("role", "option");
         card.dataset.place = place;
         card.id = `row-${place}`;
         card.setAttribute("aria-posinset", place + 1);
@@ -378,8 +380,13 @@ const llavaMini = (() => {
       card.style.transform = `translate(${layout.edge + column * (layout.width + layout.gap)}px, ${y}px)`;
       card.style.width = `${layout.width}px`;
       card.style.height = `${layout.height}px`;
-      card.classList.toggle("chosen", place === state.chosen);
+      mark(card, place === state.chosen);
     }
+  }
+
+  function mark(card, chosen) {
+    card.classList.toggle("chosen", chosen);
+    card.setAttribute("aria-selected", String(chosen));
   }
 
   function forgetCards() {
@@ -417,7 +424,7 @@ const llavaMini = (() => {
   // One row as a card
 
   const failed = (row) => row.status === "error";
-  const isShownPicture = (row) => row.picture ?? (row.kind === "image" ? row.source : null);
+  const pictureAddress = (row) => row.picture ?? (row.kind === "image" ? row.source : null);
 
   function noPicture(row) {
     if (failed(row)) return row.error_type ?? "failed";
@@ -427,7 +434,7 @@ const llavaMini = (() => {
 
   function picture(row) {
     const frame = make("div", "picture");
-    const address = isShownPicture(row);
+    const address = pictureAddress(row);
     if (address == null) {
       frame.append(make("span", "none", noPicture(row)));
       return frame;
@@ -441,17 +448,12 @@ const llavaMini = (() => {
     return frame;
   }
 
-  function rate(label, p, scale = true) {
-    const line = make("div", "rate");
-    line.append(make("bdi", "", label));
-    if (scale) {
-      const [bar, inner] = [make("i"), make("b")];
-      const { low, high } = state.about;
-      inner.style.width = `${Math.max(0, Math.min(1, (p - low) / (high - low))) * 100}%`;
-      bar.append(inner);
-      line.append(bar);
-    }
-    line.append(make("span", "", p.toFixed(2)));
+  function rate(label, p) {
+    const [line, bar, inner] = [make("div", "rate"), make("i"), make("b")];
+    const { low, high } = state.about;
+    inner.style.width = `${Math.max(0, Math.min(1, (p - low) / (high - low))) * 100}%`;
+    bar.append(inner);
+    line.append(make("bdi", "", label), bar, make("span", "", p.toFixed(2)));
     return line;
   }
 
@@ -501,19 +503,20 @@ const llavaMini = (() => {
     where.title = shown(row.path);
     body.append(where);
     const bar = strip(row, [row]);
+    for (const button of bar?.children ?? []) button.tabIndex = -1; // the open row has them for the keyboard
     card.append(frame, ...(bar ? [bar] : []), body);
   }
 
   // One row in full, with a player
 
-  async function open(place, { time = null, focus = false } = {}) {
+  async function open(place, time = null) {
     if (!state.found?.items) return;
     choose(place);
     const row = await rowSurely(state.chosen);
-    if (row) await show(row, { time, focus });
+    if (row) await show(row, time);
   }
 
-  async function show(row, { time = null, focus = false } = {}) {
+  async function show(row, time = null) {
     const again = state.open && state.open.medium === row.path && player();
     if (again && time == null) time = row.start;
     state.open = { n: row.n, medium: row.path, row };
@@ -524,7 +527,6 @@ const llavaMini = (() => {
     one.replaceChildren(medium, ...partsOf(row));
     if (again && time != null) playAt(time, false);
     one.scrollTop = 0;
-    if (focus) element("close").focus();
     const rows = await source.sameMedium(row).catch((error) => (say(error.message), []));
     if (state.open?.n !== row.n || rows.length < 2) {
       const bar = strip(row, [row]);
@@ -550,29 +552,29 @@ const llavaMini = (() => {
     const address = row.source;
     if (address != null && row.kind === "video") {
       const video = make("video");
+      video.setAttribute("aria-label", shown(row.file ?? row.path));
       video.controls = true;
       video.preload = "metadata";
       if (row.picture) video.poster = row.picture;
       const from = time ?? row.start;
       video.src = from == null ? address : `${address}#t=${from}`;
       if (time != null) video.autoplay = true;
-      video.onerror = () => frame.replaceChildren(noMedium(row, "This browser cannot play it."));
+      video.onerror = () => frame.replaceChildren(make("p", "none", "This browser cannot play it."));
       frame.append(video);
-    } else if (isShownPicture(row) != null || (address != null && row.kind === "image")) {
+    } else if (pictureAddress(row) != null) {
       const image = make("img");
-      image.alt = "";
-      image.onerror = () =>
-        row.picture && image.getAttribute("src") !== row.picture ? (image.src = row.picture) : image.replaceWith(noMedium(row, "The picture cannot be shown."));
+      image.alt = shown(row.file ?? row.path);
+      image.onerror = () => {
+        if (row.picture && image.getAttribute("src") !== row.picture) image.src = row.picture;
+        else image.replaceWith(make("p", "none", "The picture cannot be shown."));
+      };
       image.src = row.kind === "image" ? (address ?? row.picture) : row.picture;
       frame.append(image);
     } else {
-      frame.append(noMedium(row, row.gone ? "No file has this path any more, or it lies inside another file." : "There is no picture of it here."));
+      const gone = "No file has this path any more, or it lies inside another file.";
+      frame.append(make("p", "none", row.gone ? gone : "There is no picture of it here."));
     }
     return frame;
-  }
-
-  function noMedium(row, words) {
-    return make("p", "none", words);
   }
 
   function part(title, ...inside) {
@@ -619,7 +621,7 @@ const llavaMini = (() => {
     if (stretch(row)) facts.push(`asked about ${stretch(row)}`);
     const told = make("p", "soft", facts.join(", "));
     const inside = [line, ...(facts.length ? [told] : [])];
-    const address = webAddress(row.link) ?? (row.source != null ? row.source : null);
+    const address = webAddress(row.link) ?? row.source;
     if (address != null) {
       const away = make("a", "", row.link ? "Open on the web" : "Open the file");
       away.href = address;
@@ -640,10 +642,11 @@ const llavaMini = (() => {
   function evidenceOf(evidence) {
     const list = make("div", "others");
     for (const one of evidence.slice(0, 50)) {
-      const line = make("button");
-      const at = one.start != null ? stretch(one) : Array.isArray(one.box) ? one.box.map(Number).join(", ") : "all";
+      const isStretch = typeof one.start === "number";
+      const line = make(isStretch ? "button" : "div");
+      const at = isStretch ? stretch(one) : Array.isArray(one.box) ? one.box.map(Number).join(", ") : "all";
       line.append(make("span", "at", at), make("span"), make("span", "soft", Number(one.weight ?? 0).toFixed(2)));
-      if (one.start != null) line.dataset.start = Number(one.start);
+      if (isStretch) line.dataset.start = one.start;
       list.append(line);
     }
     return list;
@@ -658,7 +661,7 @@ const llavaMini = (() => {
       line.append(make("span", "at", stretch(other) || other.name || "whole"));
       line.append(make("bdi", "", named + ((failed(other) ? other.error : other.text) ?? "")));
       line.append(make("span", "soft", other.p == null ? "" : other.p.toFixed(2)));
-      line.onclick = () => show(other, { time: other.start ?? null });
+      line.onclick = () => show(other, other.start ?? null);
       list.append(line);
     }
     return part(many(rows.length, "row") + " of this medium", list);
@@ -702,13 +705,13 @@ const llavaMini = (() => {
   // Going through the rows
 
   function choose(place) {
-    cards.get(state.chosen)?.classList.remove("chosen");
+    if (cards.has(state.chosen)) mark(cards.get(state.chosen), false);
     state.chosen = Math.max(0, Math.min(place, state.found.items - 1));
     const step = layout.height + layout.gap;
     const top = Math.floor(state.chosen / layout.columns) * step + layout.edge;
     if (top < virtual.top) moveTo(top - layout.edge);
     else if (top + layout.height > virtual.top + scroller.clientHeight) moveTo(top + layout.height + layout.edge - scroller.clientHeight);
-    cards.get(state.chosen)?.classList.add("chosen");
+    draw(); // the card that is named must be there
     scroller.setAttribute("aria-activedescendant", `row-${state.chosen}`);
   }
 
@@ -725,7 +728,7 @@ const llavaMini = (() => {
   function toggleFilters() {
     const narrow = matchMedia("(max-width: 820px)").matches;
     const on = document.body.classList.toggle(narrow ? "filters-on" : "filters-off");
-    element("show-filters").setAttribute("aria-expanded", String(on));
+    element("show-filters").setAttribute("aria-expanded", String(narrow && on));
     if (narrow && !on) scroller.focus({ preventScroll: true });
   }
 
@@ -740,7 +743,7 @@ const llavaMini = (() => {
     End: () => state.found && goTo(state.found.items - 1),
     PageDown: () => moveTo(virtual.top + scroller.clientHeight * 0.9),
     PageUp: () => moveTo(virtual.top - scroller.clientHeight * 0.9),
-    Enter: () => state.chosen >= 0 && open(state.chosen, { focus: false }),
+    Enter: () => state.chosen >= 0 && open(state.chosen),
     " ": () => player() && (player().paused ? player().play().catch(() => {}) : player().pause()),
     "/": () => element("text").focus(),
     "?": () => element("keys").showModal(),
@@ -788,7 +791,7 @@ const llavaMini = (() => {
     const card = event.target.closest(".card");
     if (!card) return;
     const span = event.target.closest(".strip button");
-    open(Number(card.dataset.place), { time: span ? Number(span.dataset.start) : null });
+    open(Number(card.dataset.place), span ? Number(span.dataset.start) : null);
   });
   element("one").addEventListener("click", (event) => {
     const span = event.target.closest("button[data-start]");
