@@ -33,6 +33,8 @@ from warm_command import DOUBLES, warm_command  # noqa: E402
 from llava_mini_cli.config import GenerationOptions, ModelOptions, SamplingOptions  # noqa: E402
 from llava_mini_cli.formats.job import Job, Prompt, Question  # noqa: E402
 from llava_mini_cli.formats.outputs.open_output import OutputOptions, open_output  # noqa: E402
+from llava_mini_cli.formats.outputs.output import Output  # noqa: E402
+from llava_mini_cli.formats.outputs.parquet_folder import ParquetFolderOutput  # noqa: E402
 from llava_mini_cli.formats.row import Row  # noqa: E402
 from llava_mini_cli.media.clip import ClipInfo  # noqa: E402
 from llava_mini_cli.pipelines import answer  # noqa: E402
@@ -45,6 +47,7 @@ from llava_mini_cli.workers.options import WorkerOptions  # noqa: E402
 from llava_mini_cli.workers.ray_hands import RayHands  # noqa: E402
 
 INFO = ClipInfo("x", "video", 64, 48, 1.0, 1, 1.0, "made")
+PLACE = ParquetFolderOutput.place
 OPTIONS = RunOptions(ModelOptions("echo"), SamplingOptions(), GenerationOptions())
 
 
@@ -99,10 +102,16 @@ def jobs_of(media: int, questions: int) -> Iterator[Job]:
 
 
 def rows(total: int) -> None:
-    """Rows a second from the first that came to the last that was written, and what the command took for each."""
+    """Rows a second from the first medium that was done to the last, and what the command took for each.
+
+    Rows of folders are written by the command alone, and once more by the workers.
+    """
     answer.Answering = AtOnce  # type: ignore[misc]
     with cluster(1, 1) as made, tempfile.TemporaryDirectory() as place:
-        for questions, target in ((1, "a.jsonl"), (16, "b.jsonl"), (16, "c/")):
+        folders = [(number, f"{writer}{number}/") for number in (1, 16, 300) for writer in ("command", "workers")]
+        for questions, target in ((1, "a.jsonl"), (16, "b.jsonl"), *folders):
+            place_of = Output.place if target.startswith("command") else PLACE
+            ParquetFolderOutput.place = place_of  # type: ignore[method-assign]
             options = WorkerOptions(2, made.address, 0.0)
             parts = RunParts(crew=Crew(RayHands(options, "cpu"), 600.0))
             came = TimedRows(parts)
@@ -131,7 +140,7 @@ class TimedRows(cli_doubles.ProgressLog):
         self.first = self.last = 0.0
         object.__setattr__(parts, "progress", self)
 
-    def row(self, row: Row) -> None:
+    def item_done(self) -> None:
         self.last = time.monotonic()
         self.first = self.first or self.last
 
@@ -145,20 +154,21 @@ class TimedRows(cli_doubles.ProgressLog):
 def deaths(times: int, seed: int) -> None:
     """Kills something at a random moment, then runs the same command until it ends well."""
     chance, numbers, media = random.Random(seed), count(), 200
+    prompts = [f"--prompt=What is in part {number}?" for number in range(30)]  # enough for workers to write parts
     with tempfile.TemporaryDirectory() as place, cluster(0, 1, 1) as made, warm_command(DOUBLES) as binaries:
         write_media(Path(place, "in"), media, "wait 0.02")
         for what in ("worker", "command", "node"):
             runs: list[int] = []
             for _ in range(times):
                 output = f"out{next(numbers)}/"
-                asked = ["caption", "in", "-q", "-o", output, "--ray", made.address, "--worker-gpus", "0"]
+                asked = ["ask", "in", *prompts, "-q", "-o", output, "--ray", made.address, "--worker-gpus", "0"]
                 command = [str(binaries / "llava-mini"), *asked, "--workers", "2"]
                 codes = [_struck(what, command, place, made, chance.uniform(0.0, 4.0 if what == "command" else 2.0))]
                 while codes[-1] != 0:
                     codes.append(subprocess.run(command, cwd=place, check=False, timeout=120).returncode)
                     if len(codes) > 4:
                         raise SystemExit(f"{what}: {codes}")
-                _check(Path(place, output), media)
+                _check(Path(place, output), media, len(prompts))
                 wait_for_workers(0)
                 runs.append(len(codes))
             print(f"{what}: {times} deaths, each row once; runs until all was done: {runs}", flush=True)
@@ -193,12 +203,15 @@ def _is_run_of(process: psutil.Process, place: str) -> bool:
         return False
 
 
-def _check(output: Path, media: int) -> None:
+def _check(output: Path, media: int, questions: int) -> None:
     import pandas
 
-    ids = pandas.read_parquet(output)["id"]
-    if len(ids) != media or ids.nunique() != media:
-        raise SystemExit(f"{output}: {len(ids)} rows, {ids.nunique()} media")
+    rows = pandas.read_parquet(output)
+    ids, keys = rows["id"].nunique(), rows["fingerprint"].nunique()
+    if len(rows) != media * questions or keys != len(rows) or ids != media:
+        raise SystemExit(f"{output}: {len(rows)} rows, {keys} different ones, {ids} media")
+    if left := list((output / ".llava-mini").glob("parts-*")):
+        raise SystemExit(f"{output}: {left} are left")
 
 
 def main() -> None:

@@ -26,9 +26,9 @@ _KINDS = (
     (stat.S_ISFIFO, "it is a pipe"),
     (stat.S_ISSOCK, "it is a socket"),
 )
-_HOST = blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
+HOST = blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()  # stands for this machine in names
 _TEMPORARY = re.compile(r"\.llava-mini-([0-9a-f]{8})-[0-9a-f]{16}\.tmp")
-_STALE = 3600.0  # seconds without a write after which another machine's temporary file may be a left-over
+STALE = 3600.0  # seconds without a write after which another machine's temporary file may be a left-over
 
 
 class NotRegularError(OSError):
@@ -141,7 +141,7 @@ class Temporary:
         self._target = target
         self._before = _status_of(target)
         while True:
-            self.path = target.with_name(f".llava-mini-{_HOST}-{token_hex(8)}.tmp")
+            self.path = target.with_name(f".llava-mini-{HOST}-{token_hex(8)}.tmp")
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             descriptor = os.open(self.path, flags, 0o666 if self._before is None else 0o600)
             if self._is_held(descriptor):
@@ -237,7 +237,7 @@ def _remove_left_over(path: Path, *, alone: bool) -> None:
         if not alone:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Some network disks keep the locks of each machine to itself.
-            if _host_of(path) != _HOST and time.time() - status.st_mtime < _STALE:
+            if _host_of(path) != HOST and time.time() - status.st_mtime < STALE:
                 return
         if is_at(path, descriptor):
             path.unlink()

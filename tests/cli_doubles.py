@@ -62,7 +62,8 @@ class MadeClip:
                 time.sleep(0.02)
             if self._text == "broken":
                 raise MediaError("corrupt", "bad frame")
-        self.warnings.append(f"read {self.info.frame_count} frames")
+        if not self._text.startswith("wait"):
+            self.warnings.append(f"read {self.info.frame_count} frames")
 
     def ready(self) -> bool:
         return True
@@ -214,6 +215,12 @@ class ProgressLog:
 
     def item_done(self) -> None:
         self.events.append("item done")
+
+    def noted(self, text: str) -> None:
+        self.events.append(f"noted {text}")
+
+    def detailed(self, text: str) -> None:
+        self.events.append(f"detail {text}")
 
     def warned(self, path: str, message: str) -> None:
         self.events.append(f"{Path(path).name}: {message}")

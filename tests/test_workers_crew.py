@@ -1,135 +1,35 @@
 """The command's side of its workers and a worker's own, in one process: threads in place of Ray's actors."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from archive_doubles import SeeingEngine, digest, index, index_options  # noqa: F401 - a fixture
 from archive_doubles import job as index_job
-from cli_doubles import EchoEngine, ProgressLog, open_made_clip
+from cli_doubles import EchoEngine
+from crew_doubles import OPTIONS, ThreadHands, asked, jobs, own_memory, parts, plain, rows  # noqa: F401 - a fixture
 
-from llava_mini_cli import __version__, memory_there
-from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
+from llava_mini_cli import __version__
+from llava_mini_cli.config import ModelOptions, RunLimits
 from llava_mini_cli.errors import ModelNotFound, WorkersError
 from llava_mini_cli.formats.archive.reader import open_archive
 from llava_mini_cli.formats.fetch.embedded import Embedded, Member, OpenTar
 from llava_mini_cli.formats.fetch.file_cache import FileCache
-from llava_mini_cli.formats.job import Job, Prompt, Question
-from llava_mini_cli.formats.row import Row
+from llava_mini_cli.formats.job import Job
 from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.pipelines import build_archive
 from llava_mini_cli.pipelines.answer import load_and_answer
-from llava_mini_cli.pipelines.run_parts import RunParts
-from llava_mini_cli.pipelines.settings import RunOptions
-from llava_mini_cli.pipelines.tally import Tally
 from llava_mini_cli.workers import crew as crew_module
 from llava_mini_cli.workers import worker as worker_module
-from llava_mini_cli.workers.crew import DEATHS_A_WORKER, Crew
+from llava_mini_cli.workers.crew import DEATHS_A_WORKER
 from llava_mini_cli.workers.hands import Gone
-from llava_mini_cli.workers.messages import Batch, Made, Piece, Work, from_bytes, to_bytes
+from llava_mini_cli.workers.messages import Batch, Made, Piece, from_bytes, to_bytes
 from llava_mini_cli.workers.portable import portable
 from llava_mini_cli.workers.worker import Worker
 
-OPTIONS = RunOptions(ModelOptions("echo"), SamplingOptions(), GenerationOptions())
-NEVER: Callable[[Job], bool] = lambda job: False  # noqa: E731
-
-
-@dataclass
-class ThreadHands:
-    """Workers in threads of this process. One dies when it is given a medium that is deadly, its work half done."""
-
-    count: int = 2
-    beside: int = 1
-    deadly: Callable[[Job], bool] = NEVER
-    dies_after: Callable[[int, Batch], Gone | None] = lambda worker, batch: None
-    free: int | None = None  # places; None: as many as are wanted
-    workers: dict[int, Worker] = field(default_factory=dict[int, Worker])
-    hired: int = 0
-    given: list[int] = field(default_factory=list[int])  # the size of each lease
-    dead: dict[int, Gone] = field(default_factory=dict[int, Gone])
-    is_closed: bool = False
-
-    def is_open(self) -> bool:
-        return True
-
-    def places(self) -> int:
-        return self.count if self.free is None else self.free
-
-    def name(self, worker: int) -> str:
-        return f"worker {worker}"
-
-    def hire(self, work: Work) -> int:
-        self.hired += 1
-        self.workers[self.hired] = Worker()
-        self.workers[self.hired].begin(to_bytes(work))
-        return self.hired
-
-    def give(self, worker: int, jobs: Sequence[Job]) -> None:
-        self.given.append(len(jobs))
-        before = next((place for place, job in enumerate(jobs) if self.deadly(job)), None)
-        self.workers[worker].give(to_bytes(list(jobs[:before])), {})
-        if before is not None:
-            self.dead[worker] = Gone("it fell over")
-
-    def let_go(self, job: Job) -> None:
-        pass
-
-    def heard(self, seconds: float) -> list[tuple[int, Batch | Gone]]:
-        said: list[tuple[int, Batch | Gone]] = []
-        for number, worker in list(self.workers.items()):
-            batch = from_bytes(worker.take(0.01))
-            said.append((number, self.dies_after(number, batch) or batch))
-            if number in self.dead:
-                said.append((number, self.dead.pop(number)))
-        return said
-
-    def dismiss(self, worker: int) -> None:
-        self.workers.pop(worker, None)
-        self.dead.pop(worker, None)
-
-    def close(self) -> None:
-        self.is_closed = True
-        self.workers.clear()
-
-
-@pytest.fixture(autouse=True)
-def own_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A worker takes a share of the memory for all of its process, which is that of the tests here."""
-    monkeypatch.setattr(memory_there, "_beside", 1)
-
-
-def jobs(folder: Path, texts: Sequence[str], prompts: Sequence[str] = ("What?", "Who?")) -> Iterator[Job]:
-    for number, text in enumerate(texts):
-        path = folder / f"m{number:03}.mp4"
-        path.write_text(text)
-        yield asked(path, prompts)
-
-
-def asked(path: Path, prompts: Sequence[str] = ("What?",)) -> Job:
-    questions = tuple(Question(Prompt(text), str(path), key=f"{path.name} {text}") for text in prompts)
-    return Job(str(path), path.name, questions)
-
-
-def parts(hands: ThreadHands | None, timeout: float = 60.0) -> RunParts:
-    made = RunParts(open_made_clip, progress=ProgressLog(), tally=Tally())  # type: ignore[arg-type]
-    return made if hands is None else replace(made, crew=Crew(hands, timeout))
-
-
-def rows(some: Iterator[Job], run: RunParts, options: RunOptions = OPTIONS) -> list[Row]:
-    return list(load_and_answer(some, EchoEngine, options, run))
-
-
-def plain(found: Sequence[Row]) -> set[str]:
-    return {repr(replace(row, created_at=None)) for row in found}  # type: ignore[arg-type]
-
-
-def noted(self: ProgressLog, text: str) -> None:
-    self.events.append(f"noted {text}")
-
-
-ProgressLog.noted = noted  # type: ignore[attr-defined]
+pytestmark = pytest.mark.usefixtures("own_memory")
 
 
 def test_rows_and_counts_are_those_of_a_run_without_workers(tmp_path: Path) -> None:

@@ -12,10 +12,13 @@ from typing import Any
 
 import pandas
 import psutil
+import pyarrow.parquet as parquet
 import pytest
 from http_server import QuietHandler, serving
 from PIL import Image
 from ray_clusters import cluster, free_port, kill, wait_for_workers, worker_processes
+
+from llava_mini_cli.workers.worker import PART_ROWS
 
 MEDIA = 300
 QUESTIONS = ("-p", "what=What is it?", "-p", "who=Who is it?", "-p", "Where?")
@@ -96,9 +99,12 @@ def test_a_medium_that_ends_its_worker_is_one_error_row(address: str, warm_doubl
 
 
 def test_a_killed_worker_costs_nothing(address: str, warm_doubles: Path, tmp_path: Path) -> None:
-    write(tmp_path / "in", m000="wait 3")
+    for medium in write(tmp_path / "in").iterdir():
+        medium.write_text("wait 0.005")  # and no warning, so that workers write the rows themselves
+    (tmp_path / "in" / "m000.mp4").write_text("wait 3")
+    prompts = [f"--prompt=What is in part {number}?" for number in range(30)]
     with subprocess.Popen(
-        [warm_doubles / "llava-mini", "caption", "in", *shared(address), "-o", "out/"],
+        [warm_doubles / "llava-mini", "ask", "in", *prompts, *shared(address), "-o", "out/", "-v"],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         text=True,
@@ -107,7 +113,12 @@ def test_a_killed_worker_costs_nothing(address: str, warm_doubles: Path, tmp_pat
         said = started.communicate(timeout=60)[1]
     assert started.returncode == 0, said
     assert "lost: worker" in said
-    assert len(pandas.read_parquet(tmp_path / "out")["id"].unique()) == MEDIA
+    assert "it sends its rows" not in said
+    found = pandas.read_parquet(tmp_path / "out")
+    assert (len(found), found["id"].nunique(), found["fingerprint"].nunique()) == (30 * MEDIA, MEDIA, 30 * MEDIA)
+    sizes = [parquet.read_metadata(path).num_rows for path in (tmp_path / "out").glob("*.parquet")]
+    assert sum(PART_ROWS <= size < PART_ROWS + 30 for size in sizes) > 1
+    assert not list((tmp_path / "out" / ".llava-mini").glob("parts-*"))
 
 
 @pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])

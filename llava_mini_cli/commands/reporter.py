@@ -113,6 +113,10 @@ class Reporter(Progress):
         if not self._quiet:
             self._say(f"llava-mini: {text}")
 
+    def detailed(self, text: str) -> None:
+        if self._verbose:
+            self._say(f"llava-mini: {text}")
+
     def warned(self, path: str, message: str) -> None:
         if not self._quiet:
             self._warn(f"{path}: {message}")

@@ -17,7 +17,7 @@ from llava_mini_cli.formats.outputs.open_output import Output
 from llava_mini_cli.formats.row import Row, with_part_thumbnails, with_thumbnail
 from llava_mini_cli.media.clip import Clip
 from llava_mini_cli.pipelines.evidence import cut_of
-from llava_mini_cli.pipelines.of_media import Came, Loaded, MediumLost, MediumOver, WorkEvent
+from llava_mini_cli.pipelines.of_media import Came, Loaded, MediumLost, MediumOver, PartPrepared, WorkEvent
 from llava_mini_cli.pipelines.question_parts import Assembly, Places, QuestionParts
 from llava_mini_cli.pipelines.resume import left_to_do
 from llava_mini_cli.pipelines.rows import RowBuilder
@@ -88,8 +88,11 @@ def answer_into(
     tally = parts.tally
     with open_output() as output:
         left = left_to_do(jobs, options.row_keys(), output.done, tally, options.spans)
+        if parts.crew is not None:
+            parts = replace(parts, place=output.place())
         try:
-            with closing(load_and_answer(left, load_engine, options, parts)) as rows:
+            came = parts.work(Answering(options), left, load_engine, options)
+            with closing(_counted(came, parts, output.take_in)) as rows:
                 for row in rows:
                     output.write(row)
         finally:
@@ -97,7 +100,9 @@ def answer_into(
     parts.interrupts.check()
 
 
-def _counted(came: Generator[WorkEvent[Row]], parts: RunParts) -> Generator[Row]:
+def _counted(
+    came: Generator[WorkEvent[Row]], parts: RunParts, take_in: Callable[[str], None] | None = None
+) -> Generator[Row]:
     with closing(came):
         for one in came:
             match one:
@@ -105,6 +110,10 @@ def _counted(came: Generator[WorkEvent[Row]], parts: RunParts) -> Generator[Row]
                     yield row
                     parts.tally.row(row, fails_medium=fails_medium)
                     parts.progress.row(row)
+                case PartPrepared(name, count):
+                    assert take_in is not None  # nobody was told of a place
+                    take_in(name)
+                    parts.tally.answered += count
                 case MediumOver(_, seconds):
                     parts.tally.video_s += seconds
                 case MediumLost() | Loaded():

@@ -27,7 +27,7 @@ from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.pipelines.event_thumbnails import EventThumbnails
 from llava_mini_cli.pipelines.events import Event, Track, events_of, make_track, summary_of
 from llava_mini_cli.pipelines.frame_times import TimedClip, TimedWindows, timed
-from llava_mini_cli.pipelines.of_media import Came, Loaded, MediumLost, MediumOver, WorkEvent
+from llava_mini_cli.pipelines.of_media import Came, Loaded, MediumLost, MediumOver, PartPrepared, WorkEvent
 from llava_mini_cli.pipelines.resume import left_to_do
 from llava_mini_cli.pipelines.rows import RowBuilder
 from llava_mini_cli.pipelines.run_jobs import (
@@ -150,7 +150,7 @@ def find_events(
                     parts.progress.row(found.rows[0])
                 case MediumOver(_, seconds):
                     tally.video_s += seconds
-                case MediumLost() | Loaded():
+                case MediumLost() | PartPrepared() | Loaded():
                     pass  # rows come once everything of a medium is known
 
 

@@ -30,7 +30,7 @@ from llava_mini_cli.hub import model_digest
 from llava_mini_cli.media.clip import Clip, ClipInfo
 from llava_mini_cli.pipelines.index_options import IndexOptions
 from llava_mini_cli.pipelines.index_sink import ArchivedMedium, Indexed, MediumSink, identity, medium_row
-from llava_mini_cli.pipelines.of_media import Came, Loaded, MediumLost, MediumOver, WorkEvent
+from llava_mini_cli.pipelines.of_media import Came, Loaded, MediumLost, MediumOver, PartPrepared, WorkEvent
 from llava_mini_cli.pipelines.run_jobs import Asked, MediumDone, ModelLoaded, NotOpened, OutcomeCame, run_jobs
 from llava_mini_cli.pipelines.run_parts import AnswerEngine, CollectingEngine, RunParts, loaded
 from llava_mini_cli.pipelines.tally import Tally
@@ -91,6 +91,8 @@ def index_jobs(
                             medium.forget()
                     case MediumOver(_, seconds):
                         parts.tally.video_s += seconds
+                    case PartPrepared():
+                        pass  # an archive has no place for them
         archive.record_moved()
         if options.prune and archive.header is not None:
             _prune(archive, parts.tally)

@@ -37,6 +37,13 @@ class MediumLost(NamedTuple):
     job: Job
 
 
+class PartPrepared(NamedTuple):
+    """Rows of several media that a worker wrote itself, where the output has a place for that."""
+
+    name: str
+    rows: int  # none of which is an error
+
+
 class Loaded(NamedTuple):
     """What is known of a model once a worker has loaded it."""
 
@@ -47,7 +54,7 @@ class Loaded(NamedTuple):
     shapes: "FrameShapes | None" = None  # of that
 
 
-WorkEvent = Came[Item] | MediumOver | MediumLost | Loaded
+WorkEvent = Came[Item] | MediumOver | MediumLost | PartPrepared | Loaded
 
 
 class Task(Protocol[Item]):

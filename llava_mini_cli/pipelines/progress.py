@@ -29,5 +29,8 @@ class Progress:
     def noted(self, text: str) -> None:
         """Something that whoever started the run should know about it, such as that a worker died."""
 
+    def detailed(self, text: str) -> None:
+        """Something that only those want to know who look for it."""
+
     def warned(self, path: str, message: str) -> None:
         """Something odd about a medium that was indexed all the same."""

@@ -8,6 +8,7 @@ from llava_mini_cli.config import Choices, GenerationOptions, ModelOptions, Weig
 from llava_mini_cli.engine.request import Answer, Failure, FrameShapes, Request
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.formats.outputs.output import PartsPlace
 from llava_mini_cli.media.open import open_clip
 from llava_mini_cli.media.picture import Still
 from llava_mini_cli.pipelines.index_options import IndexOptions
@@ -89,6 +90,7 @@ class RunParts:
     cache: FileCache | None = None  # files of media from elsewhere; None: one that the run makes and removes
     tally: Tally = field(default_factory=Tally)
     crew: Crew | None = None  # None: the work is done here
+    place: PartsPlace | None = None  # where the crew's workers may write rows themselves
     send: Callable[[Job, object], None] | None = None  # takes pieces of what comes of a medium; waits for room
     has_model: bool = False  # it is loaded already, so that no medium has to wait for one that needs it
 

@@ -21,14 +21,14 @@ from llava_mini_cli.formats.job import Fault, Job
 from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.handover import HandOver
 from llava_mini_cli.pipelines.index_options import IndexOptions
-from llava_mini_cli.pipelines.of_media import Came, Item, Loaded, MediumLost, MediumOver, Task, WorkEvent
+from llava_mini_cli.pipelines.of_media import Came, Item, Loaded, MediumLost, MediumOver, PartPrepared, Task, WorkEvent
 from llava_mini_cli.pipelines.run_jobs import limited
 from llava_mini_cli.pipelines.run_parts import AnswerEngine, RunParts
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.workers.books import Books, Medium
 from llava_mini_cli.workers.cost import cost_of, size_of
 from llava_mini_cli.workers.hands import Gone, Hands
-from llava_mini_cli.workers.messages import Batch, Ended, Made, Piece, Work
+from llava_mini_cli.workers.messages import Batch, Ended, Made, NoDisk, Piece, Prepared, Work
 from llava_mini_cli.workers.portable import portable
 
 JOBS_AHEAD = 2048  # that were read and wait to be given away
@@ -87,7 +87,8 @@ class Crew:
                 while not self.hands.is_open():
                     parts.interrupts.check()
                 beside = self.hands.beside
-                work = Work(task, load_engine, options.model, parts.open_clip, cache.options, str(Path.cwd()), beside)
+                told = task, load_engine, options.model, parts.open_clip, cache.options, str(Path.cwd()), beside
+                work = Work(*told, parts.place)
                 run = _Run(self, work, options.limits.failures, parts, cache, Books(self.hands.count))
                 run.books.add(*first)
                 yield from run.each(ahead)
@@ -112,6 +113,7 @@ class _Run:
     deaths: int = 0  # since a medium was done
     last_words: str = "no worker could be started"
     revision: str | None = None  # the model's
+    sends_rows: bool = False  # some worker cannot write rows itself
     alone_since: float = field(default_factory=monotonic)  # when there was a worker last
 
     def each(self, ahead: HandOver[_Priced]) -> Iterator[WorkEvent[Any]]:
@@ -187,6 +189,15 @@ class _Run:
                     if medium is not None:
                         self.deaths = 0
                         yield from self._over(medium, [Came(medium.job, *item) for item in items], seconds)
+                case Prepared(name, media, rows):
+                    over = [(self.books.over(worker, number), seconds) for number, seconds in media]
+                    self.deaths = 0
+                    yield PartPrepared(name, rows)
+                    for medium, seconds in over:
+                        assert medium is not None  # what it holds is over once
+                        yield from self._over(medium, [], seconds)
+                case NoDisk():
+                    self._tell_of_rows(worker)
                 case Ended(why, could_begin):
                     yield from self._gone(worker, Gone(why, hopeless=not could_begin))
                     return
@@ -209,6 +220,14 @@ class _Run:
         self.ready[worker] = loaded
         self.books.enter(worker)
         yield loaded
+
+    def _tell_of_rows(self, worker: int) -> None:
+        """Says, once, that rows come through this process."""
+        assert self.work.place is not None
+        if not self.sends_rows:
+            self.sends_rows = True
+            words = f"{self.crew.hands.name(worker)} has no '{self.work.place.folder}' that it may write to"
+            self.parts.progress.detailed(f"{words}: it sends its rows, and they are written here")
 
     def _over(self, medium: Medium, came: Iterable[Came[Any]], seconds: float) -> Iterator[WorkEvent[Any]]:
         """A medium is done: what came of it, and then it counts."""

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from llava_mini_cli.config import ModelOptions
+from llava_mini_cli.formats.outputs.output import PartsPlace
 from llava_mini_cli.formats.source import FetchOptions
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.of_media import Loaded, Task
@@ -26,6 +27,7 @@ class Work:
     fetching: FetchOptions
     folder: str  # the command's working directory, which relative paths start from
     beside: int  # workers that share a machine's memory
+    place: PartsPlace | None = None  # where rows may be written
 
 
 class Piece(NamedTuple):
@@ -43,6 +45,18 @@ class Made(NamedTuple):
     video_s: float
 
 
+class Prepared(NamedTuple):
+    """A part that holds all that came of some media, which are over."""
+
+    name: str
+    media: list[tuple[int, float]]  # each with its seconds of video
+    rows: int
+
+
+class NoDisk(NamedTuple):
+    """The worker does not see where it might prepare parts; it sends rows."""
+
+
 class Ended(NamedTuple):
     """The worker cannot go on."""
 
@@ -50,7 +64,7 @@ class Ended(NamedTuple):
     could_begin: bool  # false: the model could not be loaded, which would not be otherwise a second time
 
 
-Message = Loaded | Piece | Made | Ended
+Message = Loaded | Piece | Made | Prepared | NoDisk | Ended
 
 
 @dataclass

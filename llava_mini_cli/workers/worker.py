@@ -15,19 +15,33 @@ from typing import Any
 
 from llava_mini_cli import __version__, memory_there
 from llava_mini_cli.config import WeightFormat
-from llava_mini_cli.errors import LlavaMiniError, ModelError, UsageError, first_line
+from llava_mini_cli.errors import LlavaMiniError, ModelError, OutputError, UsageError, first_line
 from llava_mini_cli.formats.fetch.file_cache import FileCache
 from llava_mini_cli.formats.job import Job
+from llava_mini_cli.formats.outputs.output import PartsPlace
 from llava_mini_cli.formats.row import one_line
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.interrupt import Interrupts
-from llava_mini_cli.pipelines.of_media import Came, Loaded, MediumLost, MediumOver
+from llava_mini_cli.pipelines.of_media import Came, Loaded, MediumLost, MediumOver, PartPrepared
 from llava_mini_cli.pipelines.progress import Progress
 from llava_mini_cli.pipelines.run_parts import RunParts
-from llava_mini_cli.workers.messages import Batch, Ended, Made, Message, Piece, Work, from_bytes, to_bytes
+from llava_mini_cli.workers.messages import (
+    Batch,
+    Ended,
+    Made,
+    Message,
+    NoDisk,
+    Piece,
+    Prepared,
+    Work,
+    from_bytes,
+    to_bytes,
+)
 from llava_mini_cli.workers.shipped import Shipped
 
 MOST_PIECES = 4  # that wait to be taken: up to 32 frames each, with features 35 MB
+PART_ROWS = 500  # that a worker writes as a part; fewer are sent
+WAIT_S = 15.0  # the most that rows wait for others to become a part with
 POLL_S = 0.5
 
 
@@ -40,6 +54,9 @@ class Worker:
         self._in_hand = 0  # media that it got and has not told the end of
         self._said = Batch()
         self._pulse = _Pulse()
+        self._place: PartsPlace | None = None  # where rows may be written
+        self._waiting: list[Made] = []  # media that are over, and whose rows wait to be enough for a part
+        self._waits_since = 0.0
 
     def hello(self) -> tuple[str, str]:
         """The version of this package, and the machine and process in words."""
@@ -70,7 +87,9 @@ class Worker:
     def take(self, seconds: float) -> bytes:
         """A `Batch`: at once where there is something to say, otherwise after so many seconds."""
         with self._changed:
-            self._changed.wait_for(lambda: bool(self._said.messages), seconds)
+            self._changed.wait_for(lambda: bool(self._said.messages) or self._is_due(), seconds)
+            if self._is_due():
+                self._send_waiting()
             said, self._said = self._said, Batch()
             self._changed.notify_all()
             said.silent_s = self._pulse.silent_s() if self._in_hand else 0.0
@@ -78,9 +97,13 @@ class Worker:
 
     def _say(self, message: Message) -> None:
         with self._changed:
+            if isinstance(message, Ended):
+                self._send_waiting()
             self._said.messages.append(message)
             if isinstance(message, Made):
                 self._in_hand -= 1
+            elif isinstance(message, Prepared):
+                self._in_hand -= len(message.media)
             self._changed.notify_all()
 
     def opened(self, info: ClipInfo) -> None:
@@ -104,6 +127,8 @@ class Worker:
             engine = told.load_engine(told.model)
             could_begin = True
             self._say(told.task.loaded(engine))
+            if told.place is not None:
+                self._look_for(told.place)
             with FileCache(told.fetching) as cache:
                 parts = RunParts(
                     told.open_clip,
@@ -127,9 +152,56 @@ class Worker:
                     case Came(job, item, fails_medium):
                         made.setdefault(_number(job), []).append((told.task.portable(item), fails_medium))
                     case MediumOver(job, seconds):
-                        self._say(Made(_number(job), made.pop(_number(job), []), seconds))
-                    case Loaded() | MediumLost():
+                        self._over(Made(_number(job), made.pop(_number(job), []), seconds))
+                    case Loaded() | MediumLost() | PartPrepared():
                         pass  # the first was said, the other is for whoever has workers
+
+    def _look_for(self, place: PartsPlace) -> None:
+        try:
+            from llava_mini_cli.formats.outputs.prepared_parts import can_prepare
+        except ImportError:  # pyarrow is for those who write
+            is_there = False
+        else:
+            is_there = can_prepare(place)
+        if is_there:
+            self._place = place
+        else:
+            self._say(NoDisk())
+
+    def _over(self, made: Made) -> None:
+        """A medium is over: its rows are sent, or wait for others where they may become a part together."""
+        place = self._place
+        if place is None or any(row.status == "error" or row.warning for row, _ in made.items):
+            self._say(made)
+            return
+        with self._changed:
+            self._waits_since = self._waits_since if self._waiting else time.monotonic()
+            self._waiting.append(made)
+            rows = [row for one in self._waiting for row, _ in one.items]
+            if len(rows) < PART_ROWS:
+                self._changed.notify_all()
+                return
+            waited, self._waiting = self._waiting, []
+        try:
+            from llava_mini_cli.formats.outputs.prepared_parts import prepare_part
+
+            name = prepare_part(place, rows)
+        except (OSError, OutputError):  # the command, which writes them then, says what is wrong
+            self._place = None
+            for one in waited:
+                self._say(one)
+            return
+        self._say(Prepared(name, [(one.number, one.video_s) for one in waited], len(rows)))
+
+    def _is_due(self) -> bool:
+        """True where rows have waited for long, or for most of what is in hand: more media are to come in time."""
+        waiting = len(self._waiting)
+        return bool(waiting) and (2 * waiting >= self._in_hand or time.monotonic() - self._waits_since > WAIT_S)
+
+    def _send_waiting(self) -> None:
+        self._said.messages += self._waiting
+        self._in_hand -= len(self._waiting)
+        self._waiting = []
 
     def _send(self, job: Job, item: object) -> None:
         """A piece of what comes of a medium, once there is room for it: pieces may be large."""

@@ -6,7 +6,7 @@ Knows no format and no file.
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, NamedTuple, Protocol, Self
 
 from llava_mini_cli.formats.outputs.done import Done
 from llava_mini_cli.formats.row import Row
@@ -16,6 +16,13 @@ class Lock(Protocol):
     """Something that a run holds until it lets it go."""
 
     def release(self) -> None: ...
+
+
+class PartsPlace(NamedTuple):
+    """Where other processes may prepare parts of an output."""
+
+    folder: str  # an absolute path, with a name that was made for this run
+    schema: bytes  # of the rows, as Arrow writes it
 
 
 class Output:
@@ -33,6 +40,14 @@ class Output:
         """Adds the rows of one answer, all of them or none where that can be had. Raises `OutputError`."""
         for row in rows:
             self.write(row)
+
+    def place(self) -> PartsPlace | None:
+        """Where others may prepare parts, for `take_in`; None where rows go through `write` alone."""
+        return None
+
+    def take_in(self, name: str) -> None:
+        """Adds the rows of a part that was prepared in `place`. Raises `OutputError`."""
+        raise NotImplementedError
 
     def keep(self) -> None:
         """Has the rows so far outlive a kill, where they are held back to be written together."""

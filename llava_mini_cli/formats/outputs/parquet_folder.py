@@ -22,8 +22,8 @@ from llava_mini_cli.formats.disk import errors_of, whole_file
 from llava_mini_cli.formats.lock import FileLock
 from llava_mini_cli.formats.outputs.companion import RunInfo, check_same_settings, record_in
 from llava_mini_cli.formats.outputs.done import Done, RowDigest, standing
-from llava_mini_cli.formats.outputs.folder_lock import FolderLock
-from llava_mini_cli.formats.outputs.output import Output, released_on_failure
+from llava_mini_cli.formats.outputs.folder_lock import HIDDEN, FolderLock
+from llava_mini_cli.formats.outputs.output import Output, PartsPlace, released_on_failure
 from llava_mini_cli.formats.outputs.parquet_parts import ParquetPartWriter, parts_in, remove_unfinished, write_standing
 from llava_mini_cli.formats.outputs.parquet_schema import (
     arrow_schema,
@@ -33,6 +33,7 @@ from llava_mini_cli.formats.outputs.parquet_schema import (
     read_file,
     record_of,
 )
+from llava_mini_cli.formats.outputs.prepared_parts import PreparedParts, remove_prepared
 from llava_mini_cli.formats.row import Row
 from llava_mini_cli.formats.shard import Shard
 
@@ -52,10 +53,12 @@ class ParquetFolderOutput(Output):
         self._leaving: set[str] = set()  # generations that one with --overwrite replaces
         self._old: list[Path] = []  # parts that go when this run has come to its end
         self._tag = f"{shard.tag}-" if shard else ""
+        self._prepared: PreparedParts | None = None
         self._writer = ParquetPartWriter(folder, folder, self._begin, self._tag)
         with released_on_failure(self._lock):
             with self._lock.notes() as notes:
                 self._lock.take(shard)
+                remove_prepared(folder / HIDDEN, alone=self._lock.alone)
                 self._generation = self._begin_beside_others(notes)
             if not overwrite:
                 self._take_in_parts()
@@ -130,6 +133,16 @@ class ParquetFolderOutput(Output):
         """Adds rows, which get into the same part."""
         self._writer.write(rows)
 
+    def place(self) -> PartsPlace:
+        """Where others may prepare parts until this run ends."""
+        self._prepared = self._prepared or PreparedParts(self._folder / HIDDEN, self._folder)
+        return self._prepared.place(arrow_schema(self._run, self._generation))
+
+    def take_in(self, name: str) -> None:
+        """Puts a part in place that was prepared there."""
+        assert self._prepared is not None  # somebody was told of the place
+        self._writer.take_in(self._prepared.folder / name)
+
     def _begin(self) -> pa.Schema:
         """Before the first part of this run."""
         with errors_of(self._folder):
@@ -143,6 +156,8 @@ class ParquetFolderOutput(Output):
 
     def finish(self, error: BaseException | None) -> None:
         """Writes what is in memory, and takes out what is replaced if the run came to its end."""
+        if self._prepared is not None:
+            self._prepared.close()
         if not isinstance(error, OutputError):
             self._writer.flush()
         if error is None:

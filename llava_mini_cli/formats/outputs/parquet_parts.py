@@ -19,7 +19,7 @@ from llava_mini_cli.errors import OutputError
 from llava_mini_cli.formats.disk import errors_of, whole_file
 from llava_mini_cli.formats.outputs.parquet_schema import batches_of, read_file, table_of, with_digests
 from llava_mini_cli.formats.row import Row
-from llava_mini_cli.safe_files import sweep
+from llava_mini_cli.safe_files import check_regular, sweep, sync_folder
 
 FLUSH_ROWS = 1000  # rows held in memory before they are written
 FLUSH_SECONDS = 15.0  # the most work that a killed run loses
@@ -65,22 +65,43 @@ class ParquetPartWriter:
         """Writes the rows in memory as a part. Raises `OutputError`."""
         if not self._rows:
             return
+        path, schema = self._next()
+        data = as_parquet(self._rows, schema)
+        with errors_of(self._output), whole_file(path) as stream:
+            stream.write(data)
+        self.written.append(path)
+        self._rows.clear()
+        self._flushed = time.monotonic()
+
+    def take_in(self, prepared: Path) -> None:
+        """Puts a part in place that lies, whole and synced, elsewhere on the same disk. Raises `OutputError`."""
+        path, _ = self._next()
+        with errors_of(self._output):
+            check_regular(prepared)
+            prepared.rename(path)
+            sync_folder(self._folder)
+        self.written.append(path)
+        if time.monotonic() - self._flushed >= FLUSH_SECONDS:
+            self.flush()
+
+    def _next(self) -> tuple[Path, pa.Schema]:
+        """The path of the next part, and the schema of its rows."""
         if self._schema is None:
             self._schema = self._begin()
             self._number = max((_age(path)[0] for path in parts_in(self._folder)), default=-1)
         if not self._folder.is_dir():
             raise OutputError(f"'{self._folder}' was deleted during the run; the same command does its rows again")
         self._number += 1
-        path = self._folder / f"part-{self._number:06d}-{self._tag}{token_hex(4)}.parquet"
-        buffer = pa.BufferOutputStream()
-        with pq.ParquetWriter(buffer, self._schema, compression="zstd") as writer:
-            for first in range(0, len(self._rows), FLUSH_ROWS):
-                writer.write_table(table_of(self._rows[first : first + FLUSH_ROWS], self._schema))
-        with errors_of(self._output), whole_file(path) as stream:
-            stream.write(buffer.getvalue())
-        self.written.append(path)
-        self._rows.clear()
-        self._flushed = time.monotonic()
+        return self._folder / f"part-{self._number:06d}-{self._tag}{token_hex(4)}.parquet", self._schema
+
+
+def as_parquet(rows: Sequence[Row], schema: pa.Schema) -> bytes:
+    """Rows as the bytes of a file. Raises `OutputError` for a value that is not of its column's type."""
+    buffer = pa.BufferOutputStream()
+    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+        for first in range(0, len(rows), FLUSH_ROWS):
+            writer.write_table(table_of(rows[first : first + FLUSH_ROWS], schema))
+    return buffer.getvalue().to_pybytes()
 
 
 def remove_unfinished(folder: Path, tag: str = "", *, alone: bool = False) -> None:
