@@ -32,6 +32,7 @@ class ThreadHands:
     beside: int = 1
     deadly: Callable[[Job], bool] = NEVER
     dies_after: Callable[[int, Batch], Gone | None] = lambda worker, batch: None
+    stuck: frozenset[int] = frozenset()  # workers that wait for room
     free: int | None = None  # places; None: as many as are wanted
     workers: dict[int, Worker] = field(default_factory=dict[int, Worker])
     hired: int = 0
@@ -51,8 +52,12 @@ class ThreadHands:
     def hire(self, work: Work) -> int:
         self.hired += 1
         self.workers[self.hired] = Worker()
-        self.workers[self.hired].begin(to_bytes(work))
+        if self.hired not in self.stuck:
+            self.workers[self.hired].begin(to_bytes(work))
         return self.hired
+
+    def has_started(self, worker: int) -> bool:
+        return worker not in self.stuck
 
     def give(self, worker: int, jobs: Sequence[Job]) -> None:
         self.given.append(len(jobs))

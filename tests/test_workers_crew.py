@@ -135,6 +135,27 @@ def test_no_place_for_a_worker_ends_the_run(tmp_path: Path, monkeypatch: pytest.
         rows(jobs(tmp_path, ["1"]), parts(ThreadHands(free=0)))
 
 
+@pytest.mark.parametrize(
+    ("hands", "missing"), [(ThreadHands(3, stuck=frozenset({2, 3})), 2), (ThreadHands(9, free=1), 8)]
+)
+def test_workers_that_wait_for_room_are_told_of_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hands: ThreadHands, missing: int
+) -> None:
+    monkeypatch.setattr(crew_module, "ROOM_S", 0.1)
+    run = parts(hands)
+    assert len(rows(jobs(tmp_path, ["wait 0.05"] * 10, ["What?"]), run)) == 10
+    events = [event for event in run.progress.events if "room" in event]  # type: ignore[attr-defined]
+    words = f"noted {missing} of {missing + 1} workers have not started within 0.1 s: the machines may have no room"
+    assert events == [f"{words} for them now; the run goes on with 1"]
+
+
+def test_workers_that_start_are_not_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crew_module, "ROOM_S", 0.0)
+    run = parts(ThreadHands())
+    rows(jobs(tmp_path, ["wait 0.05"] * 10, ["What?"]), run)
+    assert not [event for event in run.progress.events if "room" in event]  # type: ignore[attr-defined]
+
+
 def test_a_worker_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
     hands = ThreadHands(count=1)
     found = rows(jobs(tmp_path, ["1", "wait 30", "1"], ["What?"]), parts(hands, timeout=0.3))

@@ -35,6 +35,7 @@ JOBS_AHEAD = 2048  # that were read and wait to be given away
 DEATHS_A_WORKER = 3  # in a row, without a medium done, after which the run is given up
 POLL_S = 0.2  # seconds between looks at whether a signal came
 ALONE_S = 10.0  # seconds without any worker after which it is asked whether there can be one
+ROOM_S = 20.0  # seconds after which it is said that workers have not started
 GOES_ON = "what was answered is written, and the same command goes on"
 
 
@@ -114,6 +115,8 @@ class _Run:
     last_words: str = "no worker could be started"
     revision: str | None = None  # the model's
     sends_rows: bool = False  # some worker cannot write rows itself
+    told_of_room: bool = False
+    short_since: float | None = None  # when some of the workers that are wanted had not started first
     alone_since: float = field(default_factory=monotonic)  # when there was a worker last
 
     def each(self, ahead: HandOver[_Priced]) -> Iterator[WorkEvent[Any]]:
@@ -272,5 +275,20 @@ class _Run:
             self.alone_since = now
         elif now - self.alone_since > ALONE_S and not self.crew.hands.places():
             raise WorkersError(f"no worker is left, and no machine has room for one: {self.last_words}; {GOES_ON}")
-        if len(self.hired) < self.crew.hands.count - self.hopeless:
+        wanted = self.crew.hands.count - self.hopeless
+        if len(self.hired) < wanted:
             self._hire()
+        self._tell_of_room(wanted, now)
+
+    def _tell_of_room(self, wanted: int, now: float) -> None:
+        """Says, once, that workers wait for room: others may be using the machines."""
+        there = sum(self.crew.hands.has_started(worker) for worker in self.hired)
+        if there >= wanted:
+            self.short_since = None
+            return
+        self.short_since = self.short_since or now
+        if now - self.short_since > ROOM_S and not self.told_of_room:
+            self.told_of_room = True
+            goes_on = f"the run goes on with {there}" if there else "the run waits for one"
+            words = f"{wanted - there} of {wanted} workers have not started within {ROOM_S:g} s"
+            self.parts.progress.noted(f"{words}: the machines may have no room for them now; {goes_on}")

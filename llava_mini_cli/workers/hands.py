@@ -44,6 +44,10 @@ class Hands(Protocol):
         """Begins to start a worker."""
         ...
 
+    def has_started(self, worker: int) -> bool:
+        """True once a worker's process has said that it is there; until then it may be waiting for room."""
+        ...
+
     def give(self, worker: int, jobs: Sequence[Job]) -> None:
         """Sends media to a worker that has said that it is ready."""
         ...

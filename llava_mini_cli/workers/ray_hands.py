@@ -193,6 +193,10 @@ class RayHands:
         self._hired[number] = _Hired(actor, f"worker {number}", work, actor.hello.remote())
         return number
 
+    def has_started(self, worker: int) -> bool:
+        """True once a worker has said hello."""
+        return worker in self._hired and self._hired[worker].is_known
+
     def give(self, worker: int, jobs: Sequence[Job]) -> None:
         """Sends media to a worker."""
         shipped = {job.number: place for job in jobs if (place := self._ship(job)) is not None}
