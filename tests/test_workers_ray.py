@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ def test_a_medium_that_ends_its_worker_is_one_error_row(address: str, warm_doubl
 def test_a_killed_worker_costs_nothing(address: str, warm_doubles: Path, tmp_path: Path) -> None:
     for medium in write(tmp_path / "in").iterdir():
         medium.write_text("wait 0.005")  # and no warning, so that workers write the rows themselves
-    (tmp_path / "in" / "m000.mp4").write_text("wait 3")
+    (tmp_path / "in" / "m000.mp4").write_text("wait 1")
     prompts = [f"--prompt=What is in part {number}?" for number in range(30)]
     with subprocess.Popen(
         [warm_doubles / "llava-mini", "ask", "in", *prompts, *shared(address), "-o", "out/", "-v"],
@@ -121,44 +122,80 @@ def test_a_killed_worker_costs_nothing(address: str, warm_doubles: Path, tmp_pat
     assert not list((tmp_path / "out" / ".llava-mini").glob("parts-*"))
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_everything(address: str, warm_doubles: Path, tmp_path: Path, sign: signal.Signals) -> None:
-    write(tmp_path / "in", **{f"slow{number}": "slow" for number in range(4)})
-    asked = ["caption", "in", *shared(address), "-o", "out.jsonl"]
+@contextmanager
+def begun(folder: Path, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A run in a session of its own."""
     with subprocess.Popen(
-        [sys.executable, "-c", "import cli_doubles; cli_doubles.main()", *asked],
-        cwd=tmp_path,
+        [sys.executable, "-c", "import cli_doubles; cli_doubles.main()", *arguments],
+        cwd=folder,
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         start_new_session=True,
     ) as started:
+        yield started
+
+
+def test_a_signal_ends_everything(address: str, tmp_path: Path) -> None:
+    write(tmp_path / "in", **{f"slow{number}": "slow" for number in range(4)})
+    with begun(tmp_path, "caption", "in", *shared(address), "-o", "out.jsonl") as started:
         wait_for_workers(2)
         began = time.monotonic()
-        os.killpg(started.pid, sign)
+        os.killpg(started.pid, signal.SIGINT)
         said = started.communicate(timeout=20)[1]
-    assert started.returncode == 128 + sign, said
+    assert started.returncode == 128 + signal.SIGINT, said
     wait_for_workers(0, 10)
     assert time.monotonic() - began < 10
     assert not [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(tmp_path)]
 
 
+def test_a_signal_ends_what_a_ray_that_starts_has_started(tmp_path: Path) -> None:
+    write(tmp_path / "in")
+    with begun(tmp_path, "caption", "in", "--workers", "2", "-o", "out.jsonl") as started:
+        of_ray = children_of_ray(started.pid)
+        os.kill(started.pid, signal.SIGINT)  # and no signal for its children
+        said = started.communicate(timeout=10)[1]
+    assert started.returncode == 128 + signal.SIGINT, said
+    assert psutil.wait_procs(of_ray, timeout=5)[1] == []
+    assert not [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(tmp_path)]
+
+
+def children_of_ray(pid: int) -> list[psutil.Process]:
+    """What a command has started of a Ray of its own, at the moment when there is something."""
+    end = time.monotonic() + 20
+    while not (found := psutil.Process(pid).children(recursive=True)):
+        assert time.monotonic() < end, "no Ray was started"
+        time.sleep(0.02)
+    return found
+
+
 def test_shipped_media_need_no_disk_in_common(address: str, warm_doubles: Path, tmp_path: Path) -> None:
     write(tmp_path / "in")
-    done = run(warm_doubles, tmp_path, "caption", "in", *shared(address), "--ship-media", "-f", "jsonl")
-    alone = run(warm_doubles, tmp_path, "caption", "in", "-f", "jsonl")
-    assert done.returncode == 0, done.stderr
+    asked = ("caption", "in", "--limit", "200", "-f", "jsonl")
+    done = run(warm_doubles, tmp_path, *asked, *shared(address), "--ship-media")
+    alone = run(warm_doubles, tmp_path, *asked)
+    assert (done.returncode, alone.returncode) == (101, 101), done.stderr
     assert as_set(rows(done.stdout)) == as_set(rows(alone.stdout))
+    assert len(rows(done.stdout)) == 200
     assert not worker_processes()
 
 
-def test_a_real_model_says_the_same(address: str, warm_command: Path, tmp_path: Path) -> None:
+def test_failures_end_a_run(address: str, warm_doubles: Path, tmp_path: Path) -> None:
+    write(tmp_path / "in", **{f"m{number:03}": "unopenable" for number in range(100)})
+    asked = ("caption", "in", "--max-failures", "7", "-q", "-o", "out/")
+    assert run(warm_doubles, tmp_path, *asked, *shared(address)).returncode == 101
+    found = pandas.read_parquet(tmp_path / "out")
+    assert (found["status"] == "error").sum() == 7
+    assert found["id"].is_unique
+
+
+def test_a_real_model_says_the_same_over_a_ray_of_the_runs_own(warm_command: Path, tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number, colour in enumerate(["red", "green", "blue", "white"]):
         Image.new("RGB", (64, 48 + number), colour).save(tmp_path / "in" / f"{colour}.png")
     asked = ("ask", "in", "What colour?", "-m", "demo", "-q", "-f", "jsonl")
     alone = run(warm_command, tmp_path, *asked)
-    done = run(warm_command, tmp_path, *asked, *shared(address))
+    done = run(warm_command, tmp_path, *asked, "--workers", "2", "--worker-gpus", "0")
     assert (done.returncode, done.stderr) == (0, "")
     assert as_set(rows(done.stdout)) == as_set(rows(alone.stdout))
     assert len(rows(done.stdout)) == 4
