@@ -24,6 +24,29 @@ OPTIONS = RunOptions(ModelOptions("echo"), SamplingOptions(), GenerationOptions(
 NEVER: Callable[[Job], bool] = lambda job: False  # noqa: E731
 
 
+class ThreadWorker(Worker):
+    """A worker whose thread can be ended, since its process is that of the tests."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_over = False
+
+    def end(self) -> None:
+        """No more media come."""
+        with self._changed:
+            self._is_over = True
+            self._changed.notify_all()
+
+    def _given(self) -> Iterator[Job]:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._is_over or bool(self._jobs))
+                if self._is_over:
+                    return
+                job = self._jobs.popleft()
+            yield job
+
+
 @dataclass
 class ThreadHands:
     """Workers in threads of this process. One dies when it is given a medium that is deadly, its work half done."""
@@ -34,7 +57,7 @@ class ThreadHands:
     dies_after: Callable[[int, Batch], Gone | None] = lambda worker, batch: None
     stuck: frozenset[int] = frozenset()  # workers that wait for room
     free: int | None = None  # places; None: as many as are wanted
-    workers: dict[int, Worker] = field(default_factory=dict[int, Worker])
+    workers: dict[int, ThreadWorker] = field(default_factory=dict[int, ThreadWorker])
     hired: int = 0
     given: list[int] = field(default_factory=list[int])  # the size of each lease
     dead: dict[int, Gone] = field(default_factory=dict[int, Gone])
@@ -51,7 +74,7 @@ class ThreadHands:
 
     def hire(self, work: Work) -> int:
         self.hired += 1
-        self.workers[self.hired] = Worker()
+        self.workers[self.hired] = ThreadWorker()
         if self.hired not in self.stuck:
             self.workers[self.hired].begin(to_bytes(work))
         return self.hired
@@ -79,11 +102,14 @@ class ThreadHands:
         return said
 
     def dismiss(self, worker: int) -> None:
-        self.workers.pop(worker, None)
+        if worker in self.workers:
+            self.workers.pop(worker).end()
         self.dead.pop(worker, None)
 
     def close(self) -> None:
         self.is_closed = True
+        for worker in self.workers.values():
+            worker.end()
         self.workers.clear()
 
 

@@ -158,7 +158,7 @@ def test_workers_that_start_are_not_told_of(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_worker_that_gets_nowhere_is_given_up(tmp_path: Path) -> None:
     hands = ThreadHands(count=1)
-    found = rows(jobs(tmp_path, ["1", "wait 30", "1"], ["What?"]), parts(hands, timeout=0.3))
+    found = rows(jobs(tmp_path, ["1", "wait 8", "1"], ["What?"]), parts(hands, timeout=0.3))
     assert sorted((Path(row.id).name, row.error_type) for row in found) == [
         ("m000.mp4", None), ("m001.mp4", "worker_died"), ("m002.mp4", None),
     ]  # fmt: skip

@@ -46,7 +46,7 @@ def _golden(model: Any, processor: LlavaMiniProcessor, scenario: Scenario) -> tu
         batch = processor(**made, text="x")
         media = {key: batch[key] for key in ("pixel_values", "frame_counts")}
     device, dtype = model.device, model.model.dtype
-    text = {name: want[name].to(device) for name in ("input_ids", "attention_mask") if name in want}
+    text = {name: want[name].to(device) for name in ("input_ids", "attention_mask", "labels") if name in want}
     model.config.tokenizer_padding_side = "left" if "leftcfg" in scenario.name else "right"
     moved = {key: value.to(device, dtype if key == "pixel_values" else value.dtype) for key, value in media.items()}
     with torch.inference_mode():
@@ -55,6 +55,7 @@ def _golden(model: Any, processor: LlavaMiniProcessor, scenario: Scenario) -> tu
     error = (logits - want["logits"])[real].abs().max() / want["logits"][real].abs().max()
     if "greedy_ids" not in want or dtype != torch.float32:
         return float(error), True
+    text.pop("labels", None)  # kept out of pre-fusion, so the logits depend on them
     ids = model.generate(**text, **moved, max_new_tokens=want["greedy_ids"].shape[1]).cpu()
     return float(error), torch.equal(ids, want["greedy_ids"][:, : ids.shape[1]])
 
