@@ -309,8 +309,8 @@ def test_it_ends_with_ctrl_c_and_with_the_terminal(tmp_path: Path, number: signa
     process, address = start(path)
     url = urlsplit(address)
     assert url.hostname == "127.0.0.1"
-    with closing(http.client.HTTPConnection(url.netloc, timeout=10)) as connection:
-        wait_for(lambda: _rows_at(connection, url.path) == 3, 10, "three rows")
+    with closing(http.client.HTTPConnection(url.netloc, timeout=30)) as connection:
+        wait_for(lambda: _rows_at(connection, url.path) == 3, 30, "three rows")
         begun = time.monotonic()
         process.send_signal(number)  # with a connection that stays open
         _, said = process.communicate(timeout=40)
