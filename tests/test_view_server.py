@@ -293,10 +293,15 @@ def test_files_are_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> No
 # The process
 
 
+def heard() -> None:
+    """Has Ctrl-C end a process also where whoever runs the tests ignores it, as a script does in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def start(path: Path, *arguments: str) -> "tuple[subprocess.Popen[str], str]":
     command = [sys.executable, "-m", "llava_mini_cli", "view", str(path), *arguments]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, preexec_fn=heard
     )
     assert process.stdout is not None
     return process, process.stdout.readline().strip()
