@@ -142,10 +142,10 @@ def test_a_signal_ends_everything(address: str, tmp_path: Path) -> None:
         wait_for_workers(2)
         began = time.monotonic()
         os.killpg(started.pid, signal.SIGINT)
-        said = started.communicate(timeout=60)[1]
+        said = started.communicate(timeout=20)[1]
     assert started.returncode == 128 + signal.SIGINT, said
-    wait_for_workers(0, 20)
-    assert time.monotonic() - began < 30  # less than 10 where nothing else runs
+    wait_for_workers(0, 10)
+    assert time.monotonic() - began < 10
     assert not [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(tmp_path)]
 
 
@@ -154,15 +154,15 @@ def test_a_signal_ends_what_a_ray_that_starts_has_started(tmp_path: Path) -> Non
     with begun(tmp_path, "caption", "in", "--workers", "2", "-o", "out.jsonl") as started:
         of_ray = children_of_ray(started.pid)
         os.kill(started.pid, signal.SIGINT)  # and no signal for its children
-        said = started.communicate(timeout=60)[1]
+        said = started.communicate(timeout=10)[1]
     assert started.returncode == 128 + signal.SIGINT, said
-    assert psutil.wait_procs(of_ray, timeout=20)[1] == []
+    assert psutil.wait_procs(of_ray, timeout=5)[1] == []
     assert not [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(tmp_path)]
 
 
 def children_of_ray(pid: int) -> list[psutil.Process]:
     """What a command has started of a Ray of its own, at the moment when there is something."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 20
     while not (found := psutil.Process(pid).children(recursive=True)):
         assert time.monotonic() < end, "no Ray was started"
         time.sleep(0.02)
@@ -229,6 +229,6 @@ def test_what_is_wrong_is_one_line(address: str, warm_command: Path, warm_double
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
         assert (done.returncode, done.stdout) == (1, ""), done.stderr
-        assert time.monotonic() - began < 60  # less than 30 where nothing else runs
+        assert time.monotonic() - began < 30
         assert words in done.stderr
         assert done.stderr.count("\n") == 1

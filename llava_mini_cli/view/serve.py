@@ -1,14 +1,12 @@
 """A page served until Ctrl-C, until it is told to end, or until the terminal goes."""
 
 import asyncio
-import os
 import secrets
 import signal
 import socket
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from threading import Event, Thread, Timer
-from types import FrameType
+from threading import Event, Thread
 from typing import Any
 
 import uvicorn
@@ -21,19 +19,11 @@ from llava_mini_cli.view.table import RowTable
 ADDRESS = "127.0.0.1"
 LOOKS = 2.0  # seconds between two looks at the files of the output
 LAST_SECONDS = 1  # that answers under way have when it ends
-HELD_UP_SECONDS = 4.0  # after which it ends whatever holds it up, such as a query that cannot be broken off
 _ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class _Server(uvicorn.Server):
     """Uvicorn's server, which ends as well when the terminal goes, and by itself raises no signal again."""
-
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Ends soon, and if anything holds it up, all the same."""
-        last = Timer(HELD_UP_SECONDS, os._exit, (0,))
-        last.daemon = True  # an end in time does not wait for it
-        last.start()
-        super().handle_exit(sig, frame)
 
     @contextmanager
     def capture_signals(self) -> Generator[None]:
