@@ -37,8 +37,7 @@ class BatchColumns:
                 raise UsageError(f"the batch has a column '{self._prefix}{name}' already; give its answers a `prefix`")
         if isinstance(batch, pa.Table):
             return self._typed(batch, places, rows, names)
-        length = max((len(column) for column in batch.values()), default=0)
-        is_whole = list(places) == list(range(length))
+        is_whole = _are_all(places, max((len(column) for column in batch.values()), default=0))
         values = [row.as_dict() for row in rows]
         return {
             **{name: column if is_whole else _picked(column, places) for name, column in batch.items()},
@@ -46,13 +45,17 @@ class BatchColumns:
         }
 
     def _typed(self, batch: Any, places: Sequence[int], rows: Sequence[Row], names: Sequence[str]) -> Any:
-        is_whole = list(places) == list(range(batch.num_rows))
-        found = batch if is_whole else batch.take(pa.array(places, pa.int64()))
+        found = batch if _are_all(places, batch.num_rows) else batch.take(pa.array(places, pa.int64()))
         answers: Any = table_of(rows, self._schema)
         for name in names:
             field = answers.schema.field(name).with_name(f"{self._prefix}{name}")
             found = found.append_column(field, answers.column(name))
         return found
+
+
+def _are_all(places: Sequence[int], rows: int) -> bool:
+    """True if each of so many rows stands in its place once, which a single row of many tells at once."""
+    return len(places) == rows and all(place == row for row, place in enumerate(places))
 
 
 def _picked(column: Any, places: Sequence[int]) -> Any:
