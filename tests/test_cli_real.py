@@ -93,11 +93,11 @@ def test_a_damaged_checkpoint_is_one_line_and_exit_1(place: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_an_unknown_hub_id_fails_offline_within_5_seconds(place: Path) -> None:
-    """Processor time, since the machine may be busy with other things."""
-    before = time.process_time() + sum(os.times()[2:4])
+def test_an_unknown_hub_id_fails_offline_and_asks_no_network(place: Path) -> None:
+    """Seconds; the bound only tells them from what a network that does not answer is waited for."""
+    began = time.monotonic()
     done = run(place, "ask", "red.png", "What?", "-m", "nobody/no-such-model")
-    assert time.process_time() + sum(os.times()[2:4]) - before < 5
+    assert time.monotonic() - began < 60
     assert (done.returncode, done.stdout) == (1, "")
     assert "hf download nobody/no-such-model" in done.stderr
     assert done.stderr.count("\n") == 1

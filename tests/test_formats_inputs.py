@@ -223,9 +223,9 @@ def test_a_prompt_file_without_end_is_one_line(monkeypatch: pytest.MonkeyPatch, 
 
 def test_ten_thousand_questions_are_told_apart_at_once() -> None:
     prompts = [Prompt(f"question {number}") for number in range(10_000)]
-    begin = time.perf_counter()
+    begin = time.process_time()
     assert unique_prompts(prompts) == tuple(prompts)
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
     with pytest.raises(UsageError, match=r"^the same question is asked twice: question 7$"):
         unique_prompts([*prompts, Prompt("question 7")])
     assert unique_prompts([Prompt("same", "a"), Prompt("same", "b"), Prompt("same")])[2] == Prompt("same")
