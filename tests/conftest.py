@@ -1,6 +1,8 @@
 """Settings that every test shares: no network, no colours, no model from the user's environment."""
 
+import gc
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,10 +34,19 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch, cache_home: Path) -> None
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_process_of_others() -> None:
-    """Ends the processes that tests of another file had pictures decoded by, which linger for a moment."""
+def no_process_of_others() -> Iterator[None]:
+    """Ends the processes that tests of another file had pictures decoded by, and sees that its runs end with it.
+
+    A run that goes on, in a thread or in a generator that nobody closed, would keep the processes of those behind it.
+    """
     POOL.close()
     know_those_there()
+    yield
+    end = time.monotonic() + 60
+    while POOL.is_leased and time.monotonic() < end:
+        gc.collect()  # generators within cycles, such as those of a traceback
+        time.sleep(0.05)
+    assert not POOL.is_leased, "a run of these tests goes on"
 
 
 @pytest.fixture(scope="session")

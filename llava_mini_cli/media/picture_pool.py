@@ -53,6 +53,11 @@ class PicturePool:
             if is_last:
                 self.close()
 
+    @property
+    def is_leased(self) -> bool:
+        """True while a run keeps processes."""
+        return self._leases > 0
+
     def expect(self) -> None:
         """Starts a process if there is none, without waiting for it: a picture will come."""
         with self._changed:
