@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import time
 from pathlib import Path
@@ -17,6 +18,8 @@ from llava_mini_cli.model import LlavaMiniProcessor, tokenizer_files, tokenizer_
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
 from llava_mini_cli.model.tokenizer_files import load_tokenizer
 
+# Which bound a trial meets first depends on how fast the system hands out memory.
+FULL = "MemoryError|it does not come to an end"
 CODE = "from pathlib import Path\nPath('pwned').touch()\nclass Mine: pass\n"
 
 
@@ -144,7 +147,7 @@ def test_a_tokenizer_that_fills_the_memory_is_ended(folder: Path) -> None:
         ("{% for i in range(10**9) %}x{% endfor %}", "OverflowError: Range too big"),
         ("{{ messages.__class__.__mro__ }}", "SecurityError: access to attribute '__class__'"),
         ("{{ 'a' * 10**11 }}", "MemoryError"),
-        ("{% set n = namespace(s='aa') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}", "MemoryError"),
+        ("{% set n = namespace(s='aa') %}{% for i in range(60) %}{% set n.s = n.s ~ n.s %}{% endfor %}", FULL),
         ("{% for i in range(90000) %}{{ 'x' * 99999 }}{% endfor %}", "it writes more than 1048576 characters"),
         ("{% if %}", "TemplateSyntaxError"),
         ("{{ raise_exception('no system message') }}", "ValueError: no system message"),
@@ -155,7 +158,7 @@ def test_a_template_that_cannot_be_used_is_one_line(folder: Path, template: str,
     edit_template(template)
     line = refused(folder)
     assert line.startswith("/tokenizer_config.json: chat_template: cannot be used (")
-    assert words in line
+    assert re.search(words, line)
 
 
 def edit_template(template: object) -> None:
