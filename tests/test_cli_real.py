@@ -93,11 +93,13 @@ def test_a_damaged_checkpoint_is_one_line_and_exit_1(place: Path) -> None:
     assert done.stderr.count("\n") == 1
 
 
-def test_an_unknown_hub_id_fails_offline_and_asks_no_network(place: Path) -> None:
-    """Seconds; the bound only tells them from what a network that does not answer is waited for."""
+def test_an_unknown_hub_id_fails_offline_sooner_than_an_answer_comes(place: Path) -> None:
+    """Within 5 seconds beside that, by the same clock, since the machine may be busy with other things."""
     began = time.monotonic()
+    assert run(place, "ask", "red.png", "What?", "-m", "tiny", "--max-new-tokens", "1").returncode == 0
+    answered = time.monotonic()
     done = run(place, "ask", "red.png", "What?", "-m", "nobody/no-such-model")
-    assert time.monotonic() - began < 60
+    assert time.monotonic() - answered < answered - began + 5
     assert (done.returncode, done.stdout) == (1, "")
     assert "hf download nobody/no-such-model" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -159,7 +159,7 @@ def test_help_loads_nothing_heavy(arguments: list[str]) -> None:
 
 
 def test_help_loads_little_beside_typer() -> None:
-    """Modules are counted, since seconds would measure the machine; 0.2 s of processor time on a quick one."""
+    """Modules are counted, since seconds would measure the machine."""
     ours = "from llava_mini_cli.__main__ import main\ntry: main()\nexcept SystemExit: pass\n"
     theirs = "import typer, typer.rich_utils, rich.markdown, rich.panel, rich.table\n"
     counts: list[int] = []

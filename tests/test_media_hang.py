@@ -151,7 +151,7 @@ def test_ready_tells_the_truth_and_does_not_wait(film: Path) -> None:
         begin = time.monotonic()
         assert len(next(chunks).times) == 2
         assert not clip.ready()
-        assert time.monotonic() - begin < 30
+        assert time.monotonic() - begin < 0.5 * 60
     with opened(film, {"decord": stuck(frames=2)}, decoder="decord") as clip:
         next(iter(clip))
         wait_until(clip.ready)  # the end, after the deadline

@@ -156,7 +156,7 @@ def test_a_hub_id_that_cannot_be_had_fails_within_seconds(offline: str, tmp_path
     run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     message, seconds = run.stdout.splitlines()
     assert "hf download llava-mini-tests/no-such-model" in message
-    assert float(seconds) < 20  # whoever tries again and again needs minutes
+    assert float(seconds) < 5
 
 
 def test_loading_takes_about_one_copy_of_the_weights(tmp_path: Path) -> None:
