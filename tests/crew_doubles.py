@@ -32,10 +32,15 @@ class ThreadWorker(Worker):
         self._is_over = False
 
     def end(self) -> None:
-        """No more media come."""
+        """No more media come, and nobody hears what is said: a thread that waits to say more goes on."""
         with self._changed:
             self._is_over = True
+            self._said = Batch()
             self._changed.notify_all()
+
+    def _send(self, job: Job, item: object) -> None:
+        if not self._is_over:
+            super()._send(job, item)
 
     def _given(self) -> Iterator[Job]:
         while True:
