@@ -131,7 +131,7 @@ def main() -> None:
         found, engine, question = proportions()
     else:
         found, engine, question = checkpoint(given.model, given.format, given.rounds)
-    engine._decoder.end_ids = frozenset()  # pyright: ignore[reportPrivateUsage]  - answers as long as asked for
+    engine._llm.decoder.end_ids = frozenset()  # pyright: ignore[reportPrivateUsage]  - answers as long as asked for
 
     def seconds(frames: int, questions: int, tokens: int) -> float:
         return median(lambda: taken(engine, question, frames, questions, tokens), given.rounds)

@@ -21,8 +21,9 @@ from torch import nn
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.encode import encode
 from llava_mini_cli.engine.engine import Engine
-from llava_mini_cli.engine.generate import DecodeBatch, PrefillItem, decode, prefill
 from llava_mini_cli.engine.int8_kernels import int8_available
+from llava_mini_cli.engine.language_model import PrefillItem
+from llava_mini_cli.engine.llm.generate import DecodeBatch, decode, prefill
 from llava_mini_cli.engine.load import load_engine
 from llava_mini_cli.engine.pack import TextPack, pack_prompts
 from llava_mini_cli.engine.packed_linear import Int8Linear

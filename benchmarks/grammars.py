@@ -30,9 +30,9 @@ from tiny_checkpoints import write_tiny_checkpoint
 from llava_mini_cli.config import GenerationOptions, Grammar
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.grammars import Grammars
+from llava_mini_cli.engine.llm.token_masks import TokenMasks
 from llava_mini_cli.engine.request import Answer, FeatureChunk, Request
 from llava_mini_cli.engine.scheduler import Limits
-from llava_mini_cli.engine.token_masks import TokenMasks
 from llava_mini_cli.media.clip import FrameChunk
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration, LlavaMiniProcessor
 from llava_mini_cli.model.prompt_layouts import PromptBuilder

@@ -34,8 +34,8 @@ from llava_mini_cli.commands.main import app
 from llava_mini_cli.engine import memory
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.frame_encoder import FrameEncoder
+from llava_mini_cli.engine.llm.token_decoder import TokenDecoder
 from llava_mini_cli.engine.scheduler import Limits
-from llava_mini_cli.engine.token_decoder import TokenDecoder
 from llava_mini_cli.errors import PASSING_KINDS
 from llava_mini_cli.formats.outputs import parquet_parts
 from llava_mini_cli.formats.outputs.appended import AppendedOutput

@@ -13,8 +13,8 @@ import torch
 from engine_oracle import Oracle
 
 from llava_mini_cli.config import GenerationOptions, Grammar, PromptLayout
+from llava_mini_cli.engine.llm.sampling import next_token, penalised, random_generator
 from llava_mini_cli.engine.request import Answer
-from llava_mini_cli.engine.sampling import next_token, penalised, random_generator
 
 BYTES = llguidance.LLTokenizer("byte")
 COMPACT = {"whitespace_flexible": False}

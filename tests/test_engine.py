@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tiny_checkpoints import write_tiny_checkpoint
 
 from llava_mini_cli.config import GenerationOptions, ModelOptions
+from llava_mini_cli.engine.llm.sampling import LOOP_TOKENS, YesNo
 from llava_mini_cli.engine.load import load_engine, make_engine
 from llava_mini_cli.engine.pack import PromptGroup
 from llava_mini_cli.engine.request import Answer, Failure, Request, Window
-from llava_mini_cli.engine.sampling import LOOP_TOKENS, YesNo
 from llava_mini_cli.engine.window_sum import WindowSum
 from llava_mini_cli.errors import MediaError
 from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
@@ -85,7 +85,7 @@ def test_a_prefix_longer_than_a_stretch_is_prefilled_alike(
 ) -> None:
     ids = oracle.engine(limits()).prompts.question_ids(QUESTIONS[0])
     tail = len(ids) - ids.index(IMAGE_TOKEN_ID) - 1
-    monkeypatch.setattr("llava_mini_cli.engine.generate.PREFILL_POSITIONS", tail + beside_the_tail)
+    monkeypatch.setattr("llava_mini_cli.engine.llm.generate.PREFILL_POSITIONS", tail + beside_the_tail)
     monkeypatch.setattr("llava_mini_cli.engine.dense.MASKED_QUERIES", 24)
     (answer,) = oracle.engine(limits()).run([request("v", oracle.video(17, 2), QUESTIONS[:1])])
     assert isinstance(answer, Answer)

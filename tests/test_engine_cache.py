@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from llava_mini_cli.engine.kv_cache import GROWTH, RowCache
+from llava_mini_cli.engine.llm.kv_cache import GROWTH, RowCache
 
 MEDIA, PER_MEDIUM, KV_HEADS, HEADS, DIM = 3, 2, 2, 4, 8
 PREFIX = torch.tensor([5, 3, 4])

@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 import torch
 
-from llava_mini_cli.engine import label_scorer, labels
-from llava_mini_cli.engine.branches import Branches
-from llava_mini_cli.engine.label_scorer import LabelScorer, Scoring
+from llava_mini_cli.engine import labels
 from llava_mini_cli.engine.labels import LabelIds, Labels
+from llava_mini_cli.engine.llm import label_scorer
+from llava_mini_cli.engine.llm.branches import Branches
+from llava_mini_cli.engine.llm.label_scorer import LabelScorer, Scoring
 
 
 class LetterPrompts:

@@ -9,10 +9,10 @@ from test_engine_cache import DIM, HEADS, KV_HEADS, OWN, PER_MEDIUM, filled
 from test_engine_track import PACK, frames_of
 
 from llava_mini_cli.engine import frame_encoder
+from llava_mini_cli.engine.llm.generation import Generation
+from llava_mini_cli.engine.llm.token_decoder import _cut
 from llava_mini_cli.engine.pack import PromptGroup, halved, pack_prompts
 from llava_mini_cli.engine.request import Window
-from llava_mini_cli.engine.token_decoder import _cut
-from llava_mini_cli.engine.track import Generation
 from llava_mini_cli.engine.window_sum import WindowSum
 
 IMAGE = -200
@@ -36,8 +36,8 @@ def test_a_part_of_a_cache_attends_as_the_whole(media: slice, slots: slice, rows
 
 
 def generations(cache: Any, *rows: int) -> list[Generation]:
-    nothing: Any = None
-    return [Generation(nothing, nothing, row, cache, row, None) for row in rows]
+    numbers: Any = rows  # in place of questions
+    return [Generation(number, cache, row) for number, row in zip(numbers, rows, strict=True)]
 
 
 def test_a_cache_is_cut_down_to_a_row_each() -> None:
@@ -48,11 +48,11 @@ def test_a_cache_is_cut_down_to_a_row_each() -> None:
         halves = _cut(some)
         alone += some if not halves else []
         left += halves
-    assert sorted(one.prompt_index for one in alone) == [0, 2, 3, 5]
+    assert sorted(one.question for one in alone) == [0, 2, 3, 5]
     for one in alone:
-        medium, slot = divmod(one.prompt_index, PER_MEDIUM)
+        medium, slot = divmod(one.question, PER_MEDIUM)
         assert (one.row, one.cache.own_lengths.tolist()) == (0, [[int(OWN[medium, slot])]])
-        assert torch.equal(one.cache.own_keys[0][0], cache.own_keys[0][one.prompt_index])
+        assert torch.equal(one.cache.own_keys[0][0], cache.own_keys[0][one.question])
         assert torch.equal(one.cache.prefix_values[0][0], cache.prefix_values[0][medium])
 
 

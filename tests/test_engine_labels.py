@@ -13,9 +13,9 @@ from engine_oracle import GREEDY, QUESTIONS, Oracle, by_prompt, limits, make_ora
 from golden_cases import write_case
 
 from llava_mini_cli.config import Choices, ChoiceScore, GenerationOptions, PromptLayout
-from llava_mini_cli.engine import label_scorer
+from llava_mini_cli.engine.llm import label_scorer
+from llava_mini_cli.engine.llm.sampling import YesNo
 from llava_mini_cli.engine.request import Answer, Failure, Request, Window
-from llava_mini_cli.engine.sampling import YesNo
 from llava_mini_cli.errors import UsageError
 
 COLOURS = ("red", "red car", "green", "re", "red cars", "blue-green, or so", "Red")
@@ -150,8 +150,8 @@ def test_two_hundred_choices_and_yes_alone_and_in_a_crowd(
 
 
 def test_two_hundred_choices_in_steps_and_windows(oracle: Oracle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("llava_mini_cli.engine.label_scorer.STEP_POSITIONS", 900)
-    monkeypatch.setattr("llava_mini_cli.engine.branches.HEAD_POSITIONS", 50)
+    monkeypatch.setattr("llava_mini_cli.engine.llm.label_scorer.STEP_POSITIONS", 900)
+    monkeypatch.setattr("llava_mini_cli.engine.llm.branches.HEAD_POSITIONS", 50)
     pixels = noise_video(3, 4)
     windows = (Window(0, 2), Window())
     found = by_prompt(list(oracle.engine(limits()).run([asked("v", pixels, (COLOURS, MANY), windows=windows)])))

@@ -11,8 +11,9 @@ from engine_oracle import GREEDY, QUESTIONS, Oracle, by_prompt, limits, make_ora
 
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine import encode as encode_module
-from llava_mini_cli.engine import frame_encoder, token_decoder
-from llava_mini_cli.engine.kv_cache import GROWTH, RowCache
+from llava_mini_cli.engine import frame_encoder
+from llava_mini_cli.engine.llm import token_decoder
+from llava_mini_cli.engine.llm.kv_cache import GROWTH, RowCache
 from llava_mini_cli.engine.memory import unless_out_of_memory
 from llava_mini_cli.engine.pack import PromptGroup
 from llava_mini_cli.engine.request import Answer, Failure, Outcome, Request, Window

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine import admit as admit_module
 from llava_mini_cli.engine.admit import ContextLimit, admit
-from llava_mini_cli.engine.pack import pack_prompts
-from llava_mini_cli.engine.request import Request, Window
-from llava_mini_cli.engine.sampling import (
+from llava_mini_cli.engine.llm.sampling import (
     LOOP_REPEATS,
     LOOP_TOKENS,
     YesNo,
@@ -25,6 +23,8 @@ from llava_mini_cli.engine.sampling import (
     penalised,
     random_generator,
 )
+from llava_mini_cli.engine.pack import pack_prompts
+from llava_mini_cli.engine.request import Request, Window
 from llava_mini_cli.engine.scheduler import Action, Limits, Load, choose
 from llava_mini_cli.errors import PromptError, UsageError
 

@@ -14,11 +14,12 @@ from llava_mini_cli.engine import engine as engine_module
 from llava_mini_cli.engine import frame_encoder
 from llava_mini_cli.engine import load as load_module
 from llava_mini_cli.engine import quantize as quantize_module
-from llava_mini_cli.engine.kv_cache import RowCache
+from llava_mini_cli.engine.llm import own_model
+from llava_mini_cli.engine.llm.generation import Generation
+from llava_mini_cli.engine.llm.kv_cache import RowCache
 from llava_mini_cli.engine.load import load_engine, make_engine
 from llava_mini_cli.engine.request import Answer, Failure, Request
 from llava_mini_cli.engine.similarity import ROWS, scan_batches, scan_file
-from llava_mini_cli.engine.track import Generation
 from llava_mini_cli.errors import UsageError
 
 
@@ -31,13 +32,13 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
 def batches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many items each prefill has, as they come."""
     sizes: list[int] = []
-    real = engine_module.prefill
+    real = own_model.prefill
 
     def prefill(model: Any, items: Any) -> Any:
         sizes.append(len(items))
         return real(model, items)
 
-    monkeypatch.setattr(engine_module, "prefill", prefill)
+    monkeypatch.setattr(own_model, "prefill", prefill)
     return sizes
 
 
@@ -104,7 +105,7 @@ def test_a_chunk_that_does_not_fit_is_halved_from_then_on(oracle: Oracle, monkey
 def test_windows_that_do_not_fit_together_are_prefilled_in_halves(
     oracle: Oracle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real, sizes = engine_module.prefill, list[int]()
+    real, sizes = own_model.prefill, list[int]()
 
     def small(model: Any, items: Any) -> Any:
         sizes.append(len(items))
@@ -112,7 +113,7 @@ def test_windows_that_do_not_fit_together_are_prefilled_in_halves(
             raise torch.OutOfMemoryError("too much")
         return real(model, items)
 
-    monkeypatch.setattr(engine_module, "prefill", small)
+    monkeypatch.setattr(own_model, "prefill", small)
     wanted = [request(str(seed), oracle.video(1, seed), QUESTIONS[:1]) for seed in range(3)]
     outcomes = list(oracle.engine(limits(8)).run(wanted))
     assert all(isinstance(one, Answer) for one in outcomes)
@@ -121,19 +122,19 @@ def test_windows_that_do_not_fit_together_are_prefilled_in_halves(
     def never(*_: Any) -> Any:
         raise torch.OutOfMemoryError("too much")
 
-    monkeypatch.setattr(engine_module, "prefill", never)
+    monkeypatch.setattr(own_model, "prefill", never)
     (failure,) = oracle.engine(limits(8)).run(wanted[:1])
     assert isinstance(failure, Failure)
     assert (failure.stage, failure.message) == ("generate", "the frames and prompts do not fit the memory")
 
 
 def test_media_without_questions_left_are_freed_once_they_are_half(oracle: Oracle) -> None:
-    decoder = oracle.engine(limits())._decoder
+    decoder = oracle.engine(limits())._llm.decoder
     cache = RowCache(torch.zeros(4, dtype=torch.int64), torch.tensor([[1, 2], [3, 4], [5, 6], [7, 8]]))
 
     def live(*rows: int) -> list[Generation]:
         nothing: Any = None
-        return [Generation(nothing, nothing, 0, cache, row, None) for row in rows]
+        return [Generation(nothing, cache, row) for row in rows]
 
     assert not decoder._shrink([])
     assert not decoder._shrink(live(1, 2, 6))

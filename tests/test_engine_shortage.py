@@ -15,13 +15,14 @@ from engine_faults import Site, watched
 from engine_oracle import QUESTIONS, Oracle, limits, make_oracle
 
 from llava_mini_cli.config import GenerationOptions, Grammar
-from llava_mini_cli.engine import engine as engine_module
-from llava_mini_cli.engine import frame_encoder, generate, kv_cache, memory, token_decoder
-from llava_mini_cli.engine.kv_cache import RowCache
+from llava_mini_cli.engine import frame_encoder, memory
+from llava_mini_cli.engine.llm import generate, kv_cache, own_model, token_decoder
+from llava_mini_cli.engine.llm.generation import Generation
+from llava_mini_cli.engine.llm.kv_cache import RowCache
+from llava_mini_cli.engine.llm.token_decoder import TokenDecoder
 from llava_mini_cli.engine.pack import TextPack
 from llava_mini_cli.engine.request import Answer, Failure, Outcome, Request, Window
-from llava_mini_cli.engine.token_decoder import TokenDecoder
-from llava_mini_cli.engine.track import Generation, Track
+from llava_mini_cli.engine.track import Track
 from llava_mini_cli.errors import DeviceLost
 
 MEDIA = 6
@@ -138,7 +139,8 @@ NAMED = [
     "LabelIds.of", "LabelScorer._begin", "LabelScorer._steps", "LabelScorer._score", "LabelScorer._reply", "_extend",
     "PieceSums.more", "Explainer.step", "Explainer._score", "Explainer._items", "Explainer._likelihoods",
     "Explainer._end",
-    "log_likelihoods", "LabelScorer._ask_blindly", "_View.attend", "Branches.of", "_softmax", "Engine._following",
+    "log_likelihoods", "LabelScorer._ask_blindly", "_View.attend", "Branches.of", "_softmax",
+    "OwnLanguageModel._following",
     "Grammars.check", "Grammars.state", "Grammars.fill", "Matcher.is_whole", "Matcher.text", "TokenMasks._masked",
 ]  # fmt: skip
 
@@ -177,7 +179,7 @@ def test_a_row_that_never_fits_fails_alone(
         return [one for part in flat for one in (part if isinstance(part, list) else [part])]
 
     def short(decoder: TokenDecoder, generations: Any, *rest: Any) -> Any:
-        if any((one.track.request.key, one.prompt_index) == ("3", 1) for one in of(generations)):
+        if any((one.question.track.request.key, one.question.prompt_index) == ("3", 1) for one in of(generations)):
             raise torch.OutOfMemoryError("too much")
         return real(decoder, generations, *rest)
 
@@ -243,7 +245,7 @@ def test_a_source_that_ran_out_is_not_taken_for_one_that_ended(oracle: Oracle) -
 def test_a_device_that_is_lost_ends_the_run_with_one_line(
     oracle: Oracle, monkeypatch: pytest.MonkeyPatch, said: str, where: str
 ) -> None:
-    modules = {"prefill": engine_module, "decode": token_decoder, "encode": frame_encoder}
+    modules = {"prefill": own_model, "decode": token_decoder, "encode": frame_encoder}
 
     def lost(*_: object) -> None:
         raise RuntimeError(said)
@@ -260,7 +262,7 @@ def test_other_mistakes_are_neither_shortages_nor_lost_devices(oracle: Oracle, m
     def mistaken(*_: object) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")
 
-    monkeypatch.setattr(engine_module, "prefill", mistaken)
+    monkeypatch.setattr(own_model, "prefill", mistaken)
     with pytest.raises(RuntimeError, match="shapes"):
         run(oracle)
 

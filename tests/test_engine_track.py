@@ -8,10 +8,10 @@ import torch
 from engine_doubles import ArrayFrames
 
 from llava_mini_cli.config import GenerationOptions
-from llava_mini_cli.engine.kv_cache import RowCache
 from llava_mini_cli.engine.pack import PromptGroup, pack_prompts
+from llava_mini_cli.engine.questions import AskedAbout
 from llava_mini_cli.engine.request import AnyChunk, Failure, FeatureChunk, GrowingWindows, Request, Window
-from llava_mini_cli.engine.track import Generation, Track, apart, cut, halves, prefill_items
+from llava_mini_cli.engine.track import Track, apart, cut, halves, prefill_items
 from llava_mini_cli.engine.window_sum import WindowSum
 from llava_mini_cli.errors import ItemError, MediaError
 from llava_mini_cli.media.clip import FrameChunk
@@ -277,6 +277,5 @@ def test_a_failure_says_of_which_prompt_and_window_it_is() -> None:
     want = [Failure("v", prompt, "decode", "corrupt", "damaged", 1) for prompt in (0, 1)]
     assert track.failures(track.windows[1], error) == want
     assert track.failures(track.windows[0], ItemError("x", "y"), "generate")[0].stage == "generate"
-    cache = RowCache(torch.tensor([1]), torch.tensor([[1]]))
-    one = Generation(track, track.windows[1], 1, cache, 0, None)
+    one = AskedAbout(track, track.windows[1], 1, 4)
     assert one.failure(ItemError("x", "y")) == Failure("v", 1, "generate", "x", "y", 1)

@@ -10,7 +10,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from llava_mini_cli.engine import flops
 from llava_mini_cli.engine.encode import encode_features
 from llava_mini_cli.engine.flops import WeightProduct
-from llava_mini_cli.engine.generate import PrefillItem, prefill
+from llava_mini_cli.engine.language_model import PrefillItem
+from llava_mini_cli.engine.llm.generate import prefill
 from llava_mini_cli.engine.pack import pack_prompts
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.configuration import LlavaMiniConfig

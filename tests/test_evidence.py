@@ -17,10 +17,10 @@ from llava_mini_cli.config import MOST_PIECES, EvidenceOptions, GenerationOption
 from llava_mini_cli.engine import explainer as explainer_module
 from llava_mini_cli.engine import frame_encoder, left_out
 from llava_mini_cli.engine.engine import Engine
-from llava_mini_cli.engine.generate import PrefillItem
+from llava_mini_cli.engine.language_model import PrefillItem
 from llava_mini_cli.engine.left_out import patch_centres, picture_blocks
+from llava_mini_cli.engine.llm.token_decoder import TokenDecoder
 from llava_mini_cli.engine.request import Answer, Failure, Request, Window
-from llava_mini_cli.engine.token_decoder import TokenDecoder
 from llava_mini_cli.formats.job import TimeSpan
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.model.compressor import AveragePool, QueryCompressor
@@ -255,7 +255,7 @@ def test_what_is_held_for_evidence_counts_as_memory(oracle: Oracle) -> None:
     held: list[int] = []
     while not engine.is_idle:
         engine.step()
-        held.append(engine._held_bytes - engine._decoder.cache_bytes)
+        held.append(engine._held_bytes - engine._llm.cache_bytes)
     pack = len(oracle.processor.prompts().question_ids(QUESTIONS[0])) - 1
     assert max(held) >= 4 * pack * oracle.model.config.hidden_size * 4
     assert held[-1] == 0

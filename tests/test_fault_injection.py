@@ -9,7 +9,7 @@ import pytest
 from engine_oracle import Oracle, make_oracle
 from fault_runs import FaultRuns, Faults, Rows, check, make_media, served
 
-from llava_mini_cli.engine.token_decoder import TokenDecoder
+from llava_mini_cli.engine.llm.token_decoder import TokenDecoder
 
 COUNT = 16
 

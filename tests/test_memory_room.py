@@ -6,7 +6,7 @@ import pytest
 from engine_oracle import QUESTIONS, Oracle, by_prompt, limits, make_oracle, request
 
 from llava_mini_cli.engine.engine import Engine
-from llava_mini_cli.engine.generate import PREFILL_POSITIONS
+from llava_mini_cli.engine.llm.generate import PREFILL_POSITIONS
 from llava_mini_cli.engine.request import Answer, Failure
 from llava_mini_cli.engine.work_bytes import Work
 from llava_mini_cli.engine.work_room import WorkRoom
@@ -95,8 +95,8 @@ def test_answers_whose_keys_have_no_room_to_grow_are_error_rows(
         if positions:
             raise MemoryError
 
-    monkeypatch.setattr("llava_mini_cli.engine.generate.GROWTH", 1)
-    monkeypatch.setattr("llava_mini_cli.engine.kv_cache.GROWTH", 1)
+    monkeypatch.setattr("llava_mini_cli.engine.llm.generate.GROWTH", 1)
+    monkeypatch.setattr("llava_mini_cli.engine.llm.kv_cache.GROWTH", 1)
     monkeypatch.setattr(WorkRoom, "grow", full)
     outcomes = list(engine(oracle, 1 << 40).run([request("a", oracle.video(1, 1), QUESTIONS[:2])]))
     assert [one.error_type for one in outcomes if isinstance(one, Failure)] == ["out_of_memory"]  # the longer prompt's

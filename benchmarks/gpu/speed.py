@@ -21,7 +21,8 @@ from llava_mini_cli.config import GenerationOptions, Quantization
 from llava_mini_cli.engine.dense import EAGER, compile_dense
 from llava_mini_cli.engine.encode import encode
 from llava_mini_cli.engine.engine import Engine
-from llava_mini_cli.engine.generate import DecodeBatch, PrefillItem, decode, prefill
+from llava_mini_cli.engine.language_model import PrefillItem
+from llava_mini_cli.engine.llm.generate import DecodeBatch, decode, prefill
 from llava_mini_cli.engine.pack import pack_prompts
 from llava_mini_cli.engine.quantize import check_packing, quantize
 from llava_mini_cli.engine.request import Answer, Request

@@ -29,7 +29,7 @@ def answer(engine: Engine, frames: int, questions: int = 1, new_tokens: int = 1,
         source = RepeatedFrames(frames, engine.model.config.video_frame_size)
         engine.add(Request(str(number), kind, source, prompts, options))
     held = 0
-    decoder = cast(_Sized, engine._decoder)  # pyright: ignore[reportPrivateUsage]
+    decoder = cast(_Sized, engine._llm)  # pyright: ignore[reportPrivateUsage]
     while not engine.is_idle:
         for outcome in engine.step():
             if not isinstance(outcome, Answer):

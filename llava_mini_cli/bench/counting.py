@@ -15,7 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from llava_mini_cli.bench.made_models import AFTER, BEFORE, CountedPrompts, meta_llava, meta_model
 from llava_mini_cli.bench.paper import COMPONENTS
 from llava_mini_cli.engine.encode import encode_features
-from llava_mini_cli.engine.generate import PrefillItem, prefill
+from llava_mini_cli.engine.language_model import PrefillItem
+from llava_mini_cli.engine.llm.generate import prefill
 from llava_mini_cli.engine.pack import TextPack, pack_prompts
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.prefusion import prefuse

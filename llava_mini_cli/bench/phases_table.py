@@ -12,7 +12,8 @@ from llava_mini_cli.bench.subject import Subject
 from llava_mini_cli.bench.timing import LayerProducts, alternate
 from llava_mini_cli.engine.encode import encode
 from llava_mini_cli.engine.engine import Engine
-from llava_mini_cli.engine.generate import DecodeBatch, PrefillItem, decode, prefill
+from llava_mini_cli.engine.language_model import PrefillItem
+from llava_mini_cli.engine.llm.generate import DecodeBatch, decode, prefill
 from llava_mini_cli.engine.pack import pack_prompts
 
 

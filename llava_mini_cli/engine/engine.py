@@ -1,9 +1,9 @@
 """The engine: requests in, answers out, by the verbs `add`, `step`, `has_room`, `is_idle` and `is_waiting`.
 
-    add -> [FrameEncoder: a chunk of frames] -> [prefill: complete windows] -> [TokenDecoder: a token a step] -> Answer
+    add -> [FrameEncoder: a chunk of frames] -> [LanguageModel: complete windows] -> Answer
 
 Every question of a medium travels with it: its frames are decoded and encoded once, its prefix is prefilled once. This
-half chooses what is done next and prefills. Failures are values: what fails alone becomes a `Failure`, the rest goes
+half chooses what is done next. Failures are values: what fails alone becomes a `Failure`, the rest goes
 on. Knows nothing of files or output formats.
 """
 
@@ -20,17 +20,17 @@ from llava_mini_cli.engine.dense import EAGER, Dense
 from llava_mini_cli.engine.explainer import Explainer
 from llava_mini_cli.engine.fit import NUMBER_BYTES
 from llava_mini_cli.engine.frame_encoder import FrameEncoder
-from llava_mini_cli.engine.generate import prefill
 from llava_mini_cli.engine.grammars import Grammars
 from llava_mini_cli.engine.intake import Intake
-from llava_mini_cli.engine.label_scorer import LabelScorer
 from llava_mini_cli.engine.labels import LabelIds
+from llava_mini_cli.engine.language_model import LanguageModel
+from llava_mini_cli.engine.llm.own_model import OwnLanguageModel
+from llava_mini_cli.engine.llm.token_decoder import end_ids
 from llava_mini_cli.engine.memory import unless_out_of_memory
+from llava_mini_cli.engine.questions import asked_about
 from llava_mini_cli.engine.request import FrameShapes, Outcome, Request
-from llava_mini_cli.engine.sampling import random_generator
 from llava_mini_cli.engine.scheduler import Action, Limits, Load, choose
-from llava_mini_cli.engine.token_decoder import TokenDecoder
-from llava_mini_cli.engine.track import Complete, Generation, prefill_items
+from llava_mini_cli.engine.track import Complete
 from llava_mini_cli.engine.work import More, Piece, work_off
 from llava_mini_cli.engine.work_bytes import Sizes, Work
 from llava_mini_cli.engine.work_room import WorkRoom
@@ -74,19 +74,17 @@ class Engine:
         self.still = processor.preprocessor.layout  # how pictures may be given: in pieces
         self._shared_width = None if image_projection is None else image_projection.shape[0]
         self._context = ContextLimit(config.max_position_embeddings, config.vision_tokens_per_frame)
-        self._decoder = TokenDecoder(model, prompts, dense)
         work = Work.of(
             Sizes.of(config.to_dict()), model.dtype.itemsize, is_packed=self.weight_format not in NUMBER_BYTES
         )
         self._room = WorkRoom(work, limits.work_bytes, lambda: self._held_bytes)
-        self._decoder.room = self._room
         self._encoder = FrameEncoder(
             model.model, processor.preprocessor, self._context, limits.chunk_frames, self._room, image_projection
         )
         self._labels = LabelIds(prompts)
-        self._grammars = Grammars(prompts, self._decoder.end_ids, config.vocab_size)
-        self._scorer = LabelScorer(model, prompts, self._labels, self._decoder)
-        self._explainer = Explainer(model, prompts, self.still, self._room, self._decoder.end_ids)
+        self._grammars = Grammars(prompts, end_ids(model), config.vocab_size)
+        self._llm: LanguageModel = OwnLanguageModel(model, prompts, self._labels, self._grammars, self._room, dense)
+        self._explainer = Explainer(model, prompts, self.still, self._room, self._llm.end_ids)
 
     @property
     def frames_encoded(self) -> int:
@@ -114,7 +112,7 @@ class Engine:
     @property
     def is_idle(self) -> bool:
         """True if nothing is in flight and there is nothing to hand out."""
-        return not (self._encoder.tracks or self._encoder.windows or self._decoder.generations or self._has_outcomes)
+        return not (self._encoder.tracks or self._encoder.windows or self._llm.asked or self._has_outcomes)
 
     @property
     def is_waiting(self) -> bool:
@@ -131,10 +129,10 @@ class Engine:
         Raises:
             UsageError: its options ask for what this model cannot give.
         """
-        if any(request.choices) and not self._decoder.end_ids:
+        if any(request.choices) and not self._llm.end_ids:
             raise UsageError("--choices: this model's generation_config.json names no token that ends an answer")
         intake = Intake(request, self.prompts, self._context, self._labels, self._grammars)
-        work_off([intake.piece(self._decoder.accept)])
+        work_off([intake.piece(self._llm.accept)])
         self._encoder.failures += intake.failures
         if intake.track is not None:
             self._encoder.tracks.append(intake.track)
@@ -177,8 +175,8 @@ class Engine:
             DeviceLost: the device does not work any more.
         """
         work_off([Piece(self._next, self._next)])
-        failures, done = self._encoder.failures, self._decoder.done
-        self._encoder.failures, self._decoder.done = [], []
+        failures, done = self._encoder.failures, self._llm.done
+        self._encoder.failures, self._llm.done = [], []
         outcomes = [*failures, *self._explainer.take(done), *self._explainer.done]
         self._explainer.done = []
         return outcomes
@@ -186,13 +184,13 @@ class Engine:
     def close(self) -> None:
         """Ends every source in flight; what was in flight is not answered."""
         self._encoder.close()
-        self._decoder.generations.clear()
+        self._llm.close()
         self._encoder.windows.clear()
         self._explainer.close()
 
     @property
     def _has_outcomes(self) -> bool:
-        return bool(self._encoder.failures or self._decoder.done or self._explainer.has_work)
+        return bool(self._encoder.failures or self._llm.done or self._explainer.has_work)
 
     @property
     def _held_bytes(self) -> int:
@@ -200,7 +198,7 @@ class Engine:
         begun = (window for track in self._encoder.tracks for window in track.windows)
         waiting = (window for _, window in self._encoder.windows)
         summed = sum(window.pieces.nbytes for window in chain(begun, waiting) if window.pieces is not None)
-        return self._decoder.cache_bytes + self._explainer.nbytes + summed
+        return self._llm.cache_bytes + self._explainer.nbytes + summed
 
     def _next(self) -> More:
         if self._explainer.has_work:
@@ -217,7 +215,7 @@ class Engine:
                     self._encoder.windows.popleft()
                 return prefilling
             case "decode":
-                return self._decoder.step()
+                return self._llm.step()
             case "idle":
                 return ()
 
@@ -228,7 +226,7 @@ class Engine:
             frames_waiting=bool(self._encoder.tracks),
             prefills=len(windows),
             questions=len(windows[0][1].prompts) if windows else 0,
-            generations=len(self._decoder.generations),
+            generations=self._llm.asked,
             cache_bytes=self._held_bytes,
         )
         return choose(load, self.limits)
@@ -237,7 +235,7 @@ class Engine:
         """The windows that are prefilled next: short prefixes together, a long one alone."""
         per_frame, windows = self.model.config.vision_tokens_per_frame, self._encoder.windows
         first, count = windows[0], 1
-        asked = len(first[1].prompts) + len(self._decoder.generations)
+        asked = len(first[1].prompts) + self._llm.asked
         while count < len(windows):
             _, window = windows[count]
             asked += len(window.prompts)
@@ -265,8 +263,8 @@ class Engine:
         return [self._prefilling(batch[:half]), self._prefilling(batch[half:])]
 
     def _prefill(self, batch: Sequence[Complete]) -> More:
-        """Windows through the language model, and the first token of each of their answers, or which of its choices."""
-        following = self._following(*self._begun(batch))
+        """Windows with their questions to the language model."""
+        following = self._begun(batch)
 
         def released() -> More:
             for track, window in batch:
@@ -276,29 +274,6 @@ class Engine:
 
         return [Piece(released, released)]
 
-    def _following(self, generations: Sequence[Generation], logits: torch.Tensor) -> list[Piece]:
-        """What comes behind prefill: the choices of the questions that have some, the first tokens of the others."""
-        free = [one.track.request.choices_of(one.prompt_index) is None for one in generations]
-        pieces: list[Piece] = []
-        for is_free, begin in ((False, self._scorer.begin), (True, self._decoder.begin)):
-            which = [number for number, this in enumerate(free) if this is is_free]
-            if which:
-                some = logits if len(which) == len(generations) else logits[which]
-                pieces.append(begin([generations[number] for number in which], some))
-        return pieces
-
-    def _begun(self, batch: Sequence[Complete]) -> tuple[list[Generation], torch.Tensor]:
-        """The generations of some windows and the logits of each one's first token, `[n, vocab]`."""
-        groups = [(track, window, group) for track, window in batch for group in window.groups]
-        items = [item for one in batch for item in prefill_items(*one)]
-        prefix, rows = max(item.prefix.shape[0] for item in items), max(len(item.tails) for item in items)
-        self._room.prefill(len(items), prefix, max(sum(map(len, item.tails)) for item in items), rows)
-        cache, logits = prefill(self.model, items)
-        begun: list[Generation] = []
-        for medium, (track, window, group) in enumerate(groups):
-            for slot, prompt in enumerate(group.prompts):
-                row = medium * cache.rows_per_medium + slot
-                generator, grammar = random_generator(track.request.generation), track.request.grammar_of(prompt)
-                matcher = None if grammar is None else self._grammars.matcher(grammar)
-                begun.append(Generation(track, window, prompt, cache, row, generator, matcher=matcher))
-        return begun, logits[[one.row for one in begun]]
+    def _begun(self, batch: Sequence[Complete]) -> More:
+        per_frame = self.model.config.vision_tokens_per_frame
+        return self._llm.begin([asked for one in batch for asked in asked_about(*one, per_frame)])

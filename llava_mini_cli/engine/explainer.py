@@ -15,11 +15,12 @@ from math import isfinite
 
 import torch
 
-from llava_mini_cli.engine.branches import HEAD_POSITIONS, Branches, log_likelihoods
 from llava_mini_cli.engine.encode import encode_features
-from llava_mini_cli.engine.generate import PrefillItem, prefill
-from llava_mini_cli.engine.kv_cache import RowCache
+from llava_mini_cli.engine.language_model import PrefillItem
 from llava_mini_cli.engine.left_out import picture_blocks
+from llava_mini_cli.engine.llm.branches import HEAD_POSITIONS, Branches, log_likelihoods
+from llava_mini_cli.engine.llm.generate import prefill
+from llava_mini_cli.engine.llm.kv_cache import RowCache
 from llava_mini_cli.engine.pack import without
 from llava_mini_cli.engine.request import Answer, Box, Evidence, LeftOut, Outcome
 from llava_mini_cli.engine.track import Complete, Track, items_of, prefill_items

@@ -11,11 +11,11 @@ from llava_mini_cli.engine.choose_format import Choice, choose_format
 from llava_mini_cli.engine.dense import EAGER, compile_dense
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.fit import NUMBER_BYTES
+from llava_mini_cli.engine.llm.sampling import YesNo
 from llava_mini_cli.engine.memory import MOST_KEPT, keep_freed_memory, unless_out_of_memory
 from llava_mini_cli.engine.prepared import prepared_supply
 from llava_mini_cli.engine.products import choose_products, int8_kernel, measured_rates
 from llava_mini_cli.engine.quantize import Packing, quantize
-from llava_mini_cli.engine.sampling import YesNo
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.engine.trials import try_options
 from llava_mini_cli.engine.work_bytes import Sizes, Work, bounds

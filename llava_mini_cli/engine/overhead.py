@@ -19,7 +19,7 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 from llava_mini_cli.config import WeightFormat
 from llava_mini_cli.engine.encode import encode_features
 from llava_mini_cli.engine.flops import tower_layers
-from llava_mini_cli.engine.generate import DecodeBatch, PrefillItem, decode, prefill
+from llava_mini_cli.engine.llm.generate import DecodeBatch, PrefillItem, decode, prefill
 from llava_mini_cli.engine.pack import pack_prompts
 from llava_mini_cli.engine.packed_linear import Int4Linear, Int8Linear
 from llava_mini_cli.engine.timed_engine import Texts, TimedEngine

@@ -9,10 +9,12 @@ from typing import Any, cast
 import torch
 
 from llava_mini_cli.config import Choices, GenerationOptions
-from llava_mini_cli.engine.branches import Branches, log_likelihoods
 from llava_mini_cli.engine.engine import Engine
-from llava_mini_cli.engine.generate import PrefillItem, prefill
 from llava_mini_cli.engine.labels import LabelIds
+from llava_mini_cli.engine.language_model import PrefillItem
+from llava_mini_cli.engine.llm.branches import Branches, log_likelihoods
+from llava_mini_cli.engine.llm.generate import prefill
+from llava_mini_cli.engine.llm.token_decoder import end_ids
 from llava_mini_cli.engine.request import Likelihood
 from llava_mini_cli.errors import PromptError
 from llava_mini_cli.model.prompt_layouts import IMAGE_TOKEN_ID
@@ -25,8 +27,7 @@ class TextOnly:
         self._model = engine.model
         self._prompts = engine.prompts
         self._labels = LabelIds(engine.prompts)
-        end = cast("int | list[int] | None", cast(Any, engine.model.generation_config).eos_token_id)
-        self._ends = sorted(end) if isinstance(end, list) else [] if end is None else [end]
+        self._ends = sorted(end_ids(engine.model))
 
     @torch.inference_mode()
     def write(self, question: str, generation: GenerationOptions) -> tuple[str, int, int]:

@@ -1,4 +1,4 @@
-"""The state of one request on its way through the engine: frames to come, windows being summed, answers begun.
+"""The state of one request on its way through the engine: frames to come, windows being summed, questions.
 
 Holds tensors but computes nothing beyond sums; the order of work is the engine's.
 """
@@ -11,9 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llava_mini_cli.engine.generate import PrefillItem
-from llava_mini_cli.engine.grammars import Matcher
-from llava_mini_cli.engine.kv_cache import RowCache
+from llava_mini_cli.engine.language_model import PrefillItem
 from llava_mini_cli.engine.left_out import PieceSums
 from llava_mini_cli.engine.memory import ran_out
 from llava_mini_cli.engine.pack import NO_PROMPTS, TextPack, halved, without
@@ -274,27 +272,3 @@ def halves(chunk: Chunk) -> tuple[Chunk, Chunk]:
 def apart(chunk: Chunk) -> list[Chunk]:
     """A chunk in stretches that hold either pixels or features."""
     return [list(stretch) for _, stretch in groupby(chunk, lambda part: isinstance(part[1], FrameChunk))]
-
-
-@dataclass(eq=False)
-class Generation:
-    """One question being answered."""
-
-    track: Track
-    window: WindowSum
-    prompt_index: int
-    cache: RowCache
-    row: int  # of the cache
-    generator: torch.Generator | None
-    tokens: list[int] = field(default_factory=list[int])
-    p_yes: float | None = None
-    matcher: Matcher | None = None  # of the grammar that the answer is held to
-
-    @property
-    def takes_likeliest(self) -> bool:
-        """True if the next token is the one with the highest score."""
-        return self.generator is None and self.track.request.generation.repetition_penalty == 1
-
-    def failure(self, error: ItemError) -> Failure:
-        """The failure of this question, in place of its answer."""
-        return self.track.request.failure(self.prompt_index, self.window.index, error, "generate")

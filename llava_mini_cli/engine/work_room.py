@@ -6,8 +6,8 @@ itself, the kernel would promise the memory, and kill the process once it is use
 
 from collections.abc import Callable
 
-from llava_mini_cli.engine.generate import PREFILL_POSITIONS
-from llava_mini_cli.engine.kv_cache import GROWTH
+from llava_mini_cli.engine.llm.generate import PREFILL_POSITIONS
+from llava_mini_cli.engine.llm.kv_cache import GROWTH
 from llava_mini_cli.engine.work_bytes import Work
 
 SCORE_BYTES = 12  # of the score of one token, in the number format, in float32 and as a log-likelihood

@@ -14,12 +14,12 @@ import torch
 
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine.dense import Dense
-from llava_mini_cli.engine.generate import DecodeBatch, decode
-from llava_mini_cli.engine.kv_cache import RowCache
-from llava_mini_cli.engine.request import Answer, FinishReason, Likelihood, Outcome
-from llava_mini_cli.engine.sampling import LOOP_TOKENS, YesNo, is_looping, next_token, penalised
-from llava_mini_cli.engine.token_masks import TokenMasks
-from llava_mini_cli.engine.track import Generation
+from llava_mini_cli.engine.llm.generate import DecodeBatch, decode
+from llava_mini_cli.engine.llm.generation import Generation
+from llava_mini_cli.engine.llm.kv_cache import RowCache
+from llava_mini_cli.engine.llm.sampling import LOOP_TOKENS, YesNo, is_looping, next_token, penalised
+from llava_mini_cli.engine.llm.token_masks import TokenMasks
+from llava_mini_cli.engine.request import FinishReason, Likelihood, Outcome
 from llava_mini_cli.engine.work import More, Piece
 from llava_mini_cli.engine.work_room import WorkRoom
 from llava_mini_cli.errors import ItemError
@@ -41,8 +41,7 @@ class TokenDecoder:
         self.room: WorkRoom | None = None  # for keys and values; None: any
         self._yes_no: YesNo | None = None  # once `accept` was asked for it
         self._masks = TokenMasks()
-        end = cast("int | list[int] | None", cast(Any, model.generation_config).eos_token_id)
-        self.end_ids = frozenset(end if isinstance(end, list) else [] if end is None else [end])
+        self.end_ids = end_ids(model)
 
     def accept(self, options: GenerationOptions) -> None:
         """Gets ready for answers with these options.
@@ -123,7 +122,7 @@ class TokenDecoder:
 
     def _reply(self, one: Generation, reason: End) -> More:
         if isinstance(reason, ItemError):
-            done = one.failure(reason)
+            done = one.question.failure(reason)
         else:
             text = self._prompts.answer_text(one.tokens) if one.matcher is None else one.matcher.text(one.tokens)
             done = self.answer(one, reason, one.tokens, text)
@@ -133,7 +132,7 @@ class TokenDecoder:
     def _fail(self, generations: Sequence[Generation]) -> More:
         """Fails generations for which there is no memory."""
         error = ItemError("out_of_memory", "the answers' keys and values do not fit the memory")
-        failures = [one.failure(error) for one in generations]
+        failures = [one.question.failure(error) for one in generations]
         self.generations = [one for one in self.generations if one not in generations]
         self.done += failures
         return ()
@@ -146,7 +145,7 @@ class TokenDecoder:
         held = self._masks.hold(generations, logits, likeliest)
         found = zip(generations, likeliest, highest.tolist(), logits, strict=True)
         for row, (one, token, most, scores) in enumerate(found):
-            options = one.track.request.generation
+            options = one.question.options
             if isfinite(most) and options.yes_no and one.p_yes is None:
                 one.p_yes = self.p_yes(scores)
             if isfinite(most) and row in held:
@@ -170,7 +169,7 @@ class TokenDecoder:
             return token
         if token in self.end_ids or (one.matcher is not None and one.matcher.is_whole(one.tokens, token)):
             return "stop"
-        if len(one.tokens) + 1 >= one.track.request.generation.max_new_tokens:
+        if len(one.tokens) + 1 >= one.question.options.max_new_tokens:
             return "length"
         if one.matcher is not None:  # which bounds it
             return None
@@ -224,24 +223,15 @@ class TokenDecoder:
         text: str,
         choice_probs: Mapping[str, float] | None = None,
         choice_scores: Mapping[str, Likelihood] | None = None,
-    ) -> Answer:
+    ) -> Outcome:
         """The answer that a question came to."""
-        request = one.track.request
-        return Answer(
-            key=request.key,
-            prompt_index=one.prompt_index,
-            text=text,
-            token_ids=tuple(tokens),
-            finish_reason=reason,
-            frame_count=one.window.frame_count,
-            prompt_tokens=one.track.pack_of(one.window).prompt_lengths[one.prompt_index],
-            vision_tokens=one.window.frame_count * self._model.config.vision_tokens_per_frame,
-            completion_tokens=len(tokens),
-            window_index=one.window.index,
-            p_yes=one.p_yes,
-            choice_probs=choice_probs,
-            choice_scores=choice_scores,
-        )
+        return one.question.answer(reason, tokens, text, one.p_yes, choice_probs, choice_scores)
+
+
+def end_ids(model: LlavaMiniForConditionalGeneration) -> frozenset[int]:
+    """The tokens that end an answer, as the model's generation_config.json has them."""
+    end = cast("int | list[int] | None", cast(Any, model.generation_config).eos_token_id)
+    return frozenset(end if isinstance(end, list) else [] if end is None else [end])
 
 
 def _by_cache(generations: Sequence[Generation]) -> list[list[Generation]]:

@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from llava_mini_cli.engine.dense import finish, project
-from llava_mini_cli.engine.kv_cache import RowCache
+from llava_mini_cli.engine.llm.kv_cache import RowCache
 from llava_mini_cli.engine.request import Likelihood
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 

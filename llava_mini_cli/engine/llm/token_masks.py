@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from llava_mini_cli.engine.track import Generation
+from llava_mini_cli.engine.llm.generation import Generation
 from llava_mini_cli.errors import ItemError
 
 

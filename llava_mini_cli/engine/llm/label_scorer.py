@@ -12,13 +12,14 @@ from math import exp, isfinite
 import torch
 
 from llava_mini_cli.config import Choices
-from llava_mini_cli.engine.branches import HEAD_POSITIONS, Branches, log_likelihoods
-from llava_mini_cli.engine.generate import PrefillItem, prefill
-from llava_mini_cli.engine.kv_cache import RowCache
 from llava_mini_cli.engine.labels import MOST_KEPT, LabelIds, Labels
+from llava_mini_cli.engine.language_model import PrefillItem
+from llava_mini_cli.engine.llm.branches import HEAD_POSITIONS, Branches, log_likelihoods
+from llava_mini_cli.engine.llm.generate import prefill
+from llava_mini_cli.engine.llm.generation import Generation
+from llava_mini_cli.engine.llm.kv_cache import RowCache
+from llava_mini_cli.engine.llm.token_decoder import TokenDecoder
 from llava_mini_cli.engine.request import Likelihood
-from llava_mini_cli.engine.token_decoder import TokenDecoder
-from llava_mini_cli.engine.track import Generation
 from llava_mini_cli.engine.work import More, Piece
 from llava_mini_cli.errors import ItemError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
@@ -77,10 +78,10 @@ class LabelScorer:
         scorings: list[Scoring] = []
         wanted: dict[Blind, None] = {}
         for one, first in sorted(zip(generations, logits, strict=True), key=lambda pair: pair[0].row):
-            choices = one.track.request.choices_of(one.prompt_index)
+            choices = one.question.choices
             assert choices is not None
             scorings.append(Scoring(one, self._labels.of(choices), one.cache, one.row, first))
-            if one.track.request.generation.choice_prior and self._blind.get(_blind(one, choices)) is None:
+            if one.question.options.choice_prior and self._blind.get(_blind(one, choices)) is None:
                 wanted[_blind(one, choices)] = None
         return [*([self._asking_blindly(list(wanted))] if wanted else []), *self._steps(scorings)]
 
@@ -170,7 +171,7 @@ class LabelScorer:
         return ()
 
     def _reply(self, scoring: Scoring, one: Generation, found: Sequence[Likelihood]) -> More:
-        labels, options = scoring.labels, one.track.request.generation
+        labels, options = scoring.labels, one.question.options
         scores = [likelihood.score for likelihood in found]
         if options.choice_prior:
             before = self._blind[_blind(one, labels.texts)]
@@ -180,7 +181,7 @@ class LabelScorer:
         if options.choice_score == "mean":
             scores = [score / (len(ids) + 1) for score, ids in zip(scores, labels.ids, strict=True)]
         if not all(map(isfinite, scores)):
-            done = one.failure(ItemError("internal", "the model gave no finite scores; another --dtype may"))
+            done = one.question.failure(ItemError("internal", "the model gave no finite scores; another --dtype may"))
         else:
             best = scores.index(max(scores))
             if options.yes_no:
@@ -207,7 +208,7 @@ class LabelScorer:
 
     def _fail_all(self, generations: Sequence[Generation]) -> More:
         error = ItemError("out_of_memory", "the question's choices do not fit the memory")
-        self._decoder.done += [one.failure(error) for one in generations]
+        self._decoder.done += [one.question.failure(error) for one in generations]
         return ()
 
     def _forget(self, questions: Sequence[Blind]) -> More:
@@ -216,7 +217,7 @@ class LabelScorer:
 
 
 def _blind(one: Generation, choices: Choices) -> Blind:
-    return one.track.request.prompts[one.prompt_index], choices
+    return one.question.text, choices
 
 
 def _softmax(scores: Sequence[float]) -> list[float]:

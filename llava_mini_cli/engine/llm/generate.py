@@ -12,20 +12,13 @@ from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from llava_mini_cli.engine.dense import EAGER, Dense, Projected, attend_causally, finish, project
-from llava_mini_cli.engine.kv_cache import GROWTH, RowCache
+from llava_mini_cli.engine.language_model import PrefillItem
+from llava_mini_cli.engine.llm.kv_cache import GROWTH, RowCache
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration, LlavaMiniModel
 
 PREFILL_POSITIONS = 2048  # positions that go through the layers at once
 
 Made = TypeVar("Made")
-
-
-@dataclass(frozen=True)
-class PrefillItem:
-    """One medium (or window) on its way into the LLM, as embeddings."""
-
-    prefix: torch.Tensor  # [P, hidden], fused shared text and frame tokens
-    tails: tuple[torch.Tensor, ...]  # each [S, hidden], fused text behind the frames, one for each question
 
 
 @torch.inference_mode()
