@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from random_models import CountedPrompts, build_engine, build_ours, seed
 
 from llava_mini_cli.bench.shapes import SMALL_CLIP, SMALL_LLM
-from llava_mini_cli.config import EvidenceOptions, GenerationOptions, ModelOptions, SamplingOptions
+from llava_mini_cli.config import PIECES, EvidenceOptions, GenerationOptions, ModelOptions, SamplingOptions
 from llava_mini_cli.demo import model_dir
 from llava_mini_cli.demo.render import random_look, render
 from llava_mini_cli.demo.scenes import CANVAS, RADIUS, generator, pick, random_scene
@@ -35,7 +35,7 @@ from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.load import load_engine
 from llava_mini_cli.engine.request import Answer, Request
 from llava_mini_cli.media.clip import ClipInfo, FrameChunk, MediaKind
-from llava_mini_cli.pipelines.evidence import PIECES, evidence_of, with_evidence
+from llava_mini_cli.pipelines.evidence import evidence_of, with_evidence
 
 EDGE = 192  # pixels of a rendered frame
 
@@ -79,7 +79,7 @@ def brief_event(engine: Engine, seed: int, seconds: int | None = None) -> Found:
     info = ClipInfo("", "video", EDGE, EDGE, float(video.seconds), video.seconds, 1.0)
     asked = Request("", "video", RenderedFrames(video, seed), (question.text,), GenerationOptions(16))
     options = EvidenceOptions(PIECES)
-    (answer,) = engine.run([with_evidence(asked, None, info, options, SamplingOptions())])
+    (answer,) = engine.run([with_evidence(asked, info, options, SamplingOptions())])
     assert isinstance(answer, Answer), answer
     parts = cast("list[dict[str, float]]", evidence_of(answer, info, options)[0]["evidence"])
     ((start, end),) = video.main[0].spans
@@ -135,7 +135,7 @@ def cost(frames: int, rounds: int) -> None:
 
         def ask(options: EvidenceOptions, pixels: NDArray[np.uint8] = pixels, info: ClipInfo = info) -> None:
             request = Request("", info.kind, Frames(pixels), ("0",), GenerationOptions(max_new_tokens=16))
-            answers(engine, [with_evidence(request, None, info, options, SamplingOptions())])
+            answers(engine, [with_evidence(request, info, options, SamplingOptions())])
 
         seconds = alternate(rounds, plain=partial(ask, EvidenceOptions()), explained=partial(ask, EvidenceOptions(3)))
         questions = seconds["explained"] / seconds["plain"] - 1

@@ -123,13 +123,19 @@ class SpanOptions:
             raise UsageError(f"--scene-threshold must be above 0 and at most 100, not {self.scene_threshold:g}")
         if not 0 <= self.min_scene_len < inf:
             raise UsageError(f"--min-scene-len must be at least 0 s and finite, not {self.min_scene_len:g}")
+
+    def finding(self, *, is_wanted: bool) -> dict[str, float]:
+        """The options that shape scenes which are found, by name; none where none are. Raises `UsageError`."""
+        if is_wanted:
+            return {"scene_threshold": self.scene_threshold, "min_scene_len": self.min_scene_len}
         changed = {
             "--scene-threshold": self.scene_threshold != SCENE_THRESHOLD,
             "--min-scene-len": self.min_scene_len != MIN_SCENE_LEN_S,
         }
-        for flag, is_changed in changed.items():
-            if is_changed and not self.scenes:
-                raise UsageError(f"{flag} goes with --scenes")
+        flag = next((flag for flag, is_changed in changed.items() if is_changed), None)
+        if flag is not None:
+            raise UsageError(f"{flag} goes with --scenes or --evidence-spans scenes")
+        return {}
 
     @property
     def wanted(self) -> bool:
@@ -163,8 +169,7 @@ class SpanOptions:
         if window == stride and window is not None:
             every, window, stride = window, None, None
         scenes = None if self.scenes_from is None else "given"  # each row's key has its own medium's
-        found = {"scene_threshold": self.scene_threshold, "min_scene_len": self.min_scene_len} if self.scenes else {}
-        return {"every": every, "window": window, "stride": stride, "scenes_from": scenes, **found}
+        return {"every": every, "window": window, "stride": stride, "scenes_from": scenes}
 
 
 @dataclass(frozen=True)
@@ -213,7 +218,8 @@ class EventOptions:
 
 ThumbnailPlace = Literal["column", "folder"]  # of the small pictures of what is asked about
 
-MOST_PIECES = 256  # of a window, each of which is left out in turn
+PIECES = 16  # of a window, each of which is left out in turn
+MOST_PIECES = 256
 
 
 @dataclass(frozen=True)
@@ -221,21 +227,32 @@ class EvidenceOptions:
     """The parts of each medium that carried an answer. By default they are not looked for."""
 
     most: int | None = None  # parts that a row lists, the weightiest first; None: no evidence is looked for
-    every: float | None = None  # seconds of each part of a video; None: it is cut into 16
+    count: int = PIECES  # parts that a video is cut into
+    every: float | None = None  # seconds of each part of a video; None: `count` says how long they are
+    scenes: bool = False  # the parts of a video are its scenes
 
     def __post_init__(self) -> None:
         if self.most is not None and not 1 <= self.most <= MOST_PIECES:
             raise UsageError(f"--evidence must be from 1 to {MOST_PIECES}, not {self.most}")
+        if not 1 <= self.count <= MOST_PIECES:
+            raise UsageError(f"--evidence-spans must be from 1 to {MOST_PIECES} spans, not {self.count}")
         if self.every is not None and not LEAST_SPAN_S <= self.every < inf:
-            raise UsageError(f"--evidence-every must be at least {LEAST_SPAN_S:g} s, not {self.every:g}")
-        if self.every is not None and self.most is None:
-            raise UsageError("--evidence-every goes with --evidence K")
+            raise UsageError(f"--evidence-spans must be at least {LEAST_SPAN_S:g} s long, not {self.every:g} s")
+        if self.spans != str(PIECES) and self.most is None:
+            raise UsageError("--evidence-spans goes with --evidence K")
 
-    def shaping(self) -> dict[str, int | float | None]:
+    @property
+    def spans(self) -> str:
+        """How a video is cut, as --evidence-spans says it."""
+        if self.scenes:
+            return "scenes"
+        return str(self.count) if self.every is None else f"{self.every:.15g}s"
+
+    def shaping(self) -> dict[str, int | str]:
         """The options that shape the rows, by name; none where no evidence is looked for."""
         if self.most is None:
             return {}
-        return {"evidence": self.most, **({} if self.every is None else {"evidence_every": self.every})}
+        return {"evidence": self.most, **({} if self.spans == str(PIECES) else {"evidence_spans": self.spans})}
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def test_the_span_that_shows_the_thing_carries_the_answer(tmp_path: Path) -> Non
     first, *others = row["evidence"]
     assert (first["start"], first["end"], len(others)) == (8.0, 9.0, 11)
     assert first["weight"] > 3 * max(abs(part["weight"]) for part in others)
-    found = rows(run(*command, "--every", "6s", "--whole", "--evidence-every", "4s"))
+    found = rows(run(*command, "--every", "6s", "--whole", "--evidence-spans", "4s"))
     spans = {row["segment"]: sorted((part["start"], part["end"]) for part in row["evidence"]) for row in found}
     assert spans == {
         None: [(0.0, 4.0), (4.0, 8.0), (8.0, 12.0)],
@@ -106,8 +106,8 @@ def test_the_block_that_shows_the_thing_carries_the_answer(tmp_path: Path) -> No
 
 
 def test_an_archive_gives_what_the_files_give(films: Path, archive: Path) -> None:
-    expected = rows(run("ask", films, *ASK, "3", "--evidence-every", "2s"))
-    found = rows(run("ask", "--index", archive, QUESTION, "-q", "--evidence", "3", "--evidence-every", "2s"))
+    expected = rows(run("ask", films, *ASK, "3", "--evidence-spans", "2s"))
+    found = rows(run("ask", "--index", archive, QUESTION, "-q", "--evidence", "3", "--evidence-spans", "2s"))
     by_name = {row["file_name"]: row for row in found}
     assert len(by_name) == len(expected) == 3
     for row in expected:
@@ -134,12 +134,24 @@ engines = pytest.fixture(echo_engines)
         (["--evidence", "0"], "--evidence must be from 1 to 256, not 0"),
         (["--evidence", "257"], "--evidence must be from 1 to 256, not 257"),
         (["--evidence", "some"], "Input should be a valid integer"),
-        (["--evidence-every", "2s"], "--evidence-every goes with --evidence K"),
-        (["--evidence", "2", "--evidence-every", "soon"], "'soon' is not a time"),
-        (["--evidence", "2", "--evidence-every", "0"], "--evidence-every must be at least 0.001 s, not 0"),
+        (["--evidence-spans", "2s"], "--evidence-spans goes with --evidence K"),
+        (["--evidence-spans", "scenes"], "--evidence-spans goes with --evidence K"),
+        (["--evidence-spans", "8"], "--evidence-spans goes with --evidence K"),
+        (["--evidence", "2", "--evidence-spans", "soon"], "--evidence-spans: 'soon' is no number of spans such as 16"),
+        (["--evidence", "2", "--evidence-spans", ""], "--evidence-spans: '' is no number of spans such as 16"),
+        (["--evidence", "2", "--evidence-spans", "0s"], "--evidence-spans must be at least 0.001 s long, not 0 s"),
+        (["--evidence", "2", "--evidence-spans", "0"], "--evidence-spans must be from 1 to 256 spans, not 0"),
+        (["--evidence", "2", "--evidence-spans", "257"], "--evidence-spans must be from 1 to 256 spans, not 257"),
         (["--evidence", "2", "-f", "txt"], "--evidence has no place in --format txt, which holds answers alone"),
         (["--evidence", "2", "-f", "srt", "--every", "2s"], "--evidence has no place in --format srt"),
-        (["--evidence", "2", "--scenes"], "--evidence needs to know where a stretch ends"),
+        (["--evidence", "2", "--scenes"], "--evidence-spans scenes leaves out whole scenes"),
+        (["--evidence", "2", "--scenes", "--evidence-spans", "2s"], "--evidence-spans scenes leaves out whole scenes"),
+        (["--evidence", "2", "--min-scene-len", "3s"], "--min-scene-len goes with --scenes or --evidence-spans scenes"),
+        (
+            ["--evidence", "2", "--evidence-spans", "scenes", "--end-column", "to"],
+            "--evidence-spans scenes looks at all of a video, and --end-column at stretches alone",
+        ),
+        (["--scene-threshold", "3"], "--scene-threshold goes with --scenes or --evidence-spans scenes"),
         (["--evidence", "2", "--schema", "dark bool"], "--evidence is about one answer, and --schema asks for several"),
     ],
 )

@@ -70,7 +70,7 @@ QUESTIONS = {
     "summary-json": None, "dry-run": False, "fit": False, "every": None, "window": None,
     "stride": None, "scenes-from": None, "scenes": False, "scene-threshold": 10.0, "min-scene-len": 2.0, "whole": False,
     "choices": None, "choice-score": "sum", "choice-prior": False, "schema": None, "schema-by": None,
-    "evidence": None, "evidence-every": None, "thumbnails": None,
+    "evidence": None, "evidence-spans": "16", "thumbnails": None,
 }  # fmt: skip
 DEFAULTS: dict[str, dict[str, object]] = {
     "ask": {**QUESTIONS, "index": None, "path": None, "top": None, "find": None},

@@ -1,7 +1,6 @@
 """Evidence is how likely an answer is on the medium without each part, whatever is asked beside it."""
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import pairwise
 from math import inf
 from typing import Any
@@ -13,20 +12,19 @@ from engine_doubles import ArrayFrames
 from engine_oracle import GREEDY, QUESTIONS, Oracle, by_prompt, limits, make_oracle, request
 from tiny_checkpoints import write_tiny_checkpoint
 
-from llava_mini_cli.config import MOST_PIECES, EvidenceOptions, GenerationOptions, SamplingOptions
+from llava_mini_cli.config import MOST_PIECES, PIECES, EvidenceOptions, GenerationOptions, SamplingOptions
 from llava_mini_cli.engine import explainer as explainer_module
 from llava_mini_cli.engine import frame_encoder, left_out
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.language_model import PrefillItem
 from llava_mini_cli.engine.left_out import patch_centres, picture_blocks
 from llava_mini_cli.engine.llm.token_decoder import TokenDecoder
-from llava_mini_cli.engine.request import Answer, Failure, Request, Window
-from llava_mini_cli.formats.job import TimeSpan
+from llava_mini_cli.engine.request import Answer, Cut, Failure, Request, Window
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.model.compressor import AveragePool, QueryCompressor
 from llava_mini_cli.model.prefusion import additive_mask, is_padding, text_positions
 from llava_mini_cli.pieces import ArrayRaster, PieceLayout, pieces
-from llava_mini_cli.pipelines.evidence import NO_EVIDENCE, PIECES, cuts, evidence_of, with_evidence
+from llava_mini_cli.pipelines.evidence import NO_EVIDENCE, EvenPieces, evidence_of, with_evidence
 
 CLOSE = {"abs": 1e-4}
 SIZE = (64, 48)  # of the doubles' frames
@@ -37,8 +35,8 @@ def oracle(tmp_path_factory: pytest.TempPathFactory) -> Oracle:
     return make_oracle(tmp_path_factory.mktemp("tiny"))
 
 
-def every(seconds: float, stop: float) -> Any:
-    return partial(cuts, 0.0, stop, 1.0, seconds)
+def every(seconds: float, stop: float) -> Cut:
+    return EvenPieces(0.0, stop, 1.0, EvidenceOptions(1, every=seconds))
 
 
 def explained(engine: Engine, *requests: Request) -> dict[Any, Any]:
@@ -48,11 +46,12 @@ def explained(engine: Engine, *requests: Request) -> dict[Any, Any]:
     return found
 
 
-def embedded(oracle: Oracle, pixels: np.ndarray | None, question: str) -> torch.Tensor:
-    """The prompt as the language model reads it, `[1, n, hidden]`, on the plain path."""
+def embedded(oracle: Oracle, pixels: np.ndarray | None, question: str, *, is_video: bool = False) -> torch.Tensor:
+    """The prompt as the language model reads it, `[1, n, hidden]`, on the plain path; one frame is a picture."""
     if pixels is None:
         return oracle.model.model.embed_text(oracle.processor(text=question)["input_ids"])
-    batch = oracle.processor(text=question, **({"images": pixels[0]} if len(pixels) == 1 else {"videos": pixels}))
+    is_video = is_video or len(pixels) > 1
+    batch = oracle.processor(text=question, **({"videos": pixels} if is_video else {"images": pixels[0]}))
     with torch.inference_mode():
         return oracle.model.prepare_embeddings(
             batch["input_ids"], None, batch["pixel_values"], batch["frame_counts"], None, "left"
@@ -196,7 +195,7 @@ def test_prompts_that_do_not_fit_together_have_theirs_all_the_same(
 
 
 def test_a_window_without_cuts_has_no_evidence(oracle: Oracle) -> None:
-    (answer,) = oracle.engine(limits()).run([request("v", oracle.video(3, 1), QUESTIONS[:1], cut=lambda *_: ())])
+    (answer,) = oracle.engine(limits()).run([request("v", oracle.video(3, 1), QUESTIONS[:1], cut=every(1.0, inf))])
     assert isinstance(answer, Answer)
     assert answer.evidence is None
 
@@ -421,7 +420,7 @@ def test_blocks_end_where_the_model_stops_to_see() -> None:
 def test_a_window_is_cut_into_sixteen_or_into_spans_of_a_length(
     of: tuple[float, float, float | None], every_s: float | None, window: tuple[float, float], expected: list[float]
 ) -> None:
-    assert cuts(*of, every_s, *window) == pytest.approx(expected)
+    assert EvenPieces(*of, EvidenceOptions(1, every=every_s)).bounds(*window) == pytest.approx(expected)
     assert PIECES == 16
 
 
@@ -430,12 +429,12 @@ ASKED = Request("a", "video", ArrayFrames(np.zeros((2, 4, 4, 3), np.uint8)), ("W
 
 
 def test_a_request_is_cut_within_what_is_looked_at() -> None:
-    cut = with_evidence(ASKED, TimeSpan(3, 4.0, 12.0, ""), VIDEO, EvidenceOptions(2), SamplingOptions(start=5.0)).cut
+    cut = with_evidence(ASKED, VIDEO, EvidenceOptions(2), SamplingOptions(start=5.0, end=12.0)).cut
     assert cut is not None
-    assert cut(0.0, inf) == (5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0)
+    assert cut.bounds(0.0, inf) == (5.0, 6.0, 7.0, 8.0, 9.0, 10.0, 11.0, 12.0)
     still = ClipInfo("a.png", "image", 64, 48, None, 1, None)
-    assert with_evidence(ASKED, None, still, EvidenceOptions(2), SamplingOptions()).size == (64, 48)
-    assert with_evidence(ASKED, None, VIDEO, EvidenceOptions(), SamplingOptions()) is ASKED
+    assert with_evidence(ASKED, still, EvidenceOptions(2), SamplingOptions()).size == (64, 48)
+    assert with_evidence(ASKED, VIDEO, EvidenceOptions(), SamplingOptions()) is ASKED
 
 
 @pytest.mark.parametrize(

@@ -542,7 +542,7 @@ PLAIN = {
     "after", "allow-truncated", "average", "batch", "batch-size", "before", "cache-size", "caption-every",
     "caption-prompt", "check-margin", "choice-prior", "choice-score", "choices", "column", "compact", "csv-safe",
     "decode-timeout", "device-batch", "dry-run", "edl-rate", "end", "end-column", "epochs", "every", "evidence",
-    "evidence-every", "exclude", "existing", "fail-on", "features", "features-dtype", "fetch-timeout", "find", "fit",
+    "evidence-spans", "exclude", "existing", "fail-on", "features", "features-dtype", "fetch-timeout", "find", "fit",
     "fps", "frames", "gradient-checkpointing", "hosts", "id-column", "include", "keep-columns", "learning-rate",
     "limit", "max-failures", "max-file-size", "max-frames", "max-new-tokens", "merge", "min-length", "min-scene-len",
     "min-score", "min-yes", "most", "netrc", "null", "off", "on", "overwrite", "path", "paths-only", "port", "prefix",

@@ -22,7 +22,8 @@ from llava_mini_cli.pipelines.answer import answer, answer_into
 from llava_mini_cli.pipelines.forecast import forecast
 from llava_mini_cli.pipelines.resume import left_to_do
 from llava_mini_cli.pipelines.run_parts import RunParts
-from llava_mini_cli.pipelines.scene_windows import BY_CLIP, SceneWindows, clip_scores
+from llava_mini_cli.pipelines.scene_windows import SceneWindows
+from llava_mini_cli.pipelines.scenes import BY_CLIP, clip_scores
 from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import Tally
 

@@ -23,7 +23,7 @@ from llava_mini_cli.media.clip import Clip, FrameChunk
 from llava_mini_cli.media.open import open_clip
 from llava_mini_cli.pipelines.answer import answer
 from llava_mini_cli.pipelines.run_parts import RunParts
-from llava_mini_cli.pipelines.scene_windows import BY_CLIP
+from llava_mini_cli.pipelines.scenes import BY_CLIP
 from llava_mini_cli.pipelines.settings import RunOptions
 
 QUESTIONS = ("What is shown?", "How many are there! Count them one by one, please.")

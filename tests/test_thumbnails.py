@@ -5,7 +5,6 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import replace
-from functools import partial
 from itertools import pairwise
 from math import inf
 from typing import Any
@@ -18,7 +17,7 @@ from engine_oracle import GREEDY, QUESTIONS, Oracle, by_prompt, limits, make_ora
 from numpy.typing import NDArray
 from PIL import Image
 
-from llava_mini_cli.config import EventOptions, SamplingOptions
+from llava_mini_cli.config import EventOptions, EvidenceOptions, SamplingOptions
 from llava_mini_cli.engine import frame_encoder
 from llava_mini_cli.engine.request import WHOLE, Answer, FeatureChunk, Request, Window
 from llava_mini_cli.formats.job import TimeSpan
@@ -28,7 +27,7 @@ from llava_mini_cli.pieces import ArrayRaster, PieceLayout, pieces
 from llava_mini_cli.pipelines import thumbnails
 from llava_mini_cli.pipelines.event_thumbnails import EventThumbnails
 from llava_mini_cli.pipelines.events import events_of, make_track
-from llava_mini_cli.pipelines.evidence import cuts
+from llava_mini_cli.pipelines.evidence import EvenPieces
 from llava_mini_cli.pipelines.frame_times import TimedClip, TimedWindows
 from llava_mini_cli.pipelines.spans import looked_at
 from llava_mini_cli.pipelines.thumbnails import Kept, Middle, ThumbnailMaker, WindowThumbnails, shown
@@ -176,14 +175,14 @@ def test_every_piece_of_a_window_has_the_frame_in_its_middle(seed: int) -> None:
     windows = [Window(0, 50), Window(50), WHOLE]
     windows = [windows[int(one)] for one in generator.permutation(3)]
     windows.sort(key=lambda one: one.start)
-    cut = partial(cuts, 0.0, float(count), 1.0, every if seed % 2 else None)
+    cut = EvenPieces(0.0, float(count), 1.0, EvidenceOptions(1, every=every if seed % 2 else None))
     with CountedMaker() as maker:
         watcher = WindowThumbnails(maker, VIDEO, windows, 1, (0.0, float(count)), cut)
         for chunk in in_chunks(times, generator):
             watcher.saw(chunk)
         for index, window in enumerate(windows):
             inside = [time for time in times if window.start <= time < window.end]
-            for start, end in pairwise(cut(window.start, window.end)):
+            for start, end in pairwise(cut.bounds(window.start, window.end)):
                 own = [time for time in inside if start <= time < end]
                 kept = watcher.of_piece(index, start, end)
                 assert (kept is None) == (not own), (start, end)

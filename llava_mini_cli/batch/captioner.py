@@ -85,4 +85,4 @@ class Captioner(BatchModel):
 
 
 def _load(options: RunOptions) -> AnswerEngine:
-    return load_engine(options.model, yes_no=options.generation.yes_no, collects=options.spans.scenes)
+    return load_engine(options.model, yes_no=options.generation.yes_no, collects=options.finds_scenes)

@@ -64,7 +64,7 @@ def ask_archive(
         if output.thumbnails is not None and media.answers_from_features:
             raise UsageError("--thumbnails: the archive answers from stored features, and no frame is decoded")
         parts = RunParts(media.open_clip, media.find_fault, tally=Tally(damage=whole.damage))
-        load = media.loading(partial(load_engine, **engine_wishes(flags)))
+        load = media.loading(partial(load_engine, **engine_wishes(options)))
         code = run_inputs(
             lambda _: _inputs(media, prompts, options, archive_flags),
             prompts,

@@ -74,7 +74,7 @@ def run_questions(
                 check_model(flags.model.model, flags.model.revision)  # before anything is downloaded
             return open_inputs(media, prompts, is_media_path, cache, flags.inputs.options(), passed_over)
 
-        load = partial(load_engine, **engine_wishes(flags))
+        load = partial(load_engine, **engine_wishes(options))
         return run_inputs(find, prompts, load, options, RunParts(open_clip, crew=crew), output, flags, finding)
 
 
@@ -104,7 +104,7 @@ def output_options(flags: QuestionFlags) -> "OutputOptions":
     output = OutputOptions.parse(**vars(flags.outputs))
     if output.edl_rate is None and output.format != "edl":
         flags.spans.check_with(format=output.format, fit=flags.fit.fit, columns=flags.inputs.options())
-    flags.evidence.check_with(output.format)
+    flags.evidence.check_with(output.format, flags.inputs.options())
     if output.thumbnails is not None and flags.outputs.output is flags.outputs.format is None and sys.stdout.isatty():
         raise UsageError("--thumbnails has no place in text at a terminal; name an output with -o, or -f jsonl")
     output.check()
@@ -229,9 +229,10 @@ def refuse_among_media(folder: Path, media: list[str], flag: str) -> None:
             raise UsageError(f"{flag} '{folder}' lies in '{name}', whose pictures are asked about; name another folder")
 
 
-def engine_wishes(flags: QuestionFlags) -> dict[str, bool]:
+def engine_wishes(options: "RunOptions") -> dict[str, bool]:
     """What `load_engine` is told beside the model's options."""
-    wishes = {"yes_no": flags.prompts.yes_no, "collects": flags.spans.scenes}  # CLIP's embeddings tell scenes apart
+    finds = options.finds_scenes  # CLIP's embeddings tell them apart
+    wishes = {"yes_no": options.generation.yes_no, "collects": finds}
     return {name: True for name, is_wanted in wishes.items() if is_wanted}
 
 
@@ -239,21 +240,19 @@ def run_options(flags: QuestionFlags, finding: Finding | None = None) -> "RunOpt
     """Checked. Raises `UsageError`."""
     from llava_mini_cli.pipelines.settings import RunOptions
 
-    spans = flags.spans.options()
-    threshold = spans.scene_threshold if spans.scenes else None
     return RunOptions(
         flags.model.options(),
-        replace(flags.frames.options(), fit=flags.fit.fit, scene_threshold=threshold),
+        replace(flags.frames.options(), fit=flags.fit.fit),
         flags.prompts.shaped(flags.answer.options()),
         flags.run.limits(),
         flags.prompts.prefix,
         flags.prompts.suffix,
-        replace(spans, timed=flags.outputs.format in SUBTITLES),
+        replace(flags.spans.options(), timed=flags.outputs.format in SUBTITLES),
         finding and finding.events,
         flags.prompts.answer_schema(),
         flags.evidence.options(),
         flags.outputs.thumbnail_place,
-    )
+    ).with_scores()
 
 
 def _dry_run(inputs: "Inputs", options: "RunOptions", output: "OutputOptions") -> int:

@@ -29,10 +29,7 @@ class PieceSums:
     @classmethod
     def of(cls, cuts: tuple[float, ...]) -> Self | None:
         """Pieces without a frame yet; None where there are no cuts."""
-        count = len(cuts) - 1
-        if count < 1:
-            return None
-        return cls(cuts, (None,) * count, (0,) * count)
+        return cls((), (), ()).cut_at(cuts)
 
     @property
     def nbytes(self) -> int:
@@ -43,6 +40,16 @@ class PieceSums:
     def filled(self) -> list[int]:
         """The pieces that hold frames, by their number."""
         return [number for number, count in enumerate(self.counts) if count]
+
+    def cut_at(self, cuts: tuple[float, ...]) -> Self | None:
+        """The same sums where more is known of the cuts behind the last frame; None where there are none any more."""
+        count = len(cuts) - 1
+        if count < 1:
+            return None
+        more = max(0, count - len(self.counts))
+        totals, counts = (*self.totals, *((None,) * more)), (*self.counts, *((0,) * more))
+        assert not any(counts[count:])
+        return type(self)(cuts, totals[:count], counts[:count])
 
     def more(self, fused: torch.Tensor, times: NDArray[np.float64]) -> Self:
         """With the fused text `[n, T, hidden]` of some more frames."""

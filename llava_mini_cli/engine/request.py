@@ -6,7 +6,7 @@ is given what the model made of each frame; then it needs no prompts.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Literal, NamedTuple, Protocol
@@ -137,7 +137,36 @@ class GrowingWindows(Sequence[Window]):
 
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels of the upright picture
-Cut = Callable[[float, float], tuple[float, ...]]  # the bounds of the pieces of a window from and to a time, seconds
+
+
+class Cut(Protocol):
+    """Cuts each window of a medium into pieces; where these are told as frames come, as `GrowingWindows` are."""
+
+    @property
+    def wants_embeddings(self) -> bool:
+        """True if the frames' embeddings tell where pieces begin."""
+        ...
+
+    @property
+    def is_growing(self) -> bool:
+        """True if the last bound may move, and more may follow, while frames come."""
+        ...
+
+    def bounds(self, start: float, end: float) -> tuple[float, ...]:
+        """The times between which the pieces of a window lie, as far as they are known; none where it has no pieces.
+
+        Args:
+            start, end: of the window, seconds.
+        """
+        ...
+
+    def saw(self, times: NDArray[np.float64], embeddings: NDArray[np.floating] | None) -> None:
+        """Takes the next frames' times `[n]`, seconds, and embeddings `[n, shared]` of length 1.
+
+        Raises:
+            MediaError: there are none, as CLIP has no projection.
+        """
+        ...
 
 
 @dataclass(frozen=True)

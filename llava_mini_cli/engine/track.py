@@ -15,7 +15,7 @@ from llava_mini_cli.engine.language_model import PrefillItem
 from llava_mini_cli.engine.left_out import PieceSums
 from llava_mini_cli.engine.memory import ran_out
 from llava_mini_cli.engine.pack import NO_PROMPTS, TextPack, halved, without
-from llava_mini_cli.engine.request import AnyChunk, Failure, FeatureChunk, GrowingWindows, Request
+from llava_mini_cli.engine.request import AnyChunk, Cut, Failure, FeatureChunk, GrowingWindows, Request
 from llava_mini_cli.engine.window_sum import Sums, WindowSum
 from llava_mini_cli.errors import ItemError, MediaError, kind_of
 from llava_mini_cli.media.clip import FrameChunk
@@ -66,8 +66,13 @@ class Track:
     @property
     def wants_embeddings(self) -> bool:
         """True if CLIP's embeddings of its frames are of use."""
-        windows = self.request.windows
-        return self.request.sink is not None or (isinstance(windows, GrowingWindows) and windows.wants_embeddings)
+        return self.request.sink is not None or any(one.wants_embeddings for one in self._growing)
+
+    @property
+    def _growing(self) -> list[GrowingWindows | Cut]:
+        """What frames tell of: its windows, and the pieces of each."""
+        windows, cut = self.request.windows, self.request.cut
+        return [*([windows] if isinstance(windows, GrowingWindows) else []), *([] if cut is None else [cut])]
 
     def frames_ready(self) -> bool:
         """True if `take` would not have to wait."""
@@ -116,18 +121,20 @@ class Track:
             window.put(sums)
 
     def see(self, frames: SomeFrames, embeddings: torch.Tensor | None) -> None:
-        """Tells windows that grow by embeddings of the next frames. Raises `MediaError`."""
-        windows = self.request.windows
-        if isinstance(windows, GrowingWindows) and windows.wants_embeddings:
-            stored = frames.embeddings if isinstance(frames, FeatureChunk) else None
-            windows.saw(frames.times, stored if embeddings is None else embeddings.cpu().numpy())
+        """Tells windows and pieces that grow by embeddings of the next frames. Raises `MediaError`."""
+        for one in self._growing:
+            if one.wants_embeddings:
+                stored = frames.embeddings if isinstance(frames, FeatureChunk) else None
+                one.saw(frames.times, stored if embeddings is None else embeddings.cpu().numpy())
 
     def begin(self, now: float) -> None:
         """Makes the sums of the windows that begin at or before `now`, seconds; sees where those that grow end."""
-        asked = self.request.windows
-        if isinstance(asked, GrowingWindows):
-            for one in self.windows:
+        asked, cut = self.request.windows, self.request.cut
+        for one in self.windows:
+            if isinstance(asked, GrowingWindows):
                 one.window = asked[one.index]
+            if one.pieces is not None and cut is not None:
+                one.pieces = one.pieces.cut_at(cut.bounds(one.window.start, one.window.end))
         while self.begun < len(asked):
             index = self.begun
             window = asked[index]
@@ -135,7 +142,7 @@ class Track:
                 return
             for number, pack in enumerate(self.packs):
                 groups = without(pack.groups, window.without) if window.without else pack.groups
-                pieces = PieceSums.of(self.request.cut(window.start, window.end)) if self.request.cut else None
+                pieces = PieceSums.of(cut.bounds(window.start, window.end)) if cut is not None else None
                 self.windows.append(WindowSum(index, window, groups, pass_number=number, pieces=pieces))
             self.begun += 1
             self.failed += [

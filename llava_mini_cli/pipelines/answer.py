@@ -134,11 +134,13 @@ class Answering:
 
         def ask(job: Job, clip: Clip) -> Asked[None] | Fault:
             asked = self._ask(job, clip)
-            if maker is None or isinstance(asked, Fault):
+            if isinstance(asked, Fault):
+                return asked
+            asked = self._with_evidence(asked, job, clip)
+            if maker is None:
                 return asked
             bounds = looked_at(job.span, clip.info, self.options.sampling)
-            cut = cut_of(job.span, clip.info, self.options.evidence, self.options.sampling)
-            watcher = WindowThumbnails(maker, clip.info, asked.windows, len(asked.prompts), bounds, cut)
+            watcher = WindowThumbnails(maker, clip.info, asked.windows, len(asked.prompts), bounds, asked.cut)
             return replace(asked, watcher=watcher)
 
         with maker or nullcontext(), closing(known_places(run_jobs(jobs, load, ask, self.options, parts))) as events:
@@ -174,6 +176,14 @@ class Answering:
     def portable(self, item: Row) -> Row:
         """A row as it is sent."""
         return item
+
+    def _with_evidence(self, asked: Asked[None], job: Job, clip: Clip) -> Asked[None]:
+        """The same, with the parts of the medium that are left out, where evidence is asked for."""
+        options, info = self.options, clip.info
+        if options.evidence.most is None:
+            return asked
+        size = (info.width, info.height) if info.kind == "image" else None
+        return replace(asked, cut=cut_of(job, clip, options.evidence, options.spans, options.sampling), size=size)
 
     def _ask(self, job: Job, clip: Clip) -> Asked[None] | Fault:
         options = self.options

@@ -1,68 +1,146 @@
 """The pieces of a medium that an engine leaves out in turn, and what a row says of them.
 
-A window is cut into spans of one length. Knows nothing of how their weight comes about.
+A window is cut into spans of one length, or where scenes begin. Knows nothing of how their weight comes about.
 """
 
-from collections.abc import Mapping
-from dataclasses import replace
-from functools import partial
+from abc import abstractmethod
+from bisect import bisect_left, bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from math import ceil, exp, inf, isfinite
 
-from llava_mini_cli.config import MOST_PIECES, EvidenceOptions, SamplingOptions
+import numpy as np
+from numpy.typing import NDArray
+
+from llava_mini_cli.config import MOST_PIECES, EvidenceOptions, SamplingOptions, SpanOptions
 from llava_mini_cli.engine.request import Answer, Cut, LeftOut, Request
-from llava_mini_cli.formats.job import TimeSpan
+from llava_mini_cli.formats.job import Job
 from llava_mini_cli.formats.row import EVIDENCE_COLUMNS
-from llava_mini_cli.media.clip import ClipInfo
+from llava_mini_cli.media.clip import Clip, ClipInfo
+from llava_mini_cli.pipelines.scenes import BY_CLIP, Scenes
 from llava_mini_cli.pipelines.spans import looked_at
 
-PIECES = 16  # of a window, where nobody says how long they are
 NO_EVIDENCE: Mapping[str, object] = dict.fromkeys(column.name for column in EVIDENCE_COLUMNS)
 
 
-def with_evidence(
-    request: Request, span: TimeSpan | None, info: ClipInfo, options: EvidenceOptions, sampling: SamplingOptions
-) -> Request:
-    """A request that asks for evidence, if the options do; `span`: the part of the medium that is looked at."""
+@dataclass(frozen=True)
+class Pieces(Cut):
+    """Cuts windows within what is looked at of a video, which goes from `begin` to `stop`, seconds."""
+
+    begin: float
+    stop: float  # infinity: nobody knows
+
+    @property
+    def wants_embeddings(self) -> bool:
+        """True if the frames' embeddings tell where pieces begin."""
+        return False
+
+    @property
+    def is_growing(self) -> bool:
+        """True if the last bound may move, and more may follow, while frames come."""
+        return False
+
+    def bounds(self, start: float, end: float) -> tuple[float, ...]:
+        """The times between which the pieces of a window lie, seconds.
+
+        There are none where there would be too many, or where nobody knows how long the video is.
+        """
+        first, last = max(self.begin, start), min(self.stop, end)
+        if not 0 < last - first < inf:
+            return ()
+        starts = self._starts(first, last)
+        return (*starts, last) if len(starts) <= MOST_PIECES else ()
+
+    def saw(self, times: NDArray[np.float64], embeddings: NDArray[np.floating] | None) -> None:
+        """Takes the next frames, of which nobody wants to know."""
+
+    @abstractmethod
+    def _starts(self, first: float, last: float) -> Sequence[float]:
+        """Where the pieces of a window begin, the first at `first`; at most one more than are cut."""
+
+
+@dataclass(frozen=True)
+class EvenPieces(Pieces):
+    """Cuts windows into pieces of one length: a number of them, or one for each frame where there are fewer frames."""
+
+    fps: float | None  # frames sampled a second; None: nobody knows
+    options: EvidenceOptions
+
+    def _starts(self, first: float, last: float) -> Sequence[float]:
+        length, every, most = last - first, self.options.every, self.options.count
+        if every is None:
+            count = most if self.fps is None else max(1, min(most, round(length * self.fps)))
+            return [first + length * number / count for number in range(count)]
+        count = max(1, ceil(round(length / every, 6)))
+        return [first + every * number for number in range(min(count, MOST_PIECES + 1))]
+
+
+@dataclass(frozen=True)
+class ListedPieces(Pieces):
+    """Cuts windows where the scenes of a list begin and end."""
+
+    times: Sequence[float]  # seconds, ascending
+
+    def _starts(self, first: float, last: float) -> Sequence[float]:
+        begin = bisect_right(self.times, first)
+        return [first, *self.times[begin : min(bisect_left(self.times, last, begin), begin + MOST_PIECES)]]
+
+
+@dataclass(frozen=True)
+class ScenePieces(Pieces):
+    """Cuts windows where scenes begin, which is found while frames come."""
+
+    scenes: Scenes
+
+    @property
+    def wants_embeddings(self) -> bool:
+        """True if the frames' embeddings tell where pieces begin."""
+        return self.scenes.wants_embeddings
+
+    @property
+    def is_growing(self) -> bool:
+        """True: there may be another scene."""
+        return True
+
+    def saw(self, times: NDArray[np.float64], embeddings: NDArray[np.floating] | None) -> None:
+        """Begins a scene at each frame that is far from the one before. Raises `MediaError`: no embeddings."""
+        self.scenes.saw(times, embeddings)
+
+    def _starts(self, first: float, last: float) -> Sequence[float]:
+        self.scenes.reached(inf)
+        return ListedPieces(self.begin, self.stop, self.scenes.starts)._starts(first, last)
+
+
+def cut_of(job: Job, clip: Clip, options: EvidenceOptions, spans: SpanOptions, sampling: SamplingOptions) -> Cut | None:
+    """How the windows of a clip are cut into pieces, if evidence is asked for; a picture is not.
+
+    The clip's warnings say so where scenes are told apart by CLIP, unless rows of scenes do.
+    """
+    if options.most is None or clip.info.kind == "image":
+        return None
+    begin, stop = looked_at(job.span, clip.info, sampling)
+    if not options.scenes:
+        return EvenPieces(begin, stop, clip.info.fps_sampled, options)
+    if job.spans:
+        bounds = {bound for span in job.spans for bound in (span.start, span.end) if bound is not None}
+        return ListedPieces(begin, stop, sorted(bounds))
+    if clip.cuts is None and not spans.scenes:
+        clip.warnings.append(f"evidence of {BY_CLIP}")
+    return ScenePieces(begin, stop, Scenes(clip.cuts, spans, begin, stop))
+
+
+def with_evidence(request: Request, info: ClipInfo, options: EvidenceOptions, sampling: SamplingOptions) -> Request:
+    """A request about a whole medium that asks for evidence, if the options do; not of scenes."""
     if options.most is None:
         return request
     if info.kind == "image":
         return replace(request, size=(info.width, info.height))
-    return replace(request, cut=cut_of(span, info, options, sampling))
+    return replace(request, cut=pieces_of(info, options, sampling))
 
 
-def cut_of(span: TimeSpan | None, info: ClipInfo, options: EvidenceOptions, sampling: SamplingOptions) -> Cut | None:
-    """How the windows of a medium are cut into pieces; None where they are not."""
-    if options.most is None or info.kind == "image":
-        return None
-    begin, stop = looked_at(span, info, sampling)
-    return partial(cuts, begin, stop, info.fps_sampled, options.every)
-
-
-def cuts(
-    begin: float, stop: float, fps: float | None, every: float | None, start: float, end: float
-) -> tuple[float, ...]:
-    """The times, in seconds, between which the pieces of a window lie.
-
-    There are `PIECES` of them, or one for each frame where there are fewer frames. There are none where there would be
-    too many, or where nobody knows how long the video is.
-
-    Args:
-        begin, stop: where what is looked at of the video begins and ends, seconds.
-        fps: frames sampled a second; None: nobody knows.
-        every: length of a piece, seconds; None: of what `PIECES` make.
-        start, end: of the window, seconds.
-    """
-    first, last = max(begin, start), min(stop, end)
-    length = last - first
-    if not 0 < length < inf:
-        return ()
-    if every is None:
-        count = PIECES if fps is None else max(1, min(PIECES, round(length * fps)))
-        return tuple(first + length * number / count for number in range(count + 1))
-    count = max(1, ceil(round(length / every, 6)))
-    if count > MOST_PIECES:
-        return ()
-    return (*(first + every * number for number in range(count)), last)
+def pieces_of(info: ClipInfo, options: EvidenceOptions, sampling: SamplingOptions) -> EvenPieces:
+    """How a whole video is cut, where its scenes do not say so."""
+    return EvenPieces(*looked_at(None, info, sampling), info.fps_sampled, options)
 
 
 def evidence_of(answer: Answer, info: ClipInfo, options: EvidenceOptions) -> tuple[Mapping[str, object], str | None]:
@@ -87,4 +165,4 @@ def _likelihood(score: float) -> float:
 def _lack(info: ClipInfo) -> str:
     if info.duration_s is None or not isfinite(info.duration_s):
         return "no evidence: nobody knows how long the video is"
-    return f"no evidence: the stretch has no length, or more than {MOST_PIECES} spans of --evidence-every"
+    return f"no evidence: the stretch has no length, or more than {MOST_PIECES} spans (--evidence-spans)"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from llava_mini_cli.config import EvidenceOptions, GenerationOptions, ModelOptions, SamplingOptions
+from llava_mini_cli.config import PIECES, EvidenceOptions, GenerationOptions, ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Evidence, LeftOut, Request
 from llava_mini_cli.errors import MediaError, PromptError, UsageError
 from llava_mini_cli.formats.inspected import Inspected, Section, Shown
@@ -20,7 +20,7 @@ from llava_mini_cli.formats.job import Job
 from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
 from llava_mini_cli.media.heat_map import as_png, colours, heat_map, resized, shown_size, strip
 from llava_mini_cli.media.open import open_clip
-from llava_mini_cli.pipelines.evidence import PIECES, with_evidence
+from llava_mini_cli.pipelines.evidence import with_evidence
 from llava_mini_cli.pipelines.load_engine import load_engine
 from llava_mini_cli.pipelines.open_job import fault_of
 
@@ -135,7 +135,7 @@ def _read(source: KeptFrames, path: str) -> None:
 def _answer(engine: "Engine", source: KeptFrames, info: ClipInfo, question: str, options: InspectOptions) -> Answer:
     """The answer and what carried it."""
     asked = Request(info.path, info.kind, source, (question,), options.generation, frame_count=info.frame_count)
-    (outcome,) = engine.run([with_evidence(asked, None, info, EvidenceOptions(PIECES), options.sampling)])
+    (outcome,) = engine.run([with_evidence(asked, info, EvidenceOptions(PIECES), options.sampling)])
     if not isinstance(outcome, Answer):
         raise UsageError(f"'{info.path}': {outcome.message}")
     return outcome

@@ -14,10 +14,11 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from llava_mini_cli.config import Choices, EvidenceOptions, Grammar
+from llava_mini_cli.config import Choices, Grammar
 from llava_mini_cli.engine.request import (
     WHOLE,
     Answer,
+    Cut,
     Failure,
     FrameSink,
     FrameWatcher,
@@ -32,7 +33,6 @@ from llava_mini_cli.media.clip import Clip
 from llava_mini_cli.media.open import Opening, is_picture_path
 from llava_mini_cli.media.picture_pool import POOL
 from llava_mini_cli.pipelines.ahead import OpenAhead, Opened
-from llava_mini_cli.pipelines.evidence import with_evidence
 from llava_mini_cli.pipelines.fetch import FetchAhead
 from llava_mini_cli.pipelines.index_options import IndexOptions
 from llava_mini_cli.pipelines.open_job import CountedFrames, open_or_fault
@@ -70,6 +70,8 @@ class Asked(Generic[SomeSink]):
     grammars: tuple[Grammar | None, ...] = ()  # the same
     assembly: Assembly | None = None  # of rows from answers, where it takes several to make one
     watcher: FrameWatcher | None = None  # is shown the medium's frames
+    cut: Cut | None = None  # of windows into pieces that are left out for evidence
+    size: tuple[int, int] | None = None  # of a picture whose blocks are left out for evidence
 
     def outcomes(self) -> int:
         """The number of answers and failures that will come."""
@@ -288,9 +290,8 @@ class _Run(Generic[SomeSink]):
         self.in_flight[key] = InFlight(job, clip, frames, asked, None if growing is not None else asked.outcomes())
         generation, count = self.options.generation, clip.info.frame_count
         request = Request(key, clip.info.kind, frames, asked.prompts, generation, asked.windows, asked.sink, count)
-        evidence = self.options.evidence if isinstance(self.options, RunOptions) else EvidenceOptions()
         request = replace(request, choices=asked.choices, grammars=asked.grammars, watcher=asked.watcher)
-        engine.add(with_evidence(request, job.span, clip.info, evidence, self.options.sampling))
+        engine.add(replace(request, cut=asked.cut, size=asked.size))
 
     def _outcomes(self, results: list[Answer | Failure]) -> Iterator[OutcomeCame[SomeSink]]:
         for result in results:

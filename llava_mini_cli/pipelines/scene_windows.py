@@ -1,11 +1,8 @@
 """The scenes of a video as windows that are told while it is decoded, and the row that each answer is.
 
-A scene begins where the video does, or at `--start`, and at each cut that leaves it and the one before as long as
-`--min-scene-len`. Where the clip does not tell the cuts, as not every frame was decoded, they lie between neighbouring
-frames of which CLIP's embeddings are far apart. Knows nothing of engines and decoders.
+Knows nothing of engines and decoders, and not how scenes are told apart.
 """
 
-from bisect import bisect_right
 from math import inf
 
 import numpy as np
@@ -13,12 +10,10 @@ from numpy.typing import NDArray
 
 from llava_mini_cli.config import SamplingOptions, SpanOptions
 from llava_mini_cli.engine.request import WHOLE, GrowingWindows, Window
-from llava_mini_cli.errors import MediaError
 from llava_mini_cli.formats.job import Job, TimeSpan
 from llava_mini_cli.media.clip import Clip
+from llava_mini_cli.pipelines.scenes import BY_CLIP, Scenes
 from llava_mini_cli.pipelines.spans import MOST_SPANS, LazyWindows, Place
-
-BY_CLIP = "scenes by CLIP distance between the frames that were looked at"
 
 
 class SceneWindows(LazyWindows, GrowingWindows):
@@ -26,16 +21,12 @@ class SceneWindows(LazyWindows, GrowingWindows):
 
     def __init__(self, job: Job, clip: Clip, spans: SpanOptions, sampling: SamplingOptions) -> None:
         self._job = job
-        self._cuts = clip.cuts
-        self._threshold = spans.scene_threshold
-        self._shortest = spans.min_scene_len
         self._note = BY_CLIP if clip.cuts is None else ""
         duration = inf if clip.info.duration_s is None else clip.info.duration_s
         self._end = min(duration, inf if sampling.end is None else sampling.end)
-        self._starts = [sampling.start or 0.0]  # of the scenes so far
-        self._looked_at = 0  # cuts
-        self._seen: NDArray[np.float32] | None = None  # [1, shared], the embedding of the last frame
-        self._seen_time = -inf
+        self._scenes = Scenes(clip.cuts, spans, sampling.start or 0.0, self._end, MOST_SPANS)
+        self._starts = self._scenes.starts  # of the scenes so far
+        self._looked_at = 0  # of them
         keys = [question.spans for question in job.questions]
         self._there = [frozenset[int]() if key is None else key.there for key in keys]
         self._not_whole = frozenset(
@@ -45,12 +36,12 @@ class SceneWindows(LazyWindows, GrowingWindows):
         self._numbers: list[int] = []  # of the scenes that are asked about
         self._outcomes = len(keys) - len(self._not_whole)
         self._is_growing = True
-        self._ask_about(1)
+        self._ask_about_new()
 
     @property
     def wants_embeddings(self) -> bool:
         """True if the clip does not tell where scenes begin."""
-        return self._cuts is None
+        return self._scenes.wants_embeddings
 
     @property
     def is_growing(self) -> bool:
@@ -64,11 +55,10 @@ class SceneWindows(LazyWindows, GrowingWindows):
 
     def reached(self, time: float) -> None:
         """Begins a scene at each of the clip's cuts up to `time`, seconds. Raises `MediaError`: there are too many."""
-        cuts = self._cuts or []
-        known = bisect_right(cuts, time, self._looked_at)
-        for cut in cuts[self._looked_at : known]:
-            self._begin(cut)
-        self._looked_at = known
+        try:
+            self._scenes.reached(time)
+        finally:
+            self._ask_about_new()
 
     def saw(self, times: NDArray[np.float64], embeddings: NDArray[np.floating] | None) -> None:
         """Begins a scene at each frame that is far from the one before. Frames that come again change nothing.
@@ -76,17 +66,10 @@ class SceneWindows(LazyWindows, GrowingWindows):
         Raises:
             MediaError: there are no embeddings, or too many scenes.
         """
-        if embeddings is None:
-            words = "not every frame was decoded, and there are no CLIP embeddings, as its checkpoint has no projection"
-            raise MediaError("no_scenes", f"its scenes are not known: {words}; --scenes-from takes a list of them")
-        is_new = times > self._seen_time
-        if not is_new.any():
-            return
-        times, clip = times[is_new], embeddings[is_new].astype(np.float32)
-        before = np.concatenate([clip[:1] if self._seen is None else self._seen, clip[:-1]])
-        self._seen, self._seen_time = clip[-1:], float(times[-1])
-        for time in times[clip_scores(before, clip) >= self._threshold]:
-            self._begin(float(time))
+        try:
+            self._scenes.saw(times, embeddings)
+        finally:
+            self._ask_about_new()
 
     def close(self) -> None:
         """There are no more frames, so that the last scene is the last."""
@@ -121,28 +104,15 @@ class SceneWindows(LazyWindows, GrowingWindows):
         """Where a scene begins and ends; `end` for the last so far."""
         return self._starts[number - 1], self._starts[number] if number < len(self._starts) else end
 
-    def _begin(self, cut: float) -> None:
-        """Begins a scene, unless it or the one before would be too short."""
-        before = self._starts[-1]
-        if not before < cut < self._end or min(cut - before, self._end - cut) < self._shortest:
-            return
-        if len(self._starts) == MOST_SPANS:
-            raise MediaError("too_many", f"it has more than {MOST_SPANS:,} scenes; no more are asked about")
-        self._starts.append(cut)
-        self._ask_about(len(self._starts))
-
-    def _ask_about(self, number: int) -> None:
-        questions = len(self._job.questions) - len(self._answered(number))
-        if questions:
-            self._numbers.append(number)
-            self._outcomes += questions
+    def _ask_about_new(self) -> None:
+        """Takes note of the scenes that have begun."""
+        for number in range(self._looked_at + 1, len(self._starts) + 1):
+            questions = len(self._job.questions) - len(self._answered(number))
+            if questions:
+                self._numbers.append(number)
+                self._outcomes += questions
+        self._looked_at = len(self._starts)
 
     def _answered(self, number: int) -> frozenset[int]:
         """The questions of which the row about a scene is there."""
         return frozenset(question for question, numbers in enumerate(self._there) if number in numbers)
-
-
-def clip_scores(before: NDArray[np.float32], after: NDArray[np.float32]) -> NDArray[np.float32]:
-    """How far pairs of embeddings `[n, shared]` are apart, `[n]`: 0 alike, 50 at a right angle, 100 opposite."""
-    lengths = np.linalg.norm(before, axis=1) * np.linalg.norm(after, axis=1)
-    return 50 * (1 - (before * after).sum(axis=1) / np.maximum(lengths, np.finfo(np.float32).tiny))

@@ -1,6 +1,7 @@
 """The options of a run as one value, and the part of them that shapes its answers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from llava_mini_cli.config import (
     EventOptions,
@@ -43,15 +44,26 @@ class RunOptions:
     thumbnails: ThumbnailPlace | None = None  # where small pictures go; None: none are made
 
     def __post_init__(self) -> None:
+        self.spans.finding(is_wanted=self.finds_scenes)
         if self.evidence.most is None:
             return
         if self.schema is not None:
             raise UsageError("--evidence is about one answer, and --schema asks for several; leave one of both")
-        if self.spans.scenes:
+        if self.spans.scenes and not self.evidence.scenes:
             raise UsageError(
-                "--evidence needs to know where a stretch ends, which --scenes finds out on the way; "
-                "--scenes-from takes a list of scenes"
+                "--evidence cuts stretches of which it knows the end, and --scenes finds that on the way; "
+                "--evidence-spans scenes leaves out whole scenes, --scenes-from takes a list of stretches"
             )
+
+    @property
+    def finds_scenes(self) -> bool:
+        """True if scenes are looked for in each video, for rows or for evidence."""
+        return self.spans.scenes or (self.evidence.scenes and self.spans.scenes_from is None)
+
+    def with_scores(self) -> Self:
+        """The same, with frames that have the scores by which scenes are found, where they are looked for."""
+        threshold = self.spans.scene_threshold if self.finds_scenes else None
+        return replace(self, sampling=replace(self.sampling, scene_threshold=threshold))
 
     def run_info(self, kept: tuple[KeptColumn, ...] = ()) -> RunInfo:
         """The facts about the run that an output records. Raises `UsageError` where a kept column's name is taken."""
@@ -101,7 +113,8 @@ class RunOptions:
             **({"fit": 1} if self.sampling.fit else {}),  # rows from before there was --fit stand
             **self.spans.shaping(),
             **({} if self.events is None else self.events.shaping()),
-            **({"decoder": self.sampling.decoder.replace("auto", "ffmpeg")} if self.spans.scenes else {}),  # finds cuts
+            **self.spans.finding(is_wanted=self.finds_scenes),
+            **({"decoder": self.sampling.decoder.replace("auto", "ffmpeg")} if self.finds_scenes else {}),  # finds cuts
             **self.generation.choosing(),
             **({} if self.schema is None else {"schema": self.schema.digest}),
             **self.evidence.shaping(),

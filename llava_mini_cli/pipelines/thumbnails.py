@@ -164,7 +164,7 @@ class WindowThumbnails(FrameWatcher):
         """
         self._maker = maker
         self._cut = cut
-        self._pieces: dict[int, dict[tuple[float, float], Middle]] = {}  # of windows that are open or over
+        self._pieces: dict[int, dict[float, Middle]] = {}  # by their starts, of windows that are open or over
         self._info = info
         self._windows = windows
         self._prompts = prompts
@@ -193,7 +193,7 @@ class WindowThumbnails(FrameWatcher):
             if first < last:
                 start = max(window.start, self._begin)
                 middle.look(times[first:last], start, self._middle(window), keep)
-                self._look_at_pieces(index, times[first:last], keep)
+                self._look_at_pieces(index, window, times[first:last], keep)
             if window.end <= now:
                 self._over[index] = self._open.pop(index)
 
@@ -208,17 +208,24 @@ class WindowThumbnails(FrameWatcher):
 
     def of_piece(self, window: int, start: float, end: float) -> Kept | None:
         """The picture of a piece of a window; None where it had no frame."""
-        middle = self._pieces.get(window, {}).get((start, end))
+        middle = self._pieces.get(window, {}).get(start)
         return None if middle is None else middle.nearest((start + end) / 2)
 
-    def _look_at_pieces(self, window: int, times: NDArray[np.float64], keep: Keep) -> None:
+    def _look_at_pieces(self, index: int, window: Window, times: NDArray[np.float64], keep: Keep) -> None:
         """The same for the pieces of a window; frames before the first and behind the last are theirs."""
-        pieces = self._pieces.get(window, {})
-        for number, ((start, end), middle) in enumerate(pieces.items(), 1):
+        if self._cut is None:
+            return
+        pieces = list(pairwise(self._cut.bounds(window.start, window.end)))
+        if not pieces:
+            self._pieces.pop(index, None)
+        for number, (start, end) in enumerate(pieces, 1):
             first = 0 if number == 1 else int(np.searchsorted(times, start))
             last = len(times) if number == len(pieces) else int(np.searchsorted(times, end))
             if first < last:
-                middle.look(times[first:last], start, (start + end) / 2, lambda place, first=first: keep(first + place))
+                is_told_later = self._cut.is_growing and number == len(pieces)
+                middle = None if is_told_later else (start + end) / 2
+                held = self._pieces.setdefault(index, {}).setdefault(start, Middle())
+                held.look(times[first:last], start, middle, lambda place, first=first: keep(first + place))
 
     def answered(self, window: int) -> None:
         """One more outcome about a window was dealt with."""
@@ -236,9 +243,6 @@ class WindowThumbnails(FrameWatcher):
         while self._begun < len(self._windows) and self._windows[self._begun].start <= now:
             if self._came.get(self._begun, 0) < self._outcomes(self._begun):
                 self._open[self._begun] = Middle()
-                window = self._windows[self._begun]
-                cuts = self._cut(window.start, window.end) if self._cut is not None else ()
-                self._pieces[self._begun] = {one: Middle() for one in pairwise(cuts)}
             else:
                 self._came.pop(self._begun, None)
             self._begun += 1

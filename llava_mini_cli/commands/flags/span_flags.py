@@ -48,7 +48,7 @@ class SpanFlags:
         float,
         _option(
             metavar="SCORE",
-            help="Change from a frame to the next at which a scene of --scenes begins, 0 to 100 as of ffmpeg's scdet.",
+            help="Change from a frame to the next at which a scene is found to begin, 0 to 100 as ffmpeg's scdet.",
         ),
     ] = SpanOptions.scene_threshold
     min_scene_len: Annotated[
@@ -56,7 +56,7 @@ class SpanFlags:
         _option(
             parser=parse_time,
             metavar="TIME",
-            help="Length of the shortest scene of --scenes; cuts that would make shorter ones do not count.",
+            help="Length of the shortest scene that is found; cuts that would make shorter ones do not count.",
             show_default="2s",
         ),
     ] = SpanOptions.min_scene_len

@@ -20,7 +20,7 @@ _ONLY_WHERE_SET = (
     "choice_score",
     "choice_prior",
     "evidence",
-    "evidence_every",
+    "evidence_spans",
     "thumbnails",
 )  # settings that are not recorded where they are the default
 
