@@ -1,5 +1,6 @@
 """`llava-mini inspect`: the attention is the model's own, and pictures, arrays and page show it where it lies."""
 
+import io
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,13 +20,16 @@ from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from llava_mini_cli.config import ModelOptions, PromptLayout
 from llava_mini_cli.demo import model_dir
-from llava_mini_cli.engine.attention_maps import attention_maps, question_words, text_attention
+from llava_mini_cli.engine import attention_maps as attention_maps_module
+from llava_mini_cli.engine import layer_attention
+from llava_mini_cli.engine.attention_maps import AttentionMaps, attention_maps, question_words, text_attention
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.load import load_engine
+from llava_mini_cli.engine.request import Evidence, LeftOut
 from llava_mini_cli.formats.inspected import Inspected, Section, Shown, page
-from llava_mini_cli.media.clip import FrameChunk
+from llava_mini_cli.media.clip import ClipInfo, FrameChunk
 from llava_mini_cli.media.heat_map import colours, heat_map, shown_size, strip
-from llava_mini_cli.pipelines.inspect_medium import KeptFrames
+from llava_mini_cli.pipelines.inspect_medium import KeptFrames, _sections
 
 
 @pytest.fixture(scope="module")
@@ -161,11 +165,38 @@ def test_more_is_brighter_and_nothing_is_beyond_the_scale() -> None:
 
 def test_a_strip_has_a_bar_for_each_frame() -> None:
     frames = [np.full((30, 60, 3), level, np.uint8) for level in (10, 90, 170)]
-    made = strip(frames, [2.0, -1.0, 0.0], ["a", "b", "c"]).astype(int)
-    red, blue = (made == (200, 60, 30)).all(2).sum(0), (made == (50, 100, 180)).all(2).sum(0)
-    assert [int(red[left : left + 128].max()) for left in (2, 134, 266)] == [64, 0, 0]
-    assert [int(blue[left : left + 128].max()) for left in (2, 134, 266)] == [0, 32, 0]
-    assert strip(frames[:1], [0.0], ["a"]).shape[2] == 3
+
+    def heights(weights: list[float]) -> list[list[int]]:
+        """Of bars above and below the line."""
+        made = strip(frames, weights, ["a", "b", "c"])
+        bars = ((made == colour).all(2).sum(0) for colour in ((200, 60, 30, 255), (50, 100, 180, 255)))
+        return [[int(bar[left : left + 128].max()) for left in (2, 134, 266)] for bar in bars]
+
+    assert heights([2.0, -1.0, 0.0]) == [[64, 0, 0], [0, 32, 0]]
+    assert heights([0.05, 0.0, -0.025]) == [[32, 0, 0], [0, 0, 16]]  # little is not shown as much
+    assert heights([0.0, 0.0, 0.0]) == [[0, 0, 0], [0, 0, 0]]
+
+
+def test_a_long_strip_has_rows() -> None:
+    frames = [np.full((30, 60, 3), 10 * number, np.uint8) for number in range(11)]
+    made = strip(frames, [1.0] * 11, ["0-1 s\n+1"] * 11)
+    one = strip(frames[:1], [1.0], ["0-1 s\n+1"])
+    assert made.shape == (2 * len(one), 8 * 132, 4)
+    assert [int(made[10, 66 + 132 * place, 0]) for place in range(8)] == list(range(0, 80, 10))
+    assert [int(made[len(one) + 10, 66 + 132 * place, 0]) for place in range(3)] == [80, 90, 100]
+    assert not made[len(one) :, 3 * 132 :, 3].any()
+    bars = (made == (200, 60, 30, 255)).all(2).sum(0)
+    assert [int(bars[66 + 132 * place]) for place in range(8)] == [128] * 3 + [64] * 5
+
+
+def test_a_strip_can_be_read_on_white_and_on_black() -> None:
+    """What is no frame, bar or text is clear, and the text has 4 times the contrast of what may be behind it."""
+    made = strip([np.full((30, 60, 3), 255, np.uint8)], [1.0], ["0-1 s\n+1"])
+    below = made[64 + 4 + 2 * 64 + 4 :]
+    assert (below[..., :3] == 118).all()
+    assert 0 < (below[..., 3] > 128).mean() < 0.3
+    light = ((118 / 255 + 0.055) / 1.055) ** 2.4
+    assert min(1.05 / (light + 0.05), (light + 0.05) / 0.05) > 4
 
 
 @pytest.mark.parametrize(("size", "shown"), [((64, 48), (448, 336)), ((3, 3000), (1, 448)), ((9000, 9000), (448, 448))])
@@ -191,6 +222,16 @@ class Clip:
         self.is_closed = True
 
 
+def test_each_span_keeps_the_frame_in_its_middle() -> None:
+    """Also where fewer frames are shown; those behind the last bound are the last span's."""
+    clip: Any = Clip(20)
+    source = KeptFrames(clip, 2, (0.0, 4.0, 9.0, 9.5, 17.0))
+    assert len(list(source)) == 4
+    assert {start: time for start, (time, _) in source.of_spans.items()} == {0.0: 2.0, 4.0: 6.0, 9.0: 9.0, 9.5: 13.0}
+    assert all(pixels.item() == time for time, pixels in source.of_spans.values())
+    assert len(source.frames) == 2
+
+
 @pytest.mark.parametrize("count", [1, 3, 8, 9, 16, 33, 200])
 def test_the_frames_that_are_kept_are_spread_over_all(count: int) -> None:
     clip: Any = Clip(count)
@@ -205,6 +246,75 @@ def test_the_frames_that_are_kept_are_spread_over_all(count: int) -> None:
     assert kept.ready()
     kept.close()
     assert clip.is_closed
+
+
+# The pictures
+
+
+def pixels_of(shown: Shown) -> np.ndarray[Any, Any]:
+    return np.asarray(Image.open(io.BytesIO(shown.png))).astype(int)
+
+
+def sections_of(kind: Any, frames: int, weights: list[float]) -> list[Section]:
+    """Of grey frames of 8 x 8 pixels, 2 x 2 patches, two queries and the words `a cat`, with parts of such weights."""
+    centres = np.array([(2, 2), (6, 2), (2, 6), (6, 6)], float)
+    queries = np.zeros((frames, 2, 4), np.float32)
+    queries[:, 0, 0] = queries[:, 1, 3] = 1
+    fusion = np.zeros((frames, 1, 2, 4), np.float32)
+    fusion[:, 0, 0, 1] = 0.5
+    fusion[0, 0, 1, 2], fusion[1:, 0, 1, 2] = 0.4, 0.2
+    maps = AttentionMaps(("a", "cat"), queries, fusion, centres, 2)
+    clip: Any = Clip(frames)
+    bounds = [float(number) for number in range(frames + 1)] if kind == "video" else []
+    source = KeptFrames(clip, 8, bounds)
+    list(source)
+    grey = {time: (time, np.full((8, 8, 3), 100, np.uint8)) for time, _ in source.frames}
+    source._kept, source.of_spans = list(grey.values()), grey if bounds else {}
+    boxes: Any = [(x, y, x + 2, y + 2) for y in (1, 3, 5) for x in (1, 3, 5)]
+    parts = [
+        LeftOut(-weight, float(place), place + 1.0) if bounds else LeftOut(-weight, box=boxes[place])
+        for place, weight in enumerate(weights)
+    ]
+    info = ClipInfo("a", kind, 8, 8, float(frames) if bounds else None, frames, 1.0)
+    return list(_sections(info, source, maps, Evidence(0.0, -1.0, tuple(parts))))
+
+
+def test_the_pictures_of_an_image_are_what_they_say() -> None:
+    plain, carried, queries, words = sections_of("image", 1, [0.2, -3.0, 0.1, *[0.0] * 6])
+    assert [one.name for one in (*plain.pictures, *carried.pictures)] == ["picture.png", "evidence.png"]
+    assert [one.caption for one in (*queries.pictures, *words.pictures)] == ["query 1", "query 2", "“a”", "“cat”"]
+    assert not any(one.is_part for one in (plain, carried, queries, words))
+    blocks = pixels_of(carried.pictures[0])
+    middles = [blocks[56 * down, 56 * across].sum() for down in (2, 4, 6) for across in (2, 4, 6)]
+    assert middles[0] > middles[2] > middles[1] == middles[3]  # what speaks against the answer is as dark as nothing
+    assert tuple(blocks[10, 10]) == (100, 100, 100)  # beyond what the model sees
+    little = pixels_of(sections_of("image", 1, [0.05, *[0.0] * 8])[1].pictures[0])
+    assert little[112, 112].sum() < middles[0]
+    for place, shown in zip((0, 3, 1, 2), (*queries.pictures, *words.pictures), strict=True):
+        heat = pixels_of(shown)
+        bright = [heat[112 + 224 * down, 112 + 224 * across].sum() for down in (0, 1) for across in (0, 1)]
+        assert bright.index(max(bright)) == place
+        assert len(set(bright)) == 2
+
+
+def test_the_pictures_of_a_video_are_what_they_say() -> None:
+    plain, carried, queries, words, *each = sections_of("video", 2, [1.0, -0.5])
+    assert [one.caption for one in plain.pictures] == ["0.0 s", "1.0 s"]
+    assert [one.caption for one in queries.pictures] == [
+        "0.0 s, query 1", "0.0 s, query 2", "1.0 s, query 1", "1.0 s, query 2",
+    ]  # fmt: skip
+    assert (words.pictures, words.is_part) == ((), False)
+    assert [(one.heading, one.is_part, [shown.name for shown in one.pictures]) for one in each] == [
+        ("“a”", True, ["frame-01-word-01.png", "frame-02-word-01.png"]),
+        ("“cat”", True, ["frame-01-word-02.png", "frame-02-word-02.png"]),
+    ]
+    first, second = (pixels_of(one)[336, 112].sum() for one in each[1].pictures)
+    assert first > second  # one scale for all frames of a word
+    (shown,) = carried.pictures
+    bars = pixels_of(shown)[..., :3]
+    assert shown.is_wide
+    assert [int((bars[:, 66 + 132 * number] == (200, 60, 30)).all(1).sum()) for number in (0, 1)] == [64, 0]
+    assert [int((bars[:, 66 + 132 * number] == (50, 100, 180)).all(1).sum()) for number in (0, 1)] == [0, 32]
 
 
 # The page
@@ -255,7 +365,11 @@ def test_a_video_has_a_strip_and_maps_of_each_frame(tmp_path: Path) -> None:
     assert arrays["centres"].min() > 0
     assert arrays["centres"].max() < 192
     assert html.count("<img ") == len(names) - 2
+    assert re.findall("<h3>(.*?)</h3>", html) == ["“What”", "“shapes”", "“appear?”"]
     assert done.stdout.strip() in html
+    strip_of_spans = np.asarray(Image.open(tmp_path / "out" / "evidence.png"))
+    shown = [strip_of_spans[64, 2 + 132 * number + 64, :3].argmax() for number in range(5)]
+    assert shown == [0, 0, 2, 2, 2]  # red for two seconds, then blue
 
 
 def test_a_picture_without_a_question_has_the_queries_alone(tmp_path: Path) -> None:
@@ -277,6 +391,22 @@ def test_one_frame_is_a_video_too(tmp_path: Path) -> None:
     names, arrays, _ = inspected(tmp_path / "out")
     assert {"frame-01.png", "evidence.png"} < names
     assert arrays["spans"].tolist() == [[0.0, 1.0]]
+
+
+@pytest.mark.parametrize("layers", [False, True])
+def test_a_shortage_of_memory_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layers: bool) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("too much")
+
+    monkeypatch.setattr(
+        layer_attention if layers else attention_maps_module, "attention_by_layer" if layers else "attention_maps", full
+    )
+    Image.fromarray(picture("red circle")).save(tmp_path / "a.png")
+    more = ["--layers"] if layers else []
+    done = run("inspect", tmp_path / "a.png", "What is it?", "-m", "demo", "-q", "-o", tmp_path / "out", *more)
+    assert (done.exit_code, done.stdout) == (1, "")
+    assert done.stderr.startswith(f"llava-mini: error: '{tmp_path / 'a.png'}': memory ran out; ")
+    assert (done.stderr.count("\n"), (tmp_path / "out").exists()) == (1, False)
 
 
 engines = pytest.fixture(echo_engines)

@@ -222,7 +222,10 @@ def test_tables_plots_and_a_page_are_written(checkpoints: dict[str, Path], tmp_p
     assert {row["questions"] for row in drops} == {"4"}
     assert len({row["log_likelihood"] for row in drops}) == 1
     assert all(0 <= float(row["same_tokens"]) <= 1 for row in drops)
-    assert (tmp_path / "out" / "index.html").read_text().count("<img ") == len(plots | maps)
+    html = (tmp_path / "out" / "index.html").read_text()
+    assert html.count("<img ") == len(plots | maps)
+    assert html.partition('class="heats large"')[2].partition("</div>")[0].count("<img ") == len(plots)
+    assert "<dd>2 questions about 2 pictures</dd>" in html
 
 
 def test_a_model_that_does_not_fit_is_told_before_it_is_read(

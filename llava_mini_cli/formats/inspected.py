@@ -18,11 +18,12 @@ from llava_mini_cli.formats.web_head import web_head
 PAGE, ARRAYS = "index.html", "arrays.npz"
 
 _STYLES = """
-.heats { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(13rem, 1fr)); }
+.heats { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fill, minmax(min(13rem, 40%), 1fr)); }
+.heats.large { grid-template-columns: repeat(auto-fill, minmax(min(28rem, 100%), 1fr)); }
 figure { margin: 0; }
 figure.wide { grid-column: 1 / -1; overflow-x: auto; }
 img { background: #8883; border-radius: .4rem; display: block; max-width: 100%; }
-figure.wide img { max-width: none; }
+figure.wide img { background: none; border-radius: 0; max-width: none; }
 .scale { background: linear-gradient(90deg, #000004, #420a68, #932667, #dd513a, #fca50a, #fcffa4);
   border-radius: .2rem; display: inline-block; height: .8rem; vertical-align: middle; width: 12rem; }
 dl { display: grid; gap: .2rem 1rem; grid-template-columns: max-content 1fr; }
@@ -45,6 +46,8 @@ class Section(NamedTuple):
     heading: str
     note: str  # what the pictures are, in a sentence; "" where the heading says it
     pictures: tuple[Shown, ...]
+    is_part: bool = False  # of the section before, whose heading is above its own
+    is_large: bool = False  # its pictures have text, which must be read
 
 
 @dataclass(frozen=True)
@@ -91,7 +94,10 @@ def page(found: Inspected) -> bytes:
 def _section(section: Section) -> str:
     note = f"<p><small>{_escaped(section.note)}</small></p>\n" if section.note else ""
     figures = "".join(map(_figure, section.pictures))
-    return f'<h2>{_escaped(section.heading)}</h2>\n{note}<div class="heats">\n{figures}</div>\n'
+    kind = "h3" if section.is_part else "h2"
+    size = "heats large" if section.is_large else "heats"
+    heats = f'<div class="{size}">\n{figures}</div>\n' if figures else ""
+    return f"<{kind}>{_escaped(section.heading)}</{kind}>\n{note}{heats}"
 
 
 def _figure(picture: Shown) -> str:

@@ -53,8 +53,8 @@ class LayerReport:
 
 def write_layer_report(report: LayerReport, folder: Path) -> None:
     """Writes everything into a folder, which is made. Raises `OutputError`, and `UsageError` without matplotlib."""
-    plots = Section("Plots", "", tuple(_plots(report)))
-    extent = f"{len(report.questions)} questions about {report.pictures} pictures"
+    plots = Section("Plots", "", tuple(_plots(report)), is_large=True)
+    extent = f"{_counted(len(report.questions), 'question')} about {_counted(report.pictures, 'picture')}"
     sections = (plots, *report.sections)
     shown = Inspected(report.path, extent, "; ".join(report.questions), None, None, sections, {}, ())
     with errors_of(folder):
@@ -65,6 +65,10 @@ def write_layer_report(report: LayerReport, folder: Path) -> None:
         for picture in section.pictures:
             write_own_file(folder / picture.name, picture.png)
     write_own_file(folder / PAGE, page(shown))
+
+
+def _counted(count: int, name: str) -> str:
+    return f"{count} {name}" if count == 1 else f"{count} {name}s"
 
 
 def _table(names: Iterable[str], rows: Iterable[tuple[Any, ...]]) -> bytes:

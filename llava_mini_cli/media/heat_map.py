@@ -12,6 +12,10 @@ STRENGTH = 0.65  # of the colours over the picture, which is grey below them
 # Dark to bright, told apart in grey too and by those who see few colours: steps of the scale, black to light yellow.
 _SCALE = np.array([(0, 0, 4), (66, 10, 104), (147, 38, 103), (221, 81, 58), (252, 165, 10), (252, 255, 164)], float)
 
+IN_A_ROW = 8  # frames of a strip
+NATS = 0.1  # the least log-likelihood that has the whole height of a bar, or the brightest colour
+TEXT = (118, 118, 118)  # told apart from white and from black
+
 Pixels = NDArray[np.uint8]
 
 
@@ -57,24 +61,31 @@ def heat_map(
 
 
 def strip(frames: Sequence[Pixels], weights: Sequence[float], captions: Sequence[str]) -> Pixels:
-    """Frames beside each other, below each a bar as high as its weight, and its caption.
+    """Frames beside each other, in rows of 8, below each a bar as high as its weight, and its caption of two lines.
 
     Bars of negative weights hang below the line.
+
+    Returns:
+        `[height, width, 4]`, clear where there is nothing.
     """
-    edge, bar, line = 128, 64, 14
+    edge, bar, line = 128, 64, 32
     wide = [resized(frame, (edge, max(1, round(edge * frame.shape[0] / frame.shape[1])))) for frame in frames]
     high = max(frame.shape[0] for frame in wide)
-    canvas = Image.new("RGB", (len(wide) * (edge + 4), high + 2 * bar + line + 12), "white")
+    row = high + 2 * bar + line + 12
+    size = min(len(wide), IN_A_ROW) * (edge + 4), -(-len(wide) // IN_A_ROW) * row
+    canvas = Image.new("RGBA", size, (*TEXT, 0))
     pen, font = ImageDraw.Draw(canvas), ImageFont.load_default(12)
-    most = max((abs(weight) for weight in weights), default=0.0) or 1.0
+    most = max([abs(weight) for weight in weights] + [NATS])
     for number, (frame, weight, caption) in enumerate(zip(wide, weights, captions, strict=True)):
-        left, base = number * (edge + 4) + 2, high + 4 + bar
-        canvas.paste(Image.fromarray(frame), (left, 0))
+        left, top = number % IN_A_ROW * (edge + 4) + 2, number // IN_A_ROW * row
+        base = top + high + 4 + bar
+        canvas.paste(Image.fromarray(frame), (left, top))
         reach = round(bar * abs(weight) / most)
-        top, bottom = (base - reach, base) if weight >= 0 else (base, base + reach)
-        pen.rectangle((left, top, left + edge - 1, bottom), fill=(200, 60, 30) if weight >= 0 else (50, 100, 180))
-        pen.line((left, base, left + edge - 1, base), fill="black")
-        pen.text((left, high + 2 * bar + 8), caption, fill="black", font=font)
+        ends = (base - reach, base) if weight >= 0 else (base, base + reach)
+        colour = (200, 60, 30) if weight >= 0 else (50, 100, 180)
+        pen.rectangle((left, ends[0], left + edge - 1, ends[1]), fill=colour)
+        pen.line((left, base, left + edge - 1, base), fill=TEXT)
+        pen.text((left, base + bar + 4), caption, fill=TEXT, font=font)
     return np.asarray(canvas)
 
 

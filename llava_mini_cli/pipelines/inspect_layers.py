@@ -14,7 +14,7 @@ from llava_mini_cli.formats.job import Job
 from llava_mini_cli.formats.layer_report import DropRow, LayerReport, LayerRow
 from llava_mini_cli.media.heat_map import as_png, colours
 from llava_mini_cli.media.open import is_picture_path, open_clip
-from llava_mini_cli.pipelines.inspect_medium import InspectOptions
+from llava_mini_cli.pipelines.inspect_medium import InspectOptions, if_memory_lasts
 from llava_mini_cli.pipelines.open_job import fault_of
 
 SPANS = 8  # of layers, in each of which vision is dropped; fewer where there are fewer layers
@@ -34,10 +34,15 @@ def inspect_layers(path: str, questions: Sequence[str], options: InspectOptions)
 
     Raises:
         UsageError: there is no picture, or a question cannot be asked.
-        LlavaMiniError: the model cannot be loaded.
+        LlavaMiniError: the model cannot be loaded, or memory ran out.
     """
     paths = pictures_at(path)
     pictures = [_picture(one, options.sampling) for one in paths]
+    return if_memory_lasts(path, _inspect, path, pictures, questions, options)
+
+
+def _inspect(path: str, pictures: Sequence[Picture], questions: Sequence[str], options: InspectOptions) -> LayerReport:
+    """The same, of pictures that are there."""
     from llava_mini_cli.engine import layer_attention
     from llava_mini_cli.engine.layer_models import load_layer_model
 
@@ -77,7 +82,7 @@ def inspect_layers(path: str, questions: Sequence[str], options: InspectOptions)
         DropRow(span[0] + 1, span[-1] + 1, len(sums), tokens, plain[0] / tokens, score / tokens, same / tokens)
         for span, (score, same) in zip(spans, dropped, strict=True)
     ]
-    return LayerReport(path, len(paths), tuple(questions), tuple(rows), tuple(drops), tuple(_map_sections(maps)))
+    return LayerReport(path, len(pictures), tuple(questions), tuple(rows), tuple(drops), tuple(_map_sections(maps)))
 
 
 def pictures_at(path: str) -> list[str]:

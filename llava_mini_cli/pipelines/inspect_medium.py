@@ -3,24 +3,25 @@
 open -> the engine's answer with its evidence, some frames kept as they pass -> attention maps -> pictures
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from math import exp
-from typing import TYPE_CHECKING, Any, cast
+from math import exp, inf
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llava_mini_cli.config import PIECES, EvidenceOptions, GenerationOptions, ModelOptions, SamplingOptions
 from llava_mini_cli.engine.request import Answer, Evidence, LeftOut, Request
-from llava_mini_cli.errors import MediaError, PromptError, UsageError
+from llava_mini_cli.errors import LlavaMiniError, MediaError, PromptError, UsageError
 from llava_mini_cli.formats.inspected import Inspected, Section, Shown
 from llava_mini_cli.formats.job import Job
 from llava_mini_cli.media.clip import Clip, ClipInfo, FrameChunk
-from llava_mini_cli.media.heat_map import as_png, colours, heat_map, resized, shown_size, strip
+from llava_mini_cli.media.heat_map import NATS, as_png, colours, heat_map, resized, shown_size, strip
 from llava_mini_cli.media.open import open_clip
-from llava_mini_cli.pipelines.evidence import with_evidence
+from llava_mini_cli.pipelines.evidence import pieces_of, with_evidence
 from llava_mini_cli.pipelines.load_engine import load_engine
 from llava_mini_cli.pipelines.open_job import fault_of
 
@@ -28,11 +29,15 @@ if TYPE_CHECKING:  # imported where they are used: torch comes with them
     from llava_mini_cli.engine.attention_maps import AttentionMaps
     from llava_mini_cli.engine.engine import Engine
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 Frame = tuple[float, NDArray[np.uint8]]  # its time in seconds, and its pixels
 MOST_FRAMES = 64
+EVIDENCE = EvidenceOptions(PIECES)
 CARRIED = (
-    "The answer is scored again with each part left out: the bar, or colour, is how much its log-likelihood drops. A "
-    "bar below the line speaks against the answer."
+    "The answer is scored again with each part left out: the bar, or colour, is how much its log-likelihood drops, and "
+    f"the highest or brightest is the largest drop, if that is {NATS} or more. A bar below the line speaks against the "
+    "answer."
 )
 QUERIES = "Attention over the patches, mean of the heads. The brightest patch of each picture has the brightest colour."
 WORDS = (
@@ -55,9 +60,15 @@ class InspectOptions:
 
 
 class KeptFrames:
-    """A clip's frames on their way to the engine, of which some are kept, spread evenly over those so far."""
+    """A clip's frames on their way to the engine, of which some are kept.
 
-    def __init__(self, clip: Clip, most: int) -> None:
+    Some are spread evenly over those so far; of spans, the one nearest to the middle of each.
+    """
+
+    def __init__(self, clip: Clip, most: int, bounds: Sequence[float] = ()) -> None:
+        """Args: bounds: seconds, between which spans lie."""
+        self.of_spans: dict[float, Frame] = {}  # by their starts
+        self._bounds = bounds
         self._clip, self._most = clip, most
         self._every, self._count = 1, 0
         self._kept: list[Frame] = []
@@ -68,6 +79,7 @@ class KeptFrames:
                 if self._count % self._every == 0:
                     self._kept.append((float(time), pixels.copy()))
                 self._count += 1
+                self._see(float(time), pixels)
                 if len(self._kept) == 2 * self._most:
                     self._kept, self._every = self._kept[::2], 2 * self._every
             yield chunk
@@ -77,6 +89,16 @@ class KeptFrames:
         """Those that are kept, at most as many as were asked for."""
         count = min(self._most, len(self._kept))
         return [self._kept[number * len(self._kept) // count] for number in range(count)]
+
+    def _see(self, time: float, pixels: NDArray[np.uint8]) -> None:
+        """Keeps a frame that is nearer to the middle of its span than the one that is kept."""
+        if not self._bounds:
+            return
+        number = min(max(bisect_right(self._bounds, time) - 1, 0), len(self._bounds) - 2)
+        start, end = self._bounds[number : number + 2]
+        held = self.of_spans.get(start)
+        if held is None or abs(time - (start + end) / 2) < abs(held[0] - (start + end) / 2):
+            self.of_spans[start] = time, pixels.copy()
 
     def ready(self) -> bool:
         """As the clip says."""
@@ -92,18 +114,39 @@ def inspect_medium(path: str, question: str | None, options: InspectOptions) -> 
 
     Raises:
         UsageError: the file is no medium, or the question cannot be asked; the text says why.
-        LlavaMiniError: the model cannot be loaded.
+        LlavaMiniError: the model cannot be loaded, or memory ran out.
     """
     fault = fault_of(Job(path, path, ()))
     if fault is not None:
         raise UsageError(f"'{path}': {fault.message}")
     _opened(path, options.sampling, 1).close()  # a first look, before a model is loaded
+    return if_memory_lasts(path, _inspect, path, question, options)
+
+
+def if_memory_lasts(
+    path: str, function: Callable[Arguments, Result], *args: Arguments.args, **kwargs: Arguments.kwargs
+) -> Result:
+    """The function's result. Raises `LlavaMiniError` where memory ran out, and what the function raises."""
+    from llava_mini_cli.engine.memory import unless_out_of_memory
+
+    found = unless_out_of_memory(function, *args, **kwargs)
+    if found is None:
+        raise LlavaMiniError(
+            f"'{path}': memory ran out; a smaller model, fewer --frames or a shorter question need less"
+        )
+    return found
+
+
+def _inspect(path: str, question: str | None, options: InspectOptions) -> Inspected:
+    """The same, of a medium that is there."""
     engine = cast("Engine", load_engine(options.model))
     from llava_mini_cli.engine.attention_maps import attention_maps
 
     clip = _opened(path, options.sampling, engine.frame_size)
     with clip:
-        source = KeptFrames(clip, options.frames)
+        has_spans = question is not None and clip.info.kind == "video"
+        bounds = pieces_of(clip.info, EVIDENCE, options.sampling).bounds(0.0, inf) if has_spans else ()
+        source = KeptFrames(clip, options.frames, bounds)
         answer = None if question is None else _answer(engine, source, clip.info, question, options)
         if question is None:
             _read(source, path)
@@ -113,7 +156,7 @@ def inspect_medium(path: str, question: str | None, options: InspectOptions) -> 
         maps = attention_maps(engine, info.kind, pixels, (info.width, info.height), question)
     except PromptError as error:
         raise UsageError(str(error)) from error
-    return _inspected(path, question, info, frames, maps, answer, tuple(clip.warnings))
+    return _inspected(path, question, info, source, maps, answer, tuple(clip.warnings))
 
 
 def _opened(path: str, sampling: SamplingOptions, frame_size: int) -> Clip:
@@ -135,7 +178,7 @@ def _read(source: KeptFrames, path: str) -> None:
 def _answer(engine: "Engine", source: KeptFrames, info: ClipInfo, question: str, options: InspectOptions) -> Answer:
     """The answer and what carried it."""
     asked = Request(info.path, info.kind, source, (question,), options.generation, frame_count=info.frame_count)
-    (outcome,) = engine.run([with_evidence(asked, info, EvidenceOptions(PIECES), options.sampling)])
+    (outcome,) = engine.run([with_evidence(asked, info, EVIDENCE, options.sampling)])
     if not isinstance(outcome, Answer):
         raise UsageError(f"'{info.path}': {outcome.message}")
     return outcome
@@ -145,12 +188,12 @@ def _inspected(
     path: str,
     question: str | None,
     info: ClipInfo,
-    frames: Sequence[Frame],
+    source: KeptFrames,
     maps: "AttentionMaps",
     answer: Answer | None,
     warnings: tuple[str, ...],
 ) -> Inspected:
-    evidence = answer.evidence if answer else None
+    evidence, frames = answer.evidence if answer else None, source.frames
     arrays: dict[str, NDArray[Any]] = {
         "times": np.array([time for time, _ in frames]),
         "words": np.array(maps.words, dtype=np.str_),
@@ -165,7 +208,7 @@ def _inspected(
         question,
         answer and answer.text,
         None if evidence is None else (exp(min(evidence.seen, 0.0)), exp(min(evidence.blind, 0.0))),
-        tuple(_sections(info, frames, maps, evidence)),
+        tuple(_sections(info, source, maps, evidence)),
         arrays,
         warnings,
     )
@@ -180,16 +223,17 @@ def _evidence_arrays(evidence: Evidence) -> Mapping[str, NDArray[Any]]:
 
 
 def _sections(
-    info: ClipInfo, frames: Sequence[Frame], maps: "AttentionMaps", evidence: Evidence | None
+    info: ClipInfo, source: KeptFrames, maps: "AttentionMaps", evidence: Evidence | None
 ) -> Iterator[Section]:
     """The pictures under their headings."""
+    frames = source.frames
     size, is_video = (info.width, info.height), info.kind == "video"
     shown = [resized(pixels, shown_size(size)) for _, pixels in frames]
     names = [_named(info, number, time) for number, (time, _) in enumerate(frames)]
     plain = (Shown(f"{file}.png", as_png(one), words) for one, (file, words) in zip(shown, names, strict=True))
     yield Section("Frames" if is_video else "Picture", "", tuple(plain))
     if evidence is not None and evidence.parts:
-        yield Section("What carried the answer", CARRIED, (_carried(info, frames, shown, evidence),))
+        yield Section("What carried the answer", CARRIED, (_carried(info, source, shown[0], evidence),))
     count = maps.raster**2
 
     def over(number: int, file: str, words: str, weights: NDArray[np.float32], most: float) -> Shown:
@@ -211,12 +255,21 @@ def _sections(
         mean = maps.fusion.mean(1)[:, :, :count]  # [F, words, N]
         words = [
             tuple(
-                over(number, f"word-{place + 1:02d}", f"“{word}”", mean[number, place], float(mean[:, place].max()))
+                over(
+                    number,
+                    f"word-{place + 1:02d}",
+                    "" if is_video else f"“{word}”",
+                    mean[number, place],
+                    float(mean[:, place].max()),
+                )
                 for number in range(len(frames))
             )
             for place, word in enumerate(maps.words)
         ]
-        yield Section("What each word of the question attends to", WORDS, tuple(chain(*words)))
+        heading = "What each word of the question attends to"
+        yield Section(heading, WORDS, () if is_video else tuple(chain(*words)))
+        if is_video:
+            yield from (Section(f"“{word}”", "", made, True) for word, made in zip(maps.words, words, strict=True))
 
 
 def _named(info: ClipInfo, number: int, time: float) -> tuple[str, str]:
@@ -224,15 +277,15 @@ def _named(info: ClipInfo, number: int, time: float) -> tuple[str, str]:
     return ("picture", "") if info.kind == "image" else (f"frame-{number + 1:02d}", f"{time:.1f} s")
 
 
-def _carried(info: ClipInfo, frames: Sequence[Frame], shown: Sequence[NDArray[np.uint8]], evidence: Evidence) -> Shown:
-    """A strip of a video's frames, each with the weight of its span; the blocks of a picture in their colours."""
+def _carried(info: ClipInfo, source: KeptFrames, shown: NDArray[np.uint8], evidence: Evidence) -> Shown:
+    """A strip of a frame of each span of a video, with its weight; the blocks of a picture in their colours."""
     weights = [evidence.seen - part.score for part in evidence.parts]
     if info.kind == "image":
-        return Shown("evidence.png", as_png(_blocks(shown[0], (info.width, info.height), evidence.parts, weights)), "")
-    spans = list(zip(evidence.parts, weights, strict=True))
-    own = [next((w for part, w in reversed(spans) if (part.start or 0.0) <= time), weights[0]) for time, _ in frames]
-    captions = [f"{time:.1f} s: {weight:+.2g}" for (time, _), weight in zip(frames, own, strict=True)]
-    return Shown("evidence.png", as_png(strip(shown, own, captions)), "", is_wide=True)
+        return Shown("evidence.png", as_png(_blocks(shown, (info.width, info.height), evidence.parts, weights)), "")
+    spans = [(part.start or 0.0, part.end or 0.0) for part in evidence.parts]
+    frames = [resized(source.of_spans[start][1], shown_size((info.width, info.height))) for start, _ in spans]
+    captions = [f"{start:.1f}-{end:.1f} s\n{weight:+.2g}" for (start, end), weight in zip(spans, weights, strict=True)]
+    return Shown("evidence.png", as_png(strip(frames, weights, captions)), "", is_wide=True)
 
 
 def _blocks(
@@ -240,7 +293,7 @@ def _blocks(
 ) -> NDArray[np.uint8]:
     """A picture under the colours of its blocks; those that spoke against the answer are dark."""
     made = picture.astype(float)
-    most = max(*weights, 0.0) or 1.0
+    most = max(*weights, NATS)
     across, down = picture.shape[1] / size[0], picture.shape[0] / size[1]
     for part, weight in zip(parts, weights, strict=True):
         left, top, right, bottom = part.box or (0, 0, 0, 0)
