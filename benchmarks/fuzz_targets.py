@@ -79,7 +79,7 @@ def archive(folder: Path) -> None:
             query = np.full(opened.header.shapes.clip or 1, 0.5, np.float32)
             options = SearchOptions(3)
             scanner = Scanner(
-                lambda file, rows, vector: np.fromfile(file, "<f2").reshape(rows, -1).astype(np.float32) @ vector,
+                lambda file, rows, query, _: np.fromfile(file, "<f2").reshape(rows, -1).astype(np.float32) @ query,
                 lambda batches, vector: np.concatenate([batch.astype(np.float32) @ vector for batch in batches]),
             )
             found = search(opened, query, options, scanner)

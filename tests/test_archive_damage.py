@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from archive_films import film, rows, run
 from http_server import serve
+from test_formats_archive import as_format_1
 
 from llava_mini_cli.commands.flags.search_flags import FoundFlags
 from llava_mini_cli.commands.search import _show, _write
@@ -88,6 +89,29 @@ def test_compacting_takes_out_a_part_with_a_damaged_page_and_indexing_brings_it_
     again = run("index", films / "red.mp4", films / "green.mp4", "-o", copy, "-m", "demo", "--caption-every", "9")
     assert (again.exit_code, "1 media indexed, 1 there already" in again.stderr) == (0, True)
     assert {row["file_name"] for row in rows(run("search", copy, "a circle"))} == {"red.mp4", "green.mp4"}
+
+
+def found(archive: Path) -> list[tuple[str, float, float]]:
+    """What a search says; a score is summed in another order where a part has more rows."""
+    return [(row["file_name"], row["time"], round(row["score"], 5)) for row in rows(run("search", archive, "a circle"))]
+
+
+def test_an_archive_of_an_older_version_is_read_and_becomes_a_new_one(copy: Path) -> None:
+    before = found(copy)
+    assert found(as_format_1(copy)) == before
+    said = run("index", "-o", copy, "--compact")
+    assert (said.exit_code, f"{copy} was made by an older version" in said.stderr) == (0, True)
+    assert "older version" not in run("index", "-o", copy, "--prune", "-m", "demo").stderr
+    assert found(copy) == before
+
+
+def test_a_manifest_that_is_damaged_is_made_anew(copy: Path) -> None:
+    before = rows(run("search", copy, "a red circle"))
+    (copy / "parts.json").write_text("{")
+    done = run("search", copy, "a red circle")
+    assert (done.exit_code, rows(done), "parts.json is damaged" in done.stderr) == (3, before, True)
+    assert "parts.json was damaged and is made anew" in run("index", "-o", copy, "--compact").stderr
+    assert run("search", copy, "a red circle").exit_code == 0
 
 
 def test_compacting_keeps_what_the_system_refuses_to_read(copy: Path) -> None:

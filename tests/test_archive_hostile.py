@@ -1,5 +1,6 @@
 """Archives of strangers: a header or a table that is not as it is written is damage, in one line."""
 
+import gc
 import json
 import os
 from collections.abc import Callable
@@ -10,21 +11,35 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_formats_archive import make
+from archive_steps import SCANNER
+from test_formats_archive import as_format_1, header, make
 
 from llava_mini_cli.config import SamplingOptions
 from llava_mini_cli.errors import ArchiveError
-from llava_mini_cli.formats.archive.layout import HEADER, ArchiveHeader, part_name, part_numbers
+from llava_mini_cli.formats.archive.compact import compact
+from llava_mini_cli.formats.archive.layout import (
+    HEADER,
+    ArchiveHeader,
+    Shapes,
+    frame_schema,
+    media_schema,
+    part_name,
+    part_numbers,
+)
+from llava_mini_cli.formats.archive.manifest import MANIFEST
 from llava_mini_cli.formats.archive.reader import Archive, open_archive
-from llava_mini_cli.pipelines.archive_media import sampling_of
+from llava_mini_cli.formats.archive.writer import open_for_writing
+from llava_mini_cli.formats.job import Prompt
+from llava_mini_cli.pipelines.archive_media import StoredMedia, sampling_of
+from llava_mini_cli.pipelines.search_archive import SearchOptions, search
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """An archive of two parts."""
+    """An archive of two parts, whose files are checked by nothing but what they hold."""
     for name in ("a", "b"):
         make(tmp_path / "x", f"/x/{name}")
-    return tmp_path / "x"
+    return as_format_1(tmp_path / "x")
 
 
 HEADERS: dict[str, Callable[[dict[str, Any]], object]] = {
@@ -91,8 +106,8 @@ MEDIA: dict[str, tuple[str, pa.Array | None, str]] = {
     ),
     "a number that is a text": ("medium", pa.array(["1"]), "no column 'medium' of the type int64"),
     "a number that is null": ("medium", pa.array([None], pa.int64()), "a row without 'medium'"),
-    "fewer than no frames": ("frames", pa.array([-1]), "a medium without a number of frames"),
-    "no number of frames": ("frames", pa.array([None], pa.int64()), "a medium without a number of frames"),
+    "fewer than no frames": ("frames", pa.array([-1]), "'frames' that is none"),
+    "no number of frames": ("frames", pa.array([None], pa.int64()), "a row without 'frames'"),
     "a time of another type": ("mtime", pa.array([7]), "no column 'mtime' of the type timestamp"),
 }  # fmt: skip
 
@@ -189,3 +204,163 @@ def test_only_numbers_that_64_bits_hold_are_parts(folder: Path) -> None:
     for name in ("part-" + "9" * 200, "part-٣", "part-", "part-1x", "part--1"):
         (folder / "media" / f"{name}.parquet").touch()
     assert part_numbers(folder, "media") == [1, 2]
+
+
+# What a stranger puts into a table, and in which file of it that is damage.
+
+
+def texts(value: str | None) -> pa.Array:
+    return pa.array([value], pa.string())
+
+
+LIST = pa.array([["/x/a"]], pa.list_(pa.string()))
+STRANGE: dict[str, tuple[str, str, pa.Array | None]] = {
+    "a name that is null": ("media", "file_name", texts(None)),
+    "a NUL byte in a path": ("media", "path", texts("/x/\0a")),
+    "a NUL byte in a name": ("media", "file_name", texts("a\0")),
+    "no name": ("media", "file_name", None),
+    "no kind of medium": ("media", "media", None),
+    "a kind that is null": ("media", "media", texts(None)),
+    "a kind of no medium": ("media", "media", texts("sound")),
+    "a status of its own": ("media", "status", texts("well")),
+    "a status that is a list": ("media", "status", LIST),
+    "a path that is a list": ("media", "path", LIST),
+    "large texts": ("media", "path", pa.array(["/x/a"], pa.large_string())),
+    "a duration without end": ("media", "duration_s", pa.array([np.inf])),
+    "a duration of 1e308": ("media", "duration_s", pa.array([1e308])),
+    "a duration below nothing": ("media", "duration_s", pa.array([-1.0])),
+    "no frames a second": ("media", "fps_sampled", pa.array([np.nan])),
+    "a width of the largest number": ("media", "width", pa.array([2**31 - 1], pa.int32())),
+    "frames of a medium below nothing": ("frames", "medium", pa.array([-(2**63)] * 3)),
+    "a number below nothing": ("media", "medium", pa.array([-1])),
+    "the largest number": ("media", "medium", pa.array([2**63 - 1])),
+    "a time of 1e308": ("frames", "time", pa.array([0.5, 1e308, 1.5])),
+    "a last time without end": ("frames", "last_time", pa.array([0.5, 1.0, np.inf])),
+    "tokens of another width": ("frames", "token", pa.array([[0.0]] * 3, pa.list_(pa.float16(), 1))),
+    "tokens of another type": ("frames", "token", pa.array([[0.0] * 8] * 3, pa.list_(pa.float32(), 8))),
+    "a caption of 1e308": ("captions", "start", pa.array([1e308])),
+    "a caption that is no text": ("captions", "text", pa.array([b"x"])),
+    "features at 1e308": ("features", "time", pa.array([1e308] * 3)),
+    "a time of features that is null": ("features", "time", pa.array([0.5, None, 1.5])),
+    "features as texts": ("features", "features", pa.array(["x"] * 3)),
+}  # fmt: skip
+
+
+def everything(folder: Path) -> set[str]:
+    """The files that are named when all of an archive is read."""
+    named: set[str] = set()
+    with open_archive(folder) as archive:
+        found = search(archive, np.full(4, 0.5, np.float32), SearchOptions(10), SCANNER)
+        stored = StoredMedia(archive, lambda *_, **__: None)  # pyright: ignore
+        for job in (*stored.jobs((Prompt("?"),)), *stored.moment_jobs(Prompt("?"), found)):
+            stored.find_fault(job)
+        for medium in archive.each_medium():
+            try:
+                list(archive.features(medium))
+                archive.embeddings(medium)
+                archive.captions(medium)
+            except ArchiveError as error:
+                named.add(str(error).partition(": ")[0])
+        return named | {each.file for each in archive.damage}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_what_cannot_be_is_damage_of_its_file(name: str, folder: Path) -> None:
+    table, column, values = STRANGE[name]
+    changed(folder, table, column, values)
+    assert everything(folder) == {f"{table}/part-000001.parquet"}
+    with open_for_writing(folder) as writer:  # also for whoever writes
+        writer.start(header("float32"))
+    compact(folder)
+    assert everything(folder) <= {f"{table}/part-000001.parquet"}
+
+
+def test_a_column_that_is_there_twice(folder: Path) -> None:
+    for table in ("media", "frames", "features", "captions"):
+        path = folder / part_name(1, table)
+        there = pq.read_table(path)
+        pq.write_table(there.append_column(there.schema.field(0), there.column(0)), path)
+    assert everything(folder) == {"media/part-000001.parquet"}
+
+
+@pytest.mark.parametrize("table", ["features", "captions", "vectors"])
+def test_a_pipe_or_a_folder_in_place_of_another_table(table: str, folder: Path) -> None:
+    path = folder / part_name(1, table)
+    for make_there in (os.mkfifo, os.mkdir):
+        path.rmdir() if path.is_dir() else path.unlink()
+        make_there(path)
+        assert everything(folder) == {f"{table}/{path.name}"}
+
+
+def few_texts(folder: Path) -> None:
+    """A text of which there are very many, and one that is long."""
+    rows = pq.read_table(folder / part_name(1, "media")).to_pylist() * 4096
+    rows = [row | {"medium": number, "path": f"/x/{number}"} for number, row in enumerate(rows)]
+    same = pa.DictionaryArray.from_arrays(pa.array([0] * 4096, pa.int32()), ["x" * (1 << 20)])
+    columns = {name: [row[name] for row in rows] for name in rows[0] if name != "error"}
+    table = pa.table({"error": same} | columns)
+    types = {field.name: field.type for field in media_schema()}
+    fields = [pa.field(name, same.type if name == "error" else types[name]) for name in table.column_names]
+    pq.write_table(table.cast(pa.schema(fields)), folder / part_name(1, "media"), store_schema=False)
+
+
+def zeros(folder: Path) -> None:
+    """4 GB of embeddings, as they would be stored for a hundredth of the rows."""
+    schema = frame_schema(Shapes((1, 8), 4, (1, 9, 6)))
+    wide = pa.list_(pa.float16(), 1 << 16)
+    fields = [field if field.name != "clip" else pa.field("clip", wide) for field in schema]
+    rows = pq.read_table(folder / part_name(1, "frames"))
+    clip = pa.FixedSizeListArray.from_arrays(pa.array(np.zeros(3 << 16, np.float16)), 1 << 16)
+    with pq.ParquetWriter(folder / part_name(1, "frames"), pa.schema(fields), compression="zstd") as file:
+        for _ in range(20):
+            file.write_table(rows.set_column(rows.schema.get_field_index("clip"), "clip", clip))
+
+
+@pytest.mark.parametrize(("bomb", "table"), [(few_texts, "media"), (zeros, "frames")])
+def test_what_unpacks_to_more_than_its_rows_need_is_not_unpacked(
+    bomb: Callable[[Path], None], table: str, folder: Path
+) -> None:
+    bomb(folder)
+    assert (folder / part_name(1, table)).stat().st_size < 4 << 20
+    gc.collect()
+    before = pa.total_allocated_bytes()
+    pool = pa.default_memory_pool()
+    assert everything(folder) == {f"{table}/part-000001.parquet"}
+    assert (pool.max_memory() or 0) - before < 1 << 30
+
+
+def manifest_of_strangers() -> dict[str, str]:
+    facts = {"media": [1, 2]}
+    return {
+        "nothing": "", "a list": "[]", "no parts": '{"last": 1}', "parts that are a list": '{"last": 1, "parts": []}',
+        "a part without a number": '{"last": 1, "parts": {"a": null}}', "no last": '{"parts": {}}',
+        "a part below nothing": '{"last": 1, "parts": {"-1": null}}', "nested": '{"parts":' * 100_000,
+        "a last that is a text": '{"last": "1", "parts": {}}',
+        "a number of 100 digits": json.dumps({"last": 10**100, "parts": {}}),
+        "facts that are a list": json.dumps({"last": 1, "parts": {"1": [facts]}}),
+        "a size that is a text": json.dumps({"last": 1, "parts": {"1": {"media": ["1", 2]}}}),
+        "another table": json.dumps({"last": 1, "parts": {"1": {"../x": [1, 2]}}}),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", manifest_of_strangers())
+def test_a_manifest_that_is_none_is_named_and_each_part_counts(name: str, tmp_path: Path) -> None:
+    for path in ("/x/a", "/x/b"):
+        make(tmp_path, path)
+    (tmp_path / MANIFEST).write_text(manifest_of_strangers()[name])
+    with open_archive(tmp_path) as archive:
+        ((part, file),) = ((each.part, each.file) for each in archive.damage)
+        assert (part, file, archive.parts) == (0, MANIFEST, [1, 2])
+    with open_for_writing(tmp_path) as writer:
+        assert [each.file for each in writer.damage] == [MANIFEST]
+    assert everything(tmp_path) == set()
+
+
+def test_a_manifest_that_names_what_is_not_there(tmp_path: Path) -> None:
+    make(tmp_path, "/x/a")
+    facts = json.loads((tmp_path / MANIFEST).read_text())["parts"]["1"]
+    (tmp_path / MANIFEST).write_text(json.dumps({"last": 1, "parts": {"1": facts, "9": facts}}))
+    assert everything(tmp_path) == {part_name(9, table) for table in facts}
+    (tmp_path / MANIFEST).unlink()
+    os.mkfifo(tmp_path / MANIFEST)
+    assert everything(tmp_path) == {MANIFEST}

@@ -13,7 +13,7 @@ import pytest
 from archive_films import FILMS, rows, run
 from input_doubles import jobs_of
 from test_docs import ROOT
-from test_formats_archive import add, frames, header, media, paths
+from test_formats_archive import add, as_format_1, frames, header, media, paths
 
 from llava_mini_cli.formats.archive.compact import Compacted, compact
 from llava_mini_cli.formats.archive.layout import LAST_NS, files_of, storable
@@ -168,7 +168,7 @@ def test_a_medium_whose_frames_are_damaged_is_indexed_again(folder: Path) -> Non
 
 
 def test_an_archive_of_before_there_were_digests_goes_on(folder: Path) -> None:
-    for path in (folder / "media").iterdir():
+    for path in (as_format_1(folder) / "media").iterdir():
         pq.write_table(pq.read_table(path).drop_columns(["digest", "frames_of"]), path)
     assert seeds(folder) == {"/x/1/a": 1, "/x/2/a": 2, "/x/c": 3}
     assert move(folder, "5-two", "/y/a") is None

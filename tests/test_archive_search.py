@@ -135,8 +135,8 @@ def test_a_target_that_cannot_be_written_is_told_first(archive: Path, tmp_path: 
         assert "there is no folder" in done.stderr
 
 
-def test_an_approximate_index_does_not_outlive_compaction(films: Path, tmp_path: Path) -> None:
-    """Part numbers are given out again; what was indexed under the old ones must not be found under the new."""
+def test_an_approximate_index_of_parts_that_are_gone_hides_and_shows_nothing(films: Path, tmp_path: Path) -> None:
+    """Part numbers are not given out again: what was indexed under the old ones is not found under the new."""
     pytest.importorskip("faiss")
     folder, index = tmp_path / "films", tmp_path / "a"
     folder.mkdir()
@@ -148,8 +148,8 @@ def test_an_approximate_index_does_not_outlive_compaction(films: Path, tmp_path:
     done = run("index", "-o", index, "-m", "demo", "--prune", "--compact")
     assert "2 parts merged into 0" in done.stderr or "1 parts merged into 0" in done.stderr
     assert run("index", folder, "-o", index, "-m", "demo", "-q").exit_code == 0
-    near = run("search", index, "a green triangle", "--approximate")
-    assert (near.exit_code, "has no approximate index" in near.stderr) == (2, True)
+    near = run("search", index, "a green triangle", "--approximate", "-q")
+    assert (near.exit_code, [row["file_name"] for row in rows(near)]) == (0, ["2.mp4"])
 
 
 def test_the_query_of_the_archive_page_runs(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.formats.archive.moments import Moment
-from llava_mini_cli.formats.archive.reader import Damage
+from llava_mini_cli.formats.archive.newest import Damage
 from llava_mini_cli.pipelines.search_archive import SearchOptions
 
 RED = Moment(
@@ -58,8 +58,9 @@ class ArchiveDouble:
         model: str | None,
         interrupts: Any,
         margin: float,
+        roots: tuple[str, ...],
     ) -> tuple[list[Moment], list[Any]]:
-        self.asked.append((question, model, margin))
+        self.asked.append((question, model, margin, *roots))
         likely = [replace(moment, p_yes=p_yes) for moment, p_yes in zip(moments, (0.25, None, 0.875), strict=True)]
         return likely, [replace(FAILED, source=STILL.path)]
 
@@ -72,7 +73,7 @@ def archive(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ArchiveDouble:
     monkeypatch.setattr("llava_mini_cli.pipelines.check.check", double.check)
     monkeypatch.setattr(
         "llava_mini_cli.pipelines.pictures.pictures",
-        lambda moments: [b"red", "no such file", b"again"][: len(moments)],
+        lambda moments, roots: [b"red", *roots, "no such file", b"again"][: len(moments)],
     )
     monkeypatch.chdir(tmp_path)
     return double
@@ -186,6 +187,13 @@ def at_terminal(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> list[list[s
     return [line.split() for line in screen.getvalue().splitlines()]
 
 
+def test_files_are_read_below_the_media_root_alone(archive: ArchiveDouble, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    result = llava_mini("search", "a", "x", "--check", "Is it?", "--thumbnails", "made", "--media-root", "link")
+    assert archive.asked[-1] == ("Is it?", None, 5.0, str(tmp_path))
+    assert f"/v/a b.jpg: no picture: {tmp_path}" in result.stderr.replace("\n", "")
+
+
 def test_moments_at_a_terminal_are_a_table(archive: ArchiveDouble, monkeypatch: pytest.MonkeyPatch) -> None:
     archive.moments = [RED, STILL, replace(AGAIN, start=None)]
     assert at_terminal(monkeypatch) == [
@@ -221,7 +229,7 @@ def built(archive: ArchiveDouble, monkeypatch: pytest.MonkeyPatch) -> ArchiveDou
 
     def compact(folder: Path) -> object:
         archive.asked.append(("compact", folder))
-        return SimpleNamespace(before=4, after=2, lost=[DAMAGE])
+        return SimpleNamespace(before=4, after=2, lost=[DAMAGE], is_converted=True)
 
     def build(opened: object) -> object:
         archive.asked.append(("ann", opened is archive))
@@ -242,9 +250,10 @@ def test_index_without_media_needs_something_to_do(built: ArchiveDouble) -> None
 def test_compacting_and_the_approximate_index_say_what_they_did(built: ArchiveDouble) -> None:
     result = llava_mini("index", "-o", "a", "--compact", "--ann")
     assert result.exit_code == 0
-    first, second, third, end = result.stderr.splitlines()
+    first, old, second, third, end = result.stderr.splitlines()
     lost = "frames/part-000001.parquet was damaged and is taken out: cut short; index its media again"
     assert first == f"llava-mini: error: a: {lost}"
+    assert old == "llava-mini: a was made by an older version, which cannot read it from now on: it has a parts.json"
     assert second == "llava-mini: 4 parts merged into 2"
     assert third == "llava-mini: approximate index of 7 frames, recall of the nearest 10 0.999"
     assert end.startswith("llava-mini: 0 media indexed, 0 frames, 0.")

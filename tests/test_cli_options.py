@@ -93,6 +93,7 @@ DEFAULTS: dict[str, dict[str, object]] = {
         **TALK, "model": None, "image": None, "most": 10, "min-score": None, "path": None, "after": None,
         "before": None, "approximate": False, "check": None, "min-yes": None, "check-margin": None, "output": None,
         "format": None, "csv-safe": False, "paths-only": False, "null": False, "thumbnails": None, "html": None,
+        "media-root": None,
     },
     "view": {**TALK, "output": None, "overwrite": False, "media": None, "track": None, "port": None},
     "inspect": {**TALK, **FRAMES, **ANSWER, **MODEL, "output": None, "frames": 8, "layers": False, "prompt-file": None},

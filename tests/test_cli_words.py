@@ -22,7 +22,7 @@ from llava_mini_cli.commands.summary import SummaryFile
 from llava_mini_cli.commands.terminal import BlockWriter, PlainWriter
 from llava_mini_cli.config import GenerationOptions, ModelOptions, RunLimits, SamplingOptions
 from llava_mini_cli.errors import OutputError, UsageError
-from llava_mini_cli.formats.archive.reader import Damage
+from llava_mini_cli.formats.archive.newest import Damage
 from llava_mini_cli.media.clip import ClipInfo
 from llava_mini_cli.pipelines.forecast import Forecast, Longest, RunTime
 from llava_mini_cli.pipelines.settings import RunOptions

@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from test_formats_archive import SHAPES, add, frames, header, make, paths
+from test_formats_archive import SHAPES, add, as_format_1, frames, header, make, paths
 
 from llava_mini_cli.errors import ArchiveError, OutputError, UsageError
 from llava_mini_cli.formats.archive import compact as compact_module
+from llava_mini_cli.formats.archive import newest
 from llava_mini_cli.formats.archive import part as part_module
-from llava_mini_cli.formats.archive import reader
 from llava_mini_cli.formats.archive import writer as writer_module
 from llava_mini_cli.formats.archive.compact import Compacted, compact
 from llava_mini_cli.formats.archive.layout import (
@@ -29,8 +29,9 @@ from llava_mini_cli.formats.archive.layout import (
     part_name,
     part_numbers,
 )
+from llava_mini_cli.formats.archive.newest import Damage
 from llava_mini_cli.formats.archive.part import ArchivePartWriter, FrameRows
-from llava_mini_cli.formats.archive.reader import Damage, StoredFailure, StoredMedium, local_name, open_archive
+from llava_mini_cli.formats.archive.reader import StoredFailure, StoredMedium, local_name, open_archive
 from llava_mini_cli.formats.archive.writer import MOST_MEDIA, open_for_writing
 
 PART = Path("part-000001.parquet")
@@ -42,14 +43,14 @@ def test_a_header_reads_back_and_what_is_none_is_refused(tmp_path: Path) -> None
     written.write(tmp_path)
     assert ArchiveHeader.read(tmp_path) == written
     text = (tmp_path / "archive.json").read_text()
-    assert text.startswith('{\n  "format": "llava-mini archive",\n  "format_version": 1,\n  "model": "demo",\n')
+    assert text.startswith('{\n  "format": "llava-mini archive",\n  "format_version": 2,\n  "model": "demo",\n')
     for changed, words in [
         ("{", r"archive\.json' cannot be read: "),
         ("[1]", r"archive\.json' is not the header of an archive"),
         ('{"format": "zip"}', "is not the header of an archive"),
-        (text.replace('"format_version": 1', '"format_version": 2'), "has format version 2, and this is for 1"),
+        (text.replace('"format_version": 2', '"format_version": 3'), "has format version 3, and this is for 2"),
+        (text.replace('"fps": 1.0', '"fps": 2.0'), r"archive\.json' is damaged: .*it is not what was written"),
         (text.replace('"shapes"', '"sizes"'), r"archive\.json' is damaged: KeyError\('shapes'\)"),
-        (text.replace('"model"', '"name"'), r"archive\.json' is damaged: TypeError"),
     ]:
         (tmp_path / "archive.json").write_text(changed)
         with pytest.raises(ArchiveError, match=words):
@@ -155,7 +156,7 @@ def test_what_a_part_counts(tmp_path: Path) -> None:
     part.add_frames(1, rows)
     part.add_frames(1, replace(rows, features=None))
     assert (part.number, part.rows, part.nbytes) == (3, 4, 2 * rows.tokens.nbytes + rows.features.nbytes)
-    part.commit()  # no medium is complete
+    assert part.publish() is None  # no medium is complete
     assert list(tmp_path.iterdir()) == []
 
 
@@ -188,7 +189,8 @@ def test_a_part_that_is_full_is_put_in_place(
         if name != "PART_SECONDS":
             assert part_numbers(tmp_path, "media") == []
         add(writer, "/x/c", count=1)
-        writer.finish(in_flight, {"path": "/x/first", "status": "ok", "media": "image", "frames": 1})
+        row = {"path": "/x/first", "file_name": "first", "status": "ok", "media": "image", "frames": 1}
+        writer.finish(in_flight, row)
         assert part_numbers(tmp_path, "media") == ([1, 2, 3, 4] if name == "PART_SECONDS" else [1])
     assert sorted(paths(tmp_path)) == ["/x/a", "/x/b", "/x/c", "/x/first"]
 
@@ -199,9 +201,9 @@ def test_what_a_run_knows_of_each_path(tmp_path: Path) -> None:
         writer.start(header())
         assert writer.known["/x/a"] == writer_module.Known(5, 7, "ok")
         assert (writer.begin(), writer.begin()) == (3, 4)
-        writer.finish(writer.begin(), {"path": "/x/c", "size": 1, "mtime": 2, "status": "error"})
+        writer.finish(writer.begin(), {"path": "/x/c", "file_name": "c", "size": 1, "mtime": 2, "status": "error"})
         assert writer.known["/x/c"] == writer_module.Known(1, 2, "error")
-        writer.drop("/x/b")
+        writer.drop(["/x/b"])
         assert set(writer.known) == {"/x/a", "/x/c"}
         assert not writer.holds(("/x/b", 5, 7))
         assert not writer.holds(("/x/a", 6, 7))
@@ -251,9 +253,9 @@ def test_media_as_they_are_stored(tmp_path: Path) -> None:
         assert (len(some.media), len(some.failures)) == (0, 1)
         assert (len(archive.restrict(np.array([False])).media), len(archive.restrict(np.array([True])).media)) == (0, 1)
         assert archive.captions(replace(archive.medium(0), number=2)) == []
-        archive.leave_out(1, ArchiveError("gone"))
-        archive.leave_out(1, ArchiveError("gone"))
-        assert archive.damage == [Damage(1, "part 1", "gone")]
+        archive.leave_out(1, ArchiveError("frames/part-000001.parquet: gone: away"))
+        archive.leave_out(1, ArchiveError("frames/part-000001.parquet: said once"))
+        assert archive.damage == [Damage(1, "frames/part-000001.parquet", "gone: away")]
 
 
 def test_vectors_by_rows_with_and_without_their_plain_file(tmp_path: Path) -> None:
@@ -298,7 +300,9 @@ def test_features_of_one_medium_among_others(tmp_path: Path, monkeypatch: pytest
             assert rows.features is not None
             writer.add_frames(medium, replace(rows, features=rows.features.astype(np.float16)))
         for medium, count in [(one, 6), (two, 3)]:
-            writer.finish(medium, {"path": f"/x/{medium}", "file_name": "", "status": "ok", "frames": count})
+            writer.finish(
+                medium, {"path": f"/x/{medium}", "file_name": "", "media": "image", "status": "ok", "frames": count}
+            )
     with open_archive(tmp_path) as archive:
         first, second = archive.features(archive.medium(0))
         for found, seed in [(first, 0), (second, 2)]:
@@ -317,6 +321,7 @@ def test_features_of_one_medium_among_others(tmp_path: Path, monkeypatch: pytest
 def test_a_part_with_too_few_frames_is_damaged(tmp_path: Path) -> None:
     make(tmp_path, "/x/a", features=None)
     make(tmp_path, "/x/b", features=None)
+    as_format_1(tmp_path)
     table = pq.read_table(tmp_path / "frames" / PART)
     pq.write_table(table.slice(0, 2), tmp_path / "frames" / PART)
     with open_archive(tmp_path) as archive:
@@ -335,7 +340,7 @@ def test_what_the_system_refuses_may_pass() -> None:
         (pa.ArrowInvalid("damaged"), False),
         (None, False),
     ]:
-        assert reader.may_pass(error) is passes
+        assert newest.may_pass(error) is passes
 
 
 def test_names_as_the_disk_has_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -405,7 +410,7 @@ def test_compaction_of_nothing_that_lives_leaves_nothing(tmp_path: Path) -> None
     make(tmp_path, "/x/a")
     with open_for_writing(tmp_path) as writer:
         writer.start(header("float32"))
-        writer.drop("/x/a")
+        writer.drop(["/x/a"])
     assert compact(tmp_path) == Compacted(2, 0, [])
     assert not list(tmp_path.rglob("part-*"))
     assert compact(tmp_path) == Compacted(0, 0, [])
@@ -443,7 +448,7 @@ def test_a_part_grows_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         now[0] = 160.0
         add(writer, "/x/c")
         assert part_numbers(tmp_path, "media") == [1]
-    assert json.loads((tmp_path / "archive.json").read_text())["format_version"] == 1
+    assert json.loads((tmp_path / "archive.json").read_text())["format_version"] == 2
 
 
 def test_frames_without_embeddings_are_nulls(tmp_path: Path) -> None:
@@ -452,12 +457,12 @@ def test_frames_without_embeddings_are_nulls(tmp_path: Path) -> None:
         writer.start(bare)
         medium = writer.begin()
         writer.add_frames(medium, FrameRows(**{**vars(frames(2, 0)), "clip": None}))
-        writer.finish(medium, {"path": "/x", "file_name": "x", "status": "ok", "frames": 2})
+        writer.finish(medium, {"path": "/x", "file_name": "x", "media": "image", "status": "ok", "frames": 2})
     assert pq.read_table(tmp_path / "frames")["clip"].to_pylist() == [None, None]
     assert not (tmp_path / "vectors").exists()
     with open_archive(tmp_path) as archive:
         assert archive.mean_vector().shape == (0,)
     with open_for_writing(tmp_path) as writer:
         writer.start(bare)
-        writer.drop("/x")
+        writer.drop(["/x"])
     assert compact(tmp_path) == Compacted(2, 0, [])

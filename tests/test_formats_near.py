@@ -16,7 +16,7 @@ from llava_mini_cli.formats.archive import near
 from llava_mini_cli.formats.archive.compact import compact
 from llava_mini_cli.formats.archive.layout import Shapes
 from llava_mini_cli.formats.archive.locks import writing
-from llava_mini_cli.formats.archive.near import NearFacts, build, forget, nearest
+from llava_mini_cli.formats.archive.near import NearFacts, build, nearest
 from llava_mini_cli.formats.archive.part import FrameRows
 from llava_mini_cli.formats.archive.reader import open_archive
 from llava_mini_cli.formats.archive.writer import open_for_writing
@@ -90,7 +90,7 @@ def test_an_archive_without_embeddings_is_refused(tmp_path: Path) -> None:
         writer.start(type(bare)(**{**vars(bare), "shapes": shapes}))
         medium = writer.begin()
         writer.add_frames(medium, FrameRows(**{**vars(frames(3, 0)), "clip": None}))
-        writer.finish(medium, {"path": "/x", "status": "ok", "media": "image", "frames": 3})
+        writer.finish(medium, {"path": "/x", "file_name": "x", "status": "ok", "media": "image", "frames": 3})
     with pytest.raises(UsageError, match="holds no embeddings to index"):
         built(tmp_path)
 
@@ -118,7 +118,6 @@ def test_adding_a_few_frames_at_once_gives_the_same(folder: Path, monkeypatch: p
 
 
 def test_no_index_and_a_damaged_one(folder: Path) -> None:
-    forget(folder)
     with pytest.raises(UsageError, match="has no approximate index; llava-mini index --ann makes one"):
         nearest(folder, clip("/x/a")[0], 1)
     built(folder)
@@ -133,9 +132,6 @@ def test_no_index_and_a_damaged_one(folder: Path) -> None:
     (folder / "near" / "vectors.faiss").write_bytes(b"no index")
     with pytest.raises(ArchiveError, match=r"vectors\.faiss' is damaged: [^\n]+$"):
         nearest(folder, clip("/x/a")[0], 1)
-    forget(folder)
-    forget(folder)
-    assert not (folder / "near" / "near.json").exists()
 
 
 def changed_facts(**more: object) -> Change:
@@ -187,20 +183,19 @@ def test_an_index_of_a_stranger_is_damaged_in_one_line(name: str, folder: Path) 
         list(nearest(folder, clip("/x/a")[0], 1)[1])
 
 
-def test_compaction_forgets_an_index_of_parts_that_go(folder: Path) -> None:
-    built(folder)
+def test_an_index_of_parts_that_were_compacted_names_none_of_a_later_part(folder: Path) -> None:
+    facts = built(folder)
     assert compact(folder).after == 1
-    with pytest.raises(UsageError, match="has no approximate index"):
-        NearFacts.read(folder)
-    built(folder)
-    assert compact(folder).after == 0  # nothing to do
-    NearFacts.read(folder)
+    with open_archive(folder) as archive:
+        assert (archive.parts, facts.parts) == ([3], [1, 2])
+    assert built(folder).parts == [3]
 
 
 def test_an_index_that_cannot_be_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (folder / "near").write_text("a file")
     with pytest.raises(OutputError, match=f"^cannot write '{folder}/near': "):
         built(folder)
+    (folder / "near").unlink()
     with pytest.raises(OutputLocked), writing(folder):
         built(folder)
     monkeypatch.setitem(sys.modules, "faiss", None)

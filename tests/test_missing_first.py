@@ -229,6 +229,9 @@ OUTPUTS = {
     "a file where thumbnails go": Case(
         SEARCH + "--thumbnails file/made", "cannot write 'file/made': '(.*/)?file' is not a folder", as_file("file"), 1
     ),
+    "no folder for the media of moments": Case(
+        SEARCH + "--thumbnails made --media-root gone", "--media-root: there is no folder 'gone'"
+    ),
     "a file where thumbnails of rows go": Case(
         ASK + "-f jsonl --thumbnails file/made", "cannot write 'file/made': '(.*/)?file' is not a folder",
         as_file("file"), 1,

@@ -33,7 +33,7 @@ from llava_mini_cli.pipelines.search_archive import Scanner, SearchOptions, comb
 pytestmark = pytest.mark.usefixtures("digest")
 
 
-def score_file(path: Path, rows: int, query: np.ndarray) -> np.ndarray:
+def score_file(path: Path, rows: int, query: np.ndarray, check: object) -> np.ndarray:
     return np.fromfile(path, "<f2").reshape(rows, -1).astype(np.float32) @ query
 
 
@@ -140,19 +140,19 @@ def test_numbers_that_were_not_written_are_damage(made: Path) -> None:
     with open_archive(made / "x") as archive:
         rows = len(archive.frames(1).medium)
         for scores in (np.full(rows, np.nan), np.zeros(rows - 1)):
-            scanner = Scanner(lambda path, rows, query, scores=scores: scores, score_batches)
-            with pytest.raises(ArchiveError, match="vectors of part 1: not the numbers that were written"):
+            scanner = Scanner(lambda path, rows, query, check, scores=scores: scores, score_batches)
+            with pytest.raises(ArchiveError, match=r"^frames/part-000001\.parquet: its embeddings are not the numbers"):
                 part_scores(archive, 1, rows, direction(0), scanner)
+        assert archive.damage == []
 
-        def unreadable(path: Path, rows: int, query: np.ndarray) -> np.ndarray:
+        def unreadable(path: Path, rows: int, query: np.ndarray, check: object) -> np.ndarray:
             raise EOFError("it is shorter")
 
-        with pytest.raises(ArchiveError, match="vectors of part 1: it is shorter"):
-            part_scores(archive, 1, rows, direction(0), Scanner(unreadable, score_batches))
-        assert [
-            m.file_name for m in search(archive, direction(1), SearchOptions(10), Scanner(unreadable, score_batches))
-        ] == []
-        assert [damage.part for damage in archive.damage] == [1, 2]
+        scanner = Scanner(unreadable, score_batches)
+        assert search(archive, direction(1), SearchOptions(10), scanner) == found(made, direction(1))
+        assert [(each.file, each.message) for each in archive.damage] == [
+            ("vectors/part-000001.f16", "it is shorter"), ("vectors/part-000002.f16", "it is shorter"),
+        ]  # fmt: skip
 
 
 def test_several_queries_are_one() -> None:
@@ -442,6 +442,21 @@ def test_names_of_pictures_sort_as_their_moments_and_are_cut() -> None:
     assert picture_name(replace(MOMENT, file_name="a.png", time=None)) == "001-a.jpg"
     long = picture_name(replace(MOMENT, file_name="é" * 150 + ".mp4", time=1.0))
     assert long == f"001-{'é' * 100}-1.0s.jpg"
+
+
+def test_pictures_are_made_of_files_below_the_media_root_alone(tmp_path: Path) -> None:
+    from PIL import Image
+
+    for name in ("in", "out"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / name / "a.png")
+    (tmp_path / "in" / "link.png").symlink_to(tmp_path / "out" / "a.png")
+    paths = ("in/a.png", "out/a.png", "in/link.png", "in/../out/a.png", "in/\0.png", "gone.png")
+    moments = [replace(MOMENT, path=f"{tmp_path}/{path}", time=None) for path in paths]
+    inside, *outside = pictures(moments, (str(tmp_path / "in"),))
+    assert isinstance(inside, bytes)
+    assert outside == [f"it lies outside of --media-root '{tmp_path}/in'"] * 5
+    assert isinstance(list(pictures(moments))[2], bytes)
 
 
 def test_a_picture_that_cannot_be_made_says_why(tmp_path: Path) -> None:

@@ -131,9 +131,18 @@ def _compact(archive: Path, talk: TalkFlags) -> None:
 
     done = compact(archive)
     for damage in done.lost:
-        say_error(f"{archive}: {damage.file} was damaged and is taken out: {damage.message}; index its media again")
+        what = "is taken out" if damage.part else "is made anew of the parts that are there"
+        say_error(f"{archive}: {damage.file} was damaged and {what}: {damage.message}; index its media again")
     if not talk.quiet:
+        if done.is_converted:
+            _say_converted(archive)
         say(f"llava-mini: {done.before} parts merged into {done.after}")
+
+
+def _say_converted(archive: Path) -> None:
+    from llava_mini_cli.formats.archive.manifest import MANIFEST
+
+    say(f"llava-mini: {archive} was made by an older version, which cannot read it from now on: it has a {MANIFEST}")
 
 
 def _approximate(archive: Path, talk: TalkFlags) -> None:
@@ -161,6 +170,8 @@ def _say_end(tally: "Tally", archive: Path, talk: TalkFlags, seconds: float) -> 
     say_damage(archive, tally.damage)
     if talk.quiet:
         return
+    if tally.converted:
+        _say_converted(archive)
     there = f"there already{known_by_content(tally)}{failed_before(tally)}"
     counts = (tally.skipped, there), (tally.dropped, "dropped"), (tally.failed, f"failed{tried_again(tally)}")
     words = [f"{tally.answered} media indexed", *(f"{count} {what}" for count, what in counts if count)]

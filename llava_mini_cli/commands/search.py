@@ -49,12 +49,13 @@ def search(
     from llava_mini_cli.formats.archive.moments import format_of
     from llava_mini_cli.formats.archive.reader import open_archive
     from llava_mini_cli.formats.disk import check_folder, check_target
+    from llava_mini_cli.formats.media_root import roots_of
     from llava_mini_cli.needs import ANN, MODEL_PACKAGES, check_packages
     from llava_mini_cli.pipelines.find import find
     from llava_mini_cli.pipelines.search_archive import SearchOptions
 
     target = None if found.output is None or found.output == "-" else Path(found.output)
-    format = format_of(target, found.format)
+    format, roots = format_of(target, found.format), roots_of(found.media_root)
     options = SearchOptions(flags.most, flags.min_score, flags.path, flags.after, flags.before, flags.approximate)
     for place in (target, found.html and Path(found.html)):
         if place:
@@ -70,18 +71,23 @@ def search(
         moments = find(opened, text, flags.image, options, model)
         failed = 0
         if flags.check is not None:
-            moments, failed = _check(opened, moments, flags.check, flags, model)
+            moments, failed = _check(opened, moments, flags.check, flags, model, roots)
         if opened.recall is not None and not talk.quiet:
             say(
                 f"llava-mini: approximate: {opened.recall:.1%} of the nearest 10 frames are found, as measured by --ann"
             )
         _write(moments, found, target, format)
-        pictures_missing = _pictures(moments, found, " + ".join(filter(None, (text, flags.image))))
+        pictures_missing = _pictures(moments, found, " + ".join(filter(None, (text, flags.image))), roots)
         return _exit_code(opened, is_incomplete=pictures_missing or failed > 0)
 
 
 def _check(
-    archive: "Archive", moments: "Sequence[Moment]", question: str, flags: SearchFlags, model: str | None
+    archive: "Archive",
+    moments: "Sequence[Moment]",
+    question: str,
+    flags: SearchFlags,
+    model: str | None,
+    roots: tuple[str, ...],
 ) -> "tuple[Sequence[Moment], int]":
     """The moments in the order of the model's own yes, and how many it could not look at."""
     from llava_mini_cli.pipelines.check import check
@@ -89,7 +95,7 @@ def _check(
 
     with Interrupts() as interrupts:
         margin = MARGIN if flags.check_margin is None else flags.check_margin
-        checked, failed = check(archive, moments, question, model, interrupts, margin)
+        checked, failed = check(archive, moments, question, model, interrupts, margin, roots)
     for row in failed:
         say_error(f"{row.source}: not checked: {row.error}")
     least = flags.min_yes
@@ -149,7 +155,7 @@ def _show(moments: "Sequence[Moment]") -> None:
     Console().print(table)  # honours NO_COLOR and TERM=dumb
 
 
-def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str) -> bool:
+def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str, roots: tuple[str, ...]) -> bool:
     """Writes thumbnails and the page, where asked for. True if a picture could not be made."""
     if found.thumbnails is None and found.html is None:
         return False
@@ -158,7 +164,7 @@ def _pictures(moments: "Sequence[Moment]", found: FoundFlags, query: str) -> boo
     from llava_mini_cli.view.moments_page import moments_page
 
     made: list[bytes | None] = []
-    for moment, picture in zip(moments, pictures(moments), strict=True):
+    for moment, picture in zip(moments, pictures(moments, roots), strict=True):
         made.append(picture if isinstance(picture, bytes) else None)
         if isinstance(picture, str):
             say_warning(f"{moment.path}: no picture: {picture}")

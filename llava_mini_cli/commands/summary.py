@@ -24,7 +24,7 @@ from llava_mini_cli.pipelines.settings import RunOptions
 from llava_mini_cli.pipelines.tally import FailedMedium, Tally
 
 if TYPE_CHECKING:  # pyarrow comes with it, and most runs need none
-    from llava_mini_cli.formats.archive.reader import Damage
+    from llava_mini_cli.formats.archive.newest import Damage
 
 _BROKEN = re.compile("[\ud800-\udfff]+")  # what stands for bytes that are no UTF-8
 

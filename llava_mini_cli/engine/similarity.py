@@ -3,11 +3,12 @@
 Vectors are float16, sums float32. Knows nothing of archives.
 """
 
-from collections.abc import Generator, Iterable
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from io import FileIO
 from itertools import pairwise
+from math import ceil
 from pathlib import Path
 
 import numpy as np
@@ -15,19 +16,24 @@ import torch
 from numpy.typing import NDArray
 
 ROWS = 512  # at once: both forms of so many vectors stay in a processor's cache
+Check = Callable[[int, memoryview], None]  # of the first vector's place, and the bytes of up to `ROWS` from there on
 
 
-def scan_file(path: Path, rows: int, query: NDArray[np.float32]) -> NDArray[np.float32]:
+def scan_file(path: Path, rows: int, query: NDArray[np.float32], check: Check | None = None) -> NDArray[np.float32]:
     """Dot products of a query `[width]` with the `rows` vectors of a file of plain little-endian float16 numbers.
 
+    Args:
+        check: gets all vectors, in steps of `ROWS`; in any order, and by several threads.
+
     Raises:
-        OSError: the file cannot be read. EOFError: it is shorter.
+        OSError: the file cannot be read. EOFError: it is shorter. Also what `check` raises.
     """
     scores = torch.empty(rows)
-    threads = torch.get_num_threads()
-    edges = [rows * number // threads for number in range(threads + 1)]
+    threads, steps = torch.get_num_threads(), ceil(rows / ROWS)
+    edges = [min(rows, steps * number // threads * ROWS) for number in range(threads + 1)]
     with _one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        work = [pool.submit(_scan, path, start, scores[start:stop], query) for start, stop in pairwise(edges)]
+        stretches = [(start, stop) for start, stop in pairwise(edges) if start < stop]
+        work = [pool.submit(_scan, path, start, scores[start:stop], query, check) for start, stop in stretches]
         for stretch in work:
             stretch.result()
     return scores.numpy()
@@ -44,7 +50,7 @@ def _one_thread() -> Generator[None]:
         torch.set_num_threads(threads)
 
 
-def _scan(path: Path, first: int, scores: torch.Tensor, query: NDArray[np.float32]) -> None:
+def _scan(path: Path, first: int, scores: torch.Tensor, query: NDArray[np.float32], check: Check | None) -> None:
     """Fills `scores` for the vectors from `first` on."""
     width, against = len(query), torch.from_numpy(query)
     buffer = bytearray(ROWS * width * 2)
@@ -54,7 +60,11 @@ def _scan(path: Path, first: int, scores: torch.Tensor, query: NDArray[np.float3
         file.seek(first * width * 2)
         for part in scores.split(ROWS):
             count = len(part)
-            _fill(file, memoryview(buffer)[: count * width * 2])
+            block = memoryview(buffer)[: count * width * 2]
+            _fill(file, block)
+            if check is not None:
+                check(first, block)
+            first += count
             floats[:count].copy_(halves[:count])
             torch.mv(floats[:count], against, out=part)
 

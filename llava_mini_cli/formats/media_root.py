@@ -2,8 +2,9 @@
 
 import os
 
-from llava_mini_cli.errors import FetchError
+from llava_mini_cli.errors import FetchError, UsageError
 from llava_mini_cli.formats.job import Fault, Job
+from llava_mini_cli.paths import is_folder
 
 
 def below(path: str, roots: tuple[str, ...]) -> str:
@@ -25,6 +26,15 @@ def below(path: str, roots: tuple[str, ...]) -> str:
     if not any(f"{resolved}/".startswith(root.rstrip("/") + "/") for root in roots):
         raise FetchError("refused", f"it lies outside of --media-root '{roots[-1]}'")
     return resolved
+
+
+def roots_of(folder: str | None) -> tuple[str, ...]:
+    """The folder of --media-root with all links resolved; none where there is none. Raises `UsageError`."""
+    if folder is None:
+        return ()
+    if not is_folder(folder):
+        raise UsageError(f"--media-root: there is no folder '{folder}'")
+    return (os.path.realpath(folder),)
 
 
 def file_of(job: Job) -> str | Fault:

@@ -55,7 +55,7 @@ def index_jobs(
     """
     digest = model_digest(options.model.model, options.model.revision)
     with open_for_writing(folder) as archive:
-        parts.tally.damage = archive.damage
+        parts.tally.damage, parts.tally.converted = archive.damage, archive.is_converted
         there = archive.header
         if there is not None:  # other settings are refused before the model is loaded
             options = replace(options, model=_as_before(options.model, there))
@@ -192,10 +192,9 @@ def _fail(job: Job, fault: Fault, tally: Tally) -> None:
 
 def _prune(archive: ArchiveWriter, tally: Tally) -> None:
     """Drops local media that are not there any more."""
-    for path in list(archive.known):
-        if "://" not in path and is_gone(local_name(path)):
-            archive.drop(path)
-            tally.dropped += 1
+    gone = [path for path in archive.known if "://" not in path and is_gone(local_name(path))]
+    archive.drop(gone)
+    tally.dropped += len(gone)
 
 
 def _as_before(model: ModelOptions, there: ArchiveHeader) -> ModelOptions:

@@ -30,6 +30,7 @@ def check(
     model: str | None,
     interrupts: Interrupts,
     margin: float,
+    roots: tuple[str, ...] = (),
 ) -> tuple[list[Moment], list[Row]]:
     """The moments with the model's yes, likeliest first, ranked anew; and the rows of those it could not look at.
 
@@ -39,6 +40,7 @@ def check(
         model: where the archive's model is now; None: where it was.
         margin: seconds before and after each moment that the model sees, too: CLIP finds the frames that look like a
             text, and what is asked may begin before them and end after.
+        roots: resolved folders, one of which a file that is opened must lie below; none: it may lie anywhere.
 
     Raises:
         UsageError: it is another model, or cannot tell yes from no. ModelError: it is missing. Interrupted: a signal.
@@ -49,7 +51,7 @@ def check(
         sampling_of(archive, SamplingOptions()),
         GenerationOptions(max_new_tokens=1, yes_no=True),
     )
-    media = StoredMedia(archive, open_clip)
+    media = StoredMedia(archive, open_clip, roots)
     parts = RunParts(media.open_clip, media.find_fault, interrupts=interrupts)
     jobs = media.moment_jobs(Prompt(question), [widened(moment, margin) for moment in moments])
     rows = list(load_and_answer(jobs, media.loading(partial(load_engine, yes_no=True)), options, parts))

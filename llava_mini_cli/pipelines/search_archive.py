@@ -17,9 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_mini_cli.errors import ArchiveError, UsageError
+from llava_mini_cli.formats.archive.layout import VECTORS, part_name
 from llava_mini_cli.formats.archive.moments import Moment
 from llava_mini_cli.formats.archive.near import Stretch, nearest
 from llava_mini_cli.formats.archive.reader import Archive, FrameColumns, StoredMedium
+from llava_mini_cli.formats.row import one_line
 from llava_mini_cli.pipelines.scored_spans import ScoredSpan, spans
 
 Vector = NDArray[np.float32]
@@ -63,7 +65,7 @@ class Hit:
 class Scanner:
     """How vectors are compared with a query: those of a file, or batches of them where the file is missing."""
 
-    file: Callable[[Path, int, Vector], Vector]
+    file: Callable[[Path, int, Vector, Callable[[int, memoryview], None] | None], Vector]
     batches: Callable[[Iterable[NDArray[np.float16]], Vector], Vector]
 
 
@@ -160,13 +162,17 @@ def _hits(
 
 def part_scores(archive: Archive, part: int, rows: int, query: Vector, scanner: Scanner) -> NDArray[np.float32]:
     """Scores of all frames of a part, in the order of its rows. Raises `ArchiveError`."""
-    file = archive.vector_file(part, rows)
-    try:
-        scores = scanner.batches(archive.vectors(part), query) if file is None else scanner.file(file, rows, query)
-    except (OSError, EOFError) as error:
-        raise ArchiveError(f"vectors of part {part}: {error}") from error
+    file, sums = archive.vector_file(part, rows), archive.vector_sums(part)
+    scores = None
+    if file is not None:
+        try:
+            scores = scanner.file(file, rows, query, None if sums is None else sums.check)
+        except (OSError, EOFError, ValueError) as error:
+            archive.leave_out(part, ArchiveError(f"{part_name(part, VECTORS)}: {one_line(str(error))}"))
+    if scores is None:
+        scores = scanner.batches(archive.vectors(part), query)
     if len(scores) != rows or not np.isfinite(scores).all():
-        raise ArchiveError(f"vectors of part {part}: not the numbers that were written")
+        raise ArchiveError(f"{part_name(part, 'frames')}: its embeddings are not the numbers that were written")
     return scores
 
 

@@ -9,7 +9,7 @@ from llava_mini_cli.errors import PASSING_KINDS
 from llava_mini_cli.formats.row import Row
 
 if TYPE_CHECKING:  # pyarrow comes with it, and most runs need none
-    from llava_mini_cli.formats.archive.reader import Damage
+    from llava_mini_cli.formats.archive.newest import Damage
 
 LISTED = 20  # failed media that are remembered by name
 
@@ -43,6 +43,7 @@ class Tally:
     listed: list[FailedMedium] = field(default_factory=list[FailedMedium])  # the first failed media
     dropped: int = 0  # media of an archive whose files are gone
     damage: "list[Damage]" = field(default_factory=list["Damage"])  # parts of an archive that could not be read
+    converted: bool = False  # an archive of an older format is of the newest one now
     weight_format: WeightFormat | None = None  # in which the model was loaded; None: it was not needed
     stopped_by: Stop | None = None  # the limit that left work undone
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import duckdb
 
+from llava_mini_cli.formats.archive.manifest import live_files
 from llava_mini_cli.view.columns import NAMES_A_MEDIUM, READ_AS_TEXT, selection, track_selection
 from llava_mini_cli.view.sources import LONGEST_LINE, Output, Stamp, blocks, header_of
 
@@ -139,11 +140,13 @@ class Reader:
         self.changes += 1
 
     def _refresh_archive(self, cursor: duckdb.DuckDBPyConnection, media: list[Path]) -> None:
+        self.unread = {path: "it is not there, or no plain file" for path in media if not path.is_file()}
+        media = [path for path in media if path not in self.unread]
         stamps = {path: (Stamp.of(path), 0) for path in media}
         if stamps == self._read:
             return
         cursor.execute(f"DELETE FROM {self._table}")
-        captions = sorted((self._output.path / "captions").glob("part-*.parquet"))
+        captions = [path for path in live_files(self._output.path, "captions") if path.is_file()]
         values: dict[str, Any] = {"media": [str(path) for path in media]}
         if captions:
             values["captions"] = [str(path) for path in captions]

@@ -14,6 +14,7 @@ from typing import BinaryIO, Literal
 
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.formats.archive.layout import HEADER
+from llava_mini_cli.formats.archive.manifest import live_files
 from llava_mini_cli.plain_files import open_plain
 
 Kind = Literal["parquet", "jsonl", "csv", "archive"]
@@ -38,7 +39,7 @@ class Output:
     def files(self) -> list[Path]:
         """The files that hold the rows now, the oldest first."""
         if self.kind == "archive":
-            return sorted((self.path / "media").glob("part-*.parquet"))
+            return live_files(self.path, "media")
         if self.kind != "parquet":
             return [self.path]
         if self.path.is_dir():

@@ -97,3 +97,12 @@ class FoundFlags:
     html: Annotated[
         str | None, _output(metavar="FILE", help="File for a web page with a picture and a link for each moment.")
     ] = None
+    media_root: Annotated[
+        str | None,
+        _output(
+            metavar="FOLDER",
+            help="Folder that the files of the archive's media must lie in, links followed, to be read for pictures "
+            "and --check.",
+            show_default="anywhere",
+        ),
+    ] = None

@@ -1,10 +1,10 @@
 """Merging small parts and taking out rows that nothing refers to any more. The one thing that rewrites an archive.
 
-Only on request, and alone: readers would lose the files under their hands. New parts are complete before old ones go,
-so an end in between leaves media twice, of which the newer part counts.
+Only on request. A merged part counts, and those that are in it do not any more, from the moment at which the manifest
+is replaced; an end at any other moment leaves files that do not count, and that the next writer takes away.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,17 +14,22 @@ import pyarrow.parquet as pq
 
 from llava_mini_cli.errors import OutputError
 from llava_mini_cli.formats.archive.layout import (
+    FORMAT_VERSION,
+    VECTORS,
     ArchiveHeader,
+    caption_schema,
+    feature_schema,
     files_of,
-    last_part,
+    frame_schema,
     media_schema,
     part_name,
-    part_numbers,
 )
-from llava_mini_cli.formats.archive.locks import alone, writing
-from llava_mini_cli.formats.archive.near import forget
+from llava_mini_cli.formats.archive.locks import take_away, writing
+from llava_mini_cli.formats.archive.manifest import Manifest, PartFacts
+from llava_mini_cli.formats.archive.newest import Damage, equal, may_pass, newest_media, not_dropped
 from llava_mini_cli.formats.archive.part import ArchivePartWriter
-from llava_mini_cli.formats.archive.reader import Damage, equal, may_pass, newest_media, not_dropped
+from llava_mini_cli.formats.archive.verify import check_rows, opened
+from llava_mini_cli.formats.archive.writer import settled
 from llava_mini_cli.formats.row import one_line
 
 SMALL_ROWS = 8_192  # frames; parts with fewer are merged
@@ -38,7 +43,8 @@ class Compacted:
 
     before: int  # parts that were rewritten
     after: int  # parts in their place
-    lost: list[Damage]  # of the former, those that could not be read and are gone; their media are to be indexed again
+    lost: list[Damage]  # what of the former could not be read and is gone; their media are to be indexed again
+    is_converted: bool = False  # the archive was of an older format before
 
 
 @dataclass
@@ -62,38 +68,48 @@ def compact(folder: Path) -> Compacted:
     """Rewrites small parts and those with dropped or replaced media, and takes out parts that are damaged.
 
     Raises:
-        OutputLocked: somebody reads the archive or writes to it. OutputError: the disk refuses, also to read a part
-            that may be whole.
+        OutputLocked: somebody writes to the archive.
+        OutputError: the disk refuses, also to read a part that may be whole.
     """
     header = ArchiveHeader.read(folder)
-    with writing(folder), alone(folder):
-        sources, lost = _sources(folder)
-        if len(sources) == 1 and not _has_dead_rows(folder, sources[0]):
-            return Compacted(0, 0, [])
-        count = len(sources)
-        if sources:
-            forget(folder)  # an approximate index knows parts by number, and these are given out again
-        first = number = last_part(folder) + 1
-        while sources:
-            batch = [sources.pop(0)]
-            while sources and sum(_frames(source) for source in batch) < MERGED_ROWS:
-                batch.append(sources.pop(0))
-            number += _merge(folder, header, number, batch, lost)
-        return Compacted(count, number - first, lost)
+    with writing(folder):
+        manifest, is_converted = settled(folder, header), header.format_version < FORMAT_VERSION
+        sources, damage = _sources(folder, header, manifest)
+        lost = [item for item in damage if not item.file.startswith(VECTORS)]  # `frames` has the same numbers
+        if len(sources) == 1 and not damage and not _has_dead_rows(folder, sources[0]):
+            return Compacted(0, 0, [], is_converted)
+        numbers, new = [source.number for source in sources], dict[int, PartFacts]()
+        try:
+            while sources:
+                batch = [sources.pop(0)]
+                while sources and sum(_rows(source) for source in batch) < MERGED_ROWS:
+                    batch.append(sources.pop(0))
+                number = max(manifest.last, *new, 0) + 1
+                merged = _merge(folder, header, number, batch, lost)
+                new |= {} if merged is None else {number: merged}
+            manifest.changed(new, numbers).write(folder)
+        except OutputError:
+            take_away(folder, _files(folder, new))
+            raise
+        take_away(folder, _files(folder, numbers))
+        return Compacted(len(numbers), len(new), lost, is_converted)
 
 
-def _sources(folder: Path) -> tuple[list[_Source], list[Damage]]:
+def _files(folder: Path, parts: Collection[int]) -> list[Path]:
+    return [path for number in parts for path in files_of(folder, number)]
+
+
+def _sources(folder: Path, header: ArchiveHeader, manifest: Manifest) -> tuple[list[_Source], list[Damage]]:
     """The parts that are worth rewriting; damaged ones are among them, and named."""
-    newest, damage = newest_media(folder)
+    newest, damage = newest_media(folder, header, manifest, whole=True)
     for refused in (item for item in damage if item.may_pass):
         raise OutputError(f"cannot compact the archive '{folder}': {refused.file}: {refused.message}")
     damaged = {item.part for item in damage}
     sources: list[_Source] = []
     stays = not_dropped(newest)
     owners = stays["part"].to_numpy()
-    for number in part_numbers(folder, "media"):
-        live = stays.filter(pa.array(owners == number))
-        source = _Source(number, live if number not in damaged else live.slice(0, 0))
+    for number in manifest.parts:
+        source = _Source(number, stays.filter(pa.array(owners == number)))
         if number in damaged or _frames(source) < SMALL_ROWS or _has_dead_rows(folder, source):
             sources.append(source)
     return sources, damage
@@ -101,6 +117,10 @@ def _sources(folder: Path) -> tuple[list[_Source], list[Damage]]:
 
 def _frames(source: _Source) -> int:
     return int(np.sum([frames or 0 for frames in source.live["frames"].to_pylist()]))
+
+
+def _rows(source: _Source) -> int:
+    return _frames(source) + len(source.live)
 
 
 def _has_dead_rows(folder: Path, source: _Source) -> bool:
@@ -114,56 +134,61 @@ def _has_dead_rows(folder: Path, source: _Source) -> bool:
     return strangers or media != len(source.live) or there != _frames(source)
 
 
-def _merge(folder: Path, header: ArchiveHeader, number: int, sources: list[_Source], lost: list[Damage]) -> bool:
-    """One part in place of several; none, and False, where nothing of them is left."""
-    while is_needed := any(len(source.live) for source in sources):
+def _merge(
+    folder: Path, header: ArchiveHeader, number: int, sources: list[_Source], lost: list[Damage]
+) -> PartFacts | None:
+    """One part in place of several, which does not count yet; None where nothing of them is left."""
+    while any(len(source.live) for source in sources):
         try:
-            _write(folder, header, number, sources)
-            break
+            return _write(folder, header, number, sources)
         except _UnreadableError as error:
             error.source.live = error.source.live.slice(0, 0)
             lost.append(error.damage)
-    for source in sources:
-        for path in files_of(folder, source.number):
-            path.unlink()
-    return is_needed
+    return None
 
 
-def _write(folder: Path, header: ArchiveHeader, number: int, sources: list[_Source]) -> None:
+def _write(folder: Path, header: ArchiveHeader, number: int, sources: list[_Source]) -> PartFacts | None:
     part = ArchivePartWriter(folder, number, header)
     try:
         for source in sources:
             if not len(source.live):
                 continue
             for table in ("frames", "features", "captions"):
-                for rows in _live_rows(folder, source, table):
+                for rows in _live_rows(folder, header, source, table):
                     part.append(table, rows)
             part.append("media", _as_own(source.live))
-        part.commit()
+        return part.publish()
     except (OSError, ValueError, pa.ArrowException) as error:
-        part.discard()
         raise OutputError(f"cannot compact the archive '{folder}': {error}") from error
-    except _UnreadableError:
+    finally:
         part.discard()
-        raise
 
 
-def _live_rows(folder: Path, source: _Source, table: str) -> Iterator[pa.Table]:
+def _live_rows(folder: Path, header: ArchiveHeader, source: _Source, table: str) -> Iterator[pa.Table]:
     """Raises `_UnreadableError` for damage, `OSError` where the system refuses."""
+    expected = _schema(header, table)
     name = part_name(source.number, table)
     if not (folder / name).exists():
         return
     live = source.live.filter(equal(source.live["status"], "ok"))["medium"].to_numpy()  # without those that failed
     try:
-        with pq.ParquetFile(folder / name, page_checksum_verification=True) as file:
-            for batch in file.iter_batches(batch_size=BATCH_ROWS):
-                rows = pa.Table.from_batches([batch.filter(pa.array(np.isin(batch["medium"].to_numpy(), live)))])
+        with opened(folder / name, expected, expected.names) as file:
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=expected.names):
+                check_rows(table, batch)
+                mine = batch.filter(pa.array(np.isin(batch["medium"].to_numpy(), live)))
+                rows = pa.Table.from_batches([mine]).cast(expected)
                 if len(rows):
                     yield _renumbered(rows, source.live)
     except (OSError, ValueError, pa.ArrowException) as error:
         if may_pass(error):
             raise
         raise _UnreadableError(source, Damage(source.number, name, one_line(str(error)))) from error
+
+
+def _schema(header: ArchiveHeader, table: str) -> pa.Schema:
+    if table == "features":
+        return feature_schema(header.shapes, header.features or "float32")
+    return frame_schema(header.shapes) if table == "frames" else caption_schema()
 
 
 def _as_own(live: pa.Table) -> pa.Table:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -14,17 +15,20 @@ from llava_mini_cli.errors import ArchiveError, UsageError
 from llava_mini_cli.formats.archive.verify import LARGEST_HEADER, check_header
 from llava_mini_cli.formats.disk import write_own_file
 from llava_mini_cli.formats.job import ItemIdentity
+from llava_mini_cli.formats.row import one_line
 from llava_mini_cli.plain_files import parse_json, read_bytes
 
 FORMAT = "llava-mini archive"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 1: without `parts.json` (`formats.archive.manifest`)
 HEADER = "archive.json"
 LOCK = ".lock"  # held by whoever writes
 READERS = ".readers"  # shared by whoever reads; `--compact` alone wants it for itself
 TABLES = ("features", "captions", "frames", "media")  # in the order in which the files of a part appear
 VECTORS = "vectors"
+NEAR = "near"  # the folder of the approximate index
 LAST_NS = (1 << 63) - 1  # nanoseconds from 1970 that 64 bits hold; file systems have times beyond
 CLIP_SUM = "llava_mini.clip_sum"  # metadata of a file of `frames`: the sum of its embeddings, base64 of float32
+SUMS = "llava_mini.vector_sums"  # the same: `VectorSums` of the plain embeddings, base64
 
 _PART = re.compile(r"part-[0-9]{1,18}")  # a number that 64 bits hold
 
@@ -55,6 +59,7 @@ MEDIA_COLUMNS: dict[str, pa.DataType] = {
     "warning": pa.string(),
     "indexed_at": pa.timestamp("ms", tz="UTC"),
 }
+LATER_COLUMNS = ("digest", "frames_of")  # that the first archives do not have
 CAPTION_COLUMNS: dict[str, pa.DataType] = {
     "medium": pa.int64(),
     "start": pa.float64(),  # seconds
@@ -86,11 +91,14 @@ class ArchiveHeader:
     features: FeatureKind | None  # how patch features are stored, if they are
     settings: Mapping[str, Setting] = field(default_factory=dict[str, Setting])  # of sampling and what is stored
     version: str = ""  # of llava-mini
+    format_version: int = field(default=FORMAT_VERSION, compare=False)
 
     def write(self, folder: Path) -> None:
         """Puts it into an archive's folder, whole. Raises `OutputError`."""
-        text = json.dumps({"format": FORMAT, "format_version": FORMAT_VERSION, **asdict(self)}, indent=2) + "\n"
-        write_own_file(folder / HEADER, text.encode())
+        version = {"format_version": FORMAT_VERSION}
+        content = {"format": FORMAT, **version, **asdict(self), **version}
+        content["checksum"] = _checksum(content)
+        write_own_file(folder / HEADER, json.dumps(content, indent=2).encode() + b"\n")
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -104,10 +112,10 @@ class ArchiveHeader:
             raise ArchiveError(f"'{path}' cannot be read: {error}") from error
         if not isinstance(parsed, dict) or parsed.get("format") != FORMAT:
             raise ArchiveError(f"'{path}' is not the header of an archive")
-        if parsed.get("format_version") != FORMAT_VERSION:
-            raise ArchiveError(
-                f"'{folder}' has format version {parsed.get('format_version')}, and this is for {FORMAT_VERSION}"
-            )
+        version = parsed.get("format_version")
+        if type(version) is not int or not 1 <= version <= FORMAT_VERSION:
+            version = one_line(repr(version)[:100])
+            raise ArchiveError(f"'{folder}' has format version {version}, and this is for {FORMAT_VERSION}")
         try:
             return cls._parse(parsed)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -116,6 +124,8 @@ class ArchiveHeader:
     @classmethod
     def _parse(cls, parsed: dict[str, Any]) -> Self:
         check_header(parsed)
+        if parsed["format_version"] > 1 and parsed.get("checksum") != _checksum(parsed):
+            raise ValueError("it is not what was written")
         shapes = parsed["shapes"]
         token, features = tuple(shapes["token"]), tuple(shapes["features"])
         known = {item.name for item in fields(cls)} - {"shapes"}
@@ -144,6 +154,12 @@ class ArchiveHeader:
         """The model in words, with enough of its digest to tell it from another of that name."""
         revision = f" at {self.model_revision[:12]}" if self.model_revision else ""
         return f"'{self.model}'{revision} ({self.model_digest[:8]})"
+
+
+def _checksum(content: Mapping[str, Any]) -> int:
+    """The CRC-32 of a header's fields."""
+    fields_alone = {name: value for name, value in content.items() if name != "checksum"}
+    return zlib.crc32(json.dumps(fields_alone, sort_keys=True).encode())
 
 
 def _word(value: Setting) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llava_mini_cli.errors import ArchiveError, OutputError, UsageError, first_line
+from llava_mini_cli.formats.archive.layout import NEAR
 from llava_mini_cli.formats.archive.locks import writing
 from llava_mini_cli.formats.archive.reader import Archive
 from llava_mini_cli.formats.archive.verify import plain
@@ -25,7 +26,6 @@ from llava_mini_cli.needs import ANN
 from llava_mini_cli.plain_files import read_object
 from llava_mini_cli.safe_files import Temporary, make_own_folder, sweep
 
-FOLDER = "near"
 INDEX, FRAMES, FACTS = "vectors.faiss", "frames.npy", "near.json"
 TRAINED_ON = 40  # vectors a cell
 ROUNDS = 10  # of k-means
@@ -62,7 +62,7 @@ class NearFacts:
     @classmethod
     def read(cls, folder: Path) -> Self:
         """Raises `UsageError` where there is none, `ArchiveError` where it is damaged."""
-        path = folder / FOLDER / FACTS
+        path = folder / NEAR / FACTS
         try:
             facts = cls(**read_object(path))
             facts._check()
@@ -80,11 +80,6 @@ class NearFacts:
         numbers: list[Any] = [self.recall, *self.mean]
         if not all(isinstance(number, int | float) for number in numbers):
             raise ValueError("recall and mean are numbers")
-
-
-def forget(folder: Path) -> None:
-    """Takes the approximate index away, if there is one."""
-    (folder / FOLDER / FACTS).unlink(missing_ok=True)  # without its facts nothing reads the rest
 
 
 def faiss() -> Any:
@@ -132,10 +127,10 @@ def build(archive: Archive) -> NearFacts:
 def nearest(folder: Path, query: NDArray[np.float32], most: int) -> tuple[NearFacts, Iterator[Stretch]]:
     """The media of about the nearest `most` frames, that of the nearest one first, and what is known of the index."""
     library, facts = faiss(), NearFacts.read(folder)
-    path = folder / FOLDER / INDEX
+    path = folder / NEAR / INDEX
     try:
         index = library.read_index(str(plain(path)), library.IO_FLAG_MMAP | library.IO_FLAG_READ_ONLY)
-        table = np.load(plain(folder / FOLDER / FRAMES), mmap_mode="r")
+        table = np.load(plain(folder / NEAR / FRAMES), mmap_mode="r")
         if (index.d, len(facts.mean), index.ntotal, *table.shape) != (*query.shape * 2, facts.rows, facts.rows):
             raise ValueError("it is not of this archive's frames")
         if table.dtype != TABLE:
@@ -153,7 +148,7 @@ def _stretch(folder: Path, table: NDArray[Any], start: int) -> Stretch:
     """The frames of the medium that begin at `start` of the table. Raises `ArchiveError` where there are none."""
     rows = table[start : start + int(table["count"][start])] if 0 <= start < len(table) else table[:0]
     if not len(rows):
-        raise ArchiveError(f"'{folder / FOLDER / FRAMES}' is damaged: no frame begins at {start}")
+        raise ArchiveError(f"'{folder / NEAR / FRAMES}' is damaged: no frame begins at {start}")
     part, medium = int(rows["part"][0]), int(rows["medium"][0])
     return Stretch(part, medium, rows["row"].copy(), rows["time"].copy(), rows["last_time"].copy())
 
@@ -212,7 +207,7 @@ def _least_of_nearest(archive: Archive, queries: NDArray[np.float32]) -> NDArray
 
 
 def _write(library: Any, folder: Path, index: Any, table: NDArray[Any], facts: NearFacts) -> None:
-    place = folder / FOLDER
+    place = folder / NEAR
     try:
         make_own_folder(place)
         sweep(place, alone=True)

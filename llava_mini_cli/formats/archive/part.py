@@ -1,7 +1,7 @@
-"""One part of an archive while it is written: temporary files beside the finished ones, put in place together.
+"""One part of an archive while it is written: temporary files beside the finished ones, put in place one by one.
 
-Rows go to disk a row group at a time, so memory does not grow with the length of a video. The file in `media` is
-renamed last, which is the moment at which the part exists. Knows nothing of which media belong to it.
+Rows go to disk a row group at a time, so memory does not grow with the length of a video. The part exists once the
+manifest names it, which is left to the caller. Knows nothing of which media belong to it.
 """
 
 import base64
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from llava_mini_cli.errors import OutputError
 from llava_mini_cli.formats.archive.layout import (
     CLIP_SUM,
-    TABLES,
+    SUMS,
     VECTORS,
     ArchiveHeader,
     caption_schema,
@@ -30,7 +30,9 @@ from llava_mini_cli.formats.archive.layout import (
     media_schema,
     part_name,
 )
+from llava_mini_cli.formats.archive.manifest import FileFacts, PartFacts, file_facts
 from llava_mini_cli.formats.archive.quantized import to_int8
+from llava_mini_cli.formats.archive.sums import VectorSums
 from llava_mini_cli.formats.disk import errors_of, sync_folder
 from llava_mini_cli.safe_files import Temporary, make_own_folder
 
@@ -82,12 +84,13 @@ class TableFile:
         assert self._parquet is not None
         self._parquet.add_key_value_metadata({key: base64.b64encode(fact).decode() for key, fact in facts.items()})
 
-    def finish(self) -> None:
-        """Everything is on the disk after this, under the temporary name."""
+    def finish(self) -> Path:
+        """Everything is on the disk after this, under the temporary name, which is given back."""
         if self._parquet is not None:
             self._parquet.close()
         self._stream.flush()
         os.fsync(self._stream.fileno())
+        return self._temporary.path
 
     def publish(self) -> None:
         """Puts the file in place."""
@@ -117,6 +120,7 @@ class ArchivePartWriter:
         self._frames: list[tuple[int, FrameRows]] = []
         self._waiting = 0  # bytes in `_frames`
         self._clip_sum: NDArray[np.float32] | None = None  # of all embeddings; tells searches what is usual here
+        self._facts: dict[str, FileFacts] = {}  # of the files that are complete
 
     def add_frames(self, medium: int, rows: FrameRows) -> None:
         """Some more frames of a medium."""
@@ -134,12 +138,25 @@ class ArchivePartWriter:
         self.rows += 1
         self._captions += captions
 
-    def commit(self) -> None:
-        """Puts the part in place; without a single medium nothing appears."""
+    def complete(self) -> None:
+        """Everything is on the disk after this, under temporary names; without a single medium nothing is kept."""
+        if self._facts:
+            return
         if self._media or "media" in self._files:
-            self._guarded(self._publish)
+            self._guarded(self._finish)
         else:
             self.discard()
+
+    def publish(self) -> PartFacts | None:
+        """Completes the files and puts them in place, where nobody reads them before the manifest names the part.
+
+        Returns what the manifest says of them; None where there is nothing.
+        """
+        self.complete()
+        if not self._facts:
+            return None
+        self._guarded(self._put)
+        return self._facts
 
     def discard(self) -> None:
         """Takes away everything that is not in place."""
@@ -162,20 +179,22 @@ class ArchivePartWriter:
         total = vectors.sum(axis=0, dtype=np.float32)
         self._clip_sum = total if self._clip_sum is None else self._clip_sum + total
 
-    def _publish(self) -> None:
+    def _finish(self) -> None:
         self._flush()
         if self._captions:
             self._file("captions").write(_columns(self._captions))
         if self._media:
             self._file("media").write(_columns(self._media))
         if "frames" in self._files and self._clip_sum is not None:
-            self._files["frames"].describe({CLIP_SUM: self._clip_sum.tobytes()})
-        for file in self._files.values():
-            file.finish()
-        for table in (VECTORS, *TABLES):
-            if table in self._files:
-                self._files[table].publish()
-                sync_folder(self._folder / table)
+            sums = VectorSums.of_file(self._files[VECTORS].finish(), 2 * len(self._clip_sum))
+            self._files["frames"].describe({CLIP_SUM: self._clip_sum.tobytes(), SUMS: sums.data})
+        for table, file in self._files.items():
+            self._facts[table] = file_facts(file.finish(), table)
+
+    def _put(self) -> None:
+        for table, file in self._files.items():
+            file.publish()
+            sync_folder(self._folder / table)
         self._files.clear()
 
     def _flush(self) -> None:

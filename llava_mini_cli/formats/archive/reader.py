@@ -1,6 +1,7 @@
 """An archive as it was when it was opened: its live media and their frames. Reading goes on while a run writes.
 
-A part that cannot be read is noted in `damage` and left out. Knows nothing of scores or questions.
+Each file is looked at when the archive is opened (`manifest`, `verify`). A part that cannot be read is noted in
+`damage` and left out. Knows nothing of scores or questions.
 """
 
 import base64
@@ -14,48 +15,34 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from llava_mini_cli.errors import ArchiveError
 from llava_mini_cli.formats.archive.layout import (
     CLIP_SUM,
+    SUMS,
     VECTORS,
     ArchiveHeader,
     caption_schema,
     feature_schema,
     frame_schema,
-    media_schema,
     part_name,
-    part_numbers,
 )
 from llava_mini_cli.formats.archive.locks import reading
-from llava_mini_cli.formats.archive.newest import newest_rows, with_frames
+from llava_mini_cli.formats.archive.newest import Damage, equal, manifest_of, newest_media
 from llava_mini_cli.formats.archive.quantized import from_int8, numbers_of
+from llava_mini_cli.formats.archive.sums import SUMMED, VectorSums
 from llava_mini_cli.formats.archive.verify import (
-    check_filled,
-    check_frames,
-    check_types,
+    check_rows,
+    opened,
     plain,
-    read_frames,
-    read_media,
     read_table,
 )
 from llava_mini_cli.formats.row import one_line
 
 _TEXTS = frozenset({"file_name", "error", "error_type", "error_stage"})
 FEATURE_FRAMES = 32  # read at once
-
-
-@dataclass(frozen=True)
-class Damage:
-    """A part of an archive that cannot be read."""
-
-    part: int
-    file: str  # relative to the archive
-    message: str
-    may_pass: bool = False  # the system refused to read it, such as for want of a permission; the file may be whole
 
 
 @dataclass(frozen=True)
@@ -148,19 +135,29 @@ class Archive:
         return Archive(self.folder, self.header, some(self.media), some(self.failures), self.damage)
 
     def leave_out(self, part: int, error: ArchiveError) -> None:
-        """Notes that something of a part cannot be read, once."""
-        found = Damage(part, f"part {part}", str(error))
-        if found not in self.damage:
-            self.damage.append(found)
+        """Notes that something of a part cannot be read, each file once."""
+        file, _, words = str(error).partition(": ")
+        if file not in [each.file for each in self.damage]:
+            self.damage.append(Damage(part, file, words))
 
     def frames(self, part: int) -> FrameColumns:
         """Raises `ArchiveError` for a damaged file."""
         names = ("medium", "time", "last_time")
         try:
-            table = read_frames(self.folder / part_name(part, "frames"), frame_schema(self.header.shapes), names)
+            path = self.folder / part_name(part, "frames")
+            table = read_table(path, frame_schema(self.header.shapes), names)
+            check_rows("frames", table)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self._damaged(part, "frames", error) from error
         return FrameColumns(*(table[name].to_numpy() for name in names))
+
+    def _checked(self, part: int, table: str) -> Path:
+        """The name of a file. Raises `ArchiveError` where it is known to be damaged, before anything looks into it."""
+        name = part_name(part, table)
+        for damage in self.damage:
+            if damage.file == name:
+                raise ArchiveError(f"{name}: {damage.message}")
+        return self.folder / name
 
     def mean_vector(self) -> NDArray[np.float32]:
         """The mean of all embeddings, dropped ones included, `[clip]`; zeros where there are none."""
@@ -168,23 +165,38 @@ class Archive:
         rows = 0
         for part in self.parts:
             try:
-                found = pq.read_metadata(plain(self.folder / part_name(part, "frames")))
-                text = (found.metadata or {}).get(CLIP_SUM.encode())
+                text, there = self._described(part, CLIP_SUM)
                 if text is not None:
                     total += np.frombuffer(base64.b64decode(text), "<f4")
-                    rows += found.num_rows
+                    rows += there
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise self._damaged(part, "frames", error) from error
         return total / np.float32(max(rows, 1))
 
+    def _described(self, part: int, name: str) -> tuple[bytes | None, int]:
+        """What the metadata of a part's file of `frames` say, if they do; and how many rows it has."""
+        found = pq.read_metadata(plain(self.folder / part_name(part, "frames")))
+        return (found.metadata or {}).get(name.encode()), found.num_rows
+
+    def vector_sums(self, part: int) -> VectorSums | None:
+        """What tells whether the part's plain embeddings are those that were written; None in older archives.
+
+        Raises `ArchiveError`.
+        """
+        try:
+            text, _ = self._described(part, SUMS)
+            return None if text is None else VectorSums.parse(text)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise self._damaged(part, "frames", error) from error
+
     def captions(self, medium: StoredMedium) -> list[dict[str, Any]]:
         """The captions of a medium, in order; none where none were asked for. Raises `ArchiveError`."""
-        if not (self.folder / part_name(medium.part, "captions")).exists():
+        path = self._checked(medium.part, "captions")
+        if not path.exists():
             return []
         try:
-            path = self.folder / part_name(medium.part, "captions")
-            table = read_table(path, caption_schema(), ["medium"], ["medium", "start", "end", "text"])
-            check_filled(table.filter(table["start"].is_valid()), ["end"])
+            table = read_table(path, caption_schema(), ["medium", "start", "end", "text"])
+            check_rows("captions", table)
         except (OSError, ValueError, pa.ArrowException) as error:
             raise self._damaged(medium.part, "captions", error) from error
         return table.filter(equal(table["medium"], medium.number)).to_pylist()
@@ -200,11 +212,17 @@ class Archive:
 
     def vector_rows(self, part: int, rows: NDArray[np.int32]) -> NDArray[np.float16]:
         """Some of a part's embeddings `[n, clip]`. Raises `ArchiveError`."""
-        path, width = self.folder / part_name(part, VECTORS), self.header.shapes.clip or 0
+        path, width, sums = self.folder / part_name(part, VECTORS), self.header.shapes.clip or 0, self.vector_sums(part)
         try:
-            return np.memmap(path, "<f2", "r").reshape(-1, width)[rows]
-        except (OSError, ValueError, IndexError):  # the file is missing or cut; the table has the same numbers
-            try:
+            plain_numbers = np.memmap(plain(path), "<f2", "r").reshape(-1, width)
+            if sums is not None:
+                for first in np.unique(rows // SUMMED * SUMMED).tolist():
+                    sums.check(first, plain_numbers[first : first + SUMMED].tobytes())
+            return plain_numbers[rows]
+        except (OSError, ValueError, IndexError) as error:
+            if sums is not None:
+                self.leave_out(part, self._damaged(part, VECTORS, error))
+            try:  # the table has the same numbers
                 return np.concatenate([np.zeros((0, width), np.float16), *self.vectors(part)])[rows]
             except IndexError as error:
                 raise self._damaged(part, "frames", error) from error
@@ -214,9 +232,8 @@ class Archive:
         width = self.header.shapes.clip
         assert width is not None
         try:
-            path = plain(self.folder / part_name(part, "frames"))
-            with pq.ParquetFile(path, page_checksum_verification=True) as file:
-                check_types(file.schema_arrow, frame_schema(self.header.shapes), ["clip"])
+            path = self.folder / part_name(part, "frames")
+            with opened(path, frame_schema(self.header.shapes), ["clip"]) as file:
                 for batch in file.iter_batches(batch_size=4096, columns=["clip"]):
                     column: Any = batch.column(0)
                     yield column.flatten().to_numpy(zero_copy_only=False).reshape(-1, width)
@@ -239,12 +256,10 @@ class Archive:
         Raises:
             ArchiveError: they are damaged, or not all there.
         """
-        found = 0
+        found, path = 0, self._checked(medium.part, "features")
         try:
-            path = plain(self.folder / part_name(medium.part, "features"))
             expected = feature_schema(self.header.shapes, self.header.features or "float32")
-            with pq.ParquetFile(path, page_checksum_verification=True, memory_map=True) as file:
-                check_types(file.schema_arrow, expected, expected.names)
+            with opened(path, expected, expected.names, memory_map=True) as file:
                 for group in range(file.metadata.num_row_groups):
                     for features, times in self._group_features(file, group, medium.number):
                         found += len(times)
@@ -266,6 +281,7 @@ class Archive:
             mine = equal(batch["medium"], medium)
             batch = batch.filter(mine)
             if batch.num_rows:
+                check_rows("features", batch)
                 yield self._unpacked(batch), batch["time"].to_numpy()
 
     def _unpacked(self, batch: pa.RecordBatch) -> NDArray[np.generic]:
@@ -289,47 +305,9 @@ def open_archive(folder: Path) -> Generator[Archive]:
     """
     header = ArchiveHeader.read(folder)
     with reading(folder):
-        newest, damage = newest_media(folder)
+        newest, damage = newest_media(folder, header, manifest_of(folder, header))
         good, bad = (newest.filter(equal(newest["status"], status)) for status in ("ok", "error"))
         yield Archive(folder, header, good, bad, damage)
-
-
-def newest_media(folder: Path) -> tuple[pa.Table, list[Damage]]:
-    """The newest row of each path, whatever its status; and what could not be read.
-
-    `medium` and `part` say under which number and where the medium's frames are. A row that was written because the
-    medium had moved or was touched lies elsewhere: `row_medium` and `row_part` are its own.
-    """
-    tables: list[pa.Table] = []
-    damage: list[Damage] = []
-    for part in part_numbers(folder, "media"):
-        name = part_name(part, "media")
-        try:
-            table = read_media(folder / name, media_schema())
-            check_frames(folder / part_name(part, "frames"), table)
-        except (OSError, ValueError, pa.ArrowException) as error:
-            damage.append(Damage(part, name, one_line(str(error)), may_pass(error)))
-            continue
-        except ArchiveError as error:
-            damage.append(Damage(part, part_name(part, "frames"), str(error), may_pass(error.__cause__)))
-            continue
-        tables.append(table.append_column("part", pa.array(np.full(len(table), part, np.int64))))
-    empty = media_schema().append(pa.field("part", pa.int64())).empty_table()  # with columns that older parts lack
-    rows = pa.concat_tables([empty, *tables], promote_options="default")
-    newest = with_frames(newest_rows(rows), rows)
-    # As nanoseconds: Python's own datetime has none, and pandas is not always there.
-    place = newest.schema.get_field_index("mtime")
-    return newest.set_column(place, "mtime", newest["mtime"].cast(pa.int64())), damage
-
-
-def not_dropped(newest: pa.Table) -> pa.Table:
-    """The rows of media that are part of the archive, or that failed."""
-    return newest.filter(pc.invert(equal(newest["status"], "dropped")))
-
-
-def may_pass(error: BaseException | None) -> bool:
-    """True if the system refused to read a file, rather than the file being damaged or gone."""
-    return isinstance(error, OSError) and error.errno is not None and not isinstance(error, FileNotFoundError)
 
 
 def _medium(row: dict[str, Any]) -> StoredMedium:
@@ -340,11 +318,6 @@ def _medium(row: dict[str, Any]) -> StoredMedium:
 def _given(row: dict[str, Any], name: str) -> Any:
     """A value of a medium; no text where a name or a reason is null, which no run writes."""
     return "" if row[name] is None and name in _TEXTS else row[name]
-
-
-def equal(column: Any, value: Any) -> Any:
-    """Which rows of a column hold a value."""
-    return pc.equal(column, pa.scalar(value, column.type))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
 def local_name(text: str) -> str:

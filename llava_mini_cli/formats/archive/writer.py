@@ -1,14 +1,15 @@
 """Writing to an archive: parts are filled medium by medium and put in place when they are large or old enough.
 
-A medium is in the archive once its part is; until then a run that is killed leaves nothing of it. Nothing that is in
-place is ever rewritten here: a changed or dropped file gets a new row that stands for its path from then on.
+A medium is in the archive once the manifest names its part; until then a run that is killed leaves nothing of it that
+counts. Nothing that is in place is ever rewritten here: a changed or dropped file gets a new row that stands for its
+path from then on.
 """
 
 import os
 import time
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -20,23 +21,29 @@ import pyarrow.compute as pc
 from llava_mini_cli.errors import PASSING_KINDS, OutputError, UsageError
 from llava_mini_cli.formats.archive.layout import (
     CAPTION_COLUMNS,
+    FORMAT_VERSION,
     HEADER,
     MEDIA_COLUMNS,
+    NEAR,
     READERS,
     TABLES,
     VECTORS,
     ArchiveHeader,
-    last_part,
-    part_name,
+    Shapes,
+    files_of,
     part_numbers,
 )
-from llava_mini_cli.formats.archive.locks import writing
+from llava_mini_cli.formats.archive.locks import take_away, writing
+from llava_mini_cli.formats.archive.manifest import MANIFEST, Manifest, PartFacts
+from llava_mini_cli.formats.archive.newest import Damage, manifest_of, newest_media
 from llava_mini_cli.formats.archive.part import ArchivePartWriter, FrameRows
-from llava_mini_cli.formats.archive.reader import local_name, newest_media
+from llava_mini_cli.formats.archive.reader import local_name
 from llava_mini_cli.formats.disk import errors_of
 from llava_mini_cli.formats.job import ItemIdentity
 from llava_mini_cli.paths import is_folder, is_there
 from llava_mini_cli.safe_files import open_regular, sweep
+
+NOTHING = ArchiveHeader("", None, "", Shapes((1, 1), None, (1, 1, 1)), None)  # of an archive that is not there yet
 
 PART_ROWS = 16_384  # frames
 PART_BYTES = 1 << 30
@@ -63,19 +70,22 @@ class Known:
 class ArchiveWriter:
     """An archive that was opened for writing, under its lock."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, header: ArchiveHeader | None, manifest: Manifest) -> None:
+        """`header`: None for a new archive."""
         self.folder = folder
-        self.header = ArchiveHeader.read(folder) if is_there(folder / HEADER) else None  # None: a new archive
-        newest, damage = newest_media(folder)
-        self.damage = damage  # media in these parts are not known, so they are indexed again
+        self.header = header
+        self.is_converted = header is not None and header.format_version < FORMAT_VERSION  # by `settled`, just now
+        self._manifest = manifest
+        newest, self.damage = _newest(folder, header, manifest)
         self.known = _known(newest)
         self._newest = newest
         self._moved: dict[str, ItemIdentity] = {}  # paths of media that are known again, and what they are now
-        self._next_part = last_part(folder) + 1
+        self._next_part = manifest.last + 1
         # What a damaged part holds is not known, and it may be read again one day: its numbers are left free.
-        self._next_medium = (pc.max(newest["row_medium"]).as_py() or 0) + 1 + len(damage) * MOST_MEDIA
+        self._next_medium = (pc.max(newest["row_medium"]).as_py() or 0) + 1 + len(self.damage) * MOST_MEDIA
         self._open: list[ArchivePartWriter] = []  # the last one takes new media
         self._places: dict[int, ArchivePartWriter] = {}  # of media in flight
+        self._waits = False  # full parts, to be put in place together with those that are not
 
     def start(self, header: ArchiveHeader) -> None:
         """Settles the header of the rows to come; nothing is written before.
@@ -84,6 +94,7 @@ class ArchiveWriter:
             UsageError: the archive was made with another model or other settings.
         """
         if self.header is None:
+            self._manifest.write(self.folder)
             header.write(self.folder)
             self.header = header
         difference = self.header.difference(header)
@@ -166,27 +177,41 @@ class ArchiveWriter:
         )
         known = Known(row.get("size"), row.get("mtime"), row["status"], row.get("digest"), None, row.get("error_type"))
         self.known[row["path"]] = known
-        for open_part in list(self._open):
-            if _is_full(open_part) and open_part not in self._places.values():
-                self._open.remove(open_part)
-                open_part.commit()
+        if self._waits:
+            if _is_full(part):
+                part.complete()
+        elif full := [one for one in self._open if _is_full(one) and one not in self._places.values()]:
+            self._put(full)
 
     def forget(self, medium: int) -> None:
         """A medium that was begun will not be finished; its frames are left-overs."""
         del self._places[medium]
 
-    def drop(self, path: str) -> None:
-        """Takes a path out of the archive."""
-        self.finish(self.begin(), {"path": path, "status": "dropped"})
-        del self.known[path]
+    def drop(self, paths: Sequence[str]) -> None:
+        """Takes paths out of the archive, all at once: nothing counts before `close`."""
+        self._waits = True
+        for path in paths:
+            self.finish(self.begin(), {"path": path, "status": "dropped"})
+            del self.known[path]
 
     def close(self) -> None:
         """Puts everything in place that is complete; frames of media that are not are left-overs there."""
         try:
-            while self._open:
-                self._open.pop(0).commit()
+            self._put(list(self._open))
         finally:
             self.discard()
+
+    def _put(self, parts: Sequence[ArchivePartWriter]) -> None:
+        """From now on these parts are in the archive, all of them at one moment."""
+        new: dict[int, PartFacts] = {}
+        for part in parts:
+            facts = part.publish()
+            if facts is not None:
+                new[part.number] = facts
+        if new:
+            self._manifest = self._manifest.changed(new)
+            self._manifest.write(self.folder)
+        self._open = [part for part in self._open if part not in parts]
 
     def discard(self) -> None:
         """Takes away what is not in place."""
@@ -204,8 +229,8 @@ def open_for_writing(folder: Path) -> Generator[ArchiveWriter]:
     """
     make_folder(folder)
     with writing(folder):
-        _sweep(folder)
-        writer = ArchiveWriter(folder)
+        header = ArchiveHeader.read(folder) if is_there(folder / HEADER) else None
+        writer = ArchiveWriter(folder, header, settled(folder, header))
         try:
             yield writer
         except OutputError:
@@ -215,31 +240,45 @@ def open_for_writing(folder: Path) -> Generator[ArchiveWriter]:
             writer.close()
 
 
+def settled(folder: Path, header: ArchiveHeader | None) -> Manifest:
+    """The parts of an archive that is about to be written to, after what earlier runs left was taken away.
+
+    An archive of format 1 is of the newest format from now on; a manifest that was damaged is made anew of the parts
+    that are there, and still says why. Raises `OutputError`.
+    """
+    manifest = manifest_of(folder, header)
+    if header is not None and (header.format_version < FORMAT_VERSION or manifest.damage is not None):
+        damage, manifest = manifest.damage, manifest.with_facts(folder)
+        if damage is not None:  # a number may be given out again that an approximate index knows
+            take_away(folder, (folder / NEAR).glob("near.json"))
+        manifest.write(folder)
+        header.write(folder)  # after it older versions, which know nothing of a manifest, refuse the archive
+        manifest = replace(manifest, damage=damage)
+    for place in (folder, folder / NEAR, *(folder / table for table in (*TABLES, VECTORS))):
+        sweep(place, alone=True)
+    there = {number for table in (*TABLES, VECTORS) for number in part_numbers(folder, table)}
+    take_away(folder, [path for number in there - set(manifest.parts) for path in files_of(folder, number)])
+    for table in TABLES:  # of older versions, which named them so
+        take_away(folder, (folder / table).glob(".part-*.tmp"))
+    return manifest
+
+
+def _newest(folder: Path, header: ArchiveHeader | None, manifest: Manifest) -> tuple[pa.Table, list[Damage]]:
+    """Media of damaged parts are not known, so they are indexed again."""
+    return newest_media(folder, header or NOTHING, manifest, whole=True)
+
+
 def make_folder(folder: Path) -> None:
     """Raises `UsageError` for a folder with something else in it, `OutputError` where none can be made."""
     if is_there(folder) and not is_folder(folder):
         raise UsageError(f"-o '{folder}' is a file; an archive is a folder")
     with errors_of(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        others = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        others = [path.name for path in folder.iterdir() if path.name[0] != "." and path.name != MANIFEST]
         if others and not (folder / HEADER).exists():
             raise UsageError(f"-o '{folder}' holds other things ('{others[0]}'); an archive is a folder of its own")
     with errors_of(folder / READERS):
         os.close(open_regular(folder / READERS, create=True))
-
-
-def _sweep(folder: Path) -> None:
-    """Takes away what a killed run left: temporary files, and files of parts that never came to be."""
-    sweep(folder)
-    there = set(part_numbers(folder, "media"))
-    for table in (*TABLES, VECTORS):
-        sweep(folder / table, alone=True)
-        for number in set(part_numbers(folder, table)) - there:
-            with suppress(OSError):
-                (folder / part_name(number, table)).unlink()
-        for path in (folder / table).glob(".part-*.tmp"):  # of older versions, which named them so
-            with suppress(OSError):
-                path.unlink()
 
 
 def _is_full(part: ArchivePartWriter) -> bool:

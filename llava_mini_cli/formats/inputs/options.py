@@ -1,10 +1,9 @@
 """How inputs are read: which files of a folder count, and what the columns of a table mean."""
 
-import os
 from dataclasses import dataclass
 
 from llava_mini_cli.errors import UsageError
-from llava_mini_cli.paths import is_folder
+from llava_mini_cli.formats.media_root import roots_of
 
 
 @dataclass(frozen=True)
@@ -30,8 +29,7 @@ class InputOptions:
             raise UsageError("-0 needs --files-from")
         if self.files_from == "":
             raise UsageError("--files-from is empty")
-        if self.media_root is not None and not is_folder(self.media_root):
-            raise UsageError(f"--media-root: there is no folder '{self.media_root}'")
+        roots_of(self.media_root)
         for flag, names in (("--prompt-column", self.prompt_columns), ("--keep-columns", self.keep_columns)):
             for name in names:
                 if not name or names.count(name) > 1:
@@ -48,7 +46,7 @@ class InputOptions:
     @property
     def roots(self) -> tuple[str, ...]:
         """The folder of --media-root with all links resolved, as jobs have it."""
-        return () if self.media_root is None else (os.path.realpath(self.media_root),)
+        return roots_of(self.media_root)
 
     @property
     def column_flags(self) -> tuple[str, ...]:
