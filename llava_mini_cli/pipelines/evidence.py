@@ -82,8 +82,7 @@ class ListedPieces(Pieces):
     times: Sequence[float]  # seconds, ascending
 
     def _starts(self, first: float, last: float) -> Sequence[float]:
-        begin = bisect_right(self.times, first)
-        return [first, *self.times[begin : min(bisect_left(self.times, last, begin), begin + MOST_PIECES)]]
+        return _within(self.times, first, last)
 
 
 @dataclass(frozen=True)
@@ -108,7 +107,13 @@ class ScenePieces(Pieces):
 
     def _starts(self, first: float, last: float) -> Sequence[float]:
         self.scenes.reached(inf)
-        return ListedPieces(self.begin, self.stop, self.scenes.starts)._starts(first, last)
+        return _within(self.scenes.starts, first, last)
+
+
+def _within(times: Sequence[float], first: float, last: float) -> Sequence[float]:
+    """The first time, then those between it and the last one, as many as matter."""
+    begin = bisect_right(times, first)
+    return [first, *times[begin : min(bisect_left(times, last, begin), begin + MOST_PIECES)]]
 
 
 def cut_of(job: Job, clip: Clip, options: EvidenceOptions, spans: SpanOptions, sampling: SamplingOptions) -> Cut | None:
