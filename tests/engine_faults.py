@@ -15,6 +15,8 @@ NOT_OURS = ("memory.py", "work.py", "load.py")  # they deal with shortages, or c
 PUBLIC = {"Intake.piece"} | {
     f"Engine.{name}" for name in ("run", "add", "step", "has_room", "is_idle", "_has_outcomes")
 }
+# Which tell what lies there and hand it on, outside of pieces.
+PLAIN = {"Explainer.has_work", "Explainer.take", "OwnLanguageModel.asked", "OwnLanguageModel.done"}
 
 
 class Site(NamedTuple):
@@ -31,7 +33,7 @@ def _site(frame: FrameType, event: str, called: Any) -> Site | None:
         code, caller = frame.f_code, frame.f_back
         if caller is None or not code.co_filename.startswith(ENGINE) or code.co_filename.endswith(NOT_OURS):
             return None
-        if code.co_name.startswith(("<", "__")) or code.co_qualname in PUBLIC:
+        if code.co_name.startswith(("<", "__")) or code.co_qualname in PUBLIC | PLAIN:
             return None
         return Site(caller.f_code.co_filename.rpartition("/")[2], caller.f_lineno, code.co_qualname)
     if event != "c_call" or not frame.f_code.co_filename.startswith(ENGINE):

@@ -86,7 +86,6 @@ def test_a_prefix_longer_than_a_stretch_is_prefilled_alike(
     ids = oracle.engine(limits()).prompts.question_ids(QUESTIONS[0])
     tail = len(ids) - ids.index(IMAGE_TOKEN_ID) - 1
     monkeypatch.setattr("llava_mini_cli.engine.llm.generate.PREFILL_POSITIONS", tail + beside_the_tail)
-    monkeypatch.setattr("llava_mini_cli.engine.dense.MASKED_QUERIES", 24)
     (answer,) = oracle.engine(limits()).run([request("v", oracle.video(17, 2), QUESTIONS[:1])])
     assert isinstance(answer, Answer)
     assert list(answer.token_ids) == oracle.ids(17, 2, QUESTIONS[0])

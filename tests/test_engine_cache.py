@@ -40,8 +40,8 @@ def test_each_row_attends_to_its_prefix_and_itself(rows: list[int]) -> None:
     keys, values = torch.randn(2, len(rows), KV_HEADS, DIM)
     for part in (cache.own_keys, cache.own_values):  # space that no row has come to is not read
         part[0] = functional.pad(part[0], (0, 0, 0, 3), value=float("nan"))
-    cache.reserve()
-    out = cache.attend(0, index, queries, keys, values)
+    cache.reserve(index)
+    out = cache.attend(0, queries, keys, values)
     for number, row in enumerate(rows):
         place = int(OWN.flatten()[row])
         assert torch.equal(cache.own_keys[0][row, :, place], keys[number])
@@ -61,11 +61,11 @@ def test_positions_and_lengths_of_rows() -> None:
 
 def test_space_is_reserved_when_the_longest_row_has_none() -> None:
     cache = filled(layers=2)
-    cache.reserve()
+    cache.reserve(torch.arange(6))
     assert [tensor.shape[2] for tensor in cache.own_keys] == [4, 4]
     cache.own_lengths = cache.own_lengths + 1
     before = cache.own_values[1].clone()
-    cache.reserve()
+    cache.reserve(torch.arange(6))
     assert [tensor.shape[2] for tensor in (*cache.own_keys, *cache.own_values)] == [4 + GROWTH] * 4
     assert torch.equal(cache.own_values[1][:, :, :4], before)
 

@@ -26,11 +26,11 @@ def test_a_part_of_a_cache_attends_as_the_whole(media: slice, slots: slice, rows
     part = cut.part(media, slots)
     queries = torch.randn(len(rows), HEADS, DIM)
     keys, values = torch.randn(2, len(rows), KV_HEADS, DIM)
-    whole.reserve()
-    part.reserve()
-    wanted = whole.attend(0, torch.tensor(rows), queries, keys, values)
     own = torch.arange(len(rows))
-    torch.testing.assert_close(part.attend(0, own, queries, keys, values), wanted)
+    whole.reserve(torch.tensor(rows))
+    part.reserve(own)
+    wanted = whole.attend(0, queries, keys, values)
+    torch.testing.assert_close(part.attend(0, queries, keys, values), wanted)
     assert part.positions(own).tolist() == whole.positions(torch.tensor(rows)).tolist()
     assert torch.equal(cut.own_keys[0], whole.own_keys[0])  # the part shares its tensors
 

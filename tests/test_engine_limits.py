@@ -286,8 +286,8 @@ def test_room_half_reserved_when_memory_ran_out_is_reserved_in_full_the_next_tim
 
     monkeypatch.setattr(torch.nn.functional, "pad", pad)
     with pytest.raises(torch.OutOfMemoryError):
-        cache.reserve()
-    cache.reserve()
+        cache.reserve(torch.tensor([0]))
+    cache.reserve(torch.tensor([0]))
     assert [tensor.shape[2] for tensor in (*cache.own_keys, *cache.own_values)] == [3 + GROWTH] * 4
 
 

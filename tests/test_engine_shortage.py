@@ -16,6 +16,7 @@ from engine_oracle import QUESTIONS, Oracle, limits, make_oracle
 
 from llava_mini_cli.config import GenerationOptions, Grammar
 from llava_mini_cli.engine import frame_encoder, memory
+from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.llm import generate, kv_cache, own_model, token_decoder
 from llava_mini_cli.engine.llm.generation import Generation
 from llava_mini_cli.engine.llm.kv_cache import RowCache
@@ -90,8 +91,13 @@ def rows(outcomes: Sequence[Outcome]) -> Rows:
     return found
 
 
-def run(oracle: Oracle) -> Rows:
-    return rows(list(oracle.engine(limits(4, generations=12)).run(requests(oracle))))
+def begun(oracle: Oracle) -> Engine:
+    """An engine, which is made before any memory runs out."""
+    return oracle.engine(limits(4, generations=12))
+
+
+def run(oracle: Oracle, engine: Engine | None = None) -> Rows:
+    return rows(list((engine or begun(oracle)).run(requests(oracle))))
 
 
 @pytest.fixture(scope="module")
@@ -103,8 +109,9 @@ def wanted(oracle: Oracle) -> Rows:
 def sites(oracle: Oracle, wanted: Rows) -> Counter[Site]:
     """Every place that calls something, and how often."""
     seen = Counter[Site]()
+    engine = begun(oracle)
     with watched(lambda site: seen.update([site])):
-        assert run(oracle) == wanted
+        assert run(oracle, engine) == wanted
     return seen
 
 
@@ -117,9 +124,9 @@ def run_short(oracle: Oracle, short: Site, number: int, error: Exception) -> Row
             raised.append(number)
             raise error
 
-    raised: list[int] = []
+    raised, engine = list[int](), begun(oracle)
     with watched(meet):
-        found = run(oracle)
+        found = run(oracle, engine)
     assert raised, short
     return found
 
@@ -135,10 +142,10 @@ def test_memory_that_runs_out_once_changes_no_answer(oracle: Oracle, wanted: Row
 NAMED = [
     "Track.take", "Track.complete", "Track.add", "pack_prompts", "admit", "prefill", "RowCache.reserve", "decode",
     "TokenDecoder._logits", "TokenDecoder._next_tokens", "TokenDecoder._shrink", "TokenDecoder.answer", "is_looping",
-    "choose", "FrameEncoder.frames_ready", "RowCache.let_go", "Engine._prefilling", "next_token",
+    "choose", "FrameEncoder.frames_ready", "RowCache.let_go", "Engine._prefilling",
     "LabelIds.of", "LabelScorer._begin", "LabelScorer._steps", "LabelScorer._score", "LabelScorer._reply", "_extend",
     "PieceSums.more", "Explainer.step", "Explainer._score", "Explainer._items", "Explainer._likelihoods",
-    "Explainer._end",
+    "Explainer._end", "next_token",
     "log_likelihoods", "LabelScorer._ask_blindly", "_View.attend", "Branches.of", "_softmax",
     "OwnLanguageModel._following",
     "Grammars.check", "Grammars.state", "Grammars.fill", "Matcher.is_whole", "Matcher.text", "TokenMasks._masked",
@@ -213,10 +220,10 @@ def test_rows_whose_keys_cannot_grow_together_do_by_themselves(
     monkeypatch.setattr(generate, "GROWTH", 1)
     real = RowCache.reserve
 
-    def small(cache: RowCache) -> None:
+    def small(cache: RowCache, rows: torch.Tensor) -> None:
         if cache.own_lengths.numel() > 1:
             raise torch.OutOfMemoryError("too much")
-        real(cache)
+        real(cache, rows)
 
     monkeypatch.setattr(RowCache, "reserve", small)
     assert run(oracle) == wanted

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from llava_mini_cli.engine.dense import project
+from llava_mini_cli.engine.dense import normalised, project
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.left_out import patch_centres
 from llava_mini_cli.media.clip import MediaKind
@@ -111,7 +111,7 @@ def text_attention(trunk: LlavaMiniModel, features: torch.Tensor, ids: torch.Ten
     rotary = trunk.rotary_emb(hidden, positions)
     found: list[torch.Tensor] = []
     for layer in (cast(LlamaDecoderLayer, layer) for layer in trunk.prefusion_layers):
-        queries, keys, _ = project(layer, layer.input_layernorm(hidden), rotary, length)
+        queries, keys, _ = project(layer, normalised(layer.input_layernorm, hidden), rotary, length)
         keys = keys.repeat_interleave(queries.shape[1] // keys.shape[1], dim=1)
         scores = queries.float() @ keys.float().transpose(2, 3) * layer.self_attn.scaling
         found.append((scores + mask[:, :, length:].float()).softmax(-1).mean(1)[0])

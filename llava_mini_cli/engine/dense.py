@@ -1,4 +1,4 @@
-"""A Llama layer in parts: the dense ones on both sides of attention, their compiled form, and causal attention.
+"""A Llama layer in parts: the dense ones on both sides of attention, and their compiled form.
 
 Pre-fusion and the language model share them. Attention itself is never compiled: its shapes change with every answer
 that begins or ends. Knows nothing of caches.
@@ -11,13 +11,12 @@ from typing import cast
 import torch
 from torch import nn
 from torch.nn import functional
-from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP, rotate_half
+from transformers.models.llama.modeling_llama import LlamaDecoderLayer, LlamaMLP, LlamaRMSNorm
 
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 
 NOT_COMPILED = "--compile: not together with --quantize on a CPU, whose products torch.compile does not know"
-MASKED_QUERIES = 128  # queries that go through attention at once where a mask is needed
 
 Rotary = tuple[torch.Tensor, torch.Tensor]  # cosines and sines, each [B, L, d]
 Projected = tuple[torch.Tensor, torch.Tensor, torch.Tensor]
@@ -29,22 +28,33 @@ def project(layer: LlamaDecoderLayer, normed: torch.Tensor, rotary: Rotary, firs
     Positions before `first_query` give keys and values only.
     """
     attention = layer.self_attn
-    cos, sin = (part[:, None] for part in rotary)
 
     def heads(linear: nn.Linear, states: torch.Tensor) -> torch.Tensor:
         return linear(states).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
 
-    def rotated(states: torch.Tensor, first: int) -> torch.Tensor:
-        return states * cos[:, :, first:] + rotate_half(states) * sin[:, :, first:]
+    queries = rotated(heads(attention.q_proj, normed[:, first_query:]), rotary, first_query)
+    return queries, rotated(heads(attention.k_proj, normed), rotary), heads(attention.v_proj, normed)
 
-    queries = rotated(heads(attention.q_proj, normed[:, first_query:]), first_query)
-    return queries, rotated(heads(attention.k_proj, normed), 0), heads(attention.v_proj, normed)
+
+def rotated(states: torch.Tensor, rotary: Rotary, first: int = 0) -> torch.Tensor:
+    """Queries or keys `[B, heads, L, d]`, rotated; the rotary's positions before `first` are left out."""
+    cos, sin = (part[:, None, first:] for part in rotary)
+    half = states.shape[-1] // 2
+    out = states * cos
+    out[..., :half].addcmul_(states[..., half:], sin[..., :half], value=-1)
+    out[..., half:].addcmul_(states[..., :half], sin[..., half:])
+    return out
+
+
+def normalised(norm: LlamaRMSNorm, hidden: torch.Tensor) -> torch.Tensor:
+    """A layer's norm of `[..., hidden]` in one kernel."""
+    return functional.rms_norm(hidden, norm.weight.shape, norm.weight, norm.variance_epsilon)
 
 
 def finish(layer: LlamaDecoderLayer, hidden: torch.Tensor, attended: torch.Tensor) -> torch.Tensor:
     """Output projection, residuals and MLP of a layer: both `[..., hidden]`, and so is the result."""
     hidden = layer.self_attn.o_proj(attended).add_(hidden)
-    return _mlp(layer.mlp, layer.post_attention_layernorm(hidden)).add_(hidden)
+    return _mlp(layer.mlp, normalised(layer.post_attention_layernorm, hidden)).add_(hidden)
 
 
 def _mlp(mlp: LlamaMLP, normed: torch.Tensor) -> torch.Tensor:
@@ -52,26 +62,6 @@ def _mlp(mlp: LlamaMLP, normed: torch.Tensor) -> torch.Tensor:
     if mlp.config.hidden_act != "silu":
         return mlp(normed)
     return mlp.down_proj(functional.silu(mlp.gate_proj(normed), inplace=True).mul_(mlp.up_proj(normed)))
-
-
-def attend_causally(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-    """Causal attention of the last queries of a sequence, in blocks, so that no mask grows large.
-
-    Args:
-        queries: `[B, heads, L, d]`, those of the last L positions.
-        keys, values: `[B, kv heads, P, d]`, of all positions.
-    """
-    start = keys.shape[2] - queries.shape[2]
-    if start == 0:
-        return functional.scaled_dot_product_attention(queries, keys, values, is_causal=True, enable_gqa=True)
-    out: list[torch.Tensor] = []
-    for block in queries.split(MASKED_QUERIES, dim=2):
-        stop = start + block.shape[2]
-        mask = torch.ones(block.shape[2], stop, dtype=torch.bool, device=block.device).tril(start)
-        seen = keys[:, :, :stop], values[:, :, :stop]
-        out.append(functional.scaled_dot_product_attention(block, *seen, attn_mask=mask, enable_gqa=True))
-        start = stop
-    return torch.cat(out, dim=2)
 
 
 @dataclass(frozen=True)

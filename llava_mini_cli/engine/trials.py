@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from llava_mini_cli.config import DTypeName, ModelOptions, Quantization
-from llava_mini_cli.engine.dense import NOT_COMPILED, attend_causally, finish, project
+from llava_mini_cli.engine.attention import attend_causally
+from llava_mini_cli.engine.dense import NOT_COMPILED, finish, normalised, project
 from llava_mini_cli.engine.devices import first_sentence, try_device
 from llava_mini_cli.engine.quantize import quantize
 from llava_mini_cli.errors import UsageError
@@ -96,7 +97,7 @@ def _run(model: LlavaMiniForConditionalGeneration) -> None:
     for rows in ROWS:
         hidden = torch.linspace(-1, 1, rows * WIDTH).reshape(1, rows, WIDTH).to(**place)
         rotary = inner.rotary_emb(hidden, torch.arange(rows, device=model.device)[None])
-        queries, keys, values = project(layer, layer.input_layernorm(hidden), rotary)
+        queries, keys, values = project(layer, normalised(layer.input_layernorm, hidden), rotary)
         results.append(finish(layer, hidden, attend_causally(queries, keys, values).transpose(1, 2).flatten(2)))
     if not all(bool(result.isfinite().all()) for result in results):
         raise RuntimeError("its results are no numbers")

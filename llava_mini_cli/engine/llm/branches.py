@@ -10,10 +10,10 @@ from itertools import groupby
 from typing import cast
 
 import torch
-from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from llava_mini_cli.engine.dense import finish, project
+from llava_mini_cli.engine.attention import additive, attend, attend_masked, merged
+from llava_mini_cli.engine.dense import finish, normalised, project
 from llava_mini_cli.engine.llm.kv_cache import RowCache
 from llava_mini_cli.engine.request import Likelihood
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
@@ -131,58 +131,66 @@ def _extend(model: LlavaMiniForConditionalGeneration, cache: RowCache, branches:
     grouped = groupby(branches, lambda one: one.row // cache.rows_per_medium)
     views = [_View.of(cache, medium, list(trees)) for medium, trees in grouped]
     for number, layer in enumerate(cast("list[LlamaDecoderLayer]", list(trunk.layers))):
-        states = project(layer, layer.input_layernorm(hidden), rotary)
+        states = project(layer, normalised(layer.input_layernorm, hidden), rotary)
         split = [part.split([view.size for view in views], dim=2) for part in states]
         out = [view.attend(number, *parts) for view, *parts in zip(views, *split, strict=True)]
         hidden = finish(layer, hidden, torch.cat(out, dim=2).transpose(1, 2).flatten(2))
-    return trunk.norm(hidden)[0]
+    return normalised(trunk.norm, hidden)[0]
 
 
 @dataclass(frozen=True)
 class _View:
-    """The trees behind the rows of one medium, and what each of their tokens sees."""
+    """The trees behind the rows of one medium, and what each of their tokens sees.
+
+    All see the prefix, or a row without one, of which there is a single one. The others are seen by a mask.
+    """
 
     cache: RowCache
-    medium: int
-    prefix: int  # P, positions of the medium's prefix
-    rows: torch.Tensor  # int64 [R'], those that have trees
+    is_of_row: bool  # whether all see a row, and not the prefix
+    shared: tuple[slice, int]  # which of the rows or media it is, and how many positions
+    rows: torch.Tensor  # int64 [R'], those that have trees and are seen by a mask
     own: int  # S, positions of the longest of these rows' own parts
-    mask: torch.Tensor  # bool [n, P + R' * S + n]
+    bias: torch.Tensor  # [1, 1, n, R' * S + n]
 
     @property
     def size(self) -> int:
         """Tokens of the trees."""
-        return self.mask.shape[0]
+        return self.bias.shape[2]
 
     @classmethod
     def of(cls, cache: RowCache, medium: int, trees: Sequence[Branches]) -> "_View":
-        device = cache.prefix_lengths.device
-        rows = torch.tensor([one.row for one in trees], device=device)
-        prefix = int(cache.prefix_lengths[medium])
+        rows = torch.tensor([one.row for one in trees], device=cache.prefix_lengths.device)
         lengths = cache.own_lengths.flatten()[rows].tolist()
+        shared = slice(medium, medium + 1), int(cache.prefix_lengths[medium])
+        if is_of_row := len(trees) == 1 and not shared[1]:
+            shared, rows, lengths = (slice(trees[0].row, trees[0].row + 1), lengths[0]), rows[:0], [0]
         longest, total = max(lengths), sum(len(one.tokens) for one in trees)
-        mask = torch.zeros(total, prefix + len(trees) * longest + total, dtype=torch.bool)
-        mask[:, :prefix] = True
-        inner = mask[:, prefix + len(trees) * longest :]
+        before = len(rows) * longest
+        visible = torch.zeros(total, before + total, dtype=torch.bool)
+        inner = visible[:, before:]
         for slot, (one, begin, length) in enumerate(zip(trees, _begins(trees), lengths, strict=True)):
-            own = prefix + slot * longest
-            mask[begin : begin + len(one.tokens), own : own + length] = True
+            visible[begin : begin + len(one.tokens), slot * longest : slot * longest + length] = True
             for place, parent in enumerate(one.parents):
                 if parent >= 0:
                     inner[begin + place] = inner[begin + parent]
                 inner[begin + place, begin + place] = True
-        return cls(cache, medium, prefix, rows, longest, mask.to(device))
+        own_keys = cache.own_keys[0]
+        bias = additive(visible.to(own_keys.device), own_keys.dtype)[None, None]
+        return cls(cache, is_of_row, shared, rows, longest, bias)
 
     def attend(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
         """`[1, heads, n, d]`; keys and values are those of the trees' own tokens, `[1, kv heads, n, d]`."""
         cache = self.cache
-        seen = self._seen(cache.prefix_keys[layer], cache.own_keys[layer], keys)
-        told = self._seen(cache.prefix_values[layer], cache.own_values[layer], values)
-        return functional.scaled_dot_product_attention(
-            queries, seen, told, attn_mask=self.mask[None, None], enable_gqa=True
-        )
+        own_keys, own_values = cache.own_keys[layer], cache.own_values[layer]
+        own = attend_masked(queries, self._with_rows(own_keys, keys), self._with_rows(own_values, values), self.bias)
+        part, length = self.shared
+        if not length:
+            return own.out
+        if not self.is_of_row:
+            own_keys, own_values = cache.prefix_keys[layer], cache.prefix_values[layer]
+        return merged(attend(queries, own_keys[part, :, :length], own_values[part, :, :length]), own)
 
-    def _seen(self, prefix: torch.Tensor, own: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
-        """Keys or values of the prefix, the rows and the trees as one, for this layer alone."""
+    def _with_rows(self, own: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
+        """Keys or values of the rows and the trees as one, for this layer alone."""
         rows = own[self.rows, :, : self.own].transpose(0, 1).flatten(1, 2)
-        return torch.cat([prefix[self.medium, :, : self.prefix], rows, new[0]], dim=1)[None]
+        return torch.cat([rows[None], new], dim=2)

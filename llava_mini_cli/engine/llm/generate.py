@@ -5,15 +5,19 @@ Knows nothing of pixels, text or stopping.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any, TypeVar, cast
 
+import numpy as np
 import torch
 from torch.nn import functional
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from llava_mini_cli.engine.dense import EAGER, Dense, Projected, attend_causally, finish, project
+from llava_mini_cli.engine.attention import Seen, attend, attend_causally, merged
+from llava_mini_cli.engine.dense import EAGER, Dense, Projected, finish, normalised, project
 from llava_mini_cli.engine.language_model import PrefillItem
 from llava_mini_cli.engine.llm.kv_cache import GROWTH, RowCache
+from llava_mini_cli.engine.packed_rows import PackedRows
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration, LlavaMiniModel
 
 PREFILL_POSITIONS = 2048  # positions that go through the layers at once
@@ -25,50 +29,84 @@ Made = TypeVar("Made")
 def prefill(model: LlavaMiniForConditionalGeneration, items: Sequence[PrefillItem]) -> tuple[RowCache, torch.Tensor]:
     """Runs a batch of media through the LLM: the prefix once each, and all tails at once with the end of it.
 
+    Where each medium has a single question, nobody shares its prefix, and all of it is the row's own.
+
     Returns:
         The cache of the batch and the logits behind each tail, `[B * R, vocab]` (rows that a medium with
         fewer questions does not have hold nothing of meaning).
     """
     trunk = model.model
-    device = items[0].prefix.device
-    lengths = torch.tensor([item.prefix.shape[0] for item in items], device=device)
+    has_several = any(len(one.tails) > 1 for one in items)
+    cache, ends = (_prefill_shared if has_several else _prefill_rows)(trunk, items)
+    return cache, model.lm_head(normalised(trunk.norm, ends))
+
+
+def _prefill_rows(trunk: LlavaMiniModel, items: Sequence[PrefillItem]) -> tuple[RowCache, torch.Tensor]:
+    """Media with one question each; the last layer's output at the end of each, `[B, hidden]`."""
+    hidden = torch.nn.utils.rnn.pad_sequence([torch.cat([one.prefix, *one.tails]) for one in items], batch_first=True)
+    lengths = torch.tensor([one.prefix.shape[0] + one.tails[0].shape[0] for one in items], device=hidden.device)
+    whole, nothing = hidden.shape[1], lengths.new_zeros(len(items))
+    keys, values = (_space(trunk, hidden, whole + GROWTH) for _ in range(2))
+    cache = RowCache(nothing, lengths[:, None], _space(trunk, hidden, 0), _space(trunk, hidden, 0), keys, values)
+    ends = hidden.new_empty(len(items), hidden.shape[2])
+    for start in range(0, whole, PREFILL_POSITIONS):
+        stop = min(start + PREFILL_POSITIONS, whole)
+        out = _prefill_stretch(trunk, keys, values, hidden[:, start:stop], start)
+        here = (lengths - 1).clamp(start, stop - 1) - start  # each end is right in the stretch that it is in
+        ends = torch.where((lengths > start)[:, None], torch.take_along_dim(out, here[:, None, None], 1)[:, 0], ends)
+    return cache, ends
+
+
+def _prefill_shared(trunk: LlavaMiniModel, items: Sequence[PrefillItem]) -> tuple[RowCache, torch.Tensor]:
+    """Media with several questions; the last layer's output at the end of each tail, `[B * R, hidden]`."""
     prefix = torch.nn.utils.rnn.pad_sequence([item.prefix for item in items], batch_first=True)
     tails = torch.nn.utils.rnn.pad_sequence([torch.cat(item.tails) for item in items], batch_first=True)
-    cache = _empty_cache(trunk, prefix, lengths)
+    lengths = torch.tensor([item.prefix.shape[0] for item in items], device=prefix.device)
+    keys, values = (_space(trunk, prefix, prefix.shape[1]) for _ in range(2))
+    cache = RowCache(lengths, lengths.new_zeros(len(items), 1), keys, values)
     last = max(0, prefix.shape[1] - max(0, PREFILL_POSITIONS - tails.shape[1]))
     for start in range(0, last, PREFILL_POSITIONS):
-        _prefill_prefix(trunk, cache, prefix[:, start : min(start + PREFILL_POSITIONS, last)], start)
-    ends = _prefill_end(trunk, cache, prefix[:, last:], tails, _tail_layout(cache, items, tails.shape[1]))
-    return cache, model.lm_head(trunk.norm(ends))
+        _prefill_stretch(trunk, keys, values, prefix[:, start : min(start + PREFILL_POSITIONS, last)], start)
+    layout = _TailLayout.of(items, tails)
+    return cache, _prefill_end(trunk, cache, prefix[:, last:], tails, layout)
 
 
-def _empty_cache(trunk: LlavaMiniModel, prefix: torch.Tensor, lengths: torch.Tensor) -> RowCache:
+def _space(trunk: LlavaMiniModel, like: torch.Tensor, positions: int) -> list[torch.Tensor]:
+    """Keys or values of every layer, for sequences of so many positions."""
     config = trunk.config
     heads = config.num_key_value_heads or config.num_attention_heads
     dim = config.head_dim or config.hidden_size // config.num_attention_heads
-    shape = (prefix.shape[0], heads, prefix.shape[1], dim)
-    layers = range(config.num_hidden_layers)
-    keys, values = ([prefix.new_empty(shape) for _ in layers] for _ in range(2))
-    return RowCache(lengths, lengths.new_zeros(len(lengths), 1), keys, values)
+    return [like.new_zeros(like.shape[0], heads, positions, dim) for _ in range(config.num_hidden_layers)]
 
 
-def _prefill_prefix(trunk: LlavaMiniModel, cache: RowCache, hidden: torch.Tensor, start: int) -> None:
-    """One stretch of the prefix, `[B, L, hidden]`, through every layer; it sees the stretches before it."""
+def _prefill_stretch(
+    trunk: LlavaMiniModel,
+    keys: Sequence[torch.Tensor],
+    values: Sequence[torch.Tensor],
+    hidden: torch.Tensor,
+    start: int,
+) -> torch.Tensor:
+    """One stretch of sequences, `[B, L, hidden]`, through every layer; it sees the stretches before it.
+
+    Args:
+        keys, values: of each layer, `[B, kv heads, P, d]`; those of the stretch are put there.
+    """
     stop = start + hidden.shape[1]
     rotary = trunk.rotary_emb(hidden, torch.arange(start, stop, device=hidden.device)[None])
     for number, layer in enumerate(_layers(trunk)):
-        attended = _attend_prefix(cache, number, start, project(layer, layer.input_layernorm(hidden), rotary))
+        projected = project(layer, normalised(layer.input_layernorm, hidden), rotary)
+        attended = _attend_stretch(keys[number], values[number], start, projected)
         hidden = finish(layer, hidden, attended.transpose(1, 2).flatten(2))
+    return hidden
 
 
-def _attend_prefix(cache: RowCache, layer: int, start: int, projected: Projected) -> torch.Tensor:
-    """Puts a stretch's keys and values into the prefix, from `start` on, and attends from it: `[B, heads, L, d]`."""
-    queries, keys, values = projected
+def _attend_stretch(keys: torch.Tensor, values: torch.Tensor, start: int, projected: Projected) -> torch.Tensor:
+    """Puts a stretch's keys and values in place, from `start` on, and attends from it: `[B, heads, L, d]`."""
+    queries, new_keys, new_values = projected
     stop = start + queries.shape[2]
-    prefix_keys, prefix_values = cache.prefix_keys[layer], cache.prefix_values[layer]
-    prefix_keys[:, :, start:stop] = keys
-    prefix_values[:, :, start:stop] = values
-    return attend_causally(queries, prefix_keys[:, :, :stop], prefix_values[:, :, :stop])
+    keys[:, :, start:stop] = new_keys
+    values[:, :, start:stop] = new_values
+    return attend_causally(queries, keys[:, :, :stop], values[:, :, :stop])
 
 
 def _prefill_end(
@@ -85,68 +123,56 @@ def _prefill_end(
     Returns:
         `[B * R, hidden]`, the last layer's output at the end of each tail.
     """
-    device, length = tails.device, prefix.shape[1]
-    whole = cache.prefix_keys[0].shape[2]
-    places = torch.arange(whole - length, whole, device=device).expand(len(prefix), -1)
+    length, whole = prefix.shape[1], cache.prefix_keys[0].shape[2]
+    places = torch.arange(whole - length, whole, device=tails.device).expand(len(prefix), -1)
     hidden = torch.cat([prefix, tails], dim=1)
     rotary = trunk.rotary_emb(hidden, torch.cat([places, layout.positions], dim=1))
-    pick = layout.gather.to(device)  # [B, R * S]
     for number, layer in enumerate(_layers(trunk)):
-        queries, keys, values = project(layer, layer.input_layernorm(hidden), rotary)
-        stretch = queries[:, :, :length], keys[:, :, :length], values[:, :, :length]
-        queries, keys, values = queries[:, :, length:], keys[:, :, length:], values[:, :, length:]
-        seen = _attend_prefix(cache, number, whole - length, stretch) if length else stretch[0]
-        all_keys = torch.cat([cache.prefix_keys[number], keys], dim=2)
-        all_values = torch.cat([cache.prefix_values[number], values], dim=2)
-        out = functional.scaled_dot_product_attention(
-            queries, all_keys, all_values, attn_mask=layout.mask, enable_gqa=True
-        )
-        for part, own in ((cache.own_keys, keys), (cache.own_values, values)):
-            rows = torch.take_along_dim(own, pick[:, None, :, None], dim=2)  # [B, kv heads, R * S, d]
-            rows = rows.unflatten(2, (layout.rows, -1)).transpose(1, 2).flatten(0, 1)
+        states = project(layer, normalised(layer.input_layernorm, hidden), rotary)
+        stretch = states[0][:, :, :length], states[1][:, :, :length], states[2][:, :, :length]
+        queries, keys, values = (part[:, :, length:] for part in states)
+        prefix_keys, prefix_values = cache.prefix_keys[number], cache.prefix_values[number]
+        seen = stretch[0]
+        if length:
+            seen = _attend_stretch(prefix_keys, prefix_values, whole - length, stretch)
+        own_keys, own_values = layout.rows.by_row(keys), layout.rows.by_row(values)
+        own = layout.rows.attend_own(layout.rows.by_row(queries), own_keys, own_values)
+        out = merged(attend(queries, prefix_keys, prefix_values, layout.seen), own) if whole else own.out
+        for part, rows in ((cache.own_keys, own_keys), (cache.own_values, own_values)):
             part.append(functional.pad(rows, (0, 0, 0, GROWTH)))
         hidden = finish(layer, hidden, torch.cat([seen, out], dim=2).transpose(1, 2).flatten(2))
     cache.own_lengths = layout.lengths
-    ends = (length + layout.ends.to(device))[..., None].expand(-1, -1, hidden.shape[-1])
+    ends = (length + layout.ends)[..., None].expand(-1, -1, hidden.shape[-1])
     return torch.take_along_dim(hidden, ends, dim=1).flatten(0, 1)
 
 
 @dataclass(frozen=True)
 class _TailLayout:
-    """Where each tail lies in its medium's packed tails, and what it may see."""
+    """Where each tail lies in its medium's packed tails, and what it may see of the prefix."""
 
-    rows: int  # R
     lengths: torch.Tensor  # int64 [B, R]
     positions: torch.Tensor  # int64 [B, T], in the sequence
-    mask: torch.Tensor  # bool [B, 1, T, P + T]
-    gather: torch.Tensor  # int64 [B, R * S], packed index of each row's positions
+    seen: Seen  # of the prefix
+    rows: PackedRows  # the tails
     ends: torch.Tensor  # int64 [B, R], packed index of each tail's last position
 
-
-def _tail_layout(cache: RowCache, items: Sequence[PrefillItem], packed: int) -> _TailLayout:
-    device = cache.prefix_lengths.device
-    prefix = max(item.prefix.shape[0] for item in items)
-    media, rows = len(items), max(len(item.tails) for item in items)
-    longest = max(tail.shape[0] for item in items for tail in item.tails)
-    lengths = torch.zeros(media, rows, dtype=torch.int64)
-    positions = torch.zeros(media, packed, dtype=torch.int64)
-    gather = torch.zeros(media, rows, longest, dtype=torch.int64)
-    own = torch.zeros(media, packed, packed, dtype=torch.bool)
-    ends = torch.zeros(media, rows, dtype=torch.int64)
-    for medium, item in enumerate(items):
-        start = 0
-        for row, tail in enumerate(item.tails):
-            size = tail.shape[0]
-            span = torch.arange(size)
-            lengths[medium, row] = size
-            positions[medium, start : start + size] = item.prefix.shape[0] + span
-            gather[medium, row, :size] = start + span
-            own[medium, start : start + size, start : start + size] = torch.ones(size, size, dtype=torch.bool).tril()
-            ends[medium, row] = start + size - 1
-            start += size
-    seen = torch.arange(prefix)[None] < torch.tensor([item.prefix.shape[0] for item in items])[:, None]
-    mask = torch.cat([seen[:, None].expand(-1, packed, -1), own], dim=2)[:, None]
-    return _TailLayout(rows, lengths.to(device), positions.to(device), mask.to(device), gather.flatten(1), ends)
+    @classmethod
+    def of(cls, items: Sequence[PrefillItem], tails: torch.Tensor) -> "_TailLayout":
+        """Of tails that are packed as `[B, T, hidden]`."""
+        media, packed = tails.shape[:2]
+        lengths, ends = (np.zeros((media, max(len(item.tails) for item in items)), np.int64) for _ in range(2))
+        positions = np.zeros((media, packed), np.int64)
+        spans: list[list[tuple[int, int]]] = []
+        for medium, item in enumerate(items):
+            stops = list(accumulate(map(len, item.tails)))
+            spans.append(list(zip([0, *stops[:-1]], stops, strict=True)))
+            for row, (start, stop) in enumerate(spans[-1]):
+                lengths[medium, row], ends[medium, row] = stop - start, stop - 1
+                positions[medium, start:stop] = len(item.prefix) + np.arange(stop - start)
+        prefixes = [len(item.prefix) for item in items]
+        of_rows, of_tails, last = (torch.from_numpy(a).to(tails.device) for a in (lengths, positions, ends))
+        seen, rows = Seen.of(prefixes, max(prefixes), tails), PackedRows.of(spans, packed, tails.device)
+        return cls(of_rows, of_tails, seen, rows, last)
 
 
 def _itself(logits: torch.Tensor) -> Any:
@@ -185,16 +211,16 @@ def decode(
     positions = torch.cat([batch.cache.positions(batch.rows) for batch in batches])
     rotary = trunk.rotary_emb(hidden, positions[:, None])
     for batch in batches:
-        batch.cache.reserve()
+        batch.cache.reserve(batch.rows)
     for number, layer in enumerate(_layers(trunk)):
-        projected = dense.project(layer, layer.input_layernorm(hidden)[:, None], rotary)
+        projected = dense.project(layer, normalised(layer.input_layernorm, hidden)[:, None], rotary)
         split = [states.squeeze(2).split(sizes) for states in projected]
         out = [
-            batch.cache.attend(number, batch.rows, queries, keys, values)
+            batch.cache.attend(number, queries, keys, values)
             for batch, queries, keys, values in zip(batches, *split, strict=True)
         ]
         hidden = dense.finish(layer, hidden, torch.cat(out).flatten(1))
-    logits = model.lm_head(trunk.norm(hidden))
+    logits = model.lm_head(normalised(trunk.norm, hidden))
     # Last, and all at once: where memory runs out before, the step can be made again.
     made, lengths = then(logits), [batch.cache.advanced(batch.rows) for batch in batches]
     for batch, own_lengths in zip(batches, lengths, strict=True):

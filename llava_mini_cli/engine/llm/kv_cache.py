@@ -1,14 +1,28 @@
 """Keys and values of the answers in the making: one prefix a medium, shared by all of its questions.
 
-A `RowCache` belongs to one prefill batch of B media with up to R questions each, a row for each. Nothing of the prefix
-is copied for a question; a row owns only its tail and what it generated. Knows nothing of tokens or text.
+A `RowCache` belongs to B media with up to R questions each, a row for each. Nothing of the prefix is copied for a
+question; a row owns only its tail and what it generated. Where each medium has one question, there is no prefix, and a
+row owns all. Knows nothing of tokens or text.
 """
 
 from dataclasses import dataclass, field
 
 import torch
 
+from llava_mini_cli.engine.attention import Part, Seen, attend, merged
+
 GROWTH = 64  # positions by which the rows' own part grows
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What all layers of a decoding step have in common."""
+
+    rows: torch.Tensor | None  # int64 [n]; None: all rows in their order
+    place: torch.Tensor  # int64 [n], where each row's new position is
+    used: int  # positions of the longest row, the new one included
+    prefix: Seen
+    own: Seen
 
 
 @dataclass(eq=False)
@@ -21,7 +35,7 @@ class RowCache:
     prefix_values: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
     own_keys: list[torch.Tensor] = field(default_factory=list[torch.Tensor])  # each [B * R, kv heads, S, d]
     own_values: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
-    _unseen: torch.Tensor = field(init=False, repr=False)  # bool [B * R, 1, 1, P + S], of the step being made
+    _step: _Step = field(init=False, repr=False)  # the one being made
 
     @property
     def nbytes(self) -> int:
@@ -40,55 +54,56 @@ class RowCache:
         space = min(tensor.shape[2] for tensor in self.own_keys)
         return self.own_lengths.numel() * GROWTH if int(self.own_lengths.max()) >= space else 0
 
-    def reserve(self) -> None:
-        """Makes space for one more position in every row, before the layers of a step `attend`."""
-        need = int(self.own_lengths.max()) + 1
+    @property
+    def widest(self) -> tuple[int, int]:
+        """Positions of the prefix and of the rows' own part that there is space for."""
+        return self.prefix_keys[0].shape[2], self.own_keys[0].shape[2]
+
+    def reserve(self, rows: torch.Tensor) -> None:
+        """Makes space for one more position in every row, before the layers of a step `attend` from some, `[n]`."""
+        lengths = self.own_lengths.flatten()
+        told = lengths.tolist()
+        used = max(told) + 1
         for part in (self.own_keys, self.own_values):
             for layer, tensor in enumerate(part):
-                if need > tensor.shape[2]:  # each by itself: memory may have run out between two of them last time
+                if used > tensor.shape[2]:  # each by itself: memory may have run out between two of them last time
                     part[layer] = torch.nn.functional.pad(tensor, (0, 0, 0, GROWTH))
-        device = self.own_lengths.device
-        prefix = torch.arange(self.prefix_keys[0].shape[2], device=device) >= self.prefix_lengths[:, None]
-        own = torch.arange(need, device=device) > self.own_lengths.flatten()[:, None]
-        self._unseen = torch.cat([prefix.repeat_interleave(self.rows_per_medium, 0), own], dim=1)[:, None, None]
+        is_all = rows.tolist() == list(range(len(told)))
+        prefix = Seen.of(self.prefix_lengths.tolist(), self.prefix_keys[0].shape[2], self.prefix_keys[0])
+        own = Seen.of([length + 1 for length in told], used, self.own_keys[0])
+        self._step = _Step(None if is_all else rows, lengths[rows], used, prefix, own)
 
     def positions(self, rows: torch.Tensor) -> torch.Tensor:
         """The position in the sequence of the next token of each row, int64 `[n]`."""
         prefix = self.prefix_lengths[:, None].expand_as(self.own_lengths)
         return (prefix + self.own_lengths).flatten()[rows]
 
-    def attend(
-        self, layer: int, rows: torch.Tensor, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor
-    ) -> torch.Tensor:
-        """Appends one position to some rows (see `advanced`) and attends from it.
+    def attend(self, layer: int, queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """Appends one position to the rows of the step (see `advanced`) and attends from it.
 
         Args:
-            rows: int64 `[n]` into the B * R rows.
             queries: `[n, heads, d]`; keys, values: `[n, kv heads, d]`, rotated.
 
         Returns:
             `[n, heads, d]`.
         """
         own_k, own_v = self.own_keys[layer], self.own_values[layer]
-        place = self.own_lengths.flatten()[rows]
-        own_k[rows, :, place] = keys
-        own_v[rows, :, place] = values
-        used = self._unseen.shape[-1] - self.prefix_keys[layer].shape[2]
-        own_k, own_v = own_k[:, :, :used], own_v[:, :, :used]  # what lies behind is space for steps to come
-        media, per_medium = self.own_lengths.shape
-        kv_heads, dim = keys.shape[1:]
-        grouped = queries.new_zeros(media * per_medium, kv_heads, queries.shape[1] // kv_heads, dim)
-        grouped[rows] = queries.unflatten(1, (kv_heads, -1))
-        # The prefix is read once for all rows of a medium: [B, kv heads, R * group, P].
-        by_medium = grouped.unflatten(0, (media, per_medium)).transpose(1, 2).flatten(2, 3)
-        shared = by_medium @ self.prefix_keys[layer].transpose(2, 3)
-        shared = shared.unflatten(2, (per_medium, -1)).transpose(1, 2).flatten(0, 1)
-        scores = torch.cat([shared, grouped @ own_k.transpose(2, 3)], dim=-1).mul_(dim**-0.5)
-        weights = scores.masked_fill_(self._unseen, float("-inf")).softmax(-1, dtype=torch.float32).to(queries.dtype)
-        from_prefix, from_own = weights.split([shared.shape[-1], used], dim=-1)
-        from_prefix = from_prefix.unflatten(0, (media, per_medium)).transpose(1, 2).flatten(2, 3)
-        seen = (from_prefix @ self.prefix_values[layer]).unflatten(2, (per_medium, -1)).transpose(1, 2).flatten(0, 1)
-        return (seen + from_own @ own_v)[rows].flatten(1, 2)
+        step = self._step
+        index = torch.arange(len(own_k), device=own_k.device) if step.rows is None else step.rows
+        own_k[index, :, step.place] = keys
+        own_v[index, :, step.place] = values
+        if step.rows is not None:
+            queries = queries.new_zeros(len(own_k), *queries.shape[1:]).index_copy_(0, index, queries)
+        # What lies behind the used positions is space for steps to come.
+        own = attend(queries[:, :, None], own_k[:, :, : step.used], own_v[:, :, : step.used], step.own)
+        out = own.out[:, :, 0]
+        if self.prefix_keys[layer].shape[2]:
+            # The prefix is read once for all rows of a medium: [B, heads, R, d].
+            by_medium = queries.unflatten(0, self.own_lengths.shape).transpose(1, 2)
+            seen = attend(by_medium, self.prefix_keys[layer], self.prefix_values[layer], step.prefix)
+            shared = Part(*(part.transpose(1, 2).flatten(0, 1).unsqueeze(2) for part in seen))
+            out = merged(shared, own)[:, :, 0]
+        return out if step.rows is None else out[index]
 
     def advanced(self, rows: torch.Tensor) -> torch.Tensor:
         """`own_lengths` with the position that `attend` appended to each of these rows; the caller puts it there."""
