@@ -11,7 +11,7 @@ from llava_mini_cli.engine.encode import encode_features
 from llava_mini_cli.engine.language_model import PrefillItem
 from llava_mini_cli.engine.llm import generate
 from llava_mini_cli.engine.llm.generate import DecodeBatch, decode, prefill
-from llava_mini_cli.engine.llm.kv_cache import RowCache
+from llava_mini_cli.engine.llm.kv_cache import RowCache, alike, join
 from llava_mini_cli.engine.pack import NO_PROMPTS, TextPack, pack_prompts
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.prefusion import prefuse
@@ -89,6 +89,60 @@ def test_prefixes_of_unequal_length_together(
     monkeypatch.setattr(generate, "PREFILL_POSITIONS", positions)
     torch.manual_seed(3)
     check(model(), [item(length, *tail) for length, tail in zip((17, 0, 40), tails, strict=True)])
+
+
+@pytest.mark.parametrize("tails", [(4,), (2, 5)])
+def test_caches_that_are_joined_go_on_as_they_were(tails: tuple[int, ...]) -> None:
+    torch.manual_seed(4)
+    made = model()
+    batches = [[item(11, *tails), item(9, *tails)], [item(12, *tails)], [item(10, *tails)]]
+    caches = [prefill(made, batch)[0] for batch in batches]
+    decode(made, [DecodeBatch(caches[0], torch.arange(2 * len(tails)))], torch.arange(2 * len(tails)))  # one is ahead
+    rows = [torch.arange(one.own_lengths.numel()) for one in caches]
+    tokens = [torch.randint(0, 250, (sum(map(len, rows)),)) for _ in range(3)]
+    apart = [one.part(slice(0, len(one.own_lengths))) for one in caches]
+    for one in apart:  # tensors of their own
+        for part in (one.own_keys, one.own_values):
+            part[:] = [tensor.clone() for tensor in part]
+    assert alike(apart) == []
+    assert alike(caches) == caches
+    joined = join(caches)
+    assert joined.nbytes == sum(one.nbytes for one in caches)
+    assert caches[1].own_keys[0].data_ptr() != joined.own_keys[0].data_ptr()
+    for some in tokens:
+        wanted = decode(made, [DecodeBatch(*pair) for pair in zip(apart, rows, strict=True)], some)
+        found = decode(made, [DecodeBatch(joined, torch.arange(len(some)))], some)
+        torch.testing.assert_close(found, wanted, **CLOSE)
+
+
+def test_caches_that_would_need_much_padding_stay_as_they_are() -> None:
+    made = model()
+    short, long, several = ([item(30, 2)], [item(300, 2)], [item(30, 2, 2)])
+    caches = [prefill(made, items)[0] for items in (short, long, several, several, short)]
+    assert alike(caches) == [caches[0], caches[4]]
+    assert alike(caches[1:4]) == caches[2:4]
+    assert alike(caches[1:3]) == []
+
+
+def test_memory_that_runs_out_while_caches_are_joined_leaves_them_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = model()
+    caches = [prefill(made, [item(length, 2)])[0] for length in (30, 31)]
+    before = [[tensor.clone() for tensor in (*one.own_keys, *one.own_values)] for one in caches]
+    real, calls = torch.cat, iter(range(99))
+
+    def short(*given: Any, **more: Any) -> torch.Tensor:
+        if next(calls) == 5:
+            raise torch.OutOfMemoryError("too much")
+        return real(*given, **more)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "cat", short)
+        with pytest.raises(torch.OutOfMemoryError):
+            join(caches)
+    for one, tensors in zip(caches, before, strict=True):
+        for now, then in zip((*one.own_keys, *one.own_values), tensors, strict=True):
+            assert torch.equal(now[:, :, : then.shape[2]], then)
+    join(caches)
 
 
 IMAGE = IMAGE_TOKEN_ID

@@ -14,7 +14,8 @@ from llava_mini_cli.engine import engine as engine_module
 from llava_mini_cli.engine import frame_encoder
 from llava_mini_cli.engine import load as load_module
 from llava_mini_cli.engine import quantize as quantize_module
-from llava_mini_cli.engine.llm import own_model
+from llava_mini_cli.engine.engine import Engine
+from llava_mini_cli.engine.llm import own_model, token_decoder
 from llava_mini_cli.engine.llm.generation import Generation
 from llava_mini_cli.engine.llm.kv_cache import RowCache
 from llava_mini_cli.engine.load import load_engine, make_engine
@@ -200,3 +201,50 @@ def test_similarities_are_exact_however_many_threads_share_them(tmp_path: Path, 
     np.testing.assert_allclose(batches, wanted, rtol=1e-4, atol=1e-4)
     assert scan_file(path, 0, query).shape == (0,)
     assert scan_batches([], query).shape == (0,)
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many caches each decoding step attends to, as they come."""
+    counts: list[int] = []
+    real = token_decoder.decode
+
+    def decode(model: Any, parts: Any, *rest: Any) -> Any:
+        counts.append(len(parts))
+        return real(model, parts, *rest)
+
+    monkeypatch.setattr(token_decoder, "decode", decode)
+    return counts
+
+
+def six_images(oracle: Oracle, engine: Engine, questions: int) -> None:
+    """Asked of an engine that prefills a few at a time, and answered as each alone."""
+    wanted = [request(str(seed), oracle.video(1, seed), QUESTIONS[:questions]) for seed in range(6)]
+    for one in engine.run(wanted):
+        assert isinstance(one, Answer)
+        assert list(one.token_ids) == oracle.ids(1, int(one.key), QUESTIONS[one.prompt_index])
+
+
+@pytest.mark.parametrize("questions", [1, 2])
+def test_what_was_prefilled_apart_is_decoded_together(
+    oracle: Oracle, batches: list[int], steps: list[int], questions: int
+) -> None:
+    six_images(oracle, oracle.engine(limits(2)), questions)
+    assert len(batches) > 1
+    assert set(steps) == {1}
+
+
+def test_caches_that_there_is_no_memory_to_join_stay_apart(
+    oracle: Oracle, steps: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, asked = oracle.engine(limits(2)), list[int]()
+
+    def grow(positions: int) -> None:
+        asked.append(positions)
+        if len(asked) < 3:  # it is tried twice
+            raise MemoryError("too much")
+
+    monkeypatch.setattr(engine._room, "grow", grow)
+    six_images(oracle, engine, 1)
+    assert max(steps) > 1
+    assert asked[0] == asked[1] > 0

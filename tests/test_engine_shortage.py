@@ -142,7 +142,7 @@ def test_memory_that_runs_out_once_changes_no_answer(oracle: Oracle, wanted: Row
 NAMED = [
     "Track.take", "Track.complete", "Track.add", "pack_prompts", "admit", "prefill", "RowCache.reserve", "decode",
     "TokenDecoder._logits", "TokenDecoder._next_tokens", "TokenDecoder._shrink", "TokenDecoder.answer", "is_looping",
-    "choose", "FrameEncoder.frames_ready", "RowCache.let_go", "Engine._prefilling",
+    "TokenDecoder._join", "join", "choose", "FrameEncoder.frames_ready", "RowCache.let_go", "Engine._prefilling",
     "LabelIds.of", "LabelScorer._begin", "LabelScorer._steps", "LabelScorer._score", "LabelScorer._reply", "_extend",
     "PieceSums.more", "Explainer.step", "Explainer._score", "Explainer._items", "Explainer._likelihoods",
     "Explainer._end", "next_token",

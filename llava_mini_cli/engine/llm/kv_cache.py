@@ -2,9 +2,11 @@
 
 A `RowCache` belongs to B media with up to R questions each, a row for each. Nothing of the prefix is copied for a
 question; a row owns only its tail and what it generated. Where each medium has one question, there is no prefix, and a
-row owns all. Knows nothing of tokens or text.
+row owns all. Caches of media that are alike are joined, so that a step attends once for all of them. Knows nothing of
+tokens or text.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -12,6 +14,7 @@ import torch
 from llava_mini_cli.engine.attention import Part, Seen, attend, merged
 
 GROWTH = 64  # positions by which the rows' own part grows
+MOST_PADDING = 0.25  # of the positions of caches, those that may be added where they are joined
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,7 @@ class RowCache:
     prefix_values: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
     own_keys: list[torch.Tensor] = field(default_factory=list[torch.Tensor])  # each [B * R, kv heads, S, d]
     own_values: list[torch.Tensor] = field(default_factory=list[torch.Tensor])
+    is_apart: bool = False  # not to be joined with others: memory ran out
     _step: _Step = field(init=False, repr=False)  # the one being made
 
     @property
@@ -121,6 +125,7 @@ class RowCache:
             [tensor[media] for tensor in self.prefix_values],
             [tensor[rows][slots] if media.stop - media.start == 1 else tensor[rows] for tensor in self.own_keys],
             [tensor[rows][slots] if media.stop - media.start == 1 else tensor[rows] for tensor in self.own_values],
+            is_apart=True,
         )
 
     def keep_media(self, media: torch.Tensor) -> None:
@@ -148,3 +153,58 @@ class RowCache:
             for layer, tensor in enumerate(part):
                 if tensor.untyped_storage().nbytes() > tensor.nbytes:
                     part[layer] = tensor.clone()
+
+
+def alike(caches: Sequence[RowCache]) -> list[RowCache]:
+    """Some of the caches that may be joined: of as many rows a medium, without much padding, and none that is apart."""
+    left = [one for one in caches if not one.is_apart]
+    for number, first in enumerate(left):
+        found = [first]
+        for cache in left[number + 1 :]:
+            several = [*found, cache]
+            if cache.rows_per_medium == first.rows_per_medium and _padding(several) <= MOST_PADDING * _size(several):
+                found = several
+        if len(found) > 1:
+            return found
+    return []
+
+
+def room_to_join(caches: Sequence[RowCache]) -> int:
+    """Positions of keys and values that joining takes beside the caches: padding, and one layer that is there twice."""
+    padding = _padding(caches)
+    return padding + -(-(_size(caches) + padding) // len(caches[0].own_keys))
+
+
+def _size(caches: Sequence[RowCache]) -> int:
+    """Positions of all caches, padding of their own included."""
+    return sum(one.own_lengths.shape[0] * one.widest[0] + one.own_lengths.numel() * one.widest[1] for one in caches)
+
+
+def _padding(caches: Sequence[RowCache]) -> int:
+    """Positions that would be added where they are joined."""
+    prefix, own = (max(one.widest[part] for one in caches) for part in range(2))
+    joined = sum(one.own_lengths.shape[0] * prefix + one.own_lengths.numel() * own for one in caches)
+    return joined - _size(caches)
+
+
+def join(caches: Sequence[RowCache]) -> RowCache:
+    """One cache of the media of several, one behind the other, which have as many rows a medium.
+
+    Each becomes a part of it layer by layer. So where memory runs out on the way, all of them still are what they were.
+    """
+    whole: list[list[torch.Tensor]] = []
+    for part in ("prefix_keys", "prefix_values", "own_keys", "own_values"):
+        of_caches: list[list[torch.Tensor]] = [getattr(one, part) for one in caches]
+        whole.append([])
+        for layer in range(len(of_caches[0])):
+            tensors = [tensors[layer] for tensors in of_caches]
+            widest = max(tensor.shape[2] for tensor in tensors)
+            padded = [torch.nn.functional.pad(one, (0, 0, 0, widest - one.shape[2])) for one in tensors]
+            joined = torch.cat(padded)
+            for to, piece in zip(of_caches, joined.split([len(one) for one in tensors]), strict=True):
+                to[layer] = piece
+            whole[-1].append(joined)
+    prefix_lengths = torch.cat([one.prefix_lengths for one in caches])
+    prefix_keys, prefix_values, own_keys, own_values = whole
+    own_lengths = torch.cat([one.own_lengths for one in caches])
+    return RowCache(prefix_lengths, own_lengths, prefix_keys, prefix_values, own_keys, own_values)

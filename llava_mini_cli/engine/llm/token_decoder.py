@@ -16,7 +16,7 @@ from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine.dense import Dense
 from llava_mini_cli.engine.llm.generate import DecodeBatch, decode
 from llava_mini_cli.engine.llm.generation import Generation
-from llava_mini_cli.engine.llm.kv_cache import RowCache
+from llava_mini_cli.engine.llm.kv_cache import RowCache, alike, join, room_to_join
 from llava_mini_cli.engine.llm.sampling import LOOP_TOKENS, YesNo, is_looping, next_token, penalised
 from llava_mini_cli.engine.llm.token_masks import TokenMasks
 from llava_mini_cli.engine.request import FinishReason, Likelihood, Outcome
@@ -77,6 +77,9 @@ class TokenDecoder:
 
     def _decode(self, generations: Sequence[Generation]) -> More:
         groups = _by_cache(generations)
+        if some := alike([group[0].cache for group in groups]):
+            joining = Piece(partial(self._join, some), partial(_keep_apart, some))
+            return [joining, self._decoding(generations)]
         if self.room is not None and self.room.is_bounded:
             self.room.grow(sum(group[0].cache.growth for group in groups))
         shrinking = [Piece(partial(self._free, group[0].cache), tuple) for group in groups]
@@ -89,6 +92,20 @@ class TokenDecoder:
         if len(groups) == 1:
             return [self._decoding(part) for part in _cut(groups[0])]
         return [self._decoding([one for group in groups[part] for one in group]) for part in _halves(groups)]
+
+    def _join(self, caches: Sequence[RowCache]) -> More:
+        """Joins some caches, so that a step attends to the keys and values of all of them at once."""
+        if self.room is not None:
+            self.room.grow(room_to_join(caches))
+        joined, first = join(caches), 0
+        begins: dict[int, int] = {}
+        for cache in caches:
+            begins[id(cache)] = first
+            first += cache.own_lengths.numel()
+        moved = [(one, begins[id(one.cache)] + one.row) for one in self.generations if id(one.cache) in begins]
+        for one, row in moved:
+            one.cache, one.row = joined, row
+        return ()
 
     def _logits(self, groups: Sequence[list[Generation]], then: Callable[[torch.Tensor], More]) -> More:
         """What `then` makes of the scores of each generation's next token, `[n, vocab]`; a group shares a cache."""
@@ -232,6 +249,12 @@ def end_ids(model: LlavaMiniForConditionalGeneration) -> frozenset[int]:
     """The tokens that end an answer, as the model's generation_config.json has them."""
     end = cast("int | list[int] | None", cast(Any, model.generation_config).eos_token_id)
     return frozenset(end if isinstance(end, list) else [] if end is None else [end])
+
+
+def _keep_apart(caches: Sequence[RowCache]) -> More:
+    for cache in caches:
+        cache.is_apart = True
+    return ()
 
 
 def _by_cache(generations: Sequence[Generation]) -> list[list[Generation]]:
