@@ -40,9 +40,9 @@ def test_prefill_counts_what_goes_through_at_once_and_what_is_kept() -> None:
     room(2 * PREFILL_POSITIONS * 1000 + kept).prefill(2, long, 7, 3)
     with pytest.raises(MemoryError):
         room(2 * PREFILL_POSITIONS * 1000 + kept - 1).prefill(2, long, 7, 3)
-    room(9 * 1000 + (5 + 9 + 64) * 10).prefill(1, 5, 9, 1)
+    room(14 * 1000 + (5 + 9 + 64) * 10).prefill(1, 5, 9, 1)
     with pytest.raises(MemoryError):
-        room(9 * 1000 + (5 + 9 + 64) * 10 - 1).prefill(1, 5, 9, 1)
+        room(14 * 1000 + (5 + 9 + 64) * 10 - 1).prefill(1, 5, 9, 1)
 
 
 def test_growth_of_keys_and_values_is_counted() -> None:

@@ -34,7 +34,8 @@ class WorkRoom:
     def prefill(self, media: int, prefix: int, tails: int, rows: int) -> None:
         """Media at once, each with a prefix, all tails and rows of at most so many positions or rows."""
         kept = media * (prefix + tails + rows * GROWTH)
-        self._check(self._work.prefilling(media * max(min(prefix, PREFILL_POSITIONS), tails), kept))
+        at_once = min(prefix + tails, max(PREFILL_POSITIONS, tails))
+        self._check(self._work.prefilling(media * at_once, kept))
 
     def score(self, positions: int, seen: int, scores: int) -> None:
         """Given texts of so many positions, each of which may see so many more; and scores that are there at once."""
