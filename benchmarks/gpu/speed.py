@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from llava_mini_cli.bench.made_models import CountedPrompts, llava_beside, meta_
 from llava_mini_cli.bench.shapes import LARGE_CLIP, LLAMA_8B, NO_END
 from llava_mini_cli.bench.timing import RepeatedFrames
 from llava_mini_cli.config import GenerationOptions, Quantization
+from llava_mini_cli.engine import attention
 from llava_mini_cli.engine.dense import EAGER, compile_dense
 from llava_mini_cli.engine.encode import encode
 from llava_mini_cli.engine.engine import Engine
@@ -211,34 +213,49 @@ class Speed:
         yield fields
 
     def kernels(self) -> Iterator[Fields]:
-        """What takes the time: the fifteen costliest kernels of each phase, and those of attention."""
-        from torch.profiler import ProfilerActivity, profile
+        """What takes the time: the fifteen costliest kernels of each phase by way of attention, and those of attention.
 
-        pack = pack_prompts([CountedPrompts(self.config.vocab_size).question_ids("0")])
+        The ways are that which the engine takes, each other one for all of it, and a step whose caches are not joined.
+        """
+        pack = pack_prompts([CountedPrompts(self.config.vocab_size).question_ids(str(number)) for number in range(4)])
         chunk = max(self.size.chunks)
         pixels = self.pixels(chunk)
-        batch, tokens = self.decoding(max(self.size.rows[:-1]))
+        rows = max(self.size.rows[:-1])
+        batch, tokens = self.decoding(rows)
+        apart = [self.decoding(part)[0] for part in [max(1, rows // 4)] * min(4, rows)]
+        several = self.prefilled(self.item(self.size.frames, 16))
         works: dict[str, Callable[[], Any]] = {
             "encode": lambda: encode(self.model.model, pixels, [pack] * chunk),
             "prefill": lambda: prefill(self.model, [self.item(self.size.frames, 16)]),
             "step": lambda: decode(self.model, [batch], tokens),
+            "step of 16 questions": lambda: decode(self.model, [several], tokens.new_ones(16)),
         }
-        on_cuda = self.device.type == "cuda"
         for name, work in works.items():
+            yield self.profiled(name, "chosen", work)
+        yield self.profiled("step", "caches not joined", lambda: decode(self.model, apart, tokens))
+        for kernel in (attention.efficient, attention.plain) if self.device.type == "cuda" else (attention.plain,):
+            with patch.object(attention, "kernel_for", return_value=kernel):
+                for name, work in works.items():
+                    yield self.profiled(name, kernel.__name__, work)
+
+    def profiled(self, phase: str, way: str, work: Callable[[], Any]) -> Fields:
+        """The costliest kernels of some work."""
+        from torch.profiler import ProfilerActivity, profile
+
+        on_cuda = self.device.type == "cuda"
+        taken = self.median_of(1, work)
+        with profile(activities=[ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU]) as seen:
             work()
             self.wait()
-            with profile(activities=[ProfilerActivity.CUDA if on_cuda else ProfilerActivity.CPU]) as profiled:
-                work()
-                self.wait()
-            spent = {
-                event.key[:90]: float(event.self_device_time_total if on_cuda else event.self_cpu_time_total)
-                for event in profiled.key_averages()
-            }
-            whole = sum(spent.values()) or 1.0
-            top = sorted(spent.items(), key=lambda one: -one[1])
-            attention = [key for key, _ in top if any(word in key.lower() for word in ("flash", "attention", "fmha"))]
-            yield {"figure": "kernels", "phase": name, "ms": whole / 1e3, "attention": attention,
-                   "top": [[key, us / whole] for key, us in top[:15]]}  # fmt: skip
+        spent = {
+            event.key[:90]: float(event.self_device_time_total if on_cuda else event.self_cpu_time_total)
+            for event in seen.key_averages()
+        }
+        whole = sum(spent.values()) or 1.0
+        top = sorted(spent.items(), key=lambda one: -one[1])
+        named = [key for key, _ in top if any(word in key.lower() for word in ("flash", "attention", "fmha"))]
+        return {"figure": "kernels", "phase": phase, "way": way, "ms": 1e3 * taken, "kernels_ms": whole / 1e3,
+                "attention": named, "top": [[key, us / whole] for key, us in top[:15]]}  # fmt: skip
 
     def compiled(self) -> Iterator[Fields]:
         """--compile: the same step with its dense parts compiled."""
@@ -305,10 +322,14 @@ class Speed:
         width = self.config.hidden_size
         return PrefillItem(self.random(prefix, width), tuple(self.random(20, width) for _ in range(tails)))
 
+    def prefilled(self, *items: PrefillItem) -> DecodeBatch:
+        """Media whose questions are being answered, all with as many."""
+        cache, _ = prefill(self.model, items)
+        return DecodeBatch(cache, torch.arange(cache.own_lengths.numel(), device=self.device))
+
     def decoding(self, rows: int) -> tuple[DecodeBatch, torch.Tensor]:
         """Rows that are being answered, each about its own image."""
-        cache, _ = prefill(self.model, [self.item(24, 1) for _ in range(rows)])
-        batch = DecodeBatch(cache, torch.arange(rows, device=self.device))
+        batch = self.prefilled(*(self.item(24, 1) for _ in range(rows)))
         return batch, torch.ones(rows, dtype=torch.int64, device=self.device)
 
     def images(self, count: int) -> np.ndarray:
