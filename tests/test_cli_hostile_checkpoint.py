@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from archive_films import run
 from PIL import Image
 from tiny_checkpoints import write_tiny_checkpoint
 
+from llava_mini_cli.formats.archive.layout import ArchiveHeader
 from llava_mini_cli.hub import model_digest
 
 MINE = "from pathlib import Path\nPath({!r}).touch()\n"
@@ -116,8 +118,7 @@ def test_doctor_and_an_estimate_do_without_the_checkpoint(here: Path, damage: Ca
 
 def search(archive: Path) -> str:
     """What `search` says of an archive that was made with `evil`, which was given."""
-    header = archive / "archive.json"
-    header.write_text(json.dumps(json.loads(header.read_text()) | {"model_digest": model_digest("evil")}))
+    replace(ArchiveHeader.read(archive), model_digest=model_digest("evil")).write(archive)
     done = run("search", archive, "a circle", "-m", "evil")
     assert (done.exit_code, done.stdout, "Traceback" in done.stderr) == (1, "", False)
     assert not Path("pwned").exists()
