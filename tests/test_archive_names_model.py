@@ -1,9 +1,10 @@
 """An archive alone chooses no folder of this disk as a model, and fetches none."""
 
-import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from archive_films import run
@@ -11,6 +12,7 @@ from tiny_checkpoints import write_tiny_checkpoint
 
 from llava_mini_cli.config import PUBLISHED
 from llava_mini_cli.errors import ModelNotFound
+from llava_mini_cli.formats.archive.layout import ArchiveHeader
 from llava_mini_cli.hub import check_name_from_archive, check_revision, find_model, find_tower, model_digest
 
 
@@ -19,9 +21,8 @@ def copy(archive: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(archive, tmp_path / "theirs.index"))
 
 
-def edit(archive: Path, **fields: object) -> None:
-    header = archive / "archive.json"
-    header.write_text(json.dumps(json.loads(header.read_text()) | fields))
+def edit(archive: Path, **fields: Any) -> None:
+    replace(ArchiveHeader.read(archive), **fields).write(archive)
 
 
 @pytest.mark.parametrize("how", [("search", "{}", "a circle"), ("ask", "--index", "{}", "What?")])

@@ -14,7 +14,7 @@ from engine_doubles import ArrayFrames
 from engine_faults import Site, watched
 from engine_oracle import QUESTIONS, Oracle, limits, make_oracle
 
-from llava_mini_cli.config import GenerationOptions, Grammar
+from llava_mini_cli.config import EvidenceOptions, GenerationOptions, Grammar
 from llava_mini_cli.engine import frame_encoder, memory
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.llm import generate, kv_cache, own_model, token_decoder
@@ -25,6 +25,7 @@ from llava_mini_cli.engine.pack import TextPack
 from llava_mini_cli.engine.request import Answer, Failure, Outcome, Request, Window
 from llava_mini_cli.engine.track import Track
 from llava_mini_cli.errors import DeviceLost
+from llava_mini_cli.pipelines.evidence import EvenPieces
 
 MEDIA = 6
 SHORTAGES = (
@@ -61,7 +62,9 @@ def requests(oracle: Oracle) -> list[Request]:
         kind = "image" if len(pixels) == 1 else "video"
         choices = (("red", "red car", "blue"), None, ("a", "b"), None) if number == 4 else ()
         held = (None, Grammar("regex", "[a-d]{2,3}"), Grammar("regex", "x*"), None) if number == 5 else ()
-        explained = {0: {"size": (64, 48)}, 4: {"cut": lambda *_: (0.0, 2.0, 5.0)}}.get(number, {})
+        explained = {0: {"size": (64, 48)}, 4: {"cut": EvenPieces(0.0, 5.0, 1.0, EvidenceOptions(1, every=2.0))}}.get(
+            number, {}
+        )
         more = {"choices": choices, "grammars": held, **explained}
         asked.append(Request(str(number), kind, source, prompts, options, windows, **more))
     return asked
