@@ -1,8 +1,11 @@
 """search with the demo model on an archive of rendered videos, as a user runs it."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -152,10 +155,60 @@ def test_an_approximate_index_of_parts_that_are_gone_hides_and_shows_nothing(fil
     assert (near.exit_code, [row["file_name"] for row in rows(near)]) == (0, ["2.mp4"])
 
 
-def test_the_query_of_the_archive_page_runs(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+# What docs/archive.md says of other tools
+
+
+@pytest.fixture(scope="module")
+def changed(films: Path, archive: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The archive after one of its films became another one: rows and frames of it lie there that do not count."""
+    folder = tmp_path_factory.mktemp("changed")
+    shutil.copytree(archive, folder / "films.index")
+    shutil.copytree(films, folder / "films")
+    options = ["-o", folder / "films.index", "-m", "demo", "--features", "--caption-every", "3", "-q"]
+    assert run("index", folder / "films" / "red.mp4", *options).exit_code == 0
+    film(folder / "films" / "red.mp4", ["green circle"] * 3)
+    assert run("index", folder / "films" / "red.mp4", *options).exit_code == 0
+    return folder
+
+
+def that_count(folder: Path) -> list[tuple[str, float]]:
+    """The name and time of each frame that counts, as our own reader tells them."""
+    with open_archive(folder / "films.index") as archive:
+        names = {medium.number: medium.file_name for medium in archive.each_medium()}
+        columns = [archive.frames(part) for part in archive.parts]
+    every = [row for part in columns for row in zip(part.medium.tolist(), part.time.tolist(), strict=True)]
+    return sorted((names[medium], time) for medium, time in every if medium in names)
+
+
+def blocks(language: str) -> list[str]:
+    page = (ROOT / "docs" / "archive.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+
+
+def test_the_query_of_the_archive_page_runs(changed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     duckdb = pytest.importorskip("duckdb")
-    monkeypatch.chdir(archive.parent)
-    (query,) = re.findall(r"^```sql\n(.*?)^```", (ROOT / "docs" / "archive.md").read_text(), re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(changed)
+    (query,) = blocks("sql")
     found = duckdb.sql(query).fetchall()
-    assert sorted(row[0] for row in found) == sorted(name for name, seconds in FILMS.items() for _ in seconds)
+    assert sorted((row[0], row[1]) for row in found) == that_count(changed)
     assert len(found[0][2]) == 64
+
+
+def test_pandas_and_ray_read_an_archive_as_its_page_says(changed: Path) -> None:
+    pytest.importorskip("ray.data")
+    of_pandas, of_ray = blocks("python")
+    show = """
+ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 << 20, log_to_driver=False)
+%s
+made = pd.read_parquet("norms")
+print(json.dumps([sorted(zip(frames.file_name, frames.time)), sorted(zip(made.file_name, made.time)), min(made.norm)]))
+"""
+    code = f"import ray\n{of_pandas}{show % of_ray}"
+    environment = os.environ | {"RAY_DATA_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=changed, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    in_pandas, in_ray, least = json.loads(done.stdout.splitlines()[-1])
+    assert in_pandas == in_ray == [list(one) for one in that_count(changed)]
+    assert least > 0
