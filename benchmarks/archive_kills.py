@@ -60,12 +60,12 @@ def run(arguments: Sequence[str | Path], out: Path) -> int:
 
 
 def said(archive: Path, out: Path) -> str:
-    """What a search and a question say of an archive, with their exit codes."""
+    """What a search and a question say of an archive, with their exit codes; answers come in any order."""
     codes = [run(["search", archive, "a red circle", "-k", "99", "-q"], out)]
     found = out.read_text()
     codes.append(run(["ask", "--index", archive, "What shape is shown?", "--max-new-tokens", "3", "-q"], out))
     rows = [json.loads(line) for line in out.read_text().splitlines()]
-    return json.dumps([codes, found, [(row["id"], row["status"], row["text"]) for row in rows]])
+    return json.dumps([codes, found, sorted((row["id"], row["status"], row["text"]) for row in rows)])
 
 
 def strays(archive: Path) -> list[str]:

@@ -15,7 +15,7 @@ from test_formats_archive import SHAPES, add, as_format_1, frames, header, make,
 
 from llava_mini_cli.errors import ArchiveError, OutputError, UsageError
 from llava_mini_cli.formats.archive import compact as compact_module
-from llava_mini_cli.formats.archive import newest
+from llava_mini_cli.formats.archive import manifest, newest
 from llava_mini_cli.formats.archive import part as part_module
 from llava_mini_cli.formats.archive import writer as writer_module
 from llava_mini_cli.formats.archive.compact import Compacted, compact
@@ -172,6 +172,29 @@ def test_a_disk_that_is_full_discards_the_part(tmp_path: Path, monkeypatch: pyte
     monkeypatch.undo()
     assert not list(tmp_path.rglob("*part-*"))
     assert paths(tmp_path) == []
+
+
+@pytest.mark.parametrize("most", [1 << 20, 64])
+def test_facts_of_a_file_tell_each_byte_that_they_are_about(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """All of `media`, the footers of other tables; of a very large file no more than its end."""
+    monkeypatch.setattr(manifest, "_MOST_CHECKED", most)
+    path = tmp_path / "table.parquet"
+    pq.write_table(pa.table({"medium": [1, 2, 3]}), path)
+    whole = path.read_bytes()
+    footer = int.from_bytes(whole[-8:-4], "little") + 8
+    for table, told in (("media", len(whole)), ("frames", footer), ("vectors", 0)):
+        facts = manifest.file_facts(path, table)
+        changes: list[bool] = []
+        for place in range(len(whole) - 8):  # what lies behind says how long the footer is
+            path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+            changes.append(manifest.file_facts(path, table) != facts)
+        covered = max(0, min(told, most) - 8)
+        assert changes == [False] * (len(changes) - covered) + [True] * covered
+        path.write_bytes(whole + b"x")
+        assert manifest.file_facts(path, table).size == facts.size + 1
+        path.write_bytes(whole)
 
 
 @pytest.mark.parametrize(("name", "most"), [("PART_ROWS", 6), ("PART_BYTES", 6 * FRAME_BYTES), ("PART_SECONDS", 0.0)])
