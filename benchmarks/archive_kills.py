@@ -116,7 +116,8 @@ def main() -> None:
             before = said(archive, out)
             began = time.monotonic()
             assert run(command, out) == 0
-            made[step] = archive, kept, command, later, before, said(archive, out), time.monotonic() - began
+            seconds = time.monotonic() - began
+            made[step] = archive, kept, command, later, before, said(archive, out), seconds
         for number in range(arguments.kills):
             step = STEPS[number % len(STEPS)]
             archive, kept, command, later, before, after, seconds = made[step]

@@ -19,7 +19,7 @@ _HEAD = """<!doctype html>
 body {{ font: 16px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 62rem; padding: 0 1rem; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; margin: .5rem 0; }}
-th, td {{ border-bottom: 1px solid #8884; padding: .25rem .7rem; text-align: left; vertical-align: bottom; }}
+th, td {{ border-bottom: 1px solid #8884; padding: .25rem .7rem; text-align: left; vertical-align: top; }}
 td:first-child {{ white-space: nowrap; }}
 .number {{ text-align: right; }}
 img {{ display: block; height: auto; max-width: 100%; }}
