@@ -164,12 +164,13 @@ def _naming_the_place(context: Any) -> Generator[None]:
 
 
 def _flags_of_all(context: typer.Context) -> dict[str, dict[str, Kind]]:
+    return {name: _kinds(command) for name, command in configured_commands(context).items()}
+
+
+def _kinds(command: ConfiguredCommand) -> dict[str, Kind]:
+    harmless = harmless_options(command)
     return {
-        name: {
-            key: Kind(bool(option.is_flag), option.multiple, key in harmless_options(command))
-            for key, option in options_of(command).items()
-        }
-        for name, command in configured_commands(context).items()
+        key: Kind(bool(option.is_flag), option.multiple, key in harmless) for key, option in options_of(command).items()
     }
 
 
