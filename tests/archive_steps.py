@@ -4,6 +4,7 @@ Run as a program of its own, so that each step is a fork in which no library has
 JSON for each end: what a reader found after it, and what was left after the next run.
 """
 
+import gc
 import json
 import os
 import shutil
@@ -13,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pandas  # noqa: F401 - pyarrow imports both when it writes a table; here once for all forks
+import pyarrow.pandas_compat  # noqa: F401
 from test_formats_archive import add, header
 
 from llava_mini_cli.formats.archive import part, writer
@@ -112,6 +115,7 @@ def killed_at(number: int, folder: Path, act: Callable[[Path], object]) -> None:
 
 def main(base: Path, every: int) -> None:
     """The ends of every step, at each or at some of its operations."""
+    gc.freeze()  # a collection in a fork would copy all that it looks at
     told = base / "told.json"
     forked(lambda: make(base / "made"))
     for name, act in STEPS.items():

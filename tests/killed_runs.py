@@ -14,9 +14,10 @@ from pathlib import Path
 
 import cli_doubles
 import pandas  # noqa: F401 - pyarrow imports it where it is installed; here once for all
-import pydantic  # noqa: F401 - Typer imports it when a command runs
+import pyarrow.pandas_compat  # noqa: F401 - the same
 
-from llava_mini_cli.commands import left_out, reporter, summary  # noqa: F401 - once for all, like the formats
+import llava_mini_cli.workers.options  # noqa: F401 - once for all, like the commands and formats
+from llava_mini_cli.commands import left_out, reporter, summary  # noqa: F401
 from llava_mini_cli.commands.main import app
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine.request import Answer, Failure
@@ -35,7 +36,7 @@ ANSWERS_A_STEP = 4
 FILE_OPERATIONS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 
 _runs = multiprocessing.get_context("forkserver")
-_runs.set_forkserver_preload([__name__])
+_runs.set_forkserver_preload([__name__, "killed_runs_server"])
 
 
 def _start_server() -> None:

@@ -1,14 +1,14 @@
 """`llava-mini` for the shell blocks of a page, without the seconds in which each start imports torch.
 
-`warm_command` makes a command that hands its arguments, working directory, environment and standard streams to a
-server, which has imported everything once. A fork of it is the run: a process of its own that runs the command and ends
-as any Python does. Starting cold is tested elsewhere (`test_cli_real`, `test_cli_process`).
+`warm_command` makes a command that hands its arguments, working directory, environment, standard streams and bound on
+data (`ulimit -d`) to a server, which has imported everything once. A fork of it is the run: a process of its own that
+runs the command and ends as any Python does. Starting cold is tested elsewhere (`test_cli_real`, `test_cli_process`).
 """
 
 import atexit
-import gc
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -27,10 +27,11 @@ REAL = ("llava_mini_cli.__main__", "llava_mini_cli.engine.load", "llava_mini_cli
 
 CLIENT = """\
 #!{python} -ISE
-import json, os, socket, sys
+import json, os, resource, socket, sys
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
-asked = json.dumps([sys.argv, os.getcwd(), dict(os.environ)]).encode()
+allowed = resource.getrlimit(resource.RLIMIT_DATA)
+asked = json.dumps([sys.argv, os.getcwd(), dict(os.environ), allowed]).encode()
 socket.send_fds(server, [len(asked).to_bytes(4, "big")], [0, 1, 2])
 server.sendall(asked)
 sys.exit(int(server.makefile().read()))
@@ -75,7 +76,7 @@ def main() -> None:
     address, *modules = sys.argv[1:]
     for name in modules:
         import_module(name)
-    gc.freeze()
+    import_module("warm_parser").make_ready()
     if _served(address):
         _end(import_module(modules[0]).main)
 
@@ -120,7 +121,9 @@ def _served(address: str) -> bool:
     return True
 
 
-def _become(arguments: list[str], folder: str, environment: dict[str, str], streams: list[int]) -> None:
+def _become(
+    arguments: list[str], folder: str, environment: dict[str, str], allowed: tuple[int, int], streams: list[int]
+) -> None:
     """Takes over what a process has from the one that started it."""
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
@@ -131,6 +134,7 @@ def _become(arguments: list[str], folder: str, environment: dict[str, str], stre
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = arguments
+    resource.setrlimit(resource.RLIMIT_DATA, allowed)
 
 
 if __name__ == "__main__":
