@@ -79,7 +79,10 @@ def test_the_whole_benchmark_runs_and_removes_what_it_wrote(tmp_path: Path) -> N
     assert "| step of 16 rows |" in done.stdout
 
 
-def test_a_refusal_is_a_result(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_refusal_is_a_result(
+    checkpoint: Path, tmp_path: Path, warm_command: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(warm_command / "python"))  # the command is beside it
     media = full_size.make_media(tmp_path)
     found = full_size.measure(checkpoint / "nowhere", "bfloat16", media, 1, rates=False)
     assert found["runs"]["image, 1 question"]["exit_code"] == 1

@@ -46,10 +46,8 @@ def said(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if " media/s" not in line]
 
 
-def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [LLAVA_MINI, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=120
-    )
+def run(folder: Path, *arguments: str, command: str | Path = LLAVA_MINI) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([command, *arguments], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
 
 
 def test_ask_about_everything_at_once(place: Path) -> None:
@@ -80,25 +78,32 @@ def test_ask_about_everything_at_once(place: Path) -> None:
     assert "4 answers, 6 failed" in summary
 
 
-def test_a_damaged_checkpoint_is_one_line_and_exit_1(place: Path) -> None:
+@pytest.fixture(scope="module")
+def warm(warm_command: Path) -> Path:
+    """The command without its cold start, which the tests above and below show."""
+    return warm_command / "llava-mini"
+
+
+def test_a_damaged_checkpoint_is_one_line_and_exit_1(place: Path, warm: Path) -> None:
     broken = place / "broken"
     broken.mkdir()
     for path in (place / "tiny").iterdir():
         if path.name != "model.safetensors":
             (broken / path.name).symlink_to(path)
     (broken / "model.safetensors").write_bytes((place / "tiny" / "model.safetensors").read_bytes()[:1000])
-    done = run(place, "ask", "red.png", "What?", "-m", "broken")
+    done = run(place, "ask", "red.png", "What?", "-m", "broken", command=warm)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("llava-mini: error: ")
     assert done.stderr.count("\n") == 1
 
 
-def test_an_unknown_hub_id_fails_offline_sooner_than_an_answer_comes(place: Path) -> None:
+def test_an_unknown_hub_id_fails_offline_sooner_than_an_answer_comes(place: Path, warm: Path) -> None:
     """Within 5 seconds beside that, by the same clock, since the machine may be busy with other things."""
     began = time.monotonic()
-    assert run(place, "ask", "red.png", "What?", "-m", "tiny", "--max-new-tokens", "1").returncode == 0
+    asked = ("ask", "red.png", "What?", "--max-new-tokens", "1")
+    assert run(place, *asked, "-m", "tiny", command=warm).returncode == 0
     answered = time.monotonic()
-    done = run(place, "ask", "red.png", "What?", "-m", "nobody/no-such-model")
+    done = run(place, *asked, "-m", "nobody/no-such-model", command=warm)
     assert time.monotonic() - answered < answered - began + 5
     assert (done.returncode, done.stdout) == (1, "")
     assert "hf download nobody/no-such-model" in done.stderr
@@ -160,16 +165,16 @@ def test_a_decoder_that_reads_what_is_not_its_own_becomes_a_row(place: Path, mon
     assert row["error"] == f"PermissionError: [Errno 13] Permission denied: '{place}/secret.txt'"
 
 
-def test_a_prompt_too_long_says_how_many_frames_would_fit(place: Path) -> None:
-    done = run(place, "ask", "clip.mp4", "Why?", "-m", "tiny", "--max-new-tokens", "16380")
+def test_a_prompt_too_long_says_how_many_frames_would_fit(place: Path, warm: Path) -> None:
+    done = run(place, "ask", "clip.mp4", "Why?", "-m", "tiny", "--max-new-tokens", "16380", command=warm)
     assert done.returncode == 3
     assert json.loads(done.stdout)["error_type"] == "too_long"
     assert len(said(done.stderr)) == 1
     assert "fit" in done.stderr
 
 
-def test_doctor_reports_what_is_here(place: Path) -> None:
-    done = run(place, "doctor", "-m", "tiny")
+def test_doctor_reports_what_is_here(place: Path, warm: Path) -> None:
+    done = run(place, "doctor", "-m", "tiny", command=warm)
     assert (done.returncode, done.stderr) == (0, "")
     names = [line.split()[0] for line in done.stdout.splitlines() if line]
     assert {"llava-mini", "python", "torch", "device", "decord", "ffmpeg", "model"} <= set(names)

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from threading import Event
@@ -25,7 +24,6 @@ from llava_mini_cli.pipelines.open_job import fault_of, open_or_fault
 from llava_mini_cli.pipelines.settings import RunOptions
 
 OPTIONS = RunOptions(ModelOptions("demo"), SamplingOptions(), GenerationOptions())
-DOUBLES = str(Path(__file__).parent / "cli_doubles.py")
 
 
 @pytest.fixture
@@ -179,13 +177,14 @@ def test_the_root_itself_a_link_and_one_that_is_not_there(disk: Path) -> None:
         InputOptions(media_root="gone")
 
 
-def test_rows_of_a_strangers_table_through_the_command_line(disk: Path) -> None:
+def test_rows_of_a_strangers_table_through_the_command_line(disk: Path, warm_doubles: Path) -> None:
     """28 schemes of fsspec's without a package, others that are local in disguise: rows, at every run."""
     from fsspec.registry import known_implementations
 
     odd = sorted(set(known_implementations) - {"http", "https", "file", "local", "hf"})
     (disk / "t.csv").write_text("".join(["path\nroot/a.jpg\n", *(f"{name}://127.0.0.1/x\n" for name in odd)]))
-    command = [sys.executable, DOUBLES, "ask", "t.csv", "-p", "What?", "-o", "o.jsonl", "--media-root", "root"]
+    program = str(warm_doubles / "llava-mini")
+    command = [program, "ask", "t.csv", "-p", "What?", "-o", "o.jsonl", "--media-root", "root"]
     for _ in range(2):
         done = subprocess.run([*command, "-q"], cwd=disk, capture_output=True, text=True, check=False)
         assert done.returncode == 3, done.stderr
@@ -194,7 +193,7 @@ def test_rows_of_a_strangers_table_through_the_command_line(disk: Path) -> None:
         assert [row["id"] for row in rows if row["status"] == "ok"] == ["root/a.jpg"]
         kinds = {row["error_type"] for row in rows if row["status"] == "error"}
         assert kinds <= {"refused", "unreadable", "unreachable"}
-    typed = [sys.executable, DOUBLES, "ask", "ssh://127.0.0.1/x", "root/a.jpg", "-p", "What?"]
+    typed = [program, "ask", "ssh://127.0.0.1/x", "root/a.jpg", "-p", "What?"]
     done = subprocess.run(typed, cwd=disk, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "reading ssh:// needs a package that is not installed" in done.stderr
