@@ -20,9 +20,9 @@ demo-accuracy: .venv/.stamp-dev
 
 install: .venv/.stamp-run
 
-# Two processes, a file of tests in one of them.
+# Two processes, a file of tests in one of them, in the order of tests/conftest.py.
 test: .venv/.stamp-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.stamp-dev
 	$(BIN)/ruff check .

@@ -14,6 +14,24 @@ from llava_mini_cli.media.picture_pool import POOL
 # Tiny models are quickest on one thread, and tests then do not fight over the cores with their subprocesses.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# The files that take longest begin first, so that at the end no process waits long for another one's last file.
+LONGEST = (
+    "test_workers_ray", "test_outputs_killed", "test_benchmark_full_size", "test_benchmark_gpu", "test_bench",
+    "test_cli_real", "test_engine_labels", "test_docs", "test_docs_scale", "test_engine_shortage", "test_demo_model",
+    "test_memory_room", "test_evidence", "test_train_runs", "test_archive_runs", "test_archive_killed", "test_engine",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts the tests of the longest files first."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def pytest_sessionfinish() -> None:
+    """Has the interpreter end with all objects before the collector, as any program (`no_garbage_of_others`)."""
+    gc.unfreeze()
+
 
 @pytest.fixture(scope="session")
 def cache_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -47,6 +65,16 @@ def no_process_of_others() -> Iterator[None]:
         gc.collect()  # generators within cycles, such as those of a traceback
         time.sleep(0.05)
     assert not POOL.is_leased, "a run of these tests goes on"
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_garbage_of_others(no_process_of_others: None) -> None:
+    """Frees what tests of another file have left, and has collections look at nothing that is there by now.
+
+    An engine that ran out of memory collects; each time it would look at a million objects, most of torch's modules.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
