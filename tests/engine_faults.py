@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import cache
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ PUBLIC = {"Intake.piece"} | {
 }
 # Which tell what lies there and hand it on, outside of pieces.
 PLAIN = {"Explainer.has_work", "Explainer.take", "OwnLanguageModel.asked", "OwnLanguageModel.done"}
+UNWATCHED = PUBLIC | PLAIN
 
 
 class Site(NamedTuple):
@@ -27,22 +29,28 @@ class Site(NamedTuple):
     called: str
 
 
+@cache
+def _is_watched(file: str) -> bool:
+    return file.startswith(ENGINE) and not file.endswith(NOT_OURS)
+
+
 def _site(frame: FrameType, event: str, called: Any) -> Site | None:
     """Where something is called that may need memory, if this is such an event."""
+    code = frame.f_code
+    if not _is_watched(code.co_filename):
+        return None
     if event == "call":
-        code, caller = frame.f_code, frame.f_back
-        if caller is None or not code.co_filename.startswith(ENGINE) or code.co_filename.endswith(NOT_OURS):
-            return None
-        if code.co_name.startswith(("<", "__")) or code.co_qualname in PUBLIC | PLAIN:
+        caller = frame.f_back
+        if caller is None or code.co_name.startswith(("<", "__")) or code.co_qualname in UNWATCHED:
             return None
         return Site(caller.f_code.co_filename.rpartition("/")[2], caller.f_lineno, code.co_qualname)
-    if event != "c_call" or not frame.f_code.co_filename.startswith(ENGINE):
+    if event != "c_call":
         return None
     owner = getattr(called, "__self__", None)
     module = getattr(called, "__module__", None) or ""
-    if frame.f_code.co_filename.endswith(NOT_OURS) or not (isinstance(owner, torch.Tensor) or "torch" in module):
+    if not (isinstance(owner, torch.Tensor) or "torch" in module):
         return None
-    return Site(frame.f_code.co_filename.rpartition("/")[2], frame.f_lineno, called.__name__)
+    return Site(code.co_filename.rpartition("/")[2], frame.f_lineno, called.__name__)
 
 
 @contextmanager

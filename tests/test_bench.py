@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import cache
 from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -36,9 +37,10 @@ def llava_mini(*arguments: str) -> Result:
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """One round of everything, and a video of a second."""
+    """One round of everything, a video of a second, and products that are timed once for all models of a shape."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(subject, "ROUNDS", 1)
+        patch.setattr(subject, "measure", cache(subject.measure))
         patch.setattr(decoding, "SCENE_S", 1)
         patch.setattr(decoding, "COPIES", 1)
         patch.setattr(decoding, "DECODERS", ("ffmpeg",))
@@ -55,6 +57,12 @@ def report() -> Report:
 
 def table_of(report: Report, name: str) -> Table:
     return next(table for table in report.tables if table.name == name)
+
+
+@pytest.fixture
+def decoded(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has further reports take the table of decoding from the first: no model has a part in it."""
+    monkeypatch.setattr(run, "decode_table", lambda rounds: table_of(report, "decode"))
 
 
 def test_every_table_is_there_and_measured(report: Report) -> None:
@@ -210,6 +218,7 @@ def test_what_cannot_be_measured_is_one_line(
     assert (result.exit_code, result.stdout) == (code, "")
 
 
+@pytest.mark.usefixtures("decoded")
 def test_a_checkpoint_is_measured_with_its_own_weights(tmp_path: Path) -> None:
     write_tiny_checkpoint(tmp_path / "tiny")
     options = ModelOptions(str(tmp_path / "tiny"), device="cpu", dtype="float32")
@@ -225,6 +234,7 @@ def little(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
     monkeypatch.setattr(subject, "memory_of", lambda _: MemoryThere(size, "the machine"))
 
 
+@pytest.mark.usefixtures("decoded")
 def test_what_does_not_fit_is_counted_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     little(monkeypatch, 1 << 30)
     said: list[str] = []
@@ -237,7 +247,10 @@ def test_what_does_not_fit_is_counted_and_said(monkeypatch: pytest.MonkeyPatch) 
     assert str(found.facts["measured"]).startswith("no: the model needs")
 
 
-def test_a_table_for_which_memory_ran_out_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("decoded")
+def test_a_table_for_which_memory_ran_out_is_left_out(report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "flops_table", lambda *_: table_of(report, "flops"))  # of the same shape
+
     def full(*_: Any) -> None:
         raise MemoryError
 

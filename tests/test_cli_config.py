@@ -1,10 +1,12 @@
 """Config files, environment variables and flags: which wins, what is refused, and `llava-mini config`."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from cli_doubles import EchoEngine
 from configured_cli import echo_engines, llava_mini
 from test_cli_words import Screen
@@ -70,6 +72,8 @@ def test_a_commands_table_is_for_it_alone(engines: list[EchoEngine]) -> None:
 
 
 def test_values_are_read_as_if_they_were_typed(engines: list[EchoEngine], monkeypatch: pytest.MonkeyPatch) -> None:
+    # --compile is tried, here without the C++ compiler, with which `test_engine` compiles
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
     Path("llava-mini.toml").write_text("end = '1m30s'\nstart = 80\ncompile = true\nprompt = 'x=Is it?'\nquiet = true")
     monkeypatch.setenv("LLAVA_MINI_CONFIG", "llava-mini.toml")  # named: found there, it could not set all of these
     result = llava_mini("caption", "a.mp4")
