@@ -1,9 +1,13 @@
 """The choices of a question as tokens: labels, one of which is the answer. No torch."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from math import exp, isfinite
+from typing import NamedTuple
 
-from llava_mini_cli.config import Choices
+from llava_mini_cli.config import Choices, GenerationOptions
+from llava_mini_cli.engine.request import Likelihood
 from llava_mini_cli.errors import PromptError
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
 
@@ -55,3 +59,47 @@ class LabelIds:
                 raise PromptError("bad_prompt", f"the choices '{by_ids[own]}' and '{text}' are the same to the model")
             by_ids[own] = text
         return Labels(choices, tuple(self._prompts.header_ids()), tuple(ids))
+
+
+class Chosen(NamedTuple):
+    """The choice that is the answer, and what is told of all of them."""
+
+    ids: tuple[int, ...]
+    text: str
+    probs: Mapping[str, float]
+    scores: Mapping[str, Likelihood]
+
+
+def chosen(
+    labels: Labels, options: GenerationOptions, found: Sequence[Likelihood], before: Sequence[float] | None = None
+) -> Chosen | None:
+    """The likeliest of some labels.
+
+    Args:
+        found: how likely each is.
+        before: the scores that each has without a medium, which are subtracted; None: none are.
+
+    Returns:
+        None where a score is no number.
+    """
+    scores = [likelihood.score for likelihood in found]
+    if before is not None:
+        scores = [score - other for score, other in zip(scores, before, strict=True)]
+    if options.choice_score == "mean":
+        scores = [score / (len(ids) + 1) for score, ids in zip(scores, labels.ids, strict=True)]
+    if not all(map(isfinite, scores)):
+        return None
+    best = scores.index(max(scores))
+    probs = dict(zip(labels.texts, _softmax(scores), strict=True))
+    told = {
+        text: likelihood._replace(score=score)
+        for text, likelihood, score in zip(labels.texts, found, scores, strict=True)
+    }
+    return Chosen(labels.ids[best], labels.texts[best], probs, told)
+
+
+def _softmax(scores: Sequence[float]) -> list[float]:
+    most = max(scores)
+    shares = [exp(score - most) for score in scores]
+    total = sum(shares)
+    return [share / total for share in shares]

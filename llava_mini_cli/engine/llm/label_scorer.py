@@ -7,12 +7,11 @@ labels of all questions of a batch are scored in one packed step, as far as `STE
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from math import exp, isfinite
 
 import torch
 
 from llava_mini_cli.config import Choices
-from llava_mini_cli.engine.labels import MOST_KEPT, LabelIds, Labels
+from llava_mini_cli.engine.labels import MOST_KEPT, LabelIds, Labels, chosen
 from llava_mini_cli.engine.language_model import PrefillItem
 from llava_mini_cli.engine.llm.branches import HEAD_POSITIONS, Branches, log_likelihoods
 from llava_mini_cli.engine.llm.generate import prefill
@@ -172,26 +171,16 @@ class LabelScorer:
 
     def _reply(self, scoring: Scoring, one: Generation, found: Sequence[Likelihood]) -> More:
         labels, options = scoring.labels, one.question.options
-        scores = [likelihood.score for likelihood in found]
-        if options.choice_prior:
-            before = self._blind[_blind(one, labels.texts)]
-            if before is None:
-                return self._fail([scoring])
-            scores = [score - other for score, other in zip(scores, before, strict=True)]
-        if options.choice_score == "mean":
-            scores = [score / (len(ids) + 1) for score, ids in zip(scores, labels.ids, strict=True)]
-        if not all(map(isfinite, scores)):
+        before = self._blind[_blind(one, labels.texts)] if options.choice_prior else None
+        if options.choice_prior and before is None:
+            return self._fail([scoring])
+        choice = chosen(labels, options, found, before)
+        if choice is None:
             done = one.question.failure(ItemError("internal", "the model gave no finite scores; another --dtype may"))
         else:
-            best = scores.index(max(scores))
             if options.yes_no:
                 one.p_yes = self._decoder.p_yes(scoring.first)
-            probs = dict(zip(labels.texts, _softmax(scores), strict=True))
-            told = {
-                text: likelihood._replace(score=score)
-                for text, likelihood, score in zip(labels.texts, found, scores, strict=True)
-            }
-            done = self._decoder.answer(one, "stop", labels.ids[best], labels.texts[best], probs, told)
+            done = self._decoder.answer(one, "stop", *choice)
         self._decoder.done.append(done)
         scoring.is_over = True
         return ()
@@ -218,13 +207,6 @@ class LabelScorer:
 
 def _blind(one: Generation, choices: Choices) -> Blind:
     return one.question.text, choices
-
-
-def _softmax(scores: Sequence[float]) -> list[float]:
-    most = max(scores)
-    shares = [exp(score - most) for score in scores]
-    total = sum(shares)
-    return [share / total for share in shares]
 
 
 def _halves(parts: Sequence[Part]) -> list[Sequence[Part]]:
