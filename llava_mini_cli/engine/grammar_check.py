@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 from llava_mini_cli.config import Grammar
@@ -23,8 +24,8 @@ _OPTIONS = {
     "coerce_one_of": False,
     "lenient": False,
     "json_allowed_escapes": None,
-    "json_allow_general_unicode_escapes": False,
 }
+_NEWER = {"json_allow_general_unicode_escapes": False}  # llguidance 1.7 does not know it, nor could a schema ask for it
 _known: dict[Grammar, str | None] = {}
 
 
@@ -71,12 +72,20 @@ def source(grammar: Grammar, gap: str = "") -> str:
     if grammar.kind == "regex":
         whole = matcher.grammar_from_regex(grammar.text)
     else:
-        whole = matcher.grammar_from_json_schema(grammar.text, overrides=_OPTIONS)
+        whole = matcher.grammar_from_json_schema(grammar.text, overrides=_options())
     if not gap:
         return whole
     body = json.loads(whole)["grammars"][0]
     first = {"lark_grammar": f"start: {json.dumps(gap)} @body"}
     return json.dumps({"grammars": [first, {**body, "name": "body"}]})
+
+
+@cache
+def _options() -> dict[str, Any]:
+    """What no schema may change, as far as this llguidance knows of it."""
+    matcher = llguidance().LLMatcher
+    refused = matcher.validate_grammar(matcher.grammar_from_json_schema("{}", overrides=_NEWER))
+    return _OPTIONS if "unknown field" in refused else _OPTIONS | _NEWER
 
 
 def one_line(words: str) -> str:
