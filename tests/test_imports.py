@@ -65,6 +65,7 @@ ONLY_IN = {  # third-party packages and the parts that may know them
     "ray": {"workers"},
     "torch": {"engine", "model", "pipelines", "train", "bench"},  # pipelines: `doctor` alone, inside functions
     "transformers": {"engine", "model", "train", "bench"},
+    "vllm": {"engine"},
 }
 
 
@@ -132,6 +133,18 @@ def test_lmms_eval_is_known_where_it_loads_us_alone() -> None:
     for path in PACKAGE.rglob("*.py"):
         names = {f"llava_mini_cli.evaluate.{module}" for module in ("manifest", "plugin")}
         assert not names & set(imported(path)), path
+
+
+def test_vllm_is_known_where_its_own_process_begins_alone() -> None:
+    """Nobody else imports it, nor what does."""
+    knowing = {
+        path.name for path in modules_of("engine") if any(name.split(".")[0] == "vllm" for name in imported(path))
+    }
+    assert knowing == {"architecture.py", "held_scores.py", "plugin.py", "server.py", "vllm_engine.py"}
+    names = {f"llava_mini_cli.engine.vllm.{name.removesuffix('.py')}" for name in knowing}
+    for path in PACKAGE.rglob("*.py"):
+        if path.name not in knowing or path.parent.name != "vllm":
+            assert not names & set(imported(path)), path
 
 
 def test_pipelines_and_what_is_below_print_nothing() -> None:

@@ -115,6 +115,9 @@ EXTRAS: dict[tuple[str, str], Case] = {  # by the name of the extra and the opti
         r"--schema needs llguidance: pip install 'llava-mini-cli\[schema\]'",
         without("llguidance"),
     ),
+    ("vllm", "--llm"): Case(
+        ASK + "--llm vllm", r"--llm vllm needs vllm: pip install 'llava-mini-cli\[vllm\]'", without("vllm")
+    ),
     ("ray", "--workers"): Case(
         ASK + "--workers 2", r"--workers needs ray: pip install 'llava-mini-cli\[ray\]'", without("ray")
     ),
@@ -537,9 +540,9 @@ def test_every_option_that_needs_an_extra_has_a_case() -> None:
 # The options that need more than a value, of any command. The others say nothing about this machine.
 NEEDY = {
     "ann", "approximate", "bf16", "cache-dir", "check", "compile", "data", "decoder", "dedupe", "device", "dtype",
-    "files-from", "format", "html", "image", "index", "layers", "lora-rank", "media", "media-root", "model", "output",
-    "plot", "preset", "prompt-file", "quantize", "ray", "revision", "schema", "summary-json", "thumbnails", "workers",
-    "yes-no",
+    "files-from", "format", "html", "image", "index", "layers", "llm", "lora-rank", "media", "media-root", "model",
+    "output", "plot", "preset", "prompt-file", "quantize", "ray", "revision", "schema", "summary-json", "thumbnails",
+    "workers", "yes-no",
 }  # fmt: skip
 PLAIN = {
     "after", "allow-truncated", "average", "batch", "batch-size", "before", "cache-size", "caption-every",

@@ -15,6 +15,7 @@ from figures import Fields, Figures, Part, run_parts
 from speed import SIZES, Speed
 
 from llava_mini_cli import __version__
+from llava_mini_cli.needs import is_installed
 
 
 def environment(device: torch.device, size: str) -> Iterator[Fields]:
@@ -32,14 +33,14 @@ def environment(device: torch.device, size: str) -> Iterator[Fields]:
     yield fields
 
 
-def vllm() -> Iterator[Fields]:
-    """The version of vLLM, where it can be imported."""
-    try:
-        import vllm as found  # pyright: ignore[reportMissingImports]
-    except ImportError:
+def vllm(device: torch.device) -> Iterator[Fields]:
+    """Our own language model and vLLM's beside each other, with the demo model, where vLLM can be imported."""
+    if not is_installed("vllm"):
         yield {"left_out": "vLLM is not installed"}
         return
-    yield {"vllm": found.__version__}
+    from language_models import compared
+
+    yield from compared("demo", str(device), "float32", 3, 16)
 
 
 def parts_of(size: str, device: torch.device) -> dict[str, Part]:
@@ -62,7 +63,7 @@ def parts_of(size: str, device: torch.device) -> dict[str, Part]:
         "compile": speed.compiled,
         "fp8": partial(speed.quantised, "fp8"),
         "int8": partial(speed.quantised, "int8"),
-        "vllm": vllm,
+        "vllm": partial(vllm, device),
     }
     return parts
 

@@ -23,9 +23,12 @@ Shape = tuple[int, int, int]  # rows, in, out
 class RepeatedFrames:
     """So many frames that are there already, one picture again and again: a long video that needs no memory."""
 
-    def __init__(self, count: int, size: int) -> None:
+    def __init__(self, count: int, size: int, seed: int = 0) -> None:
+        """`size`: pixels of each side; `seed`: of the picture."""
         self._count = count
-        self._pixels: NDArray[np.uint8] = np.random.default_rng(0).integers(0, 256, (1, size, size, 3), dtype=np.uint8)
+        self._pixels: NDArray[np.uint8] = np.random.default_rng(seed).integers(
+            0, 256, (1, size, size, 3), dtype=np.uint8
+        )
 
     def __iter__(self) -> Iterator[FrameChunk]:
         for start in range(0, self._count, CHUNK):

@@ -7,7 +7,7 @@ half chooses what is done next. Failures are values: what fails alone becomes a 
 on. Knows nothing of files or output formats.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import chain, islice, repeat
 from typing import cast
@@ -23,7 +23,7 @@ from llava_mini_cli.engine.frame_encoder import FrameEncoder
 from llava_mini_cli.engine.grammars import Grammars
 from llava_mini_cli.engine.intake import Intake
 from llava_mini_cli.engine.labels import LabelIds
-from llava_mini_cli.engine.language_model import LanguageModel
+from llava_mini_cli.engine.language_model import Asked, LanguageModel
 from llava_mini_cli.engine.llm.own_model import OwnLanguageModel
 from llava_mini_cli.engine.llm.token_decoder import end_ids
 from llava_mini_cli.engine.memory import unless_out_of_memory
@@ -39,6 +39,7 @@ from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
 
+MakeLanguageModel = Callable[[LabelIds, Grammars], LanguageModel]
 SHORT_PREFIX = 512  # positions; prefixes up to this length are padded to one another and prefilled together
 
 
@@ -56,11 +57,13 @@ class Engine:
         image_projection: torch.Tensor | None = None,
         weight_format: WeightFormat | None = None,
         note: str | None = None,
+        make_llm: MakeLanguageModel | None = None,
     ) -> None:
         """Args:
         image_projection: CLIP's, for requests that want embeddings; None: it has none.
         weight_format: that of the Llama layers' weights; None: the model's number format.
-        note: why they are in it, where nobody asked for that.
+        note: why they are in it, where nobody asked for that, or who answers, where it is not `model`.
+        make_llm: makes the language model; None: it is our own, in `model`.
         """
         config = model.config
         self.model = model
@@ -83,7 +86,12 @@ class Engine:
         )
         self._labels = LabelIds(prompts)
         self._grammars = Grammars(prompts, end_ids(model), config.vocab_size)
-        self._llm: LanguageModel = OwnLanguageModel(model, prompts, self._labels, self._grammars, self._room, dense)
+        self.is_whole = make_llm is None  # the language model is in `model`
+        self._llm: LanguageModel
+        if make_llm is None:
+            self._llm = OwnLanguageModel(model, prompts, self._labels, self._grammars, self._room, dense)
+        else:
+            self._llm = make_llm(self._labels, self._grammars)
         self._explainer = Explainer(model, prompts, self.still, self._room, self._llm.end_ids)
 
     @property
@@ -131,6 +139,8 @@ class Engine:
         """
         if any(request.choices) and not self._llm.end_ids:
             raise UsageError("--choices: this model's generation_config.json names no token that ends an answer")
+        if not self.is_whole and (request.cut is not None or request.size is not None):
+            raise UsageError("--evidence: our own language model has it alone; leave --llm out")
         intake = Intake(request, self.prompts, self._context, self._labels, self._grammars)
         work_off([intake.piece(self._llm.accept)])
         self._encoder.failures += intake.failures
@@ -180,6 +190,23 @@ class Engine:
         outcomes = [*failures, *self._explainer.take(done), *self._explainer.done]
         self._explainer.done = []
         return outcomes
+
+    def ask_alone(self, asked: Asked) -> Outcome:
+        """What the language model makes of one question about no medium, while the engine is idle.
+
+        Raises:
+            DeviceLost: the device, or the process that the language model is in, does not work any more.
+        """
+        failed = asked.questions[0].failure(ItemError("out_of_memory", "the prompt does not fit the memory"))
+
+        def fail() -> More:
+            self._llm.done.append(failed)
+            return ()
+
+        work_off([Piece(partial(self._llm.begin, [asked]), fail)])
+        while not self._llm.done:
+            work_off(self._llm.step())
+        return self._llm.done.pop()
 
     def close(self) -> None:
         """Ends every source in flight; what was in flight is not answered."""

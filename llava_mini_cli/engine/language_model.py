@@ -93,7 +93,7 @@ class LanguageModel(Protocol):
 
     @property
     def cache_bytes(self) -> int:
-        """Bytes of this process that the questions at hand take."""
+        """Bytes that the questions at hand take beside the weights."""
         ...
 
     def accept(self, options: GenerationOptions) -> None:

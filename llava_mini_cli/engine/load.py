@@ -18,12 +18,14 @@ from llava_mini_cli.engine.products import choose_products, int8_kernel, measure
 from llava_mini_cli.engine.quantize import Packing, quantize
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.engine.trials import try_options
+from llava_mini_cli.engine.vllm.load import bounded, half_of, start_vllm, takes_vllm
 from llava_mini_cli.engine.work_bytes import Sizes, Work, bounds
 from llava_mini_cli.errors import ModelError, ModelNotFound, UsageError
 from llava_mini_cli.hub import find_model, find_tower
 from llava_mini_cli.memory_there import held_bytes, memory_there
 from llava_mini_cli.model.checkpoint import load_config, look_at_weights
 from llava_mini_cli.model.clip_space import load_image_projection
+from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
 
@@ -57,7 +59,10 @@ def load_engine(
     projection = _projection(options) if collects else None
     if compares and projection is None:
         raise UsageError("--dedupe compares CLIP embeddings, and this model's CLIP has no image projection")
-    model = choice and unless_out_of_memory(_load_model, options, choice, device)
+    on_vllm = takes_vllm(options, device)
+    if on_vllm and choice is not None and choice.kind != choice.number:
+        raise UsageError(f"--llm vllm: only in {choice.kind} would the model fit the memory, which vLLM does not have")
+    model = choice and unless_out_of_memory(_load_half if on_vllm else _load_model, options, choice, device)
     if model is None:
         raise ModelError(f"model {options.model}: no memory left on {device} for its weights")
     return make_engine(model, processor, options, _revision(options), projection, choice)
@@ -89,6 +94,14 @@ def _load_model(options: ModelOptions, choice: Choice, device: torch.device) -> 
     return model
 
 
+def _load_half(options: ModelOptions, choice: Choice, device: torch.device) -> LlavaMiniForConditionalGeneration:
+    """What turns frames into tokens; the language model is loaded by vLLM."""
+    config = half_of(load_config(find_model(options.model, options.revision)))
+    return LlavaMiniForConditionalGeneration.from_pretrained(
+        options.model, revision=options.revision, dtype=choice.dtype, device=device, config=config
+    )
+
+
 def _projection(options: ModelOptions) -> torch.Tensor | None:
     """CLIP's image projection; None where the tower's directory is the vision half alone, or there is none."""
     checkpoint = find_model(options.model, options.revision)
@@ -112,26 +125,37 @@ def make_engine(
 
     `choice`: None: the weights are in the model's number format, and all of them in memory.
     """
-    limits = _limits(model, options, choice)
+    is_half = model.config.num_hidden_layers == 0  # and the language model is on vLLM
+    config = load_config(find_model(options.model, options.revision)) if is_half else model.config
+    limits = _limits(model, config, options, choice)
     if limits.work_bytes is not None and limits.work_bytes >= AMPLE:
         keep_freed_memory()
     prompts = processor.prompts(options.prompt_layout)
     if options.compile:
         dense = compile_dense(model)
     else:
-        choose_products(model, measured_rates(model.config, model.device))
+        choose_products(model, measured_rates(config, model.device))
         dense = EAGER
     kind, note = (None, None) if choice is None else (choice.kind, choice.note)
-    return Engine(model, processor, prompts, limits, revision, dense, image_projection, kind, note)
+    if not is_half:
+        return Engine(model, processor, prompts, limits, revision, dense, image_projection, kind, note)
+    vllm = start_vllm(model, prompts, options, config, limits)
+    limits, note = bounded(limits), vllm.note
+    return Engine(model, processor, prompts, limits, revision, dense, image_projection, kind, note, vllm.make)
 
 
-def _limits(model: LlavaMiniForConditionalGeneration, options: ModelOptions, choice: Choice | None) -> Limits:
-    """The bounds of a run: shares of what is left beside the weights on a CPU; a card says itself when it is full."""
+def _limits(
+    model: LlavaMiniForConditionalGeneration, config: LlavaMiniConfig, options: ModelOptions, choice: Choice | None
+) -> Limits:
+    """The bounds of a run: shares of what is left beside the weights on a CPU; a card says itself when it is full.
+
+    `config`: of the whole model, of which `model` may be a half.
+    """
     there, on_cuda = memory_there(), model.device.type == "cuda"
     own, mapped = (0, 0) if choice is None or on_cuda else (choice.need.own, choice.need.mapped)
     left = None if there is None else max(0, there.bytes - max(held_bytes(), own) - mapped)
     is_packed = choice is not None and choice.kind not in NUMBER_BYTES
-    work = Work.of(Sizes.of(model.config.to_dict()), model.dtype.itemsize, is_packed=is_packed)
+    work = Work.of(Sizes.of(config.to_dict()), model.dtype.itemsize, is_packed=is_packed)
     found = bounds(left, work, options.batch_size)
     if on_cuda:
         cache_bytes = int(torch.cuda.mem_get_info(model.device)[0] * CUDA_CACHE_SHARE)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from llava_mini_cli.config import Choices, GenerationOptions, Grammar
 from llava_mini_cli.engine.language_model import Asked
@@ -77,3 +78,30 @@ def asked_about(track: Track, window: WindowSum, per_frame: int) -> list[Asked]:
         Asked(item, tuple(AskedAbout(track, window, prompt, per_frame) for prompt in group.prompts))
         for item, group in zip(prefill_items(track, window), window.groups, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class AskedAlone:
+    """A question about no medium."""
+
+    text: str
+    options: GenerationOptions
+    choices: Choices | None = None
+    grammar: Grammar | None = None
+
+    def answer(
+        self,
+        reason: FinishReason,
+        tokens: Sequence[int],
+        text: str,
+        p_yes: float | None = None,
+        choice_probs: Mapping[str, float] | None = None,
+        choice_scores: Mapping[str, Likelihood] | None = None,
+    ) -> Answer:
+        """The answer that it came to, of no request."""
+        told: dict[str, Any] = {"p_yes": p_yes, "choice_probs": choice_probs, "choice_scores": choice_scores}
+        return Answer("", 0, text, tuple(tokens), reason, 0, 0, 0, len(tokens), **told)
+
+    def failure(self, error: ItemError) -> Failure:
+        """Its failure, in place of an answer."""
+        return Failure("", 0, "generate", error.kind, str(error))

@@ -50,7 +50,9 @@ def read_arguments(given: Mapping[str, object], rank: int = 0, world_size: int =
         if world_size > 1 and device in ("auto", "cuda"):
             device = f"cuda:{rank}"
         model = ModelOptions(
-            known.get("pretrained", PUBLISHED), device=device, **_among(known, "revision dtype quantize prompt_layout")
+            known.get("pretrained", PUBLISHED),
+            device=device,
+            **_among(known, "revision dtype quantize prompt_layout llm"),
         )
         sampling = SamplingOptions(**_among(known, "fps max_frames fit decoder"))
         rest = _among(known, "max_new_tokens choice_score several_images failures")
@@ -162,6 +164,7 @@ _READERS: dict[str, Callable[[str, object], Any]] = {
     "device": _text,
     "dtype": _text,
     "quantize": _text,
+    "llm": _text,
     "prompt_layout": _one_of(("trained", "reference")),
     "fps": _number,
     "max_frames": _whole,

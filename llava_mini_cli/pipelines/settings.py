@@ -47,6 +47,7 @@ class RunOptions:
         self.spans.finding(is_wanted=self.finds_scenes)
         if self.evidence.most is None:
             return
+        object.__setattr__(self, "model", self.model.with_own("--evidence"))  # which auto then is
         if self.schema is not None:
             raise UsageError("--evidence is about one answer, and --schema asks for several; leave one of both")
         if self.spans.scenes and not self.evidence.scenes:
@@ -98,9 +99,11 @@ class RunOptions:
 
     def answer_settings(self) -> Settings:
         """The settings in a row's fingerprint; how tokens are sampled counts only where they are."""
+        llm = self.model.told_llm(self.generation)
         return {
             "dtype": self.model.dtype,
             "quantize": self.model.quantize,
+            **({} if llm is None else {"llm": llm}),
             "prompt_layout": self.model.prompt_layout,
             "fps": self.sampling.fps,
             "max_frames": self.sampling.max_frames,

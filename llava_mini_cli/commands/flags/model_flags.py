@@ -8,7 +8,7 @@ import typer
 
 from llava_mini_cli.commands.config_files import HARMLESS
 from llava_mini_cli.commands.sizes import parse_size
-from llava_mini_cli.config import PUBLISHED, DTypeName, ModelOptions, PromptLayout, Quantization
+from llava_mini_cli.config import PUBLISHED, DTypeName, LanguageModelName, ModelOptions, PromptLayout, Quantization
 
 DEFAULT_MODEL = PUBLISHED
 
@@ -74,6 +74,13 @@ class ModelFlags:
     compile: Annotated[bool, _option(help="Compilation of the model: a later start, then a faster run.")] = (
         ModelOptions.compile
     )
+    llm: Annotated[
+        LanguageModelName,
+        _option(
+            help="Language model that answers: own, vllm (extra llava-mini-cli\\[vllm]), or auto: vllm on "
+            "CUDA where it is installed."
+        ),
+    ] = ModelOptions.llm
     prepared_size: Annotated[
         int,
         _option(

@@ -1,0 +1,6 @@
+from typing import Any
+
+class LogitsProcessor: ...
+
+class MoveDirectionality:
+    SWAP: Any
