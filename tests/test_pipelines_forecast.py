@@ -308,8 +308,8 @@ def test_a_machine_on_which_all_is_well(machine: SimpleNamespace) -> None:
     found = facts()
     assert list(found) == [
         "llava-mini", "python", "system", "torch", "transformers", "huggingface_hub", "tokenizers", "safetensors",
-        "numpy", "pillow", "pyarrow", "typer", "rich", "tqdm", "memory", "cuda:0", "cuda:1", "decord", "ffmpeg-python",
-        "imageio-ffmpeg", "ffmpeg", "confinement", "model", "vision tower",
+        "numpy", "pillow", "pyarrow", "typer", "rich", "tqdm", "memory", "cuda:0", "cuda:1", "vllm", "decord",
+        "ffmpeg-python", "imageio-ffmpeg", "ffmpeg", "confinement", "model", "vision tower",
     ]  # fmt: skip
     assert {fact.problem for fact in found.values()} == {None}
     assert found["llava-mini"].value == __version__
