@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from fsspec.registry import _registry as REMEMBERED  # noqa: N812 - by fsspec: the classes that it has imported
 from opened_files import opened_below
 from PIL import Image
 from typer.main import get_command
@@ -47,6 +48,8 @@ def without(*packages: str) -> Change:
     def change(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         for package in packages:
             monkeypatch.setitem(sys.modules, package, None)
+        for scheme in ("http", "https"):  # which another test's download may have had fsspec remember
+            monkeypatch.delitem(REMEMBERED, scheme, raising=False)
 
     return change
 
