@@ -16,7 +16,7 @@ from math import isfinite
 import torch
 
 from llava_mini_cli.engine.encode import encode_features
-from llava_mini_cli.engine.language_model import PrefillItem
+from llava_mini_cli.engine.language_model import NOT_FINITE, PrefillItem
 from llava_mini_cli.engine.left_out import picture_blocks
 from llava_mini_cli.engine.llm.branches import HEAD_POSITIONS, Branches, log_likelihoods
 from llava_mini_cli.engine.llm.generate import prefill
@@ -220,8 +220,7 @@ class Explainer:
     def _blind(self, question: str) -> PrefillItem:
         """A question as text alone, as the model's `generate` takes it."""
         ids = torch.tensor(self._prompts.text_ids(question), device=self._model.device)
-        embedded = self._model.model.embed_text(ids)
-        return PrefillItem(embedded[:-1], (embedded[-1:],))
+        return PrefillItem.of_text(self._model.model.embed_text(ids))
 
     def _likelihoods(
         self, cache: RowCache, rows: Sequence[int], first: torch.Tensor, answers: Sequence[Answer]
@@ -261,8 +260,7 @@ class Explainer:
             if all(map(isfinite, (evidence.seen, blind, *(part.score for part in parts)))):
                 done.append(replace(answer, evidence=evidence))
             else:
-                error = ItemError("internal", "the model gave no finite scores; another --dtype may")
-                done.append(one.track.request.failure(prompt, one.window.index, error, "generate"))
+                done.append(one.track.request.failure(prompt, one.window.index, NOT_FINITE, "generate"))
         one.window.release()
         self.done += done
         return ()

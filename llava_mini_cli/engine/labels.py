@@ -13,6 +13,8 @@ from llava_mini_cli.model.prompt_layouts import PromptBuilder
 
 MOST_KEPT = 1 << 18  # labels whose tokens are remembered
 
+Blind = tuple[str, Choices]  # a question that is asked about no medium, and its choices
+
 
 @dataclass(frozen=True)
 class Labels:

@@ -8,7 +8,7 @@ Both return work in pieces (`work`), which may be none. `llm` is our own, the de
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, Self
 
 import torch
 
@@ -16,6 +16,8 @@ from llava_mini_cli.config import Choices, GenerationOptions, Grammar
 from llava_mini_cli.engine.request import FinishReason, Likelihood, Outcome
 from llava_mini_cli.engine.work import More
 from llava_mini_cli.errors import ItemError
+
+NOT_FINITE = ItemError("internal", "the model gave no finite scores; another --dtype may")  # of a question
 
 
 class Question(Protocol):
@@ -61,6 +63,11 @@ class PrefillItem:
 
     prefix: torch.Tensor  # [P, hidden], fused shared text and frame tokens
     tails: tuple[torch.Tensor, ...]  # each [S, hidden], fused text behind the frames, one for each question
+
+    @classmethod
+    def of_text(cls, embedded: torch.Tensor) -> Self:
+        """One question about no medium, `[S, hidden]`: its last token behind the others, as `generate` takes it."""
+        return cls(embedded[:-1], (embedded[-1:],))
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class TextOnly:
             asked = AskedAlone(question, replace(generation, choice_prior=False), choices)
             return self._ask(ids, asked).choice_scores or {}
         embedded = self._model.model.embed_text(ids)
-        cache, logits = prefill(self._model, [PrefillItem(embedded[:-1], (embedded[-1:],))])
+        cache, logits = prefill(self._model, [PrefillItem.of_text(embedded)])
         tree = Branches.of(0, [labels.header + own for own in labels.ids], len(labels.header))
         (found,) = log_likelihoods(self._model, cache, [tree], logits[:1], self._ends)
         if generation.choice_score == "mean":
@@ -70,7 +70,7 @@ class TextOnly:
     def _ask(self, ids: torch.Tensor, question: AskedAlone) -> Answer:
         """Has a language model that is elsewhere answer. Raises `PromptError` where it does not."""
         embedded = self._model.model.embed_text(ids)
-        outcome = self._engine.ask_alone(Asked(PrefillItem(embedded[:-1], (embedded[-1:],)), (question,)))
+        outcome = self._engine.ask_alone(Asked(PrefillItem.of_text(embedded), (question,)))
         if isinstance(outcome, Failure):
             raise PromptError(outcome.error_type, outcome.message)
         return outcome

@@ -11,8 +11,8 @@ from functools import partial
 import torch
 
 from llava_mini_cli.config import Choices
-from llava_mini_cli.engine.labels import MOST_KEPT, LabelIds, Labels, chosen
-from llava_mini_cli.engine.language_model import PrefillItem
+from llava_mini_cli.engine.labels import MOST_KEPT, Blind, LabelIds, Labels, chosen
+from llava_mini_cli.engine.language_model import NOT_FINITE, PrefillItem
 from llava_mini_cli.engine.llm.branches import HEAD_POSITIONS, Branches, log_likelihoods
 from llava_mini_cli.engine.llm.generate import prefill
 from llava_mini_cli.engine.llm.generation import Generation
@@ -25,8 +25,6 @@ from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
 
 STEP_POSITIONS = 2048  # tokens of labels that are scored at once
-
-Blind = tuple[str, Choices]  # a question that is asked about no medium, and its choices
 
 
 @dataclass(eq=False)
@@ -99,8 +97,7 @@ class LabelScorer:
         items: list[PrefillItem] = []
         for question, _ in questions:
             ids = torch.tensor(self._prompts.text_ids(question), device=self._model.device)
-            embedded = self._model.model.embed_text(ids)
-            items.append(PrefillItem(embedded[:-1], (embedded[-1:],)))
+            items.append(PrefillItem.of_text(self._model.model.embed_text(ids)))
         if self._decoder.room is not None:
             self._decoder.room.prefill(len(items), max(item.prefix.shape[0] for item in items), 1, 1)
         cache, logits = prefill(self._model, items)
@@ -176,7 +173,7 @@ class LabelScorer:
             return self._fail([scoring])
         choice = chosen(labels, options, found, before)
         if choice is None:
-            done = one.question.failure(ItemError("internal", "the model gave no finite scores; another --dtype may"))
+            done = one.question.failure(NOT_FINITE)
         else:
             if options.yes_no:
                 one.p_yes = self._decoder.p_yes(scoring.first)

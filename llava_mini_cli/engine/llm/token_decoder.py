@@ -14,6 +14,7 @@ import torch
 
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine.dense import Dense
+from llava_mini_cli.engine.language_model import NOT_FINITE
 from llava_mini_cli.engine.llm.generate import DecodeBatch, decode
 from llava_mini_cli.engine.llm.generation import Generation
 from llava_mini_cli.engine.llm.kv_cache import RowCache, alike, join, room_to_join
@@ -172,7 +173,7 @@ class TokenDecoder:
                     continue
                 scores, token, most = allowed
             if not isfinite(most):  # NaN, or overflowed a half-precision format
-                tokens.append(ItemError("internal", "the model gave no finite scores; another --dtype may"))
+                tokens.append(NOT_FINITE)
                 continue
             if options.repetition_penalty != 1 and one.tokens:
                 scores = penalised(scores, one.tokens, options.repetition_penalty)

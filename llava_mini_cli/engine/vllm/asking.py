@@ -154,10 +154,8 @@ class Asking:
 
     def _alone(self, question: str) -> PrefillItem:
         """A question as text alone, as the model's `generate` takes it."""
-        embedded = self._model.embed_text(
-            torch.tensor(self._prompts.text_ids(question), device=self._model.embed_tokens.weight.device)
-        )
-        return PrefillItem(embedded[:-1], (embedded[-1:],))
+        ids = torch.tensor(self._prompts.text_ids(question), device=self._model.embed_tokens.weight.device)
+        return PrefillItem.of_text(self._model.embed_text(ids))
 
 
 def _add(handed: Handed, prefix: torch.Tensor, units: Sequence[tuple[Unit, Task]]) -> None:

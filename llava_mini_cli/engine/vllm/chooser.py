@@ -4,14 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from llava_mini_cli.config import Choices
-from llava_mini_cli.engine.labels import MOST_KEPT, LabelIds, Labels, chosen
-from llava_mini_cli.engine.language_model import Question
+from llava_mini_cli.engine.labels import MOST_KEPT, Blind, LabelIds, Labels, chosen
+from llava_mini_cli.engine.language_model import NOT_FINITE, Question
 from llava_mini_cli.engine.request import Outcome
 from llava_mini_cli.engine.vllm.tries import Known, Node, Path, likelihood, nodes
 from llava_mini_cli.errors import ItemError
-
-NOT_FINITE = ItemError("internal", "the model gave no finite scores; another --dtype may")
-Blind = tuple[str, Choices]  # a question that is asked about no medium, and its choices
 
 
 @dataclass(eq=False)

@@ -10,11 +10,11 @@ import numpy as np
 from llava_mini_cli.config import GenerationOptions
 from llava_mini_cli.engine.grammars import Grammars, Matcher
 from llava_mini_cli.engine.labels import LabelIds
-from llava_mini_cli.engine.language_model import Asked
+from llava_mini_cli.engine.language_model import NOT_FINITE, Asked
 from llava_mini_cli.engine.llm.sampling import LOOP_TOKENS, is_looping
 from llava_mini_cli.engine.request import Outcome
 from llava_mini_cli.engine.vllm.asking import Asking, Scored, Task, Writing, Yes
-from llava_mini_cli.engine.vllm.chooser import NOT_FINITE, Chooser, Scoring
+from llava_mini_cli.engine.vllm.chooser import Chooser, Scoring
 from llava_mini_cli.engine.vllm.link import Link, VllmEnded
 from llava_mini_cli.engine.vllm.messages import Counted, Drop, Finish, Group, Said
 from llava_mini_cli.engine.vllm.tries import Known
