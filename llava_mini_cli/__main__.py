@@ -5,6 +5,7 @@ import sys
 import threading
 from contextlib import suppress
 
+from llava_mini_cli.at_exit import end_all
 from llava_mini_cli.commands.stderr import say_error, say_trace, to_nowhere
 from llava_mini_cli.needs import words_for
 
@@ -77,6 +78,7 @@ def _end_without_waiting(code: str | int | None) -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # whoever read it is gone
             stream.flush()
+    end_all()
     os._exit(code if isinstance(code, int) else code is not None)
 
 

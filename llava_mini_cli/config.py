@@ -313,6 +313,8 @@ class ModelOptions:
     quantize: Quantization | None = None  # of the linear layers' weights; on a GPU those of the Llama layers alone
     compile: bool = False  # the layers' dense parts through torch.compile
     llm: LanguageModelName = "own"  # auto: vLLM on CUDA where it is installed, else our own
+    tensor_parallel: int = 1  # cards that vLLM spreads the language model over, `device` the first of them
+    gpu_memory: float | None = None  # share of each card that vLLM takes; None: what the rest leaves
     prepared_bytes: int = 20 << 30  # that packed weights of all models may take in the cache folder; 0: none are kept
 
     def __post_init__(self) -> None:
@@ -326,8 +328,16 @@ class ModelOptions:
             raise UsageError(f"--batch-size must be at least 1, not {self.batch_size}")
         if self.llm not in get_args(LanguageModelName):
             raise UsageError(f"--llm {self.llm}: must be one of {', '.join(get_args(LanguageModelName))}")
+        if self.tensor_parallel < 1:
+            raise UsageError(f"--tensor-parallel must be at least 1, not {self.tensor_parallel}")
+        share = self.gpu_memory
+        if share is not None and not 0 < share <= 1:
+            raise UsageError(f"--gpu-memory must be above 0 and at most 1, not {share:g}")
         if self.llm == "vllm":
             self._check_vllm()
+        elif self.tensor_parallel > 1 or share is not None:
+            option = "--tensor-parallel" if self.tensor_parallel > 1 else "--gpu-memory"
+            raise UsageError(f"{option} goes with --llm vllm")
         if self.prepared_bytes < 0:
             raise UsageError("--prepared-size must not be negative")
 

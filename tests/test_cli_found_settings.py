@@ -25,10 +25,11 @@ top-p verbose yes-no
 HARMLESS = frozenset(HARMLESS_WORDS.split())
 EXCLUDED_WORDS = """
 ann batch-size cache-dir cache-size caption-every check column compact compile csv-safe data decode-timeout
-device-batch every evidence evidence-spans existing features features-dtype fetch-timeout files-from format hosts html
-image index llm lora-rank max-file-size media media-root min-scene-len model netrc output overwrite plot port
-prepared-size preset prompt-file prune quantize ray revision save-every scene-threshold scenes scenes-from schema shard
-ship-media stride summary-json thumbnails track whole window worker-cpus worker-gpus worker-timeout workers
+device-batch every evidence evidence-spans existing features features-dtype fetch-timeout files-from format gpu-memory
+hosts html image index llm lora-rank max-file-size media media-root min-scene-len model netrc output overwrite plot
+port prepared-size preset prompt-file prune quantize ray revision save-every scene-threshold scenes scenes-from schema
+shard ship-media stride summary-json tensor-parallel thumbnails track whole window worker-cpus worker-gpus
+worker-timeout workers
 """
 EXCLUDED = frozenset(EXCLUDED_WORDS.split())
 FOUND = "a config file that is only found in the working directory may neither write nor load"

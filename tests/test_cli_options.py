@@ -56,7 +56,7 @@ ANSWER = {"max-new-tokens": 512, "temperature": 0.0, "top-p": 1.0, "seed": 0, "r
 MODEL = {
     "model": "ICTNLP/llava-mini-llama-3.1-8b", "revision": None, "device": "auto", "dtype": "auto",
     "prompt-layout": "trained", "batch-size": None, "quantize": None, "compile": False,
-    "llm": "own", "prepared-size": 21474836480,
+    "llm": "own", "tensor-parallel": 1, "gpu-memory": None, "prepared-size": 21474836480,
 }  # fmt: skip
 LIMITS = {"limit": None, "max-failures": None, "fail-on": "any"}
 WORKERS = {

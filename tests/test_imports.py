@@ -12,6 +12,7 @@ PACKAGE = Path(__file__).parents[1] / "llava_mini_cli"
 COMMON = {
     "errors",
     "config",
+    "at_exit",
     "geometry",
     "bicubic",
     "pieces",

@@ -183,6 +183,20 @@ DEVICES = {
         ASK + "--quantize int8", r"--quantize int8: not to be had for torch.float32 on cpu \(wrong answer\)",
         lambda monkeypatch, folder: monkeypatch.setattr(trials, "quantize", break_products),
     ),
+    "cards behind one another": Case(
+        ASK + "--llm vllm --device cuda --tensor-parallel 2",
+        "--tensor-parallel 2: CUDA devices here: 1, and cuda is to be the first",
+        lambda monkeypatch, folder: (
+            monkeypatch.setattr(needs, "is_installed", lambda package: True),
+            monkeypatch.setattr(devices, "try_device", torch.device),
+            monkeypatch.setattr(torch.cuda, "device_count", lambda: 1),
+        )[0],
+    ),
+    "cards of a CPU": Case(
+        ASK + "--llm vllm --device cpu --gpu-memory 0.5",
+        "--gpu-memory is about cards, and the model is on cpu",
+        lambda monkeypatch, folder: monkeypatch.setattr(needs, "is_installed", lambda package: True),
+    ),
     "compiler": Case(
         ASK + "--compile", r"--compile: torch.compile failed \(No working C\+\+ compiler found\)",
         failing(torch, "compile", RuntimeError("No working C++ compiler found\nmore")),
@@ -543,9 +557,9 @@ def test_every_option_that_needs_an_extra_has_a_case() -> None:
 # The options that need more than a value, of any command. The others say nothing about this machine.
 NEEDY = {
     "ann", "approximate", "bf16", "cache-dir", "check", "compile", "data", "decoder", "dedupe", "device", "dtype",
-    "files-from", "format", "html", "image", "index", "layers", "llm", "lora-rank", "media", "media-root", "model",
-    "output", "plot", "preset", "prompt-file", "quantize", "ray", "revision", "schema", "summary-json", "thumbnails",
-    "workers", "yes-no",
+    "files-from", "format", "gpu-memory", "html", "image", "index", "layers", "llm", "lora-rank", "media",
+    "media-root", "model", "output", "plot", "preset", "prompt-file", "quantize", "ray", "revision", "schema",
+    "summary-json", "tensor-parallel", "thumbnails", "workers", "yes-no",
 }  # fmt: skip
 PLAIN = {
     "after", "allow-truncated", "average", "batch", "batch-size", "before", "cache-size", "caption-every",

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ pytestmark = [
 
 
 PICTURES = 200
+DEMO = ("-m", "demo", "--dtype", "float32")
+TWO = ("--tensor-parallel", "2")
 ENDLESS = ("--max-new-tokens", "400", "--repetition-penalty", "2")
 
 
@@ -54,6 +57,32 @@ def test_its_death_ends_the_run_and_leaves_no_process(pictures: Path, tmp_path: 
     again = Command(*run.arguments)
     assert again.end()[0] == 0
     assert rows_in(out) == PICTURES
+
+
+def test_two_processes_share_the_layers(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As two cards would. Their rows are those of our own; the death of one ends the run, and no process is left."""
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # a machine with one NUMA node has no place for two
+    asked = ("ask", str(pictures), "What is shown?", "--limit", "5", "-f", "jsonl", "-o", "-", "-q")
+    own, spread = (Command(*asked, llm=llm, more=more) for llm, more in (("own", ()), ("vllm", TWO)))
+    rows = [
+        sorted((row["id"], row["text"]) for row in map(json.loads, one.end_with_output()[1].splitlines()))
+        for one in (own, spread)
+    ]
+    assert len(rows[0]) == 5
+    assert rows[0] == rows[1]
+    out = tmp_path / "out.jsonl"
+    run = Command("ask", str(pictures), "What is shown?", "-o", str(out), *ENDLESS, more=TWO)
+    run.wait_for(lambda: rows_in(out) >= 1)
+    child = run.vllm()
+    assert child is not None
+    parts = [one for one in child.children() if "resource_tracker" not in " ".join(one.cmdline())]
+    assert len(parts) == 2
+    parts[0].kill()
+    code, said = run.end()
+    assert (code, "Traceback" in said) == (1, False)
+    assert "vLLM's process ended" in said
+    psutil.wait_procs([child, *parts], 60)
+    assert not any(one.is_running() for one in (child, *parts))
 
 
 @pytest.mark.parametrize(
@@ -127,10 +156,10 @@ def test_the_other_commands_say_the_same(tmp_path: Path) -> None:
 class Command:
     """The program in a process and a session of its own."""
 
-    def __init__(self, *arguments: str, llm: str = "vllm") -> None:
+    def __init__(self, *arguments: str, llm: str = "vllm", more: Sequence[str] = ()) -> None:
         self.arguments = arguments
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "llava_mini_cli", *arguments, "-m", "demo", "--llm", llm, "--dtype", "float32"],
+            [sys.executable, "-m", "llava_mini_cli", *arguments, *DEMO, "--llm", llm, *more],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

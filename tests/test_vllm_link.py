@@ -3,13 +3,18 @@
 import os
 import signal
 import subprocess
+import tempfile
 import threading
 from dataclasses import replace
+from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from test_vllm_server import END, units
 
+from llava_mini_cli import at_exit
+from llava_mini_cli.engine.vllm import link
 from llava_mini_cli.engine.vllm.link import Process, VllmEnded, hang_up
 from llava_mini_cli.engine.vllm.messages import Counted, Drop, Group, Said, Start
 
@@ -19,6 +24,7 @@ START = Start(
     dtype="float32",
     on_cuda=False,
     card=0,
+    tensor_parallel=1,
     sequences=4,
     cache_bytes=1 << 20,
     memory_share=0.1,
@@ -47,9 +53,19 @@ def test_the_process_says_ready_and_ends_with_its_connection() -> None:
         process.send(Drop(()))
 
 
-@pytest.mark.parametrize(("visible", "seen"), [(None, "1"), ("", "1"), ("3,5", "5"), ("GPU-a, GPU-b", "GPU-b")])
-def test_the_process_sees_the_card_that_is_meant_alone(
-    monkeypatch: pytest.MonkeyPatch, visible: str | None, seen: str
+@pytest.mark.parametrize(
+    ("visible", "cards", "seen"),
+    [
+        (None, 1, "1"),
+        ("", 1, "1"),
+        ("3,5", 1, "5"),
+        ("GPU-a, GPU-b", 1, "GPU-b"),
+        (None, 3, "1,2,3"),
+        ("7,5,4, 2", 2, "5,4"),
+    ],
+)
+def test_the_process_sees_the_cards_that_are_meant_alone(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, visible: str | None, cards: int, seen: str
 ) -> None:
     given: list[dict[str, str]] = []
 
@@ -58,14 +74,42 @@ def test_the_process_sees_the_card_that_is_meant_alone(
         raise OSError("no more processes")
 
     monkeypatch.setattr(subprocess, "Popen", refused)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     else:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    for start in (START, replace(START, on_cuda=True, card=1)):
+    for start in (START, replace(START, on_cuda=True, card=1, tensor_parallel=cards)):
         with pytest.raises(OSError, match="no more processes"):
             Process(start, is_verbose=True)
     assert [env.get("CUDA_VISIBLE_DEVICES") for env in given] == [visible, seen]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("cards", [1, 2])
+@pytest.mark.parametrize("end", ["close", "end_all", "kill"])
+def test_nothing_of_the_process_is_left(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, cards: int, end: str
+) -> None:
+    """Neither what it started nor the files that it made. With several cards there are such processes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    process = Process(replace(START, tensor_parallel=cards), module="vllm_stand_in")
+    process.wait()
+    (folder,) = tmp_path.iterdir()
+    memory = tmp_path_factory.mktemp("memory")
+    monkeypatch.setattr(link, "SHARED_MEMORY", memory)
+    for name in ("vllm_dist_12-tp:0", "vllm_dist_3-tp:0"):
+        (memory / name).touch()
+    started = [int(file.name) for file in folder.iterdir()]
+    assert len(started) == cards - 1
+    (folder / "vllm_dist_12").touch()
+    if end == "kill":
+        os.kill(process.pid, signal.SIGKILL)
+    (at_exit.end_all if end == "end_all" else process.close)()
+    assert not list(tmp_path.iterdir())
+    assert [file.name for file in memory.iterdir()] == ["vllm_dist_3-tp:0"]
+    for pid in (process.pid, *started):
+        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_process_that_is_killed_is_told_with_its_last_words() -> None:

@@ -1,5 +1,6 @@
 """What `--llm` means: who answers, with which half of the weights, and what is refused before a model is loaded."""
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ import torch
 from tiny_checkpoints import tiny_config, write_tiny_checkpoint
 
 from llava_mini_cli.config import EvidenceOptions, GenerationOptions, ModelOptions, SamplingOptions
+from llava_mini_cli.engine.devices import try_cards
 from llava_mini_cli.engine.vllm import load
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
@@ -107,6 +109,17 @@ def test_an_index_without_captions_has_nothing_to_answer() -> None:
             "--quantize fp8: our own language model has it alone; leave --llm vllm out",
         ),
         ({"llm": "vllm", "device": "mps"}, "--llm vllm: on cpu and cuda, not on mps"),
+        ({"llm": "vllm", "tensor_parallel": 0}, "--tensor-parallel must be at least 1, not 0"),
+        ({"llm": "auto", "tensor_parallel": 2}, "--tensor-parallel goes with --llm vllm"),
+        ({"gpu_memory": 0.5}, "--gpu-memory goes with --llm vllm"),
+        (
+            {"llm": "vllm", "gpu_memory": 1.5},
+            "--gpu-memory must be above 0 and at most 1, not 1.5",
+        ),
+        (
+            {"llm": "vllm", "gpu_memory": math.nan},
+            "--gpu-memory must be above 0 and at most 1, not nan",
+        ),
         ({"llm": "vllm", "compile": True}, "--compile: our own language model has it alone; leave --llm vllm out"),
     ],
 )
@@ -114,3 +127,48 @@ def test_options_that_vllm_cannot_follow(changes: dict[str, Any], words: str) ->
     with pytest.raises(UsageError) as caught:
         ModelOptions("demo", **changes)
     assert str(caught.value) == words
+
+
+@pytest.mark.parametrize(
+    ("device", "options", "words"),
+    [
+        ("cuda", {}, None),
+        ("cuda:3", {}, None),
+        ("cuda:2", {"tensor_parallel": 2, "gpu_memory": 0.5}, None),
+        ("cuda", {"tensor_parallel": 5}, "--tensor-parallel 5: CUDA devices here: 4, and cuda is to be the first"),
+        ("cuda:3", {"tensor_parallel": 2}, "--tensor-parallel 2: CUDA devices here: 4, and cuda:3 is to be the first"),
+        ("cpu", {"tensor_parallel": 2}, None),
+        (
+            "cpu",
+            {"gpu_memory": 0.5},
+            "--gpu-memory is about cards, and the model is on cpu",
+        ),
+    ],
+)
+def test_cards_have_to_be_there(
+    monkeypatch: pytest.MonkeyPatch, device: str, options: dict[str, Any], words: str | None
+) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    asked = ModelOptions("demo", llm="vllm", **options)
+    if words is None:
+        try_cards(asked, torch.device(device))
+        return
+    with pytest.raises(UsageError) as caught:
+        try_cards(asked, torch.device(device))
+    assert str(caught.value) == words
+
+
+@pytest.mark.parametrize(
+    ("heads", "keys", "width", "cards", "is_shared"),
+    [(32, 8, 96, 8, True), (32, 8, 96, 16, True), (32, 8, 96, 3, False), (32, 8, 98, 4, False), (24, 8, 96, 12, False)],
+)
+def test_a_model_is_shared_among_cards_in_equal_parts(
+    heads: int, keys: int, width: int, cards: int, is_shared: bool
+) -> None:
+    """Of few heads of keys several cards have the same."""
+    config = tiny_config(num_attention_heads=heads, num_key_value_heads=keys, intermediate_size=width, hidden_size=96)
+    if is_shared:
+        load.check_spread(config, cards)
+        return
+    with pytest.raises(UsageError, match=f"^--tensor-parallel {cards}: the model's {heads} heads, {keys} heads"):
+        load.check_spread(config, cards)

@@ -53,6 +53,25 @@ def test_no_room_is_said(options: WorkerOptions, nodes: list[dict[str, float]], 
         share_of(options, nodes, "auto")
 
 
+@pytest.mark.parametrize(
+    ("gpus", "cards", "device", "wanted"),
+    [
+        (None, 1, "auto", None), (None, 2, "auto", 2), (4, 2, "auto", 4), (0, 2, "auto", 0), (None, 2, "cpu", None),
+        (0.5, 1, "auto", 0.5),
+    ],
+)  # fmt: skip
+def test_a_worker_takes_the_cards_that_its_model_is_on(
+    gpus: float | None, cards: int, device: str, wanted: float | None
+) -> None:
+    assert WorkerOptions(1, gpus=gpus).spread(cards, device).gpus == wanted
+
+
+@pytest.mark.parametrize("gpus", [0.5, 1])
+def test_a_worker_with_fewer_cards_than_its_model_is_on_is_refused(gpus: float) -> None:
+    with pytest.raises(UsageError, match=r"^--tensor-parallel 2 takes 2 cards of each worker: --worker-gpus 2$"):
+        WorkerOptions(1, gpus=gpus).spread(2, "auto")
+
+
 def test_places_change_with_the_machines() -> None:
     share = Share(16, 1.0, 8, 8)
     assert [places(nodes, share) for nodes in ([], [NODE], [NODE, NODE], [{"CPU": 7.0, "GPU": 8.0}])] == [0, 8, 16, 0]

@@ -1,7 +1,10 @@
 """A module that runs in place of vLLM's process, with a fake engine. Started by `Process`."""
 
+import subprocess
 import sys
+import tempfile
 import time
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -14,11 +17,19 @@ if __name__ == "__main__":
     fake.__version__ = "0"
     sys.modules["vllm"] = fake
 
+    def start_another() -> "subprocess.Popen[bytes]":
+        """A process that goes on when this one has ended, and a file with its number for a name."""
+        other = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(3600)"])
+        (Path(tempfile.gettempdir()) / str(other.pid)).touch()
+        return other
+
     def make_engine(start: Any) -> Any:
         print("the stand-in is ready", flush=True)
         if start.checkpoint == "slow":
             time.sleep(3600)
+        started = [start_another() for _ in range(start.tensor_parallel - 1)]
         engine: Any = FakeEngine()
+        engine.engine_core = SimpleNamespace(shutdown=lambda: [(one.terminate(), one.wait()) for one in started])
         engine.model_config = SimpleNamespace(max_model_len=64)
         return engine
 

@@ -94,7 +94,11 @@ def crew_of(flags: "WorkerFlags", model: "ModelOptions", *, dry_run: bool = Fals
     if model.device.startswith("cuda:"):
         raise UsageError(f"--device {model.device}: a worker has devices of its own; --device cuda, or none")
     RAY.check("--workers" if options.address is None else "--ray")
-    return Crew(RayHands(options, model.device), options.timeout, ships=options.ship_media)
+    return Crew(
+        RayHands(options.spread(model.tensor_parallel, model.device), model.device),
+        options.timeout,
+        ships=options.ship_media,
+    )
 
 
 def output_options(flags: QuestionFlags) -> "OutputOptions":

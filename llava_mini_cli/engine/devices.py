@@ -2,6 +2,7 @@
 
 import torch
 
+from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.errors import UsageError, first_line
 
 
@@ -21,6 +22,20 @@ def try_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise UsageError(f"--device {name}: {first_sentence(error)}") from error
     return device
+
+
+def try_cards(options: ModelOptions, device: torch.device) -> None:
+    """Makes sure that there are the cards which options ask for beside their device.
+
+    Raises:
+        UsageError: there are fewer, or the device is none.
+    """
+    first, count = device.index or 0, options.tensor_parallel
+    if device.type != "cuda":
+        if options.gpu_memory is not None:
+            raise UsageError(f"--gpu-memory is about cards, and the model is on {device}")
+    elif first + count > (there := torch.cuda.device_count()):
+        raise UsageError(f"--tensor-parallel {count}: CUDA devices here: {there}, and {device} is to be the first")
 
 
 def first_sentence(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from llava_mini_cli.engine.products import choose_products, int8_kernel, measure
 from llava_mini_cli.engine.quantize import Packing, quantize
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.engine.trials import try_options
-from llava_mini_cli.engine.vllm.load import bounded, half_of, start_vllm, takes_vllm
+from llava_mini_cli.engine.vllm.load import bounded, check_spread, half_of, start_vllm, takes_vllm
 from llava_mini_cli.engine.work_bytes import Sizes, Work, bounds
 from llava_mini_cli.errors import ModelError, ModelNotFound, UsageError
 from llava_mini_cli.hub import find_model, find_tower
@@ -60,6 +60,8 @@ def load_engine(
     if compares and projection is None:
         raise UsageError("--dedupe compares CLIP embeddings, and this model's CLIP has no image projection")
     on_vllm = takes_vllm(options, device)
+    if on_vllm:
+        check_spread(load_config(find_model(options.model, options.revision)), options.tensor_parallel)
     if on_vllm and choice is not None and choice.kind != choice.number:
         raise UsageError(f"--llm vllm: only in {choice.kind} would the model fit the memory, which vLLM does not have")
     model = choice and unless_out_of_memory(_load_half if on_vllm else _load_model, options, choice, device)

@@ -12,7 +12,7 @@ import torch
 from llava_mini_cli.config import DTypeName, ModelOptions, Quantization
 from llava_mini_cli.engine.attention import attend_causally
 from llava_mini_cli.engine.dense import NOT_COMPILED, finish, normalised, project
-from llava_mini_cli.engine.devices import first_sentence, try_device
+from llava_mini_cli.engine.devices import first_sentence, try_cards, try_device
 from llava_mini_cli.engine.quantize import quantize
 from llava_mini_cli.errors import UsageError
 from llava_mini_cli.model.configuration import LlavaMiniConfig
@@ -31,6 +31,7 @@ def try_options(options: ModelOptions) -> torch.device:
         UsageError: it is not there, or cannot do what is asked for; the text names the option.
     """
     device = try_device(options.device)
+    try_cards(options, device)
     if (options.dtype, options.quantize, options.compile) != ("auto", None, False):
         _try_model(str(device), options.dtype, options.quantize, options.compile)
     return device

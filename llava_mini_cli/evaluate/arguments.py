@@ -52,7 +52,7 @@ def read_arguments(given: Mapping[str, object], rank: int = 0, world_size: int =
         model = ModelOptions(
             known.get("pretrained", PUBLISHED),
             device=device,
-            **_among(known, "revision dtype quantize prompt_layout llm"),
+            **_among(known, "revision dtype quantize prompt_layout llm tensor_parallel gpu_memory"),
         )
         sampling = SamplingOptions(**_among(known, "fps max_frames fit decoder"))
         rest = _among(known, "max_new_tokens choice_score several_images failures")
@@ -165,6 +165,8 @@ _READERS: dict[str, Callable[[str, object], Any]] = {
     "dtype": _text,
     "quantize": _text,
     "llm": _text,
+    "tensor_parallel": _whole,
+    "gpu_memory": _number,
     "prompt_layout": _one_of(("trained", "reference")),
     "fps": _number,
     "max_frames": _whole,

@@ -21,11 +21,12 @@ def look_at_needs(options: ModelOptions) -> None:
     check_model_packages(options)
     refuse_early(options)
     asked = (options.dtype, options.quantize, options.compile) != ("auto", None, False)
-    if not asked and options.device in ("auto", "cpu"):
+    on_cards = options.tensor_parallel > 1 or options.gpu_memory is not None
+    if not (asked or on_cards) and options.device in ("auto", "cpu"):
         return
-    from llava_mini_cli.engine.devices import try_device
+    from llava_mini_cli.engine.devices import try_cards, try_device
 
-    try_device(options.device)  # which takes torch alone
+    try_cards(options, try_device(options.device))  # which take torch alone
     if asked:
         from llava_mini_cli.engine.trials import try_options
 

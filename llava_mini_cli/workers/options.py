@@ -1,8 +1,8 @@
 """The options of a run's workers as one value."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf, isfinite
-from typing import Literal
+from typing import Literal, Self
 
 from llava_mini_cli.errors import UsageError
 
@@ -33,6 +33,14 @@ class WorkerOptions:
             raise UsageError(f"--ray '{self.address}': give HOST:PORT of the cluster's head, such as 10.0.0.1:6379")
         if self.address is not None and self.address != "auto" and not self._is_place:
             raise UsageError(f"--ray '{self.address}' is no address: HOST:PORT, or auto")
+
+    def spread(self, cards: int, device: str) -> Self:
+        """The same for workers whose model is on some cards each. Raises `UsageError` where they have fewer."""
+        if cards == 1 or device == "cpu" or self.gpus == 0:
+            return self
+        if self.gpus is not None and self.gpus < cards:
+            raise UsageError(f"--tensor-parallel {cards} takes {cards} cards of each worker: --worker-gpus {cards}")
+        return replace(self, gpus=self.gpus or cards)
 
     @property
     def _is_whole(self) -> bool:

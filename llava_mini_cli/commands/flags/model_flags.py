@@ -81,6 +81,21 @@ class ModelFlags:
             "CUDA where it is installed."
         ),
     ] = ModelOptions.llm
+    tensor_parallel: Annotated[
+        int,
+        _option(
+            metavar="N",
+            help="Number of cards that vLLM spreads the language model over: the one of --device and those behind it.",
+        ),
+    ] = ModelOptions.tensor_parallel
+    gpu_memory: Annotated[
+        float | None,
+        _option(
+            metavar="SHARE",
+            help="Share of a card's memory, up to 1, that vLLM takes for its weights, keys and values.",
+            show_default="what the rest of the model leaves",
+        ),
+    ] = ModelOptions.gpu_memory
     prepared_size: Annotated[
         int,
         _option(

@@ -2,12 +2,14 @@
 
 import os
 import queue
+import shutil
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from contextlib import suppress
 from multiprocessing import Pipe
@@ -15,12 +17,16 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Protocol
 
+from llava_mini_cli.at_exit import at_the_end
 from llava_mini_cli.engine.vllm.messages import Counted, Drop, Group, Ready, Said, Start, from_bytes, to_bytes
 from llava_mini_cli.errors import LlavaMiniError
 
 SERVER = "llava_mini_cli.engine.vllm.server"
 START_SECONDS = 1800.0  # to load and compile, on a slow disk
-END_SECONDS = 10.0  # to come to an end by itself
+END_SECONDS = 30.0  # to come to an end by itself
+GROUP_SECONDS = 5.0  # for the processes that it started to do so, looked at so many times
+GROUP_TRIES = 100
+SHARED_MEMORY = Path("/dev/shm")
 _LAST_BYTES = 4096
 _STDERR = 2
 
@@ -58,15 +64,18 @@ class Process:
         ours, theirs = Pipe()
         self._talk: IO[bytes] | None = None if is_verbose else tempfile.TemporaryFile()  # noqa: SIM115 - as long as self
         where = _STDERR if self._talk is None else self._talk
+        files = tempfile.mkdtemp(prefix="llava-mini-vllm-")  # for those that it forgets
         path = os.pathsep.join([*filter(None, sys.path), str(Path(__file__).parents[3])])
         settings = {
             "PYTHONPATH": path,
+            "TMPDIR": files,
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_USE_V2_MODEL_RUNNER": "0",
         }
-        if start.on_cuda:  # vLLM takes the first card that it sees
-            settings["CUDA_VISIBLE_DEVICES"] = _card(start.card, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        if start.on_cuda:  # vLLM takes the first cards that it sees
+            cards = range(start.card, start.card + start.tensor_parallel)
+            settings["CUDA_VISIBLE_DEVICES"] = _names(cards, os.environ.get("CUDA_VISIBLE_DEVICES"))
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, str(theirs.fileno())],
@@ -77,6 +86,9 @@ class Process:
                 start_new_session=True,
                 env={**os.environ, **settings},
             )
+        except OSError:
+            Path(files).rmdir()
+            raise
         finally:
             theirs.close()
         self.pid = self._process.pid
@@ -85,9 +97,10 @@ class Process:
         self._ended: str | None = None
         listener = threading.Thread(target=_listen, args=(ours, self._heard), name="vllm", daemon=True)
         listener.start()
-        # also when this program ends
-        self._finish = weakref.finalize(self, _end, self._process, ours, listener, self._talk)
-        self.send(start)
+        self._finish = weakref.finalize(self, _end, self._process, ours, listener, self._talk, files)
+        at_the_end(self._finish)
+        with suppress(VllmEnded):  # which `wait` tells
+            self.send(start)
 
     def wait(self) -> Ready:
         """What it says once it is ready. Raises `VllmEnded`."""
@@ -161,13 +174,17 @@ def _listen(connection: Connection, heard: "queue.SimpleQueue[object]") -> None:
         heard.put(None)
 
 
-def _card(index: int, visible: str | None) -> str:
-    """The name of the card that has a place among those that CUDA_VISIBLE_DEVICES lets this program see."""
-    return visible.split(",")[index].strip() if visible else str(index)
+def _names(cards: range, visible: str | None) -> str:
+    """The names of cards that have their places among those that CUDA_VISIBLE_DEVICES lets this program see."""
+    return ",".join(visible.split(",")[card].strip() if visible else str(card) for card in cards)
 
 
 def _end(
-    process: "subprocess.Popen[bytes]", connection: Connection, listener: threading.Thread, talk: IO[bytes] | None
+    process: "subprocess.Popen[bytes]",
+    connection: Connection,
+    listener: threading.Thread,
+    talk: IO[bytes] | None,
+    files: str,
 ) -> None:
     """Has a process end, by itself or not, and who listens to it."""
     if talk is not None:
@@ -176,8 +193,15 @@ def _end(
     with suppress(subprocess.TimeoutExpired):
         process.wait(END_SECONDS)
     with suppress(ProcessLookupError, PermissionError):
+        for _ in range(GROUP_TRIES):  # what it started ends by itself, too, and frees memory that is shared
+            os.killpg(process.pid, 0)
+            time.sleep(GROUP_SECONDS / GROUP_TRIES)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    for group in Path(files).glob("vllm_dist_*"):  # a file for each group of its processes, named as their memory is
+        for memory in SHARED_MEMORY.glob(f"{group.name}*"):
+            memory.unlink(missing_ok=True)
+    shutil.rmtree(files, ignore_errors=True)
     if listener is not threading.current_thread():  # which garbage can be collected in
         listener.join(END_SECONDS)
     connection.close()

@@ -19,7 +19,7 @@ from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.engine.vllm.link import Process, VllmEnded
 from llava_mini_cli.engine.vllm.messages import Ready, Start
 from llava_mini_cli.engine.vllm.vllm_model import VllmLanguageModel
-from llava_mini_cli.errors import ModelError
+from llava_mini_cli.errors import ModelError, UsageError
 from llava_mini_cli.hub import find_model
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
@@ -44,6 +44,16 @@ def takes_vllm(options: ModelOptions, device: torch.device) -> bool:
 def half_of(config: LlavaMiniConfig) -> LlavaMiniConfig:
     """The configuration of what turns frames into tokens: no layers behind it, and no head of its own."""
     return LlavaMiniConfig.from_fields({**config.to_dict(), "num_hidden_layers": 0, "tie_word_embeddings": True})
+
+
+def check_spread(config: LlavaMiniConfig, cards: int) -> None:
+    """Raises `UsageError` where a model's layers cannot be cut into as many equal parts as there are cards."""
+    heads, keys, width = config.num_attention_heads, config.num_key_value_heads or 1, config.intermediate_size
+    if heads % cards or width % cards or (keys % cards and cards % keys):
+        raise UsageError(
+            f"--tensor-parallel {cards}: the model's {heads} heads, {keys} heads of keys and {width} inner numbers "
+            f"cannot be shared among {cards} cards equally"
+        )
 
 
 def language_model_config(config: LlavaMiniConfig) -> LlamaConfig:
@@ -94,8 +104,9 @@ def start_vllm(
             on_cuda=on_cuda,
             card=model.device.index or 0,
             sequences=SEQUENCES if on_cuda else SEQUENCES_ON_CPU,
-            cache_bytes=None if on_cuda else limits.cache_bytes,
-            memory_share=_share(model.device) if on_cuda else LEAST_SHARE,
+            tensor_parallel=options.tensor_parallel,
+            cache_bytes=None if on_cuda else limits.cache_bytes // options.tensor_parallel,
+            memory_share=options.gpu_memory or (_share(model.device) if on_cuda else LEAST_SHARE),
             layout=prompts.layout,
             end_ids=tuple(sorted(ends)),
         )

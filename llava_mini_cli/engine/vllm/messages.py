@@ -21,9 +21,10 @@ class Start:
     config: str  # directory with the language model's configuration
     dtype: str
     on_cuda: bool
-    card: int  # of those that this program sees
+    card: int  # the first, of those that this program sees
+    tensor_parallel: int  # cards that share each layer
     sequences: int  # answered at once
-    cache_bytes: int | None  # of keys and values; None: what is left of `memory_share`
+    cache_bytes: int | None  # of the keys and values that a card has; None: what is left of `memory_share`
     memory_share: float  # of a card, for weights, keys and values
     layout: str  # of prompts, for grammars
     end_ids: tuple[int, ...]

@@ -8,6 +8,7 @@ import os
 import select
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,6 +33,7 @@ from llava_mini_cli.engine.vllm.messages import (
 )
 from llava_mini_cli.engine.vllm.vllm_engine import make_engine, sampling_params
 
+GRACE_SECONDS = 20.0  # for vLLM to end processes and to free memory that it shares with them
 PROMPT_BYTES = 4 << 30  # of prompts that vLLM holds at once: each is whole, its prefix included
 
 
@@ -197,7 +199,17 @@ def _line(error: BaseException) -> str:
 def serve(connection: Connection) -> None:
     """Works until the connection is closed."""
     start: Start = from_bytes(connection.recv_bytes())
+    grace = GRACE_SECONDS if start.tensor_parallel > 1 else 0.0
+    threading.Thread(target=_end_with, args=(connection, grace), name="hung up", daemon=True).start()
     engine = make_engine(start)
+    try:
+        _serve(connection, start, engine)
+    finally:
+        if start.tensor_parallel > 1:
+            engine.engine_core.shutdown()
+
+
+def _serve(connection: Connection, start: Start, engine: Any) -> None:
     from vllm import __version__
 
     ready = Ready(engine.model_config.max_model_len, __version__)
@@ -211,11 +223,12 @@ def serve(connection: Connection) -> None:
             connection.send_bytes(to_bytes(said))
 
 
-def _end_with(connection: Connection) -> None:
-    """Ends this process once whoever started it is gone, also while it loads or computes."""
+def _end_with(connection: Connection, grace: float) -> None:
+    """Ends this process some seconds after whoever started it is gone, also while it loads or computes."""
     hung_up = select.poll()
     hung_up.register(connection.fileno(), 0)
     hung_up.poll()
+    time.sleep(grace)
     os._exit(0)
 
 
@@ -224,7 +237,6 @@ def main() -> None:
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
     try:
         with Connection(int(sys.argv[1])) as connection:
-            threading.Thread(target=_end_with, args=(connection,), name="hung up", daemon=True).start()
             serve(connection)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # whoever asked is gone

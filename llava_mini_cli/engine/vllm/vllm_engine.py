@@ -28,6 +28,7 @@ def make_engine(start: Start) -> Any:
         dtype=start.dtype,
         max_model_len=-1,  # what fits the keys and values of those that the model has
         max_num_seqs=start.sequences,
+        tensor_parallel_size=start.tensor_parallel,
         gpu_memory_utilization=start.memory_share,
         kv_cache_memory_bytes=start.cache_bytes,
         logits_processors=[_HELD],
