@@ -37,7 +37,7 @@ evaluation: .venv-eval/.stamp
 # The language model on vLLM, on the CPU (docs/gpu.md says what that shows), and the engine with the transformers and the
 # llguidance that it wants, the oldest that are allowed.
 vllm: .venv-vllm/.stamp
-	.venv-vllm/bin/python -m pytest tests/test_vllm.py tests/test_vllm_commands.py tests/test_engine.py tests/test_engine_grammars.py tests/test_grammar_check.py
+	.venv-vllm/bin/python -m pytest tests/test_vllm.py tests/test_vllm_quantised.py tests/test_vllm_commands.py tests/test_engine.py tests/test_engine_grammars.py tests/test_grammar_check.py
 
 format: .venv/.stamp-dev
 	$(BIN)/ruff check --fix .

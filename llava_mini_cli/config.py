@@ -355,8 +355,10 @@ class ModelOptions:
     def _check_vllm(self) -> None:
         if not self.device.startswith(("auto", "cpu", "cuda")):
             raise UsageError(f"--llm vllm: on cpu and cuda, not on {self.device}")
-        if self.quantize is not None:
-            raise UsageError(f"--quantize {self.quantize}: our own language model has it alone; leave --llm vllm out")
+        if self.quantize not in (None, "fp8"):
+            raise UsageError(f"--quantize {self.quantize}: our own language model has it alone; --llm vllm has fp8")
+        if self.quantize is not None and self.dtype == "float32":
+            raise UsageError("--dtype float32: vLLM computes with quantised weights in bfloat16 or float16")
         if self.compile:
             raise UsageError("--compile: our own language model has it alone; leave --llm vllm out")
 

@@ -74,9 +74,10 @@ PHOTOS = Extra("photos", ("pillow_heif", "pillow_jxl"), ())
 SCHEMA = Extra("schema", ("llguidance",), ("--schema",))
 PLOT = Extra("plot", ("matplotlib",), ("--plot", "--layers", "bench"))
 RAY = Extra("ray", ("ray",), ("--workers", "--ray"))
+COMPRESSED = Extra("compressed", ("compressed_tensors",), ())
 VLLM = Extra("vllm", ("vllm",), ("--llm",))
 VIEW = Extra("view", ("duckdb", "starlette", "uvicorn"), ("view",))
-EXTRAS = (QUANTIZE, ANN, TRAIN, REMOTE, PHOTOS, SCHEMA, PLOT, RAY, VLLM, VIEW)
+EXTRAS = (QUANTIZE, ANN, TRAIN, REMOTE, PHOTOS, SCHEMA, PLOT, RAY, COMPRESSED, VLLM, VIEW)
 
 
 def is_installed(package: str) -> bool:

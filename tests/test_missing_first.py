@@ -537,6 +537,7 @@ def test_every_extra_of_the_package_is_known() -> None:
     text = (Path(__file__).parents[1] / "pyproject.toml").read_text()
     extras = tomllib.loads(text)["project"]["optional-dependencies"]
     imported = {"faiss-cpu": "faiss", "pillow-heif": "pillow_heif", "pillow-jxl-plugin": "pillow_jxl"}
+    imported["compressed-tensors"] = "compressed_tensors"
     projects = {name: [re.split(r"[>=<\[]", line)[0] for line in lines] for name, lines in extras.items()}
     assert {extra.name: set(extra.packages) for extra in needs.EXTRAS} == {
         name: {imported.get(project, project) for project in names}
@@ -551,6 +552,7 @@ def test_every_option_that_needs_an_extra_has_a_case() -> None:
     assert {extra.name for extra in needs.EXTRAS if not extra.options} == {
         "remote",
         "photos",  # tests/test_media_photos.py
+        "compressed",  # tests/test_model_compressed.py
     }
 
 

@@ -1,18 +1,28 @@
 """What `--llm` means: who answers, with which half of the weights, and what is refused before a model is loaded."""
 
+import json
 import math
+import re
 import sys
 from pathlib import Path
+from shutil import copytree
 from typing import Any
 
 import pytest
 import torch
+from compressed_checkpoints import SCHEMES, compress, quantization, set_quantization
+from safetensors.torch import load_file, save_file
 from tiny_checkpoints import tiny_config, write_tiny_checkpoint
 
 from llava_mini_cli.config import EvidenceOptions, GenerationOptions, ModelOptions, SamplingOptions
+from llava_mini_cli.engine import choose_format
+from llava_mini_cli.engine import load as engine_load
 from llava_mini_cli.engine.devices import try_cards
 from llava_mini_cli.engine.vllm import load
-from llava_mini_cli.errors import UsageError
+from llava_mini_cli.engine.vllm.link import VllmEnded
+from llava_mini_cli.engine.vllm.messages import Start
+from llava_mini_cli.errors import CheckpointError, ModelError, UsageError
+from llava_mini_cli.memory_there import MemoryThere
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
 from llava_mini_cli.pipelines.index_options import IndexOptions
 from llava_mini_cli.pipelines.inspect_medium import InspectOptions
@@ -58,6 +68,112 @@ def test_vllm_is_given_the_configuration_of_a_plain_llama() -> None:
     assert (fields["model_type"], fields["num_key_value_heads"]) == ("llama", own.num_key_value_heads)
     assert not [name for name in fields if name.startswith(("mm_", "vision", "compressor", "prefusion"))]
     assert fields["rope_parameters"] == own.to_dict()["rope_parameters"]
+    assert "quantization_config" not in fields
+
+
+def test_vllm_is_told_how_a_checkpoint_is_quantised(tmp_path: Path) -> None:
+    quantised = quantization(SCHEMES["W8A8"])
+    load.language_model_config(tiny_config(), quantised).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["quantization_config"] == quantised
+
+
+@pytest.fixture(scope="module")
+def quantised(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint with its language model's layers and pre-fusion's in eight bits."""
+    folder = tmp_path_factory.mktemp("in_eight_bits")
+    plain = write_tiny_checkpoint(folder / "plain", hidden_size=512, intermediate_size=2048)
+    compress(plain, folder / "quantised", "W8A8")
+    return folder / "quantised"
+
+
+def chosen(folder: Path, device: str = "cpu", **options: Any) -> Any:
+    return engine_load._choose(ModelOptions(str(folder), **{"llm": "vllm", **options}), torch.device(device))
+
+
+def test_with_quantised_weights_auto_is_a_number_format_that_vllm_has(quantised: Path) -> None:
+    assert chosen(quantised, llm="own").number == "float32"
+    found = chosen(quantised)
+    assert (found.kind, found.number) == ("bfloat16", "bfloat16")
+    assert chosen(quantised, dtype="float16").number == "float16"
+    words = (
+        f"--dtype float32: the weights of {quantised} are quantised, with which vLLM computes in bfloat16 or float16"
+    )
+    with pytest.raises(UsageError, match=re.escape(words)):
+        chosen(quantised, dtype="float32")
+    with pytest.raises(
+        UsageError, match=re.escape(f"--quantize fp8: the weights of {quantised} are quantised already")
+    ):
+        chosen(quantised, quantize="fp8")
+
+
+def started(monkeypatch: pytest.MonkeyPatch, model: str, **options: Any) -> tuple[Start, dict[str, Any]]:
+    """What vLLM's process is told for some options, and the configuration that it is given."""
+    found: list[tuple[Start, dict[str, Any]]] = []
+
+    def ended(start: Start, **_: object) -> None:
+        found.append((start, json.loads((Path(start.config) / "config.json").read_text())))
+        raise VllmEnded("it was not there")
+
+    monkeypatch.setattr(load, "Process", ended)
+    with pytest.raises(ModelError, match=re.escape(f"model {model}: vLLM cannot load it (it was not there)")):
+        engine_load.load_engine(ModelOptions(model, llm="vllm", device="cpu", **options))
+    return found[0]
+
+
+def test_what_vllm_is_told_of_quantised_weights(quantised: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, config = started(monkeypatch, "demo", quantize="fp8")
+    assert (start.quantization, start.dtype, "quantization_config" in config) == ("fp8_per_channel", "bfloat16", False)
+    start, config = started(monkeypatch, "demo")
+    assert (start.quantization, "quantization_config" in config) == (None, False)
+    start, config = started(monkeypatch, str(quantised))
+    assert (start.quantization, start.dtype) == (None, "bfloat16")
+    assert config["quantization_config"] == quantization(SCHEMES["W8A8"])
+
+
+def test_memory_counts_as_vllm_holds_the_weights(quantised: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What our own would need, or the plain model, is no reason to refuse it."""
+    plain = quantised.parent / "plain"
+    needs = [chosen(plain, dtype="bfloat16").need, chosen(plain, quantize="fp8").need, chosen(quantised).need]
+    layers = 3 * (512 * 512 * 2 + 2 * 256 * 512 + 3 * 512 * 2048)
+    assert needs[0].bytes - needs[1].bytes == pytest.approx(layers, rel=0.02)
+    assert needs[2].own > needs[1].own
+    monkeypatch.setattr(choose_format, "memory_of", lambda device: MemoryThere(needs[1].bytes, "the test"))
+    assert chosen(plain, quantize="fp8").number == "bfloat16"
+    with pytest.raises(UsageError, match="what would fit"):
+        chosen(plain, dtype="bfloat16")
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq", "fp8"])
+def test_other_methods_are_for_the_language_model_on_vllm_alone(quantised: Path, tmp_path: Path, method: str) -> None:
+    """Their tensors lie under names and in shapes of their own; pre-fusion has to be plain."""
+    folder = write_tiny_checkpoint(tmp_path)
+    tensors = load_file(folder / "model.safetensors")
+    for name in [name for name in tensors if name.startswith("model.layers.") and "_proj" in name]:
+        tensors[name.replace("weight", "qweight")] = tensors.pop(name).to(torch.int32)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    set_quantization(folder, {"quant_method": method, "bits": 4, "group_size": 32})
+    assert chosen(folder).number == "bfloat16"
+    words = f"config.json: quantization_config: quant_method {method}: model.layers.0.mlp.down_proj cannot be read; "
+    words += "--llm vllm reads it in the language model's own layers"
+    with pytest.raises(CheckpointError, match=re.escape(words)):
+        chosen(folder, llm="own")
+    name = "model.prefusion_layers.0.mlp.up_proj.weight"
+    tensors[name.replace("weight", "qweight")] = tensors.pop(name).to(torch.int32)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"model\.prefusion_layers\.0\.mlp\.up_proj cannot be read"):
+        chosen(folder)
+
+
+def test_a_layer_that_is_damaged_is_told_before_vllm_reads_it(quantised: Path, tmp_path: Path) -> None:
+    """vLLM itself would compute with whatever its memory holds."""
+    tensors = load_file(quantised / "model.safetensors")
+    del tensors["model.layers.1.mlp.up_proj.weight_scale"]
+    copytree(quantised, tmp_path, dirs_exist_ok=True)
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        CheckpointError, match=r"no model\.layers\.1\.mlp\.up_proj\.weight_scale, which layers stored as"
+    ):
+        chosen(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +185,8 @@ def test_vllm_is_given_the_configuration_of_a_plain_llama() -> None:
         ({"llm": "vllm", "dtype": "float32"}, {}, None),
         ({"llm": "vllm", "dtype": "float32"}, {"temperature": 0.5}, "vllm"),
         ({"dtype": "float32"}, {"temperature": 0.5}, None),
+        ({"llm": "vllm", "quantize": "fp8"}, {}, "vllm"),
+        ({"llm": "auto", "quantize": "fp8", "dtype": "bfloat16"}, {}, "auto"),
     ],
 )
 def test_rows_are_told_apart_where_tokens_may_differ(
@@ -76,6 +194,7 @@ def test_rows_are_told_apart_where_tokens_may_differ(
 ) -> None:
     options = RunOptions(ModelOptions("demo", **model), SamplingOptions(), GenerationOptions(**generation))
     assert options.answer_settings().get("llm") == told
+    assert options.answer_settings()["quantize"] == model.get("quantize")
 
 
 def test_evidence_is_refused_before_the_model_is_looked_for() -> None:
@@ -105,8 +224,16 @@ def test_an_index_without_captions_has_nothing_to_answer() -> None:
     [
         ({"llm": "both"}, "--llm both: must be one of own, vllm, auto"),
         (
-            {"llm": "vllm", "quantize": "fp8"},
-            "--quantize fp8: our own language model has it alone; leave --llm vllm out",
+            {"llm": "vllm", "quantize": "int8"},
+            "--quantize int8: our own language model has it alone; --llm vllm has fp8",
+        ),
+        (
+            {"llm": "vllm", "quantize": "int4", "dtype": "float32"},
+            "--quantize int4: our own language model has it alone; --llm vllm has fp8",
+        ),
+        (
+            {"llm": "vllm", "quantize": "fp8", "dtype": "float32"},
+            "--dtype float32: vLLM computes with quantised weights in bfloat16 or float16",
         ),
         ({"llm": "vllm", "device": "mps"}, "--llm vllm: on cpu and cuda, not on mps"),
         ({"llm": "vllm", "tensor_parallel": 0}, "--tensor-parallel must be at least 1, not 0"),

@@ -19,6 +19,7 @@ PROCESS_BYTES = 400 << 20  # of this process with torch and no model, and of the
 
 NUMBER_BYTES: dict[str, int] = {"float32": 4, "bfloat16": 2, "float16": 2}
 _STORED_BYTES = {**NUMBER_BYTES, "float64": 8}
+_HELD = "uint8"  # the dtype of bytes that vLLM holds as they are stored
 _GROUPS = 128, 64, 32  # inputs of a weight in 4 bits that share 4 bytes of scale: the first that divides them all
 _CHANNEL_BYTES = 8  # of a scale, and of what products keep for each output channel
 _PACKING_BYTES = 2  # beside each number of a weight that is packed on a CPU, whatever its bits
@@ -111,6 +112,9 @@ def _weights(
     for name, tensor in _with_head(stored, kind).items():
         elements = prod(tensor.shape)
         held = str(tensor.dtype).removeprefix("torch.")
+        if held == _HELD:
+            own += elements
+            continue
         if kind not in NUMBER_BYTES and _is_packed(name, tensor, on_cpu=is_mapped):
             packed += _packed_bytes(tensor.shape, _packed_in(name, kind, on_cpu=is_mapped))
             scratch.append(elements * (_PACKING_BYTES if is_mapped else _SCRATCH_BYTES[kind]))
@@ -120,7 +124,8 @@ def _weights(
             mapped += elements * _STORED_BYTES.get(held, 4)
         else:
             own += elements * _STORED_BYTES[wanted]
-            scratch += [] if is_mapped else [elements * _STORED_BYTES.get(held, 4)]
+            # A weight that is decompressed has 4 bytes on its way.
+            scratch += [] if is_mapped and held in _STORED_BYTES else [elements * _STORED_BYTES.get(held, 4)]
     return own + packed, packed, mapped, sum(sorted(scratch)[-(_AT_ONCE if is_mapped else 1) :])
 
 

@@ -1,5 +1,6 @@
 """From options to a running engine: the model is found, loaded and put on its device."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from typing import cast
@@ -19,6 +20,7 @@ from llava_mini_cli.engine.quantize import Packing, quantize
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.engine.trials import try_options
 from llava_mini_cli.engine.vllm.load import bounded, check_spread, half_of, start_vllm, takes_vllm
+from llava_mini_cli.engine.vllm.quantised import as_on_vllm
 from llava_mini_cli.engine.work_bytes import Sizes, Work, bounds
 from llava_mini_cli.errors import ModelError, ModelNotFound, UsageError
 from llava_mini_cli.hub import find_model, find_tower
@@ -28,6 +30,7 @@ from llava_mini_cli.model.clip_space import load_image_projection
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.processor import LlavaMiniProcessor
+from llava_mini_cli.model.weight_headers import Stored
 
 CUDA_CHUNK_FRAMES = 32
 GENERATIONS = 64  # at most, and as many as have room for ANSWER positions each
@@ -74,7 +77,11 @@ def _choose(options: ModelOptions, device: torch.device) -> Choice:
     """How the weights are going to be held; none of them is read."""
     checkpoint = find_model(options.model, options.revision)
     config = load_config(checkpoint)
-    return choose_format(options, config, look_at_weights(checkpoint, config), device)
+    is_on_vllm = takes_vllm(options, device)
+    stored: Mapping[str, Stored] = look_at_weights(checkpoint, config, is_on_vllm=is_on_vllm)
+    if is_on_vllm:
+        options, stored = as_on_vllm(options, stored, device, checkpoint)
+    return choose_format(options, config, stored, device)
 
 
 def _load_model(options: ModelOptions, choice: Choice, device: torch.device) -> LlavaMiniForConditionalGeneration:

@@ -32,8 +32,9 @@ def try_options(options: ModelOptions) -> torch.device:
     """
     device = try_device(options.device)
     try_cards(options, device)
-    if (options.dtype, options.quantize, options.compile) != ("auto", None, False):
-        _try_model(str(device), options.dtype, options.quantize, options.compile)
+    kind = None if options.llm == "vllm" else options.quantize  # vLLM quantises its half by itself
+    if (options.dtype, kind, options.compile) != ("auto", None, False):
+        _try_model(str(device), options.dtype, kind, options.compile)
     return device
 
 

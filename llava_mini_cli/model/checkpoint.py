@@ -21,10 +21,11 @@ from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
 from llava_mini_cli.errors import CheckpointError, first_line
 from llava_mini_cli.hub import find_tower
+from llava_mini_cli.model.compressed import Compressed
 from llava_mini_cli.model.config_rules import model_config
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.fields import CONFIG, checked_fields, shown
-from llava_mini_cli.model.tensor_shapes import TOWER_MODULE, model_shapes, vision_shapes
+from llava_mini_cli.model.tensor_shapes import TOWER_MODULE, Shape, model_shapes, vision_shapes
 from llava_mini_cli.model.vision import VisionTower
 from llava_mini_cli.model.weight_headers import (
     Stored,
@@ -42,6 +43,7 @@ logger = logging.getLogger(__name__)
 TOWER_FILE = TOWER_MODULE + "vision_model."  # the names under which a checkpoint holds the tower
 NOT_WEIGHTS = ("rotary_emb.inv_freq", "position_ids")  # buffers that old checkpoints carry along
 TEXT_HALF = ("text_", "visual_projection", "logit_scale")  # of a whole CLIP; the vision tower does not have them
+LANGUAGE_MODEL = ("model.layers.", "lm_head.")  # how the names of its layers begin
 MAKING = 2  # layers that are made of their weights at once
 
 
@@ -206,22 +208,38 @@ class _Loader:
             logger.warning("%s: %d tensors not used, among them %s", checkpoint, count, first)
 
 
-def look_at_weights(checkpoint: Path, config: LlavaMiniConfig, *, local_files_only: bool = False) -> dict[str, Stored]:
+def look_at_weights(
+    checkpoint: Path, config: LlavaMiniConfig, *, local_files_only: bool = False, is_on_vllm: bool = False
+) -> dict[str, Stored]:
     """What the weight files hold of a model, compared with its configuration before a module is made of it.
 
+    Args:
+        is_on_vllm: vLLM reads the language model, whose layers then may be quantised in any way that it knows.
+
     Returns:
-        The tensors of the model under our own names.
+        The tensors of the model under our own names; of a quantised layer, its weight.
 
     Raises:
         CheckpointError: tensors are missing or have another shape. ModelNotFound: the tower is nowhere.
     """
-    stored = stored_tensors(checkpoint)
-    found = {name: tensor for name, tensor in stored.items() if not name.startswith(TOWER_MODULE)}
+    stored, wanted = stored_tensors(checkpoint), model_shapes(config)
+    compressed = Compressed(checkpoint, _but_tower(config), LANGUAGE_MODEL if is_on_vllm else ())
+    found = {name: one for name, one in compressed.seen(stored).items() if not name.startswith(TOWER_MODULE)}
     for name, tensor in _tower_headers(stored, checkpoint, config, local_files_only).items():
         found[TOWER_MODULE + name] = tensor
-    wanted = model_shapes(config)
-    compare(wanted, found, checkpoint)
+    compare({name: shape for name, shape in wanted.items() if name not in compressed.kept}, found, checkpoint)
     return {name: found[name] for name in wanted}
+
+
+def _but_tower(config: LlavaMiniConfig) -> dict[str, Shape]:
+    """The tensors that a configuration asks for, without the vision tower's."""
+    return {name: shape for name, shape in model_shapes(config).items() if not name.startswith(TOWER_MODULE)}
+
+
+def _compressed_tower(checkpoint: Path, config: LlavaMiniConfig) -> Compressed:
+    """The quantised layers of the vision tower that a checkpoint itself holds, under either of its names there."""
+    shapes = vision_shapes(config.vision).items()
+    return Compressed(checkpoint, {home + key: shape for home in (TOWER_FILE, TOWER_MODULE) for key, shape in shapes})
 
 
 def _tower_headers(
@@ -229,7 +247,8 @@ def _tower_headers(
 ) -> dict[str, Stored]:
     """The vision tower's tensors under their names in CLIP's vision model, from the checkpoint or the tower."""
     if config.unfreeze_mm_vision_tower:
-        own = {_tower_key(key): tensor for key, tensor in stored.items() if _is_towers(key)}
+        seen = _compressed_tower(checkpoint, config).seen(stored)
+        own = {_tower_key(key): tensor for key, tensor in seen.items() if _is_towers(key)}
         if own:
             return own
     tower = find_tower(config.mm_vision_tower, checkpoint, local_files_only=local)
@@ -249,18 +268,23 @@ def _tower_tensors(checkpoint: Path, config: LlavaMiniConfig, local: bool) -> It
     """The vision tower's tensors under their names in CLIP's vision model, and the file that holds each."""
     if config.unfreeze_mm_vision_tower:
         found = False
-        for path in weight_files(checkpoint):
-            for key, tensor in read_tensors(path, TOWER_MODULE):
-                if _is_towers(key):
-                    found = True
-                    yield _tower_key(key), tensor, path
+        for key, tensor, path in _compressed_tower(checkpoint, config).read(_all_tensors(checkpoint, TOWER_MODULE)):
+            if _is_towers(key):
+                found = True
+                yield _tower_key(key), tensor, path
         if found:
             return
         logger.warning("%s: holds no vision tower of its own; taking %s", checkpoint, config.mm_vision_tower)
-    for path in weight_files(find_tower(config.mm_vision_tower, checkpoint, local_files_only=local)):
-        for key, tensor in read_tensors(path):
-            if not key.startswith(TEXT_HALF):
-                yield key.removeprefix("vision_model."), tensor, path
+    for key, tensor, path in _all_tensors(find_tower(config.mm_vision_tower, checkpoint, local_files_only=local)):
+        if not key.startswith(TEXT_HALF):
+            yield key.removeprefix("vision_model."), tensor, path
+
+
+def _all_tensors(directory: Path, prefix: str = "") -> Iterator[tuple[str, torch.Tensor, Path]]:
+    """The tensors of all weight files of a directory whose names begin with `prefix`, and the file that holds each."""
+    for path in weight_files(directory):
+        for key, tensor in read_tensors(path, prefix):
+            yield key, tensor, path
 
 
 def load_weights(
@@ -282,11 +306,10 @@ def load_weights(
     with ThreadPoolExecutor(min(MAKING, torch.get_num_threads())) as threads:
         loader = _Loader(model, dtype, device, maker, threads)
         # A model without layers turns frames into tokens and does no more: what answers is elsewhere.
-        elsewhere = (TOWER_MODULE,) if config.num_hidden_layers else (TOWER_MODULE, "model.layers.", "lm_head.")
-        for path in weight_files(checkpoint):
-            for key, tensor in read_tensors(path):
-                if not key.startswith(elsewhere):
-                    loader.put(key, tensor, path)
+        elsewhere = (TOWER_MODULE,) if config.num_hidden_layers else (TOWER_MODULE, *LANGUAGE_MODEL)
+        for key, tensor, path in Compressed(checkpoint, _but_tower(config)).read(_all_tensors(checkpoint)):
+            if not key.startswith(elsewhere):
+                loader.put(key, tensor, path)
         for name, tensor, path in _tower_tensors(checkpoint, config, local_files_only):
             loader.put(TOWER_MODULE + name, tensor, path)
         if config.tie_word_embeddings:

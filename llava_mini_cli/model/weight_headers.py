@@ -8,6 +8,7 @@ A checkpoint may be somebody else's. So its files lie in its directory, a pickle
 what a header claims is compared with the size of its file.
 """
 
+import re
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -31,12 +32,17 @@ NUMBERS = {  # how tensors of weights may be stored
 }  # fmt: skip
 
 
+DECOMPRESSED = torch.int8  # in place of the format of a weight that is decompressed when it is read
+HELD = torch.uint8  # of bytes that are held in memory as they are stored
+
+
 class Stored(NamedTuple):
     """One tensor of a weight file."""
 
     shape: Shape
-    dtype: torch.dtype | None  # None: no number format that weights have
+    dtype: torch.dtype | None  # None: no number format that plain weights have
     file: Path
+    nbytes: int
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -148,7 +154,14 @@ def _safetensors(path: Path) -> Iterator[tuple[str, Stored]]:
     with safe_open(path, framework="np") as tensors:  # which bounds the header, and checks its offsets
         for key in tensors.keys():  # noqa: SIM118  a safe_open handle is no mapping
             tensor = tensors.get_slice(key)
-            yield key, Stored(tuple(tensor.get_shape()), NUMBERS.get(tensor.get_dtype()), path)
+            shape, number = tuple(tensor.get_shape()), tensor.get_dtype()
+            yield key, Stored(shape, NUMBERS.get(number), path, prod(shape) * _number_bytes(number))
+
+
+def _number_bytes(name: str) -> int:
+    """Bytes of a number, from the name of its format: F32, BF16, I8, F8_E4M3."""
+    bits = re.search(r"\d+", name)
+    return 1 if bits is None else max(1, int(bits[0]) // 8)
 
 
 def _pickle(path: Path) -> Iterator[tuple[str, Stored]]:
@@ -163,7 +176,7 @@ def _pickle(path: Path) -> Iterator[tuple[str, Stored]]:
         shape = tuple(tensor.shape)
         if prod(shape) * tensor.itemsize > size:
             raise CheckpointError(f"{path}: {key} has shape {list(shape)}, more than the file holds")
-        yield key, Stored(shape, tensor.dtype if tensor.dtype in NUMBERS.values() else None, path)
+        yield key, Stored(shape, tensor.dtype if tensor.dtype in NUMBERS.values() else None, path, tensor.nbytes)
 
 
 def check_zip(path: Path) -> None:

@@ -67,7 +67,7 @@ class ModelFlags:
         Quantization | None,
         _option(
             help="Number format that weights are reduced to, to save memory; int8 is often quicker on a CPU. On a GPU "
-            "it needs the extra llava-mini-cli\\[quantize]; fp8 is for GPUs alone.",
+            "it needs the extra llava-mini-cli\\[quantize]; fp8 is for GPUs, and for --llm vllm.",
             show_default="none",
         ),
     ] = ModelOptions.quantize

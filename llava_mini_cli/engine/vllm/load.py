@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass, replace
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -18,9 +17,11 @@ from llava_mini_cli.engine.llm.token_decoder import end_ids
 from llava_mini_cli.engine.scheduler import Limits
 from llava_mini_cli.engine.vllm.link import Process, VllmEnded
 from llava_mini_cli.engine.vllm.messages import Ready, Start
+from llava_mini_cli.engine.vllm.quantised import ONLINE
 from llava_mini_cli.engine.vllm.vllm_model import VllmLanguageModel
 from llava_mini_cli.errors import ModelError, UsageError
 from llava_mini_cli.hub import find_model
+from llava_mini_cli.model.compressed import FIELD, quantization_of
 from llava_mini_cli.model.configuration import LlavaMiniConfig
 from llava_mini_cli.model.modeling import LlavaMiniForConditionalGeneration
 from llava_mini_cli.model.prompt_layouts import PromptBuilder
@@ -56,10 +57,12 @@ def check_spread(config: LlavaMiniConfig, cards: int) -> None:
         )
 
 
-def language_model_config(config: LlavaMiniConfig) -> LlamaConfig:
-    """The configuration of the language model alone, for vLLM."""
+def language_model_config(config: LlavaMiniConfig, quantization: dict[str, Any] | None = None) -> LlamaConfig:
+    """The configuration of the language model alone, for vLLM; `quantization`: how a checkpoint's layers are stored."""
     known = LlamaConfig().to_dict().keys() - {"model_type", "architectures"}
     fields: dict[str, Any] = {key: value for key, value in config.to_dict().items() if key in known}
+    if quantization is not None:
+        fields[FIELD] = quantization
     return LlamaConfig(**fields)
 
 
@@ -94,11 +97,12 @@ def start_vllm(
         ModelError: vLLM cannot load the model; one line says why.
     """
     ends = end_ids(model)
+    checkpoint = find_model(options.model, options.revision)
     on_cuda = model.device.type == "cuda"
     with TemporaryDirectory(prefix="llava-mini-vllm-") as folder:
-        language_model_config(config).save_pretrained(folder)
+        language_model_config(config, quantization_of(checkpoint)).save_pretrained(folder)
         start = Start(
-            checkpoint=str(Path(find_model(options.model, options.revision)).absolute()),
+            checkpoint=str(checkpoint.absolute()),
             config=folder,
             dtype=str(model.dtype).removeprefix("torch."),
             on_cuda=on_cuda,
@@ -109,6 +113,7 @@ def start_vllm(
             memory_share=options.gpu_memory or (_share(model.device) if on_cuda else LEAST_SHARE),
             layout=prompts.layout,
             end_ids=tuple(sorted(ends)),
+            quantization=None if options.quantize is None else ONLINE[options.quantize],
         )
         try:
             process = Process(start, is_verbose=os.environ.get("VLLM_LOGGING_LEVEL") != QUIET)

@@ -28,6 +28,7 @@ class Start:
     memory_share: float  # of a card, for weights, keys and values
     layout: str  # of prompts, for grammars
     end_ids: tuple[int, ...]
+    quantization: str | None = None  # of plain weights while they are loaded, by vLLM's name for it
 
 
 @dataclass(frozen=True)

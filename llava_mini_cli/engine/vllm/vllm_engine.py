@@ -26,6 +26,7 @@ def make_engine(start: Start) -> Any:
         enable_prompt_embeds=True,
         enable_prefix_caching=True,
         dtype=start.dtype,
+        quantization=start.quantization,
         max_model_len=-1,  # what fits the keys and values of those that the model has
         max_num_seqs=start.sequences,
         tensor_parallel_size=start.tensor_parallel,

@@ -1,0 +1,53 @@
+"""Quantised weights of a language model on vLLM: those of a checkpoint, and those that vLLM makes while it loads."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from math import prod
+from pathlib import Path
+
+import torch
+
+from llava_mini_cli.config import ModelOptions, Quantization
+from llava_mini_cli.errors import UsageError
+from llava_mini_cli.model.compressed import quantization_of
+from llava_mini_cli.model.weight_headers import HELD, Stored
+
+# What vLLM calls it to quantise plain weights while it loads them: a scale for each output channel, and activations
+# quantised as they come, with a scale for each token.
+ONLINE: Mapping[Quantization, str] = {"fp8": "fp8_per_channel"}
+
+
+def as_on_vllm(
+    options: ModelOptions, stored: Mapping[str, Stored], device: torch.device, checkpoint: Path
+) -> tuple[ModelOptions, Mapping[str, Stored]]:
+    """What the number format is chosen from where vLLM has the language model: options, and weights as they are held.
+
+    vLLM computes with quantised weights in bfloat16 and float16.
+
+    Raises:
+        UsageError: the options do not go together with a checkpoint's quantised weights.
+    """
+    is_quantised = quantization_of(checkpoint) is not None
+    if is_quantised and options.quantize is not None:
+        raise UsageError(f"--quantize {options.quantize}: the weights of {options.model} are quantised already")
+    if is_quantised and options.dtype == "float32":
+        raise UsageError(
+            f"--dtype float32: the weights of {options.model} are quantised, with which vLLM computes in bfloat16 or "
+            "float16"
+        )
+    if options.quantize is not None:
+        stored = {name: _reduced(one) if _is_reduced(name, one) else one for name, one in stored.items()}
+    if (is_quantised or options.quantize is not None) and (options.dtype, device.type) == ("auto", "cpu"):
+        options = replace(options, dtype="bfloat16")
+    return replace(options, quantize=None), stored
+
+
+def _is_reduced(name: str, one: Stored) -> bool:
+    """True of the weights that vLLM quantises."""
+    return name.startswith("model.layers.") and len(one.shape) == 2
+
+
+def _reduced(one: Stored) -> Stored:
+    """A weight with one byte a number."""
+    size = prod(one.shape)
+    return Stored((size,), HELD, one.file, size)
