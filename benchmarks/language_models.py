@@ -1,6 +1,6 @@
 """Our own language model and vLLM's beside each other, in turn, on this machine.
 
-    python benchmarks/language_models.py [MODEL] [--device cpu] [--dtype float32] [--rounds 3] [--new 16]
+    python benchmarks/language_models.py [MODEL] [--device cpu] [--dtype float32] [--rounds 3] [--new 16] [--task 200]
 
 Each line is one task: seconds of both from decoded frames to answers (`own_s`, `vllm_s`), taken once, and of the
 language model alone, with random embeddings of the same lengths (`own_llm_s`, `vllm_llm_s`), medians of the rounds; how
@@ -104,7 +104,9 @@ def run_alone(engine: Engine, task: Task, options: GenerationOptions, seed: int)
     return time.perf_counter() - began, answers
 
 
-def compared(model: str, device: str, dtype: str, rounds: int, new: int) -> Iterator[dict[str, Any]]:
+def compared(
+    model: str, device: str, dtype: str, rounds: int, new: int, tasks: dict[str, Task]
+) -> Iterator[dict[str, Any]]:
     """How long vLLM takes to start, then both on each task, after a round that is not counted."""
     options = ModelOptions(model, device=device, dtype=dtype)  # pyright: ignore[reportArgumentType]
     own, generation = load_engine(options), GenerationOptions(new)
@@ -114,7 +116,7 @@ def compared(model: str, device: str, dtype: str, rounds: int, new: int) -> Iter
     with closing(other._llm._link):
         for engine in (own, other):
             run(engine, Task(2, 40, 2), generation, rounds)
-        for name, task in TASKS.items():
+        for name, task in tasks.items():
             times: dict[str, list[float]] = defaultdict(list)
             same, answers, before = 0, 0, other._llm.counted
             for number in range(rounds + 1):
@@ -143,9 +145,11 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--new", type=int, default=16, help="tokens of an answer")
+    parser.add_argument("--task", default="", help="how the names of the tasks begin")
     given = parser.parse_args()
+    tasks = {name: task for name, task in TASKS.items() if name.startswith(given.task)}
     print(json.dumps({"torch": torch.__version__, "threads": torch.get_num_threads()}))
-    for line in compared(given.model, given.device, given.dtype, given.rounds, given.new):
+    for line in compared(given.model, given.device, given.dtype, given.rounds, given.new, tasks):
         print(json.dumps(line), flush=True)
 
 

@@ -1,5 +1,6 @@
 """The order of the engine's work: what waits, what is taken together, what is let go, and what it is loaded with."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from engine_doubles import ArrayFrames
-from engine_oracle import GREEDY, QUESTIONS, Oracle, limits, make_oracle, request
+from engine_oracle import GREEDY, QUESTIONS, Oracle, by_prompt, limits, make_oracle, request
 
 from llava_mini_cli.config import ModelOptions
 from llava_mini_cli.engine import engine as engine_module
@@ -20,6 +21,7 @@ from llava_mini_cli.engine.llm.generation import Generation
 from llava_mini_cli.engine.llm.kv_cache import RowCache
 from llava_mini_cli.engine.load import load_engine, make_engine
 from llava_mini_cli.engine.request import Answer, Failure, Request
+from llava_mini_cli.engine.scheduler import Limits, Load, choose
 from llava_mini_cli.engine.similarity import ROWS, scan_batches, scan_file
 from llava_mini_cli.errors import UsageError
 
@@ -248,3 +250,40 @@ def test_caches_that_there_is_no_memory_to_join_stay_apart(
     six_images(oracle, engine, 1)
     assert max(steps) > 1
     assert asked[0] == asked[1] > 0
+
+
+@pytest.mark.parametrize(
+    ("load", "action"),
+    [
+        ({"prefills": 7}, "encode"),
+        ({"prefills": 8}, "prefill"),  # as many as may wait
+        ({"prefills": 7, "frames_ready": False}, "prefill"),
+        ({"prefills": 7, "generations": 2}, "prefill"),  # the rest of those that are handed over together
+        ({"prefills": 7, "generations": 99}, "decode"),  # no room for more
+        ({"generations": 1}, "decode"),
+        ({"generations": 1, "frames_ready": False}, "decode"),
+        ({}, "encode"),
+        ({"frames_ready": False}, "wait"),
+        ({"frames_ready": False, "frames_waiting": False}, "idle"),
+    ],
+)
+def test_encoding_and_answering_on_the_same_cores_take_turns(load: dict[str, Any], action: str) -> None:
+    """Without turns the frames that are ready go first, as soon as there are few enough windows."""
+    state = {"frames_ready": True, "frames_waiting": True, "prefills": 0, "questions": 1, "generations": 0} | load
+    turns = Limits(chunk_frames=2, generations=99, media=8, cache_bytes=1, takes_turns=True)
+    assert choose(Load(**state, cache_bytes=0), turns) == action
+    if load == {"generations": 1}:
+        assert choose(Load(**state, cache_bytes=0), replace(turns, takes_turns=False)) == "encode"
+
+
+@pytest.mark.parametrize("takes_turns", [True, False])
+def test_answers_are_the_same_whether_turns_are_taken(oracle: Oracle, takes_turns: bool) -> None:
+    lengths = (2, 9, 4, 1, 5, 3)
+    wanted = [request(str(frames), oracle.video(frames, 0), QUESTIONS[:2]) for frames in lengths]
+    found = by_prompt(list(oracle.engine(replace(limits(3, media=2), takes_turns=takes_turns)).run(wanted)))
+    answers = {key: list(one.token_ids) for key, one in found.items() if isinstance(one, Answer)}
+    assert answers == {
+        (str(frames), number, 0): oracle.ids(frames, 0, question)
+        for frames in lengths
+        for number, question in enumerate(QUESTIONS[:2])
+    }

@@ -74,6 +74,7 @@ def test_the_process_sees_the_cards_that_are_meant_alone(
         raise OSError("no more processes")
 
     monkeypatch.setattr(subprocess, "Popen", refused)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     if visible is None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -83,6 +84,7 @@ def test_the_process_sees_the_cards_that_are_meant_alone(
         with pytest.raises(OSError, match="no more processes"):
             Process(start, is_verbose=True)
     assert [env.get("CUDA_VISIBLE_DEVICES") for env in given] == [visible, seen]
+    assert [env.get("OMP_NUM_THREADS") for env in given] == [str(torch.get_num_threads()), None]
     assert not list(tmp_path.iterdir())
 
 

@@ -149,7 +149,7 @@ def make_engine(
     if not is_half:
         return Engine(model, processor, prompts, limits, revision, dense, image_projection, kind, note)
     vllm = start_vllm(model, prompts, options, config, limits)
-    limits, note = bounded(limits), vllm.note
+    limits, note = bounded(limits, on_cuda=model.device.type == "cuda"), vllm.note
     return Engine(model, processor, prompts, limits, revision, dense, image_projection, kind, note, vllm.make)
 
 

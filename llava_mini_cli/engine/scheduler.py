@@ -2,6 +2,10 @@
 
 Frames are encoded first, so that decoding steps have many answers to share the weights' reading; decoding goes
 on whenever the next frames are not there yet, so nothing waits for a slow decoder that need not.
+
+Two processes that compute on the same cores at once are many times slower than one after the other, as the threads of
+each wait for each other. So where answers are written by another one, as many windows as may be waiting are handed over
+together, and the next frames are encoded once all are answered.
 """
 
 from dataclasses import dataclass
@@ -20,6 +24,9 @@ class Limits:
     cache_bytes: int  # keys and values of all that is being answered
     media_bytes: int = 512 << 20  # decoded frames and their decoders, for whoever decodes
     work_bytes: int | None = None  # keys and values, and one piece of work; None: no bound
+    takes_turns: bool = (
+        False  # answers are written by another process on the same cores: no frames are encoded meanwhile
+    )
 
     def __post_init__(self) -> None:
         for name in ("chunk_frames", "generations", "media", "cache_bytes", "media_bytes"):
@@ -46,7 +53,9 @@ def choose(load: Load, limits: Limits) -> Action:
     """
     total = load.generations + load.questions
     fits = load.generations == 0 or (total <= limits.generations and load.cache_bytes < limits.cache_bytes)
-    enough = load.prefills >= limits.chunk_frames or not load.frames_ready
+    if limits.takes_turns and load.generations:
+        return "prefill" if load.prefills and fits else "decode"
+    enough = load.prefills >= (limits.media if limits.takes_turns else limits.chunk_frames) or not load.frames_ready
     if load.prefills and fits and enough:
         return "prefill"
     if load.frames_ready and load.prefills < limits.media:

@@ -17,6 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import IO, Protocol
 
+import torch
+
 from llava_mini_cli.at_exit import at_the_end
 from llava_mini_cli.engine.vllm.messages import Counted, Drop, Group, Ready, Said, Start, from_bytes, to_bytes
 from llava_mini_cli.errors import LlavaMiniError
@@ -76,6 +78,8 @@ class Process:
         if start.on_cuda:  # vLLM takes the first cards that it sees
             cards = range(start.card, start.card + start.tensor_parallel)
             settings["CUDA_VISIBLE_DEVICES"] = _names(cards, os.environ.get("CUDA_VISIBLE_DEVICES"))
+        elif "OMP_NUM_THREADS" not in os.environ:  # it would take one core, and this process waits while it answers
+            settings["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // start.tensor_parallel))
         try:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", module, str(theirs.fileno())],

@@ -129,10 +129,10 @@ def start_vllm(
     return Vllm(process, ready, make)
 
 
-def bounded(limits: Limits) -> Limits:
+def bounded(limits: Limits, *, on_cuda: bool) -> Limits:
     """The bounds of a run whose keys and values are vLLM's: it takes in what keeps vLLM busy."""
     work = None if limits.work_bytes is None else max(1, limits.work_bytes - limits.cache_bytes)
-    return replace(limits, generations=4 * SEQUENCES, work_bytes=work)
+    return replace(limits, generations=4 * SEQUENCES, work_bytes=work, takes_turns=not on_cuda)
 
 
 def _share(device: torch.device) -> float:
