@@ -1,7 +1,6 @@
 """The benchmark of the published size, tried with a checkpoint of the same files and a few megabytes."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -59,24 +58,36 @@ def test_a_model_that_was_written_computes_finite_numbers(checkpoint: Path) -> N
     assert logits.std(-1).min() > 0.1
 
 
-def test_the_whole_benchmark_runs_and_removes_what_it_wrote(tmp_path: Path) -> None:
-    script = Path(full_size.__file__)
-    command = [sys.executable, str(script), "--size", "small", "--formats", "bfloat16", "--rounds", "1"]
-    done = subprocess.run(
-        [*command, "--at", "model", "--write", "figures.json"], cwd=tmp_path, capture_output=True, text=True, check=True
+def test_the_whole_benchmark_runs_and_removes_what_it_wrote(
+    tmp_path_factory: pytest.TempPathFactory,
+    tmp_path: Path,
+    warm_command: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The first run of the command is a process of the installed one, so that its memory is really watched."""
+    programs = tmp_path_factory.mktemp("programs")
+    installed, begun = Path(sys.executable).with_name("llava-mini"), programs / "begun"
+    (programs / "llava-mini").write_text(
+        f'#!/bin/sh\n[ -e {begun} ] && exec {warm_command}/llava-mini "$@"\ntouch {begun}\nexec {installed} "$@"\n'
     )
+    (programs / "llava-mini").chmod(0o755)
+    (programs / "python").symlink_to(warm_command / "python")
+    monkeypatch.setattr(sys, "executable", str(programs / "python"))
+    options = ["--size", "small", "--formats", "bfloat16", "--rounds", "1", "--at", "model", "--write", "figures.json"]
+    monkeypatch.setattr(sys, "argv", ["full_size.py", *options])
+    monkeypatch.chdir(tmp_path)
+    full_size.main()
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == ["figures.json"]
     assert list((tmp_path / "model").iterdir()) == []
     found = json.loads((tmp_path / "figures.json").read_text())["formats"]["bfloat16"]
-    assert {name: run["seconds"] > 0.2 and run["peak_gib"] > 0.05 for name, run in found["runs"].items()} == {
-        "image, 1 question": True,
-        "image, 16 questions": True,
-        "video of 9 frames, 1 question": True,
-    }
+    assert [*found["runs"]] == ["image, 1 question", "image, 16 questions", "video of 9 frames, 1 question"]
+    assert all(run["seconds"] > 0.05 and "refused" not in run for run in found["runs"].values())
+    assert found["runs"]["image, 1 question"]["peak_gib"] > 0.05
     assert len(found["phases"]) == 7
     assert all(one["products_seconds"] > 0 and one["gflops"] > 0 for one in found["phases"].values())
     assert set(found["rates"]["milliseconds"]) >= {"float32", "bfloat16"}
-    assert "| step of 16 rows |" in done.stdout
+    assert "| step of 16 rows |" in capsys.readouterr().out
 
 
 def test_a_refusal_is_a_result(

@@ -1,8 +1,10 @@
-"""`llava-mini` for the shell blocks of a page, without the seconds in which each start imports torch.
+"""`llava-mini` and `python` without the seconds in which each start imports torch.
 
-`warm_command` makes a command that hands its arguments, working directory, environment, standard streams and bound on
-data (`ulimit -d`) to a server, which has imported everything once. A fork of it is the run: a process of its own that
-runs the command and ends as any Python does. Starting cold is tested elsewhere (`test_cli_real`, `test_cli_process`).
+`warm_command` makes two commands that hand their arguments, working directory, environment, standard streams and bound
+on data (`ulimit -d`) to a server, which has imported everything once. A fork of it is the run: a process of its own
+that runs the command, or the code that `python` is given, and ends as any Python does. Where `RUN_PID` is in the
+environment, the run first writes its process id to the file of that name, for whoever wants to kill it. Starting cold
+is tested elsewhere (`test_cli_real`, `test_cli_process`).
 """
 
 import atexit
@@ -19,6 +21,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
+from runpy import run_module, run_path
+from types import ModuleType
 
 # What a server imports; the `main` of the first is the command.
 _ROWS = ("pandas", "pyarrow.parquet", "llava_mini_cli.commands.main", "rich.table", "tqdm")
@@ -58,9 +62,8 @@ def _served_in(folder: Path, modules: tuple[str, ...]) -> Generator[Path]:
     assert server.stdin is not None
     assert server.stdout is not None
     binaries.mkdir()
-    client = CLIENT.format(python=sys.executable, address=address)
-    for name, text in {"llava-mini": client, "python": f'#!/bin/sh\nexec "{sys.executable}" "$@"\n'}.items():
-        (binaries / name).write_text(text)
+    for name in ("llava-mini", "python"):
+        (binaries / name).write_text(CLIENT.format(python=sys.executable, address=address))
         (binaries / name).chmod(0o755)
     try:
         assert server.stdout.readline() == b"ready\n"
@@ -78,7 +81,26 @@ def main() -> None:
         import_module(name)
     import_module("warm_parser").make_ready()
     if _served(address):
-        _end(import_module(modules[0]).main)
+        _end(_python if Path(sys.argv[0]).name == "python" else import_module(modules[0]).main)
+
+
+def _python() -> None:
+    """Runs what a command line of Python names: `-c CODE`, `-m MODULE`, `-` or a script, with its arguments."""
+    what, *given = sys.argv[1:]
+    if what in ("-c", "-"):
+        code = given.pop(0) if what == "-c" else sys.stdin.read()
+        sys.argv = [what, *given]
+        sys.path.insert(0, "")
+        sys.modules["__main__"] = ModuleType("__main__")
+        exec(compile(code, "<string>", "exec"), vars(sys.modules["__main__"]))
+    elif what == "-m":
+        sys.argv = given
+        sys.path.insert(0, str(Path.cwd()))
+        run_module(given[0], run_name="__main__", alter_sys=True)
+    else:
+        sys.argv = [what, *given]
+        sys.path.insert(0, str(Path(what).resolve().parent))
+        run_path(what, run_name="__main__")
 
 
 def _end(run: Callable[[], None]) -> None:
@@ -134,6 +156,8 @@ def _become(
     os.environ.clear()
     os.environ.update(environment)
     sys.argv = arguments
+    if told := environment.get("RUN_PID"):
+        Path(told).write_text(str(os.getpid()))
     resource.setrlimit(resource.RLIMIT_DATA, allowed)
 
 
