@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,6 @@ from archive_films import FILMS, picture, rows, run
 from test_docs import ROOT, run_block, shell_blocks
 
 from llava_mini_cli.formats.archive.reader import open_archive
-
-LLAVA_MINI = str(Path(sys.executable).with_name("llava-mini"))
 
 
 def test_an_archive_holds_what_was_seen(archive: Path) -> None:
@@ -158,6 +158,18 @@ def test_a_medium_may_fail_while_its_first_captions_are_written(
         assert failure.error == "the rest is damaged"
 
 
+def begun(folder: Path, command: Sequence[str | Path], **more: Any) -> tuple["subprocess.Popen[Any]", int]:
+    """A run of a warm command, and the id of the process that it is itself."""
+    told = folder / "pid"
+    told.unlink(missing_ok=True)
+    process = subprocess.Popen(command, env=os.environ | {"RUN_PID": str(told)}, **more)
+    end = time.monotonic() + 60
+    while not (told.exists() and told.read_text()):
+        assert time.monotonic() < end, "no run began"
+        time.sleep(0.01)
+    return process, int(told.read_text())
+
+
 def wait_for_parts(archive: Path, count: int, process: "subprocess.Popen[Any]") -> None:
     """Until so many parts are there, the process has ended, or a generous time has passed."""
     end = time.monotonic() + 60
@@ -165,7 +177,7 @@ def wait_for_parts(archive: Path, count: int, process: "subprocess.Popen[Any]") 
         time.sleep(0.02)
 
 
-def test_killing_index_at_any_moment_loses_nothing(films: Path, tmp_path: Path) -> None:
+def test_killing_index_at_any_moment_loses_nothing(films: Path, tmp_path: Path, warm_command: Path) -> None:
     """Each run is killed a little later than the last; what it had put in place stays, and the last one finishes."""
     folder, archive = tmp_path / "many", tmp_path / "a"
     folder.mkdir()
@@ -173,14 +185,15 @@ def test_killing_index_at_any_moment_loses_nothing(films: Path, tmp_path: Path) 
         shutil.copy(films / sorted(FILMS)[number % len(FILMS)], folder / f"{number:02d}.mp4")
     often = "from llava_mini_cli.formats.archive import writer; writer.PART_SECONDS = 0.0; "  # a part for each medium
     code = often + "from llava_mini_cli.__main__ import main; main()"
-    command = [sys.executable, "-c", code, "index", str(folder), "-o", str(archive), "-m", "demo", "-q"]
+    command = [warm_command / "python", "-c", code, "index", folder, "-o", archive, "-m", "demo", "-q"]
     rng = random.Random(0)
     held: set[str] = set()
     for number in range(6):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        process, pid = begun(tmp_path, command, stderr=subprocess.DEVNULL)
         wait_for_parts(archive, len(held) + 1 if number < 3 else 0, process)
         time.sleep(rng.uniform(0, 0.1 if number < 3 else 1.5))
-        process.send_signal(signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
         process.wait()
         if (archive / "archive.json").exists():
             with open_archive(archive) as opened:
@@ -198,20 +211,20 @@ def test_killing_index_at_any_moment_loses_nothing(films: Path, tmp_path: Path) 
     assert not list(archive.rglob("*.tmp"))
 
 
-def test_sigterm_keeps_what_is_complete(films: Path, tmp_path: Path) -> None:
+def test_sigterm_keeps_what_is_complete(films: Path, tmp_path: Path, warm_command: Path) -> None:
     folder, archive = tmp_path / "many", tmp_path / "a"
     folder.mkdir()
     for number in range(40):
         shutil.copy(films / "green.mp4", folder / f"{number:02d}.mp4")
-    command = [LLAVA_MINI, "index", str(folder), "-o", str(archive), "-m", "demo", "-v"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    command = [warm_command / "llava-mini", "index", folder, "-o", archive, "-m", "demo", "-v"]
+    process, pid = begun(tmp_path, command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     opened_media = 0
     while opened_media < 5:
         line = process.stderr.readline()
         assert line
         opened_media += ": video, " in line
-    process.terminate()
+    os.kill(pid, signal.SIGTERM)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 143
     assert "interrupted by SIGTERM" in said
