@@ -25,6 +25,15 @@ from llava_mini_cli.pipelines.settings import RunOptions
 
 OPTIONS = RunOptions(ModelOptions("demo"), SamplingOptions(), GenerationOptions())
 
+# The command line with doubles, which asks whoever cannot be reached again at once and not after 1, 2 and 4 seconds.
+SOON_AGAIN = """
+from functools import partial
+import cli_doubles
+from llava_mini_cli.commands.flags import input_flags
+input_flags.FetchOptions = partial(input_flags.FetchOptions, backoff=0.01)
+cli_doubles.main()
+"""
+
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Path:
@@ -183,8 +192,8 @@ def test_rows_of_a_strangers_table_through_the_command_line(disk: Path, warm_dou
 
     odd = sorted(set(known_implementations) - {"http", "https", "file", "local", "hf"})
     (disk / "t.csv").write_text("".join(["path\nroot/a.jpg\n", *(f"{name}://127.0.0.1/x\n" for name in odd)]))
-    program = str(warm_doubles / "llava-mini")
-    command = [program, "ask", "t.csv", "-p", "What?", "-o", "o.jsonl", "--media-root", "root"]
+    program = [str(warm_doubles / "python"), "-c", SOON_AGAIN]
+    command = [*program, "ask", "t.csv", "-p", "What?", "-o", "o.jsonl", "--media-root", "root"]
     for _ in range(2):
         done = subprocess.run([*command, "-q"], cwd=disk, capture_output=True, text=True, check=False)
         assert done.returncode == 3, done.stderr
@@ -193,7 +202,7 @@ def test_rows_of_a_strangers_table_through_the_command_line(disk: Path, warm_dou
         assert [row["id"] for row in rows if row["status"] == "ok"] == ["root/a.jpg"]
         kinds = {row["error_type"] for row in rows if row["status"] == "error"}
         assert kinds <= {"refused", "unreadable", "unreachable"}
-    typed = [program, "ask", "ssh://127.0.0.1/x", "root/a.jpg", "-p", "What?"]
+    typed = [*program, "ask", "ssh://127.0.0.1/x", "root/a.jpg", "-p", "What?"]
     done = subprocess.run(typed, cwd=disk, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "reading ssh:// needs a package that is not installed" in done.stderr
