@@ -45,7 +45,7 @@ def worker_processes() -> list[psutil.Process]:
     return found
 
 
-def wait_for_workers(count: int, seconds: float = 30.0) -> list[psutil.Process]:
+def wait_for_workers(count: int, seconds: float = 600.0) -> list[psutil.Process]:
     """The processes of workers, once there are so many."""
     end = time.monotonic() + seconds
     while len(found := worker_processes()) != count:

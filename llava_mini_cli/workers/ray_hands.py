@@ -33,7 +33,7 @@ from llava_mini_cli.workers.worker import Worker
 TAKE_S = 1.0  # seconds that a worker waits for something to say
 GRACE_S = 5.0  # seconds more than --worker-timeout for an answer to come
 CONNECT_S = 5.0  # seconds for a head to take a connection
-OPEN_S = 25.0  # seconds for a cluster to take this run
+OPEN_S = 60.0  # seconds for a cluster to take this run: its head has answered, and its machine may be busy
 LOOK_S = 1.0  # seconds between looks at the machines
 POLL_S = 0.2
 CLOSE_S = 5.0  # seconds for Ray to end; what is left then ends with this process
