@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -30,9 +29,8 @@ def shell_blocks(path: Path) -> list[str]:
 
 
 def recipes(path: Path) -> list[str]:
-    """The blocks that are marked as recipes, for the Python of the tests."""
-    blocks = re.findall(r"^<!-- recipe -->\n```sh\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
-    return [block.replace("python - <<", f"{shlex.quote(sys.executable)} - <<") for block in blocks]
+    """The blocks that are marked as recipes."""
+    return re.findall(r"^<!-- recipe -->\n```sh\n(.*?)^```", path.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def run_block(block: str, folder: Path, monkeypatch: pytest.MonkeyPatch, **environment: str) -> None:
@@ -85,7 +83,6 @@ def test_the_commands_of_the_docs_run(
     if page == "spans.md":
         write_robot(tmp_path)
     for block in shell_blocks(ROOT / "docs" / page):
-        block = block.replace("python - <<", f"{shlex.quote(sys.executable)} - <<")
         run_block(block, tmp_path, monkeypatch, PATH=f"{warm_doubles}:/usr/bin:/bin")
     assert (tmp_path / made).exists()
     if page == "spans.md":
@@ -176,7 +173,6 @@ def test_the_recipes_of_batch_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     environment = {"PATH": f"{warm_doubles}:/usr/local/bin:/usr/bin:/bin", "CLIPS": "real"}
     environment["HF_HOME"] = str(tmp_path / "hf")
     for block in shell_blocks(ROOT / "docs" / "batch.md"):
-        block = block.replace("python - <<", f"{shlex.quote(sys.executable)} - <<")
         run_block(block, tmp_path, monkeypatch, **environment)
     for task in ("1", "2"):
         array = {"SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "2"}

@@ -25,7 +25,13 @@ from runpy import run_module, run_path
 from types import ModuleType
 
 # What a server imports; the `main` of the first is the command.
-_ROWS = ("pandas", "pyarrow.parquet", "llava_mini_cli.commands.main", "rich.table", "tqdm")
+_ROWS = (
+    "pandas", "pyarrow.parquet", "duckdb", "rich.table", "tqdm", "fsspec", "llava_mini_cli.commands.main",
+    "llava_mini_cli.commands.left_out", "llava_mini_cli.commands.reporter", "llava_mini_cli.commands.summary",
+    "llava_mini_cli.pipelines.answer", "llava_mini_cli.pipelines.index_options",
+    "llava_mini_cli.formats.outputs.appended", "llava_mini_cli.formats.outputs.parquet_file",
+    "llava_mini_cli.formats.outputs.parquet_folder",
+)  # fmt: skip
 DOUBLES = ("cli_doubles", *_ROWS)
 REAL = ("llava_mini_cli.__main__", "llava_mini_cli.engine.load", "llava_mini_cli.pipelines.find", *_ROWS)
 
