@@ -4,10 +4,10 @@ The counter takes a product of [m, k] and [k, n] as 2 * m * k * n, and attention
 every layer for every position, as the reference does it; the engine leaves out what nobody reads.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -58,6 +58,14 @@ def flops(work: Callable[[], object]) -> Flops:
     return Flops(sum(by_operator.values()), products)
 
 
+class Projection(NamedTuple):
+    """What is between the vision tower and the text."""
+
+    projected: Flops
+    compressed: Flops
+    positions: int  # that come out: patches and vision tokens
+
+
 class FlopCounts:
     """FLOPs of models that have a vision tower and a language model in common, and differ in what is between them.
 
@@ -66,6 +74,7 @@ class FlopCounts:
 
     def __init__(self, config: LlavaMiniConfig) -> None:
         self._config = config
+        self._projections: dict[frozenset[tuple[str, int]], Projection] = {}
 
     def with_fields(self, **fields: int) -> LlavaMiniConfig:
         """The configuration with other values of some fields."""
@@ -83,13 +92,14 @@ class FlopCounts:
         features = _features(config, config.parts_per_frame)[None]
         ids = torch.zeros(1, TEXT, dtype=torch.int64, device="meta")
         whole = _positions(config, TEXT + config.vision_tokens_per_frame)
+        projection = self._projection(model, features, fields)
+        sequence = _positions(config, projection.positions)
         with torch.device("meta"), torch.inference_mode():
-            sequence, text = model.project_vision(features).sequence(), model.embed_text(ids)
-        projected, compressed = _projection(model, features)
+            text = model.embed_text(ids)
         return _components(
             self._whole_tower * config.parts_per_frame,
-            projected,
-            compressed,
+            projection.projected,
+            projection.compressed,
             flops(lambda: prefuse(model.prefusion_layers, model.rotary_emb, sequence, text, ids)),
             _of_depth(config.num_hidden_layers, model, lambda: made(inputs_embeds=whole)),
         )
@@ -102,7 +112,7 @@ class FlopCounts:
         prompts = CountedPrompts(config.vocab_size)
         pack = pack_prompts([prompts.question_ids(str(number)) for number in range(questions)])
         features = _features(config, config.parts_per_frame)[None]
-        projected, compressed = _projection(model, features)
+        projected, compressed, _ = self._projection(model, features, fields)
         fused = flops(lambda: encode_features(model, features, [pack])) - projected - compressed
         prefix, *tails = (_positions(config, length)[0] for length in prefill_lengths(pack, config, frames=1))
         item = PrefillItem(prefix, tuple(tails))
@@ -130,6 +140,16 @@ class FlopCounts:
                 config.num_hidden_layers, model, lambda: llava.lm_head(model(inputs_embeds=whole).last_hidden_state)
             ),
         )
+
+    def _projection(self, model: Any, features: torch.Tensor, fields: Mapping[str, int]) -> Projection:
+        """The projector and the compressor before it, counted once: torch works out long what resizing would be."""
+        key = frozenset(fields.items())
+        if key not in self._projections:
+            lengths: list[int] = []
+            whole = flops(lambda: lengths.append(model.project_vision(features).sequence().shape[1]))
+            projected = flops(lambda: model.mm_projector(features.new_empty(1, lengths[0], features.shape[-1])))
+            self._projections[key] = Projection(projected, whole - projected, lengths[0])
+        return self._projections[key]
 
     @cached_property
     def _whole_tower(self) -> Flops:
@@ -181,14 +201,6 @@ def _features(config: LlavaMiniConfig, pictures: int) -> torch.Tensor:
 
 def _positions(config: LlavaMiniConfig, count: int) -> torch.Tensor:
     return torch.zeros(1, count, config.hidden_size, device="meta")
-
-
-def _projection(model: Any, features: torch.Tensor) -> tuple[Flops, Flops]:
-    """FLOPs of the projector, and of the compressor before it."""
-    with torch.device("meta"), torch.inference_mode():
-        positions = model.project_vision(features).sequence().shape[1]
-    projected = flops(lambda: model.mm_projector(features.new_empty(1, positions, features.shape[-1])))
-    return projected, flops(lambda: model.project_vision(features)) - projected
 
 
 def _components(*counts: Flops) -> Components:
