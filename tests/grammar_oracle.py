@@ -52,6 +52,7 @@ class Follower:
             source = make.grammar_from_json_schema(grammar.text, overrides=COMPACT)
         self._source = source
         self._known: dict[bytes, Any] = {}  # behind the text that is asked about again and again
+        self._allowed: dict[bytes, bool] = {}  # by texts of one byte more
 
     def _behind(self, said: bytes) -> Any:
         for length in range(len(said), -1, -1):
@@ -72,6 +73,13 @@ class Follower:
     def allows(self, said: bytes) -> bool:
         """True if some text of the grammar begins so."""
         return self._behind(said) is not None
+
+    def allows_behind(self, said: bytes, more: bytes) -> bool:
+        """True if some text of the grammar begins with `said` and `more`; one bad first byte stands for all `more`."""
+        first = said + more[:1]
+        if first not in self._allowed:
+            self._allowed[first] = self.allows(first)
+        return self._allowed[first] and (len(more) < 2 or self.allows(said + more))
 
     def is_text(self, said: bytes) -> bool:
         """True if the grammar holds this text."""
@@ -132,9 +140,13 @@ def check_held(
         assert place == 0 or inner is None or not follower.is_over(inner)
         allowed = torch.zeros(len(scores), dtype=torch.bool)
         for token, piece in enumerate(pieces[: len(scores)]):
-            whole = said + (piece or b"")
-            is_begun = gap.startswith(whole) or (whole.startswith(gap) and follower.allows(whole[len(gap) :]))
-            allowed[token] = bool(piece) and is_begun
+            if not piece:
+                continue
+            if inner is not None:
+                allowed[token] = follower.allows_behind(inner, piece)
+            else:
+                whole = said + piece
+                allowed[token] = gap.startswith(whole) or (whole.startswith(gap) and follower.allows(whole[len(gap) :]))
         allowed[ends] = inner is not None and follower.is_text(inner)
         is_forced = inner is None or follower.is_forced(inner)
         if place < len(header):
