@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from archive_films import FILMS, picture, rows, run
 from test_docs import ROOT, run_block, shell_blocks
+from warm_command import started
 
 from llava_mini_cli.formats.archive.reader import open_archive
 
@@ -158,18 +158,6 @@ def test_a_medium_may_fail_while_its_first_captions_are_written(
         assert failure.error == "the rest is damaged"
 
 
-def begun(folder: Path, command: Sequence[str | Path], **more: Any) -> tuple["subprocess.Popen[Any]", int]:
-    """A run of a warm command, and the id of the process that it is itself."""
-    told = folder / "pid"
-    told.unlink(missing_ok=True)
-    process = subprocess.Popen(command, env=os.environ | {"RUN_PID": str(told)}, **more)
-    end = time.monotonic() + 60
-    while not (told.exists() and told.read_text()):
-        assert time.monotonic() < end, "no run began"
-        time.sleep(0.01)
-    return process, int(told.read_text())
-
-
 def wait_for_parts(archive: Path, count: int, process: "subprocess.Popen[Any]") -> None:
     """Until so many parts are there, the process has ended, or a generous time has passed."""
     end = time.monotonic() + 60
@@ -189,7 +177,7 @@ def test_killing_index_at_any_moment_loses_nothing(films: Path, tmp_path: Path, 
     rng = random.Random(0)
     held: set[str] = set()
     for number in range(6):
-        process, pid = begun(tmp_path, command, stderr=subprocess.DEVNULL)
+        process, pid = started(command, tmp_path / "pid", stderr=subprocess.DEVNULL)
         wait_for_parts(archive, len(held) + 1 if number < 3 else 0, process)
         time.sleep(rng.uniform(0, 0.1 if number < 3 else 1.5))
         with suppress(ProcessLookupError):
@@ -217,7 +205,7 @@ def test_sigterm_keeps_what_is_complete(films: Path, tmp_path: Path, warm_comman
     for number in range(40):
         shutil.copy(films / "green.mp4", folder / f"{number:02d}.mp4")
     command = [warm_command / "llava-mini", "index", folder, "-o", archive, "-m", "demo", "-v"]
-    process, pid = begun(tmp_path, command, stderr=subprocess.PIPE, text=True)
+    process, pid = started(command, tmp_path / "pid", stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     opened_media = 0
     while opened_media < 5:

@@ -141,12 +141,12 @@ def test_search_runs_no_code_of_a_tower(here: Path, archive: Path) -> None:
     assert "config.json: mm_vision_tower 7: must be a text of at most" in search(copy)
 
 
-def test_standard_input_is_the_lists_alone(here: Path) -> None:
+def test_standard_input_is_the_lists_alone(here: Path, warm_command: Path) -> None:
     """Entries named `y` are media; nobody takes them for an answer."""
     needs_code()
     shutil.copy("a.png", "y")
     done = subprocess.run(
-        [sys.executable, "-m", "llava_mini_cli", "ask", "--files-from", "-", "What?", "-m", "evil"],
+        [warm_command / "llava-mini", "ask", "--files-from", "-", "What?", "-m", "evil"],
         input="y\n" * 40, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert (done.returncode, done.stdout) == (1, "")

@@ -1,8 +1,8 @@
 """Spans on the command line, with the demo model and as a user runs them: files, archives, what is refused."""
 
 import json
-import subprocess
-import sys
+import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from archive_films import rows, run
 from cli_doubles import EchoEngine
 from configured_cli import echo_engines, llava_mini
 from scene_films import cuts_of, scene_film
+from warm_command import started
 
 from llava_mini_cli.commands.terminal import _stretch
 from llava_mini_cli.media.decoders import decord_installed
@@ -92,7 +93,7 @@ def test_scenes_of_files_are_cut_where_they_were_made(films: Path, tmp_path: Pat
     assert (refused.exit_code, "--scene-threshold was 3, is 20" in refused.stderr) == (2, True)
 
 
-def test_after_kill_9_the_scenes_are_the_same(tmp_path: Path) -> None:
+def test_after_kill_9_the_scenes_are_the_same(tmp_path: Path, warm_command: Path) -> None:
     """With the decoder and the model that users have; killed when a part of the rows is there."""
     lengths = [7 + number % 9 for number in range(100)]
     path, output = scene_film(tmp_path / "film.mp4", lengths), tmp_path / "rows.jsonl"
@@ -110,12 +111,11 @@ def test_after_kill_9_the_scenes_are_the_same(tmp_path: Path) -> None:
         "-q",
         "-o",
     )
-    process = subprocess.Popen([sys.executable, "-m", "llava_mini_cli", *map(str, (*command, output))])
+    process, pid = started([warm_command / "llava-mini", *command, output], tmp_path / "pid")
     while process.poll() is None and not (output.exists() and output.read_bytes().count(b"\n") >= 10):
         time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert process.returncode == -9
+    os.kill(pid, signal.SIGKILL)
+    assert process.wait() == 256 - signal.SIGKILL
     assert (run(*command, output).exit_code, run(*command, tmp_path / "whole.jsonl").exit_code) == (0, 0)
     resumed, whole = (
         [json.loads(line) for line in (tmp_path / name).read_text().splitlines()]

@@ -17,12 +17,14 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Generator
+import time
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from runpy import run_module, run_path
 from types import ModuleType
+from typing import Any
 
 # What a server imports; the `main` of the first is the command.
 _ROWS = (
@@ -78,6 +80,20 @@ def _served_in(folder: Path, modules: tuple[str, ...]) -> Generator[Path]:
         server.stdin.close()
         server.stdout.close()
         server.wait(60)
+
+
+def started(command: Sequence[str | Path], told: Path, **more: Any) -> tuple["subprocess.Popen[Any]", int]:
+    """A run of a warm command that has begun, and its own process id, which is in the file `told`, too.
+
+    The process that is returned ends when the run does: with the run's exit code, or 256 less the signal that ended it.
+    """
+    told.unlink(missing_ok=True)
+    process = subprocess.Popen(command, env=os.environ | {"RUN_PID": str(told)}, **more)
+    end = time.monotonic() + 60
+    while not (told.exists() and told.read_text()):
+        assert time.monotonic() < end, "no run began"
+        time.sleep(0.01)
+    return process, int(told.read_text())
 
 
 def main() -> None:
