@@ -20,9 +20,10 @@ demo-accuracy: .venv/.stamp-dev
 
 install: .venv/.stamp-run
 
-# Two processes, a file of tests in one of them, in the order of tests/conftest.py.
+# Two processes, a file of tests in one of them, in the order of tests/conftest.py. Bytecode is kept, so that the hundreds of
+# processes that tests start do not compile the package each time.
 test: .venv/.stamp-dev
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 check: .venv/.stamp-dev
 	$(BIN)/ruff check .
