@@ -16,9 +16,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # The files that take longest begin first, so that at the end no process waits long for another one's last file.
 LONGEST = (
-    "test_workers_ray", "test_outputs_killed", "test_benchmark_full_size", "test_benchmark_gpu", "test_bench",
-    "test_cli_real", "test_engine_labels", "test_docs", "test_docs_scale", "test_engine_shortage", "test_demo_model",
-    "test_memory_room", "test_evidence", "test_train_runs", "test_archive_runs", "test_archive_killed", "test_engine",
+    "test_workers_ray", "test_outputs_killed", "test_benchmark_gpu", "test_docs_scale", "test_docs",
+    "test_engine_shortage", "test_cli_real", "test_demo_model", "test_bench", "test_engine_grammars",
+    "test_archive_runs", "test_train_runs", "test_benchmark_full_size", "test_engine_labels", "test_cli_spans",
+    "test_batch", "test_archive_killed", "test_engine",
 )  # fmt: skip
 
 

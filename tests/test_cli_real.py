@@ -34,7 +34,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, seconds in {"clip.mp4": 3, "long.mp4": 120}.items():
         source = f"testsrc2=duration={seconds}:size=160x120:rate=10"
         ffmpeg = [imageio_ffmpeg.get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", "-f", "lavfi", "-i", source]
-        subprocess.run([*ffmpeg, "-pix_fmt", "yuv420p", str(folder / name)], check=True)
+        quick = ["-preset", "ultrafast", "-pix_fmt", "yuv420p"]
+        subprocess.run([*ffmpeg, *quick, str(folder / name)], check=True)
     Image.new("RGB", (40, 30), "red").save(folder / "red.png")
     (folder / "text.mp4").write_text("hello\n" * 100)
     (folder / "empty.mp4").touch()

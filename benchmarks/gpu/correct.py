@@ -21,10 +21,10 @@ WORDS = ("what", "is", "the", "colour", "of", "this", "thing", "and", "where", "
 def goldens(device: torch.device) -> Iterator[Fields]:
     """The reference's logits and greedy ids on tiny weights, in float32 and, as drift, in bfloat16."""
     with tempfile.TemporaryDirectory() as folder:
+        checkpoints = {case: write_case(case, Path(folder) / case) for case in CASES}
         for dtype in (torch.float32, torch.bfloat16):
             worst, same, count = 0.0, 0, 0
-            for case in CASES:
-                checkpoint = write_case(case, Path(folder) / f"{case}-{dtype}")
+            for case, checkpoint in checkpoints.items():
                 model = LlavaMiniForConditionalGeneration.from_pretrained(checkpoint).to(device, dtype)
                 processor = LlavaMiniProcessor.from_pretrained(checkpoint)
                 for scenario in scenarios():
