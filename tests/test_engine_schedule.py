@@ -283,7 +283,7 @@ def test_answers_are_the_same_whether_turns_are_taken(oracle: Oracle, takes_turn
     found = by_prompt(list(oracle.engine(replace(limits(3, media=2), takes_turns=takes_turns)).run(wanted)))
     answers = {key: list(one.token_ids) for key, one in found.items() if isinstance(one, Answer)}
     assert answers == {
-        (str(frames), number, 0): oracle.ids(frames, 0, question)
+        (str(frames), 0, number): oracle.ids(frames, 0, question)
         for frames in lengths
         for number, question in enumerate(QUESTIONS[:2])
     }

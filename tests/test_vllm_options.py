@@ -21,9 +21,11 @@ from llava_mini_cli.engine.devices import try_cards
 from llava_mini_cli.engine.vllm import load
 from llava_mini_cli.engine.vllm.link import VllmEnded
 from llava_mini_cli.engine.vllm.messages import Start
+from llava_mini_cli.engine.vllm.quantised import as_on_vllm
 from llava_mini_cli.errors import CheckpointError, ModelError, UsageError
 from llava_mini_cli.memory_there import MemoryThere
 from llava_mini_cli.model import LlavaMiniForConditionalGeneration
+from llava_mini_cli.model.weight_headers import Stored
 from llava_mini_cli.pipelines.index_options import IndexOptions
 from llava_mini_cli.pipelines.inspect_medium import InspectOptions
 from llava_mini_cli.pipelines.settings import RunOptions
@@ -299,3 +301,15 @@ def test_a_model_is_shared_among_cards_in_equal_parts(
         return
     with pytest.raises(UsageError, match=f"^--tensor-parallel {cards}: the model's {heads} heads, {keys} heads"):
         load.check_spread(config, cards)
+
+
+@pytest.mark.parametrize(("device", "cards", "rows"), [("cuda", 2, 5), ("cuda", 4, 3), ("cuda", 1, 9), ("cpu", 2, 9)])
+def test_a_card_needs_memory_for_its_part_of_the_language_model(
+    tmp_path: Path, device: str, cards: int, rows: int
+) -> None:
+    write_tiny_checkpoint(tmp_path)
+    names = ("model.layers.0.mlp.up_proj.weight", "lm_head.weight", "model.prefusion_layers.0.mlp.up_proj.weight")
+    stored = {name: Stored((9, 4), torch.float32, tmp_path, 144) for name in names}
+    options = ModelOptions(str(tmp_path), llm="vllm", tensor_parallel=cards)
+    _, held = as_on_vllm(options, stored, torch.device(device), tmp_path)
+    assert [one.shape for one in held.values()] == [(rows, 4), (rows, 4), (9, 4)]

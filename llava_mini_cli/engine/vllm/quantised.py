@@ -2,13 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from math import prod
+from math import ceil, prod
 from pathlib import Path
 
 import torch
 
 from llava_mini_cli.config import ModelOptions, Quantization
 from llava_mini_cli.errors import UsageError
+from llava_mini_cli.model.checkpoint import LANGUAGE_MODEL
 from llava_mini_cli.model.compressed import quantization_of
 from llava_mini_cli.model.weight_headers import HELD, Stored
 
@@ -22,7 +23,8 @@ def as_on_vllm(
 ) -> tuple[ModelOptions, Mapping[str, Stored]]:
     """What the number format is chosen from where vLLM has the language model: options, and weights as they are held.
 
-    vLLM computes with quantised weights in bfloat16 and float16.
+    Of layers that several cards share, that is the part of the first card, which has the rest of the model, too. vLLM
+    computes with quantised weights in bfloat16 and float16.
 
     Raises:
         UsageError: the options do not go together with a checkpoint's quantised weights.
@@ -39,7 +41,17 @@ def as_on_vllm(
         stored = {name: _reduced(one) if _is_reduced(name, one) else one for name, one in stored.items()}
     if (is_quantised or options.quantize is not None) and (options.dtype, device.type) == ("auto", "cpu"):
         options = replace(options, dtype="bfloat16")
+    if device.type == "cuda" and options.tensor_parallel > 1:
+        stored = {
+            name: _part(one, options.tensor_parallel) if name.startswith(LANGUAGE_MODEL) else one
+            for name, one in stored.items()
+        }
     return replace(options, quantize=None), stored
+
+
+def _part(one: Stored, cards: int) -> Stored:
+    """A card's part of a tensor; where nothing is to be shared, the tensor is small."""
+    return one._replace(shape=(ceil(one.shape[0] / cards), *one.shape[1:]), nbytes=ceil(one.nbytes / cards))
 
 
 def _is_reduced(name: str, one: Stored) -> bool:
