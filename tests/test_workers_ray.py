@@ -22,9 +22,8 @@ from ray_clusters import cluster, free_port, kill, wait_for_workers, worker_proc
 from llava_mini_cli.workers.worker import PART_ROWS
 
 MEDIA = 300
-HANG_S = (
-    600.0  # bounds tell a run that hangs from one that ends; on a busy machine a worker alone takes minutes to start
-)
+# Bounds tell a run that hangs from one that ends; on a busy machine a worker alone takes minutes to start.
+HANG_S = 600.0
 QUESTIONS = ("-p", "what=What is it?", "-p", "who=Who is it?", "-p", "Where?")
 
 
