@@ -175,6 +175,12 @@ def edited(*path: str, to: Any) -> dict[str, Any]:
     return fields
 
 
+def groups(target: str) -> dict[str, Any]:
+    """Two groups of layers with the same target."""
+    return {name: {"targets": [target], **SCHEMES["W4A16"]} for name in ("group_0", "group_1")}
+
+
+ENDLESS = r"re:(?:.|[a-z]|\w)*[A-Z]"  # for a name of 40 letters it would take years
 WEIGHTS = ("config_groups", "group_0", "weights")
 FLOAT_OF_FOUR = {
     "targets": ["Linear"],
@@ -203,6 +209,9 @@ NO_BLOCKS = {"num_bits": 8, "strategy": "block", "block_structure": [0, 8]}
         (edited(*WEIGHTS, "strategy", to="odd"), "group_0.weights.strategy: Value error, 'odd' is not"),
         (edited(*WEIGHTS, "group_size", to=-5), "quantization_config: config_groups.group_0.weights"),
         (edited("config_groups", "group_0", "weights", to=None), "config_groups: no weights for"),
+        (edited("config_groups", to=groups(ENDLESS)), f"targets: {ENDLESS!r}: regex timed out"),
+        (edited("config_groups", to=groups("re:(")), "targets: 're:(': missing )"),
+        (edited("config_groups", to=groups("odd")), "config_groups: no weights for"),
         (edited("config_groups", "group_0", "format", to="marlin-24"), "format marlin-24: "),
         (edited("config_groups", "group_0", "format", to="nvfp4-pack-quantized"), "format nvfp4-pack-quantized: "),
         (edited("transform_config", to={"config_groups": {}}), "transform_config: "),

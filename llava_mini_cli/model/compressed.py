@@ -29,10 +29,12 @@ from llava_mini_cli.needs import COMPRESSED
 COMPRESSED_TENSORS = "compressed-tensors"
 ELSEWHERE = ("awq", "gptq", "fp8")  # methods that vLLM reads, and nobody here
 FIELD = "quantization_config"
+PATTERN_SECONDS = 2.0  # for a pattern and the name of a layer
 
 _INTEGERS = ("int-quantized", "float-quantized", "naive-quantized")  # formats that store each number by itself
 _PACKED = "pack-quantized"  # the format that stores several numbers in 32 bits
 _PLAIN = ("weight", "bias", "input_scale", "input_zero_point", "output_scale", "output_zero_point")  # beside plain ones
+_CLASSES = tuple(one.__name__ for one in nn.Linear.__mro__ if issubclass(one, nn.Module))  # of linear layers
 _SCALES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -201,17 +203,34 @@ class _Schemes:
         return _Layer(shape, scheme, compressor, {part: stored[part] for part in needed})
 
     def _scheme(self, name: str) -> Any:
-        from compressed_tensors.utils import is_match
-
         schemes = list(self._config.config_groups.values())
-        linear = nn.Linear(1, 1, device="meta")
-        found = schemes if len(schemes) == 1 else [one for one in schemes if is_match(name, linear, one.targets)]
+        found = schemes if len(schemes) == 1 else [one for one in schemes if self._is_meant(name, one.targets)]
         if not found or found[0].weights is None:
             raise CheckpointError(f"{self._place}: config_groups: no weights for {name}, which is stored quantised")
         bits = found[0].weights.num_bits
         if not 1 <= bits <= 8:
             raise CheckpointError(f"{self._place}: config_groups: num_bits {shown(bits)}: must be 1 to 8")
         return found[0]
+
+    def _is_meant(self, name: str, targets: Iterable[str]) -> bool:
+        """True of a layer that is among a scheme's targets: names, classes of modules, and patterns of names.
+
+        The library would take as long for a pattern as a stranger wants.
+        """
+        import regex  # with a bound on time; transformers brings it along
+
+        for target in targets:
+            if target in (name, *_CLASSES):
+                return True
+            try:
+                pattern = target.removeprefix("re:")
+                if pattern != target and regex.match(pattern, name, timeout=PATTERN_SECONDS):
+                    return True
+            except (TimeoutError, regex.error) as error:
+                raise CheckpointError(
+                    f"{self._place}: config_groups: targets: {shown(target)}: {first_line(error)}"
+                ) from error
+        return False
 
     def _format(self, name: str) -> str:
         form = self._scheme(name).format or self._config.format
