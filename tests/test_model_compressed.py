@@ -4,10 +4,12 @@ import json
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+import regex
 import torch
 from compressed_checkpoints import SCHEMES, compress, is_llama_linear, quantization, set_quantization
 from safetensors.torch import load_file, save_file
@@ -15,7 +17,7 @@ from tiny_checkpoints import write_tiny_checkpoint
 
 from llava_mini_cli.engine.fit import needs
 from llava_mini_cli.errors import CheckpointError, UsageError
-from llava_mini_cli.model import LlavaMiniForConditionalGeneration
+from llava_mini_cli.model import LlavaMiniForConditionalGeneration, compressed
 from llava_mini_cli.model.checkpoint import load_config, look_at_weights
 
 UP = "model.layers.0.mlp.up_proj"
@@ -224,6 +226,26 @@ def test_odd_configurations_are_told(packed: Path, value: Any, words: str) -> No
     assert str(caught.value).startswith(f"{packed / 'config.json'}: ")
     assert words in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_all_patterns_together_have_a_bounded_time(packed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of these takes less than that."""
+    bounds: list[float] = []
+
+    def match(pattern: str, name: str, *, timeout: float) -> None:
+        bounds.append(timeout)
+        if timeout < 0.6:
+            raise TimeoutError("regex timed out")
+        time.sleep(0.6)
+
+    monkeypatch.setattr(compressed, "PATTERN_SECONDS", 1.0)
+    monkeypatch.setattr(regex, "match", match)
+    set_quantization(packed, edited("config_groups", to=groups("re:slow")))
+    with pytest.raises(CheckpointError, match="targets: 're:slow': regex timed out"):
+        LlavaMiniForConditionalGeneration.from_pretrained(packed)
+    assert len(bounds) == 2
+    assert bounds[0] == 1
+    assert 0 <= bounds[1] < 0.41
 
 
 def test_what_is_no_matrix_cannot_be_quantised(packed: Path) -> None:

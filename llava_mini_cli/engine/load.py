@@ -63,8 +63,6 @@ def load_engine(
     if compares and projection is None:
         raise UsageError("--dedupe compares CLIP embeddings, and this model's CLIP has no image projection")
     on_vllm = takes_vllm(options, device)
-    if on_vllm:
-        check_spread(load_config(find_model(options.model, options.revision)), options.tensor_parallel)
     if on_vllm and choice is not None and choice.kind != choice.number:
         raise UsageError(f"--llm vllm: only in {choice.kind} would the model fit the memory, which vLLM does not have")
     model = choice and unless_out_of_memory(_load_half if on_vllm else _load_model, options, choice, device)
@@ -80,6 +78,7 @@ def _choose(options: ModelOptions, device: torch.device) -> Choice:
     is_on_vllm = takes_vllm(options, device)
     stored: Mapping[str, Stored] = look_at_weights(checkpoint, config, is_on_vllm=is_on_vllm)
     if is_on_vllm:
+        check_spread(config, options.tensor_parallel)
         options, stored = as_on_vllm(options, stored, device, checkpoint)
     return choose_format(options, config, stored, device)
 

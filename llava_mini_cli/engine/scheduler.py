@@ -24,9 +24,7 @@ class Limits:
     cache_bytes: int  # keys and values of all that is being answered
     media_bytes: int = 512 << 20  # decoded frames and their decoders, for whoever decodes
     work_bytes: int | None = None  # keys and values, and one piece of work; None: no bound
-    takes_turns: bool = (
-        False  # answers are written by another process on the same cores: no frames are encoded meanwhile
-    )
+    takes_turns: bool = False  # another process answers on the same cores: no frames are encoded meanwhile
 
     def __post_init__(self) -> None:
         for name in ("chunk_frames", "generations", "media", "cache_bytes", "media_bytes"):

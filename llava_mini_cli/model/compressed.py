@@ -9,6 +9,7 @@ Those of the method compressed-tensors, which llm-compressor writes, are decompr
 time. Layers of the other methods can be read by vLLM alone.
 """
 
+import time
 import warnings
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
@@ -29,7 +30,7 @@ from llava_mini_cli.needs import COMPRESSED
 COMPRESSED_TENSORS = "compressed-tensors"
 ELSEWHERE = ("awq", "gptq", "fp8")  # methods that vLLM reads, and nobody here
 FIELD = "quantization_config"
-PATTERN_SECONDS = 2.0  # for a pattern and the name of a layer
+PATTERN_SECONDS = 2.0  # for all patterns of a configuration and all names of layers
 
 _INTEGERS = ("int-quantized", "float-quantized", "naive-quantized")  # formats that store each number by itself
 _PACKED = "pack-quantized"  # the format that stores several numbers in 32 bits
@@ -160,6 +161,8 @@ class _Schemes:
         self._method = fields["quant_method"]
         self._is_rotated = bool(fields.get("transform_config"))
         self._config: Any = None
+        self._found: dict[str, Any] = {}  # by the names of layers
+        self._seconds = PATTERN_SECONDS  # left
         if self._method != COMPRESSED_TENSORS:
             return
         with warnings.catch_warnings(action="ignore"):  # what it imports uses what torch has deprecated
@@ -203,6 +206,12 @@ class _Schemes:
         return _Layer(shape, scheme, compressor, {part: stored[part] for part in needed})
 
     def _scheme(self, name: str) -> Any:
+        """The scheme of a layer, looked for once. Raises `CheckpointError`."""
+        if name not in self._found:
+            self._found[name] = self._look_for(name)
+        return self._found[name]
+
+    def _look_for(self, name: str) -> Any:
         schemes = list(self._config.config_groups.values())
         found = schemes if len(schemes) == 1 else [one for one in schemes if self._is_meant(name, one.targets)]
         if not found or found[0].weights is None:
@@ -222,14 +231,19 @@ class _Schemes:
         for target in targets:
             if target in (name, *_CLASSES):
                 return True
+            pattern = target.removeprefix("re:")
+            if pattern == target:
+                continue
+            began = time.perf_counter()
             try:
-                pattern = target.removeprefix("re:")
-                if pattern != target and regex.match(pattern, name, timeout=PATTERN_SECONDS):
+                if regex.match(pattern, name, timeout=max(0.0, self._seconds)):
                     return True
             except (TimeoutError, regex.error) as error:
                 raise CheckpointError(
                     f"{self._place}: config_groups: targets: {shown(target)}: {first_line(error)}"
                 ) from error
+            finally:
+                self._seconds -= time.perf_counter() - began
         return False
 
     def _format(self, name: str) -> str:
