@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from child_processes import know_those_there
+from ray_clusters import ray_of_ones_own
 
 from llava_mini_cli.media.picture_pool import POOL
 
@@ -50,6 +51,13 @@ def plain_environment(monkeypatch: pytest.MonkeyPatch, cache_home: Path) -> None
     ours = [name for name in os.environ if name.startswith("LLAVA_MINI_")]
     for name in (*ours, "FORCE_COLOR", "NO_COLOR", "GITHUB_ACTIONS", "PY_COLORS", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_ray_of_others() -> Iterator[None]:
+    """Has Ray find neither a cluster of whoever runs the tests nor that of tests beside these."""
+    with ray_of_ones_own():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -1,17 +1,36 @@
 """Ray clusters on this machine, for tests and benchmarks: as small as they can be, and ended with all that they are."""
 
 import os
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import psutil
+import pytest
 
+FOLDER = "RAY_TMPDIR"  # the name by which Ray's processes hand the folder on
 STORE_BYTES = 80 << 20  # the least that Ray takes is a little less
+
+
+@contextmanager
+def ray_of_ones_own() -> Generator[None]:
+    """A folder for Ray's files, so that `ray.init` finds no cluster of others, whose address is not written over.
+
+    A `ray.init` without an address takes the cluster whose address lies in Ray's folder, which is `/tmp/ray` for all
+    processes of a machine unless their environment names another.
+    """
+    folder = tempfile.mkdtemp(prefix="ray")  # short, since the path of a socket in it has 107 bytes at most
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv(FOLDER, folder)
+        yield
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager
@@ -19,28 +38,26 @@ def cluster(*nodes: float) -> Generator[Any]:
     """A cluster of nodes with so many CPUs each, the first one its head."""
     from ray.cluster_utils import Cluster
 
-    before = dict(os.environ)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # doubles are found where the tests find them
-
     common = {"object_store_memory": STORE_BYTES, "include_dashboard": False, "num_gpus": 0}
-    made = Cluster()
-    try:
-        for cpus in nodes:
-            made.add_node(num_cpus=cpus, **common)
-        yield made
-    finally:
-        made.shutdown()
-        os.environ.clear()
-        os.environ.update(before)
+    with ray_of_ones_own(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # doubles are found where the tests find them
+        made = Cluster()
+        try:
+            for cpus in nodes:
+                made.add_node(num_cpus=cpus, **common)
+            yield made
+        finally:
+            made.shutdown()
 
 
 def worker_processes() -> list[psutil.Process]:
-    """The processes of workers on this machine."""
+    """The processes of workers on this machine, but for those of others' clusters."""
     found = []
     for process in psutil.process_iter():
         with suppress(psutil.Error):
-            if process.name().startswith("ray::Worker") or "ray::Worker" in " ".join(process.cmdline()):
+            is_worker = process.name().startswith("ray::Worker") or "ray::Worker" in " ".join(process.cmdline())
+            if is_worker and process.environ().get(FOLDER) == os.environ[FOLDER]:
                 found.append(process)
     return found
 
