@@ -29,6 +29,7 @@ check: .venv/.stamp-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/pyright --pythonpath $(BIN)/python --project benchmarks
 	$(BIN)/python -m pytest --quiet tests/test_imports.py
 
 # The plug-in in the real lmms-eval, with the demo model and without network (docs/evaluation.md says what and why).

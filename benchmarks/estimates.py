@@ -29,6 +29,7 @@ from llava_mini_cli.config import DTypeName, GenerationOptions, ModelOptions, Qu
 from llava_mini_cli.engine.engine import Engine
 from llava_mini_cli.engine.estimate import ANSWER_TOKENS, MINUTE_FRAMES, Estimate
 from llava_mini_cli.engine.estimating import TEXTS, estimate
+from llava_mini_cli.engine.llm.own_model import OwnLanguageModel
 from llava_mini_cli.engine.load import load_engine
 from llava_mini_cli.engine.overhead import Pieces
 from llava_mini_cli.engine.request import Answer, Request
@@ -131,7 +132,9 @@ def main() -> None:
         found, engine, question = proportions()
     else:
         found, engine, question = checkpoint(given.model, given.format, given.rounds)
-    engine._llm.decoder.end_ids = frozenset()  # pyright: ignore[reportPrivateUsage]  - answers as long as asked for
+    llm = engine._llm  # pyright: ignore[reportPrivateUsage]
+    assert isinstance(llm, OwnLanguageModel)
+    llm.decoder.end_ids = frozenset()  # answers as long as asked for
 
     def seconds(frames: int, questions: int, tokens: int) -> float:
         return median(lambda: taken(engine, question, frames, questions, tokens), given.rounds)

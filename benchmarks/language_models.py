@@ -2,10 +2,10 @@
 
     python benchmarks/language_models.py [MODEL] [--device cpu] [--dtype float32] [--rounds 3] [--new 16] [--task 200]
 
-Each line is one task: seconds of both from decoded frames to answers (`own_s`, `vllm_s`), taken once, and of the
-language model alone, with random embeddings of the same lengths (`own_llm_s`, `vllm_llm_s`), medians of the rounds; how
-many of all answers are the same; the share of the prompts' positions that vLLM had in its prefix cache. The start of
-vLLM is apart.
+Each line is one task: seconds of both from decoded frames to answers (`own_s`, `vllm_s`), and of the language model
+alone, with random embeddings of the same lengths (`own_llm_s`, `vllm_llm_s`), medians of the rounds behind a first one
+that is not counted; how many of all answers are the same; the share of the prompts' positions that vLLM had in its
+prefix cache. The start of vLLM is apart.
 """
 
 import argparse
@@ -120,7 +120,7 @@ def compared(
             times: dict[str, list[float]] = defaultdict(list)
             same, answers, before = 0, 0, other._llm.counted
             for number in range(rounds + 1):
-                for what, measure in (("_llm", run_alone), ("", run))[: 1 + (number == rounds)]:
+                for what, measure in (("_llm", run_alone), ("", run)):
                     own_s, said = measure(own, task, generation, number)
                     vllm_s, other_said = measure(other, task, generation, number)
                     same += sum(said[place] == tokens for place, tokens in other_said.items())

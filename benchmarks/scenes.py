@@ -79,7 +79,7 @@ def frames_of(rng: np.random.Generator, kind: str) -> tuple[list[NDArray[np.floa
         if kind == "dissolves" and frames and rng.random() < 0.5:
             for number in range(DISSOLVE):
                 share = (number + 1) / (DISSOLVE + 1)
-                frames[number - DISSOLVE] = frames[number - DISSOLVE] * (1 - share) + new[number] * share
+                frames[number - DISSOLVE] = np.add(frames[number - DISSOLVE] * (1 - share), new[number] * share)
             new = new[DISSOLVE:]
         elif frames:
             cuts.append(len(frames) / FPS)

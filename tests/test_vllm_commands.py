@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import psutil
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 
 from llava_mini_cli.needs import is_installed
@@ -151,6 +153,23 @@ def test_the_other_commands_say_the_same(tmp_path: Path) -> None:
             found.append([(row["text"], row["start"], row["end"], row["fingerprint"]) for row in rows])
     assert all(said["own"])
     assert said["own"] == said["vllm"]
+
+
+def test_both_are_measured_where_a_device_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The part of benchmarks/gpu/measure.py, with smaller tasks."""
+    benchmarks = Path(__file__).parents[1] / "benchmarks"
+    for folder in (benchmarks, benchmarks / "gpu"):
+        monkeypatch.syspath_prepend(folder)
+    measure, language_models = import_module("measure"), import_module("language_models")
+    task = language_models.Task
+    monkeypatch.setattr(language_models, "TASKS", {"questions": task(1, 40, 6), "captions": task(5, 1, 1)})
+    note, *lines = measure.vllm(torch.device("cpu"))
+    assert note["note"].startswith("vLLM ")
+    assert [line["task"] for line in lines] == ["questions", "captions"]
+    for line, answers in zip(lines, (6, 5), strict=True):
+        assert line["same"] == line["answers"] == 2 * 4 * answers  # whole and the language model alone, four rounds
+        assert min(line["own_s"], line["vllm_s"], line["own_llm_s"], line["vllm_llm_s"]) > 0
+    assert lines[0]["known"] > 0.4  # five of six questions find the frames there
 
 
 class Command:

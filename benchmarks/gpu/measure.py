@@ -38,9 +38,9 @@ def vllm(device: torch.device) -> Iterator[Fields]:
     if not is_installed("vllm"):
         yield {"left_out": "vLLM is not installed"}
         return
-    from language_models import compared
+    from language_models import TASKS, compared
 
-    yield from compared("demo", str(device), "float32", 3, 16)
+    yield from compared("demo", str(device), "float32", 3, 16, TASKS)
 
 
 def parts_of(size: str, device: torch.device) -> dict[str, Part]:
