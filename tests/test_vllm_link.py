@@ -16,7 +16,7 @@ from test_vllm_server import END, units
 from llava_mini_cli import at_exit
 from llava_mini_cli.engine.vllm import link
 from llava_mini_cli.engine.vllm.link import Process, VllmEnded, hang_up
-from llava_mini_cli.engine.vllm.messages import Counted, Drop, Group, Said, Start
+from llava_mini_cli.engine.vllm.messages import Counted, Drop, Group, Said, Start, Unit, from_bytes, to_bytes
 
 START = Start(
     checkpoint="nowhere",
@@ -38,7 +38,7 @@ def test_the_process_says_ready_and_ends_with_its_connection() -> None:
     try:
         assert process.wait().positions == 64
         assert os.getpgid(process.pid) == process.pid  # Ctrl-C at the terminal does not reach it
-        process.send(Group(torch.zeros(3, 4), units(0, new=4)))
+        process.send((Group(torch.zeros(3, 4), units(0, new=4)),))
         said: list[Said | Counted] = []
         while not any(isinstance(one, Counted) for one in said):
             said += process.take(30)
@@ -126,6 +126,20 @@ def test_a_process_that_is_killed_is_told_with_its_last_words() -> None:
             process.take(30)
     finally:
         process.close()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("shape", [(7, 4), (0, 4), (1, 1)])
+def test_numbers_arrive_as_they_were_sent(dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    numbers = torch.randn(shape).to(dtype)
+    beside = torch.randn(3, 3, 5).to(dtype).transpose(0, 2)[1:, :, 1]  # a view of a larger one
+    sent = Group(numbers, (Unit(3, beside, new_tokens=2),))
+    (came,) = from_bytes(bytes(to_bytes((sent,))))
+    assert [unit.number for unit in came.units] == [3]
+    for found, given in ((came.prefix, numbers), (came.units[0].tail, beside)):
+        assert (found.dtype, found.shape) == (given.dtype, given.shape)
+        assert torch.equal(found, given)
+    assert len(to_bytes((sent,))) < 1000  # of a view, what it shows alone
 
 
 def test_a_process_that_cannot_load_says_why() -> None:

@@ -103,6 +103,13 @@ def test_choices_are_scored_as_by_our_own(oracle: Oracle, options: dict[str, Any
             assert other.choice_scores[text].is_greedy == one.is_greedy
 
 
+def test_short_media_that_came_together_are_handed_over_together(oracle: Oracle) -> None:
+    engine, link = made(oracle)
+    requests = [request(str(number), oracle.video(1, number), QUESTIONS[:1]) for number in range(4)]
+    assert all(isinstance(one, Answer) for one in engine.run(requests))
+    assert [len(groups) for groups in link.sent] == [4]
+
+
 def is_alone(oracle: Oracle, group: Group) -> bool:
     """True if a prefix is that of a question about no medium."""
     prompts, model = oracle.processor.prompts(), oracle.model.model

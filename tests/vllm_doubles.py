@@ -13,7 +13,7 @@ from llava_mini_cli.engine.labels import LabelIds
 from llava_mini_cli.engine.language_model import LanguageModel
 from llava_mini_cli.engine.llm.sampling import penalised
 from llava_mini_cli.engine.vllm.link import VllmEnded
-from llava_mini_cli.engine.vllm.messages import Counted, Drop, Group, Said, Unit
+from llava_mini_cli.engine.vllm.messages import Counted, Drop, Group, Groups, Said, Unit
 from llava_mini_cli.engine.vllm.vllm_model import VllmLanguageModel
 
 Answer = Callable[[Group, Unit], list[Said]]
@@ -26,20 +26,24 @@ class StandIn:
         """`lives`: how often it says something before it ends; None: for ever."""
         self.answer = answer
         self.lives = lives
-        self.groups: list[Group] = []
+        self.sent: list[Groups] = []
         self.dropped: set[int] = set()
         self.said: list[Said | Counted] = []
         self.is_closed = False
         self.at_once = 5  # pieces
         self.is_backwards = False  # the last of them first
 
-    def send(self, message: Group | Drop) -> None:
+    def send(self, message: Groups | Drop) -> None:
         if isinstance(message, Drop):
             self.dropped |= set(message.numbers)
             return
-        self.groups.append(message)
-        for unit in message.units:
-            self.said += self.answer(message, unit)
+        self.sent.append(message)
+        self.said += [one for group in message for unit in group.units for one in self.answer(group, unit)]
+
+    @property
+    def groups(self) -> list[Group]:
+        """All that was sent."""
+        return [group for groups in self.sent for group in groups]
 
     def take(self, seconds: float) -> list[Said | Counted]:
         if self.lives is not None:

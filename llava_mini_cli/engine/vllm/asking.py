@@ -166,5 +166,5 @@ def _add(handed: Handed, prefix: torch.Tensor, units: Sequence[tuple[Unit, Task]
 
 
 def _sent(states: torch.Tensor) -> torch.Tensor:
-    """Embeddings as they are sent: memory of their own, on the CPU."""
-    return states.detach().cpu().contiguous().clone()
+    """Embeddings as they are sent."""
+    return states.detach().cpu()

@@ -20,7 +20,7 @@ from typing import IO, Protocol
 import torch
 
 from llava_mini_cli.at_exit import at_the_end
-from llava_mini_cli.engine.vllm.messages import Counted, Drop, Group, Ready, Said, Start, from_bytes, to_bytes
+from llava_mini_cli.engine.vllm.messages import Counted, Drop, Groups, Ready, Said, Start, from_bytes, to_bytes
 from llava_mini_cli.errors import LlavaMiniError
 
 SERVER = "llava_mini_cli.engine.vllm.server"
@@ -40,7 +40,7 @@ class VllmEnded(LlavaMiniError):
 class Link(Protocol):
     """A way to vLLM's process."""
 
-    def send(self, message: Group | Drop) -> None:
+    def send(self, message: Groups | Drop) -> None:
         """Sends work. Raises `VllmEnded`."""
         ...
 
@@ -117,7 +117,7 @@ class Process:
             raise VllmEnded(self._last_words())
         return found
 
-    def send(self, message: Start | Group | Drop) -> None:
+    def send(self, message: Start | Groups | Drop) -> None:
         """Sends work. Raises `VllmEnded`."""
         try:
             self._connection.send_bytes(to_bytes(message))

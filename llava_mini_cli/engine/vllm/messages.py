@@ -1,10 +1,12 @@
 """What the two processes tell each other. Knows neither vLLM nor questions."""
 
+import io
 import pickle
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from torch import Tensor
 
 PENALTY, GRAMMAR = "llava_mini_penalty", "llava_mini_grammar"  # in the extra arguments of vLLM's requests
 
@@ -44,7 +46,7 @@ class Unit:
     """A piece of work behind a prefix: some tokens to be written, or the likelihoods of some next tokens."""
 
     number: int
-    tail: torch.Tensor  # [S, hidden]
+    tail: Tensor  # [S, hidden]
     new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
@@ -60,8 +62,11 @@ class Unit:
 class Group:
     """Units behind one prefix."""
 
-    prefix: torch.Tensor  # [P, hidden]
+    prefix: Tensor  # [P, hidden]
     units: tuple[Unit, ...]
+
+
+Groups = tuple[Group, ...]  # that are handed over together, so that they begin together
 
 
 @dataclass(frozen=True)
@@ -91,9 +96,25 @@ class Counted:
     known: int  # of them, taken from the prefix cache
 
 
-def to_bytes(message: object) -> bytes:
+class _Pickler(pickle.Pickler):
+    """Writes tensors, which are on the CPU, as their numbers: several times quicker than torch's own way."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        if type(obj) is not Tensor:
+            return NotImplemented
+        numbers = obj.contiguous().view(-1).view(torch.uint8).numpy().data
+        return _tensor, (pickle.PickleBuffer(numbers), obj.dtype, tuple(obj.shape))
+
+
+def _tensor(numbers: bytearray, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    return torch.frombuffer(numbers, dtype=dtype).view(shape) if numbers else torch.empty(shape, dtype=dtype)
+
+
+def to_bytes(message: object) -> memoryview:
     """A message as bytes."""
-    return pickle.dumps(message, protocol=5)
+    into = io.BytesIO()
+    _Pickler(into, protocol=5).dump(message)
+    return into.getbuffer()
 
 
 def from_bytes(data: bytes) -> Any:

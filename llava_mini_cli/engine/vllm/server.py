@@ -23,7 +23,7 @@ from llava_mini_cli.engine.vllm.messages import (
     Counted,
     Drop,
     Finish,
-    Group,
+    Groups,
     Ready,
     Said,
     Start,
@@ -82,10 +82,10 @@ class Server:
         """True if there is nothing to do."""
         return not self.running and not any(shared.waiting for shared in self.groups)
 
-    def take(self, message: Group | Drop) -> None:
+    def take(self, message: Groups | Drop) -> None:
         """Takes a message in."""
-        if isinstance(message, Group):
-            self.groups.append(_Shared(message.prefix, deque(message.units)))
+        if not isinstance(message, Drop):
+            self.groups += [_Shared(group.prefix, deque(group.units)) for group in message]
             return
         dropped = set(message.numbers)
         for shared in self.groups:

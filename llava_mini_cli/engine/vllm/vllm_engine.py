@@ -14,6 +14,7 @@ _HELD = "llava_mini_cli.engine.vllm.held_scores:HeldScores"
 def make_engine(start: Start) -> Any:
     """vLLM's engine, in this process."""
     from vllm import EngineArgs
+    from vllm.usage.usage_lib import UsageContext  # pyright: ignore[reportMissingModuleSource]
     from vllm.v1.engine.llm_engine import LLMEngine  # pyright: ignore[reportMissingModuleSource]
 
     on_cpu = {} if start.on_cuda else {"block_size": BLOCK, "enforce_eager": True}
@@ -42,7 +43,8 @@ def make_engine(start: Start) -> Any:
         disable_log_stats=True,
         **on_cpu,
     )
-    return LLMEngine.from_engine_args(arguments)
+    # Whose defaults are those of work that nobody waits at: more positions of prompts in one step.
+    return LLMEngine.from_engine_args(arguments, usage_context=UsageContext.LLM_CLASS)
 
 
 def sampling_params(unit: Unit, ends: Sequence[int]) -> Any:

@@ -16,7 +16,7 @@ from llava_mini_cli.engine.request import Outcome
 from llava_mini_cli.engine.vllm.asking import Asking, Scored, Task, Writing, Yes
 from llava_mini_cli.engine.vllm.chooser import Chooser, Scoring
 from llava_mini_cli.engine.vllm.link import Link, VllmEnded
-from llava_mini_cli.engine.vllm.messages import Counted, Drop, Finish, Group, Said
+from llava_mini_cli.engine.vllm.messages import Counted, Drop, Finish, Groups, Said
 from llava_mini_cli.engine.vllm.tries import Known
 from llava_mini_cli.engine.work import More, Piece
 from llava_mini_cli.errors import DeviceLost, ItemError
@@ -67,8 +67,7 @@ class VllmLanguageModel:
     def begin(self, asked: Sequence[Asked]) -> More:
         """Hands questions over."""
         handed = self._asking.units(asked)
-        for group in handed.groups:
-            self._send(group)
+        self._send(tuple(handed.groups))
         self._tasks |= handed.tasks
         self._chooser.begun(handed.scorings)
         return ()
@@ -89,7 +88,7 @@ class VllmLanguageModel:
         self._tasks.clear()
         self._chooser.clear()
 
-    def _send(self, message: Group | Drop) -> None:
+    def _send(self, message: Groups | Drop) -> None:
         try:
             self._link.send(message)
         except VllmEnded as error:
