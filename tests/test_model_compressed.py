@@ -47,6 +47,15 @@ def test_weights_are_those_that_are_meant(plain: Path, tmp_path: Path, scheme: s
     assert all(torch.equal(half.get_parameter(name), weight.bfloat16()) for name, weight in meant.items())
 
 
+@pytest.mark.parametrize("bits", [1, 2, 3, 5])
+def test_numbers_may_have_any_width(plain: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bits: int) -> None:
+    of_four = SCHEMES["W4A16_ASYM"]
+    monkeypatch.setitem(SCHEMES, "odd", {**of_four, "weights": {**of_four["weights"], "num_bits": bits}})
+    meant = compress(plain, tmp_path / "q", "odd")
+    found = LlavaMiniForConditionalGeneration.from_pretrained(tmp_path / "q")
+    assert all(torch.equal(found.get_parameter(name), weight) for name, weight in meant.items())
+
+
 def test_any_layer_may_be_quantised(plain: Path, tmp_path: Path) -> None:
     """Those of a vision tower that the checkpoint holds, the table of embeddings and the head, parts in two files."""
     standing = tmp_path / "standing"
@@ -205,6 +214,7 @@ NO_BLOCKS = {"num_bits": 8, "strategy": "block", "block_structure": [0, 8]}
         (edited("config_groups", to={"odd": ["Linear"]}), "quantization_config: "),
         (edited(*WEIGHTS, "num_bits", to="few"), "config_groups.group_0.weights.num_bits: Input should be"),
         (edited(*WEIGHTS, "num_bits", to=0), "config_groups: num_bits 0: must be 1 to 8"),
+        (edited(*WEIGHTS, "num_bits", to=9), "config_groups: num_bits 9: must be 1 to 8"),
         (edited(*WEIGHTS, "group_size", to=24), "mlp.down_proj: blocks of 1 x 24 do not divide [128, 128]"),
         (edited("config_groups", "group_0", to=FLOAT_OF_FOUR), "num_bits 4 of type float: must be 8"),
         (edited(*WEIGHTS, to=NO_BLOCKS), "blocks of 0 x 8 do not divide [128, 128]"),
