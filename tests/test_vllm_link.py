@@ -142,6 +142,17 @@ def test_numbers_arrive_as_they_were_sent(dtype: torch.dtype, shape: tuple[int, 
     assert len(to_bytes((sent,))) < 1000  # of a view, what it shows alone
 
 
+def test_a_process_has_time_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(link, "GROUP_SECONDS", 0.1)
+    start = replace(START, checkpoint="slow to end", config=str(tmp_path / "ended"), tensor_parallel=2)
+    process = Process(start, module="vllm_stand_in")
+    try:
+        process.wait()
+    finally:
+        process.close()
+    assert (tmp_path / "ended").exists()
+
+
 def test_a_process_that_cannot_load_says_why() -> None:
     process = Process(START, module="vllm_stand_in_that_is_not_there")
     try:

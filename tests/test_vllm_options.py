@@ -132,6 +132,12 @@ def test_what_vllm_is_told_of_quantised_weights(quantised: Path, monkeypatch: py
     assert config["quantization_config"] == quantization(SCHEMES["W8A8"])
 
 
+@pytest.mark.parametrize(("free", "share"), [(80, 0.95), (44, 0.5), (3, 0.05), (0, 0.05)])
+def test_vllm_takes_what_is_free_but_for_our_half(monkeypatch: pytest.MonkeyPatch, free: int, share: float) -> None:
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free << 30, 80 << 30))
+    assert load._share(torch.device("cuda")) == pytest.approx(share)
+
+
 def test_memory_counts_as_vllm_holds_the_weights(quantised: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What our own would need, or the plain model, is no reason to refuse it."""
     plain = quantised.parent / "plain"

@@ -23,6 +23,10 @@ if __name__ == "__main__":
         (Path(tempfile.gettempdir()) / str(other.pid)).touch()
         return other
 
+    def end_slowly(place: str) -> None:
+        time.sleep(1)
+        Path(place).touch()
+
     def make_engine(start: Any) -> Any:
         print("the stand-in is ready", flush=True)
         if start.checkpoint == "slow":
@@ -30,6 +34,8 @@ if __name__ == "__main__":
         started = [start_another() for _ in range(start.tensor_parallel - 1)]
         engine: Any = FakeEngine()
         engine.engine_core = SimpleNamespace(shutdown=lambda: [(one.terminate(), one.wait()) for one in started])
+        if start.checkpoint == "slow to end":
+            engine.engine_core = SimpleNamespace(shutdown=lambda: end_slowly(start.config))
         engine.model_config = SimpleNamespace(max_model_len=64)
         return engine
 
