@@ -88,11 +88,22 @@ def test_two_processes_share_the_layers(pictures: Path, tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize(
-    ("sent", "loads"), [(signal.SIGINT, True), (signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGKILL, False)]
+    ("sent", "loads"),
+    [
+        (signal.SIGINT, True),
+        (signal.SIGINT, False),
+        (signal.SIGTERM, False),
+        (signal.SIGKILL, False),
+        (signal.SIGKILL, True),
+    ],
 )
-def test_no_process_is_left(pictures: Path, tmp_path: Path, sent: signal.Signals, loads: bool) -> None:
-    """Whether vLLM answers or still loads when the program is told to end."""
-    out = tmp_path / "out.jsonl"
+def test_no_process_is_left(
+    pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: signal.Signals, loads: bool
+) -> None:
+    """Whether vLLM answers or still loads when the program is told to end. Nor is a file of it."""
+    out, files = tmp_path / "out.jsonl", tmp_path / "files"
+    files.mkdir()
+    monkeypatch.setenv("TMPDIR", str(files))
     run = Command("ask", str(pictures), "What is shown?", "-o", str(out), *ENDLESS)
     run.wait_for(lambda: run.is_loading() if loads else rows_in(out) >= 1)
     child = run.vllm()
@@ -102,6 +113,7 @@ def test_no_process_is_left(pictures: Path, tmp_path: Path, sent: signal.Signals
     assert (code, "Traceback" in said) == (-sent if sent == signal.SIGKILL else 128 + sent, False)
     child.wait(60)
     assert not child.is_running()
+    assert not list(files.glob("llava-mini-vllm-*"))
 
 
 def rows_in(out: Path) -> int:

@@ -14,13 +14,13 @@ import torch
 from test_vllm_server import END, units
 
 from llava_mini_cli import at_exit
-from llava_mini_cli.engine.vllm import link
+from llava_mini_cli.engine.vllm import left_files, link
 from llava_mini_cli.engine.vllm.link import Process, VllmEnded, hang_up
 from llava_mini_cli.engine.vllm.messages import Counted, Drop, Group, Said, Start, Unit, from_bytes, to_bytes
 
 START = Start(
     checkpoint="nowhere",
-    config="nowhere",
+    config="",
     dtype="float32",
     on_cuda=False,
     card=0,
@@ -95,23 +95,22 @@ def test_nothing_of_the_process_is_left(
 ) -> None:
     """Neither what it started nor the files that it made. With several cards there are such processes."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    process = Process(replace(START, tensor_parallel=cards), module="vllm_stand_in")
+    memory = tmp_path_factory.mktemp("memory")
+    monkeypatch.setattr(left_files, "SHARED_MEMORY", memory)
+    process = Process(replace(START, tensor_parallel=cards, config=str(memory)), module="vllm_stand_in")
     process.wait()
     (folder,) = tmp_path.iterdir()
-    memory = tmp_path_factory.mktemp("memory")
-    monkeypatch.setattr(link, "SHARED_MEMORY", memory)
     for name in ("vllm_dist_12-tp:0", "vllm_dist_3-tp:0"):
         (memory / name).touch()
-    started = [int(file.name) for file in folder.iterdir()]
-    assert len(started) == cards - 1
+    those = [psutil.Process(pid) for pid in (process.pid, *(int(file.name) for file in folder.iterdir()))]
+    assert len(those) == cards
     (folder / "vllm_dist_12").touch()
     if end == "kill":
         os.kill(process.pid, signal.SIGKILL)
     (at_exit.end_all if end == "end_all" else process.close)()
     assert not list(tmp_path.iterdir())
     assert [file.name for file in memory.iterdir()] == ["vllm_dist_3-tp:0"]
-    for pid in (process.pid, *started):
-        assert not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    assert not psutil.wait_procs(those, 60)[1]  # what was killed takes a moment
 
 
 def test_a_process_that_is_killed_is_told_with_its_last_words() -> None:
@@ -144,7 +143,7 @@ def test_numbers_arrive_as_they_were_sent(dtype: torch.dtype, shape: tuple[int, 
 
 def test_a_process_has_time_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(link, "GROUP_SECONDS", 0.1)
-    start = replace(START, checkpoint="slow to end", config=str(tmp_path / "ended"), tensor_parallel=2)
+    start = replace(START, checkpoint=f"ends slowly: {tmp_path / 'ended'}", tensor_parallel=2)
     process = Process(start, module="vllm_stand_in")
     try:
         process.wait()
@@ -163,12 +162,18 @@ def test_a_process_that_cannot_load_says_why() -> None:
 
 
 @pytest.mark.parametrize("is_ready", [True, False])
-def test_a_process_whose_parent_is_gone_ends(is_ready: bool) -> None:
+def test_a_process_whose_parent_is_gone_ends_and_leaves_no_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_ready: bool
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     process = Process(START if is_ready else replace(START, checkpoint="slow"), module="vllm_stand_in")
     try:
         if is_ready:
             process.wait()
+        (folder,) = tmp_path.iterdir()
+        (folder / "kept").touch()
         hang_up(process._connection)
         assert process._process.wait(60) == 0
+        assert not list(tmp_path.iterdir())
     finally:
         process.close()

@@ -113,7 +113,7 @@ def started(monkeypatch: pytest.MonkeyPatch, model: str, **options: Any) -> tupl
     found: list[tuple[Start, dict[str, Any]]] = []
 
     def ended(start: Start, **_: object) -> None:
-        found.append((start, json.loads((Path(start.config) / "config.json").read_text())))
+        found.append((start, json.loads(start.config)))
         raise VllmEnded("it was not there")
 
     monkeypatch.setattr(load, "Process", ended)

@@ -10,7 +10,7 @@ from typing import Any
 
 from test_vllm_server import FakeEngine
 
-from llava_mini_cli.engine.vllm import server
+from llava_mini_cli.engine.vllm import left_files, server
 
 if __name__ == "__main__":
     fake: Any = ModuleType("vllm")
@@ -29,13 +29,15 @@ if __name__ == "__main__":
 
     def make_engine(start: Any) -> Any:
         print("the stand-in is ready", flush=True)
+        left_files.SHARED_MEMORY = Path(start.config or "/dev/shm")
         if start.checkpoint == "slow":
             time.sleep(3600)
         started = [start_another() for _ in range(start.tensor_parallel - 1)]
         engine: Any = FakeEngine()
         engine.engine_core = SimpleNamespace(shutdown=lambda: [(one.terminate(), one.wait()) for one in started])
-        if start.checkpoint == "slow to end":
-            engine.engine_core = SimpleNamespace(shutdown=lambda: end_slowly(start.config))
+        slow = start.checkpoint.removeprefix("ends slowly: ")
+        if slow != start.checkpoint:
+            engine.engine_core = SimpleNamespace(shutdown=lambda: end_slowly(slow))
         engine.model_config = SimpleNamespace(max_model_len=64)
         return engine
 

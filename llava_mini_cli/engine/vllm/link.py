@@ -2,7 +2,6 @@
 
 import os
 import queue
-import shutil
 import signal
 import socket
 import subprocess
@@ -20,6 +19,7 @@ from typing import IO, Protocol
 import torch
 
 from llava_mini_cli.at_exit import at_the_end
+from llava_mini_cli.engine.vllm.left_files import new_folder, take_away
 from llava_mini_cli.engine.vllm.messages import Counted, Drop, Groups, Ready, Said, Start, from_bytes, to_bytes
 from llava_mini_cli.errors import LlavaMiniError
 
@@ -28,7 +28,6 @@ START_SECONDS = 1800.0  # to load and compile, on a slow disk
 END_SECONDS = 30.0  # to come to an end by itself
 GROUP_SECONDS = 5.0  # for the processes that it started to do so, looked at so many times
 GROUP_TRIES = 100
-SHARED_MEMORY = Path("/dev/shm")
 _LAST_BYTES = 4096
 _STDERR = 2
 
@@ -66,11 +65,11 @@ class Process:
         ours, theirs = Pipe()
         self._talk: IO[bytes] | None = None if is_verbose else tempfile.TemporaryFile()  # noqa: SIM115 - as long as self
         where = _STDERR if self._talk is None else self._talk
-        files = tempfile.mkdtemp(prefix="llava-mini-vllm-")  # for those that it forgets
+        files = new_folder()
         path = os.pathsep.join([*filter(None, sys.path), str(Path(__file__).parents[3])])
         settings = {
             "PYTHONPATH": path,
-            "TMPDIR": files,
+            "TMPDIR": str(files),
             "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
             "VLLM_NO_USAGE_STATS": "1",
             "VLLM_USE_V2_MODEL_RUNNER": "0",
@@ -82,7 +81,7 @@ class Process:
             settings["OMP_NUM_THREADS"] = str(max(1, torch.get_num_threads() // start.tensor_parallel))
         try:
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                [sys.executable, "-P", "-m", module, str(theirs.fileno()), str(files)],
                 stdin=subprocess.DEVNULL,
                 stdout=where,
                 stderr=where,
@@ -91,7 +90,7 @@ class Process:
                 env={**os.environ, **settings},
             )
         except OSError:
-            Path(files).rmdir()
+            files.rmdir()
             raise
         finally:
             theirs.close()
@@ -188,7 +187,7 @@ def _end(
     connection: Connection,
     listener: threading.Thread,
     talk: IO[bytes] | None,
-    files: str,
+    files: Path,
 ) -> None:
     """Has a process end, by itself or not, and who listens to it."""
     if talk is not None:
@@ -202,10 +201,7 @@ def _end(
             time.sleep(GROUP_SECONDS / GROUP_TRIES)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    for group in Path(files).glob("vllm_dist_*"):  # a file for each group of its processes, named as their memory is
-        for memory in SHARED_MEMORY.glob(f"{group.name}*"):
-            memory.unlink(missing_ok=True)
-    shutil.rmtree(files, ignore_errors=True)
+    take_away(files)
     if listener is not threading.current_thread():  # which garbage can be collected in
         listener.join(END_SECONDS)
     connection.close()

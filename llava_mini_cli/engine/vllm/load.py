@@ -2,7 +2,6 @@
 
 import os
 from dataclasses import dataclass, replace
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -99,29 +98,27 @@ def start_vllm(
     ends = end_ids(model)
     checkpoint = find_model(options.model, options.revision)
     on_cuda = model.device.type == "cuda"
-    with TemporaryDirectory(prefix="llava-mini-vllm-") as folder:
-        language_model_config(config, quantization_of(checkpoint)).save_pretrained(folder)
-        start = Start(
-            checkpoint=str(checkpoint.absolute()),
-            config=folder,
-            dtype=str(model.dtype).removeprefix("torch."),
-            on_cuda=on_cuda,
-            card=model.device.index or 0,
-            sequences=SEQUENCES if on_cuda else SEQUENCES_ON_CPU,
-            tensor_parallel=options.tensor_parallel,
-            cache_bytes=None if on_cuda else limits.cache_bytes // options.tensor_parallel,
-            memory_share=options.gpu_memory or (_share(model.device) if on_cuda else LEAST_SHARE),
-            layout=prompts.layout,
-            end_ids=tuple(sorted(ends)),
-            quantization=None if options.quantize is None else ONLINE[options.quantize],
-        )
-        try:
-            process = Process(start, is_verbose=os.environ.get("VLLM_LOGGING_LEVEL") != QUIET)
-            ready = process.wait()
-        except VllmEnded as error:
-            raise ModelError(f"model {options.model}: vLLM cannot load it ({error})") from error
-        except OSError as error:
-            raise ModelError(f"model {options.model}: vLLM's process cannot be started ({error})") from error
+    start = Start(
+        checkpoint=str(checkpoint.absolute()),
+        config=language_model_config(config, quantization_of(checkpoint)).to_json_string(),
+        dtype=str(model.dtype).removeprefix("torch."),
+        on_cuda=on_cuda,
+        card=model.device.index or 0,
+        sequences=SEQUENCES if on_cuda else SEQUENCES_ON_CPU,
+        tensor_parallel=options.tensor_parallel,
+        cache_bytes=None if on_cuda else limits.cache_bytes // options.tensor_parallel,
+        memory_share=options.gpu_memory or (_share(model.device) if on_cuda else LEAST_SHARE),
+        layout=prompts.layout,
+        end_ids=tuple(sorted(ends)),
+        quantization=None if options.quantize is None else ONLINE[options.quantize],
+    )
+    try:
+        process = Process(start, is_verbose=os.environ.get("VLLM_LOGGING_LEVEL") != QUIET)
+        ready = process.wait()
+    except VllmEnded as error:
+        raise ModelError(f"model {options.model}: vLLM cannot load it ({error})") from error
+    except OSError as error:
+        raise ModelError(f"model {options.model}: vLLM's process cannot be started ({error})") from error
 
     def make(labels: LabelIds, grammars: Grammars) -> LanguageModel:
         return VllmLanguageModel(process, model.model, prompts, labels, grammars, ends)

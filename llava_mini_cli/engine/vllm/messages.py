@@ -20,7 +20,7 @@ class Start:
     """The engine that is wanted."""
 
     checkpoint: str  # directory with the weights
-    config: str  # directory with the language model's configuration
+    config: str  # the language model's configuration, as JSON
     dtype: str
     on_cuda: bool
     card: int  # the first, of those that this program sees

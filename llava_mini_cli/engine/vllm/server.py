@@ -15,10 +15,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from math import isfinite
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from llava_mini_cli.engine.vllm.left_files import take_away
 from llava_mini_cli.engine.vllm.messages import (
     Counted,
     Drop,
@@ -196,11 +198,11 @@ def _line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
-def serve(connection: Connection) -> None:
-    """Works until the connection is closed."""
+def serve(connection: Connection, folder: Path) -> None:
+    """Works until the connection is closed; `folder` is that of temporary files."""
     start: Start = from_bytes(connection.recv_bytes())
     grace = GRACE_SECONDS if start.tensor_parallel > 1 else 0.0
-    threading.Thread(target=_end_with, args=(connection, grace), name="hung up", daemon=True).start()
+    threading.Thread(target=_end_with, args=(connection, grace, folder), name="hung up", daemon=True).start()
     engine = make_engine(start)
     try:
         _serve(connection, start, engine)
@@ -223,23 +225,25 @@ def _serve(connection: Connection, start: Start, engine: Any) -> None:
             connection.send_bytes(to_bytes(said))
 
 
-def _end_with(connection: Connection, grace: float) -> None:
+def _end_with(connection: Connection, grace: float, folder: Path) -> None:
     """Ends this process some seconds after whoever started it is gone, also while it loads or computes."""
     hung_up = select.poll()
     hung_up.register(connection.fileno(), 0)
     hung_up.poll()
     time.sleep(grace)
+    take_away(folder)
     os._exit(0)
 
 
 def main() -> None:
-    """The process's life; the number of its connection's descriptor is its one argument."""
+    """The process's life; its arguments: the number of its connection's descriptor, its folder of temporary files."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    folder = Path(sys.argv[2])
     try:
         with Connection(int(sys.argv[1])) as connection:
-            serve(connection)
+            serve(connection, folder)
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # whoever asked is gone
+        take_away(folder)  # whoever asked is gone
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
 """vLLM's engine as it is made here, and its terms for a unit of work."""
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import Any
 
 from llava_mini_cli.engine.vllm.messages import GRAMMAR, PENALTY, Start, Unit
@@ -12,15 +14,17 @@ _HELD = "llava_mini_cli.engine.vllm.held_scores:HeldScores"
 
 
 def make_engine(start: Start) -> Any:
-    """vLLM's engine, in this process."""
+    """vLLM's engine, in this process. Leaves a file in the folder of temporary files, which it reads again."""
     from vllm import EngineArgs
     from vllm.usage.usage_lib import UsageContext  # pyright: ignore[reportMissingModuleSource]
     from vllm.v1.engine.llm_engine import LLMEngine  # pyright: ignore[reportMissingModuleSource]
 
+    config = Path(mkdtemp())
+    (config / "config.json").write_text(start.config)
     on_cpu = {} if start.on_cuda else {"block_size": BLOCK, "enforce_eager": True}
     arguments = EngineArgs(
         model=start.checkpoint,
-        hf_config_path=start.config,
+        hf_config_path=str(config),
         hf_overrides={"architectures": [ARCHITECTURE]},
         generation_config="vllm",
         skip_tokenizer_init=True,

@@ -1,0 +1,20 @@
+"""What vLLM's process keeps on disk and in shared memory, and would leave there. Taken away by whichever ends last."""
+
+import shutil
+import tempfile
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def new_folder() -> Path:
+    """A folder for all temporary files of one process of vLLM and of those that it starts."""
+    return Path(tempfile.mkdtemp(prefix="llava-mini-vllm-"))
+
+
+def take_away(folder: Path) -> None:
+    """Removes a folder, and the memory that is named as the files in it are: one for each group of processes."""
+    for group in folder.glob("vllm_dist_*"):
+        for memory in SHARED_MEMORY.glob(f"{group.name}*"):
+            memory.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
