@@ -292,10 +292,13 @@ def test_files_are_looked_at_now_and_then(monkeypatch: pytest.MonkeyPatch) -> No
 
 # The process
 
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
 
 def heard() -> None:
-    """Has Ctrl-C end a process also where whoever runs the tests ignores it, as a script does in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """Has signals end a process also where the tests ignore them: begun by a script in the background, or by nohup."""
+    for number in ENDS:
+        signal.signal(number, signal.SIG_DFL)
 
 
 def start(path: Path, *arguments: str) -> "tuple[subprocess.Popen[str], str]":
@@ -307,7 +310,7 @@ def start(path: Path, *arguments: str) -> "tuple[subprocess.Popen[str], str]":
     return process, process.stdout.readline().strip()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("number", ENDS)
 def test_it_ends_with_ctrl_c_and_with_the_terminal(tmp_path: Path, number: signal.Signals) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(lines(path, range(3)))

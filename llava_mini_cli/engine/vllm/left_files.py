@@ -1,4 +1,4 @@
-"""What vLLM's process keeps on disk and in shared memory, and would leave there. Taken away by whichever ends last."""
+"""What vLLM's process keeps on disk and in shared memory. It takes that away itself, or its parent does."""
 
 import shutil
 import tempfile
