@@ -1,7 +1,6 @@
 """Ray clusters on this machine, for tests and benchmarks: as small as they can be, and ended with all that they are."""
 
 import os
-import shutil
 import signal
 import socket
 import sys
@@ -25,12 +24,13 @@ def ray_of_ones_own() -> Generator[None]:
     A `ray.init` without an address takes the cluster whose address lies in Ray's folder, which is `/tmp/ray` for all
     processes of a machine unless their environment names another.
     """
-    folder = tempfile.mkdtemp(prefix="ray")  # short, since the path of a socket in it has 107 bytes at most
-    with pytest.MonkeyPatch.context() as patch:
+    short = tempfile.TemporaryDirectory(
+        prefix="ray", ignore_cleanup_errors=True
+    )  # a socket's path has 107 bytes at most
+    with short as folder, pytest.MonkeyPatch.context() as patch:
         patch.delenv("RAY_ADDRESS", raising=False)
         patch.setenv(FOLDER, folder)
         yield
-    shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

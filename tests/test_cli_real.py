@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -113,6 +112,7 @@ def test_an_unknown_hub_id_fails_offline_sooner_than_an_answer_comes(place: Path
 
 
 def test_ctrl_c_leaves_no_child_and_no_shared_memory(place: Path) -> None:
+    before = shared_memory()
     command = [LLAVA_MINI, "ask", "long.mp4", "What?", "-m", "tiny", "--fps", "10"]
     process = psutil.Popen(
         command, cwd=place, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
@@ -124,22 +124,20 @@ def test_ctrl_c_leaves_no_child_and_no_shared_memory(place: Path) -> None:
         time.sleep(0.02)
     time.sleep(1)
     children = process.children(recursive=True) or children
-    shared = shared_memory(process, *children)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to every process of the group
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out, err) == (130, "", "llava-mini: error: interrupted by SIGINT\n")
     _, alive = psutil.wait_procs(children, timeout=5)
     assert not alive
-    assert not [path for path in shared if path.exists()]
+    new, deadline = shared_memory() - before, time.monotonic() + 60
+    while left := new & shared_memory():  # what tests beside this one have there goes away
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
 
 
-def shared_memory(*processes: psutil.Process) -> set[Path]:
-    """The files in memory that processes hold open or map, as far as they can be asked: those of no other run."""
-    found: set[Path] = set()
-    for process in processes:
-        with suppress(psutil.Error):
-            found.update(Path(file.path) for file in (*process.open_files(), *process.memory_maps()))
-    return {path for path in found if path.is_relative_to("/dev/shm")}
+def shared_memory() -> set[str]:
+    """The names of what lies in shared memory."""
+    return set(os.listdir("/dev/shm")) if Path("/dev/shm").is_dir() else set()
 
 
 def test_a_decoder_that_never_returns_becomes_a_row(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

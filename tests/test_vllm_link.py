@@ -113,6 +113,17 @@ def test_nothing_of_the_process_is_left(
     assert not psutil.wait_procs(those, 60)[1]  # what was killed takes a moment
 
 
+def test_files_go_away_beside_memory_that_does_not(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    folder, memory = tmp_path / "files", tmp_path / "memory"
+    (memory / "vllm_dist_1").mkdir(parents=True)  # no file
+    monkeypatch.setattr(left_files, "SHARED_MEMORY", memory)
+    folder.mkdir()
+    (folder / "vllm_dist_1").touch()
+    for _ in range(2):  # it may be gone
+        left_files.take_away(folder)
+        assert not folder.exists()
+
+
 def test_a_process_that_is_killed_is_told_with_its_last_words() -> None:
     process = Process(START, module="vllm_stand_in")
     try:

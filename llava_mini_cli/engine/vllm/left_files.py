@@ -2,6 +2,7 @@
 
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 SHARED_MEMORY = Path("/dev/shm")
@@ -14,7 +15,8 @@ def new_folder() -> Path:
 
 def take_away(folder: Path) -> None:
     """Removes a folder, and the memory that is named as the files in it are: one for each group of processes."""
-    for group in folder.glob("vllm_dist_*"):
-        for memory in SHARED_MEMORY.glob(f"{group.name}*"):
-            memory.unlink(missing_ok=True)
+    with suppress(OSError):  # another thread or process may do the same at this moment
+        for group in folder.glob("vllm_dist_*"):
+            for memory in SHARED_MEMORY.glob(f"{group.name}*"):
+                memory.unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)

@@ -14,7 +14,7 @@ _HELD = "llava_mini_cli.engine.vllm.held_scores:HeldScores"
 
 
 def make_engine(start: Start) -> Any:
-    """vLLM's engine, in this process. Leaves a file in the folder of temporary files, which it reads again."""
+    """vLLM's engine, in this process. Its configuration is written to a temporary file, from which vLLM reads it."""
     from vllm import EngineArgs
     from vllm.usage.usage_lib import UsageContext  # pyright: ignore[reportMissingModuleSource]
     from vllm.v1.engine.llm_engine import LLMEngine  # pyright: ignore[reportMissingModuleSource]
